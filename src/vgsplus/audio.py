@@ -1,0 +1,114 @@
+"""Speech signals: reading prepared files fast, bringing any file to 16 kHz mono, writing, normalising.
+
+A prepared file is 16 kHz mono (WAV PCM16 or FLAC). Signals are float32 arrays (samples,) in [-1, 1].
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from vgsplus.errors import VgsplusError
+
+SAMPLE_RATE = 16_000
+SILENCE = 1e-4
+"""A signal that nowhere leaves its mean by more than this (-80 dBFS) counts as silent."""
+MEND = "Leave this file out or replace it."
+
+type Signal = npt.NDArray[np.float32]
+
+
+class AudioError(VgsplusError):
+    """A sound file that cannot be used: absent, broken, of a wrong rate, empty, silent."""
+
+
+def read(path: str | Path, max_samples: int | None = None) -> Signal:
+    """Read a prepared file, or only its first `max_samples`: float32 (samples,).
+
+    Raises:
+        AudioError: the file is absent, broken, empty, not 16 kHz or not mono.
+    """
+    with _open(path) as file:
+        if file.samplerate != SAMPLE_RATE or file.channels != 1:
+            raise AudioError(
+                f"{path}: {file.samplerate} Hz, {file.channels} channel(s); expected {SAMPLE_RATE} Hz mono. "
+                "Prepare the corpus again (vgsplus data …), which resamples."
+            )
+        if file.frames == 0:
+            raise AudioError(f"{path}: holds no samples. {MEND}")
+        wanted = file.frames if max_samples is None else min(file.frames, max_samples)
+        signal = _decode(file, path, wanted)
+    if len(signal) < wanted:
+        raise AudioError(f"{path}: ends after {len(signal)} of {wanted} samples. {MEND}")
+    return signal[:, 0]
+
+
+def load_any(path: str | Path) -> Signal:
+    """Read a file of any rate and channels as 16 kHz mono: float32 (samples,).
+
+    Channels are averaged; soxr at very high quality resamples.
+
+    Raises:
+        AudioError: the file is absent, broken, holds no samples, non-finite samples or only silence.
+    """
+    with _open(path) as file:
+        rate = file.samplerate
+        signal = _decode(file, path, -1)
+    if not np.isfinite(signal).all():
+        raise AudioError(f"{path}: holds samples that are not finite numbers. {MEND}")
+    mono = signal.mean(axis=1, dtype=np.float32)
+    if rate != SAMPLE_RATE:
+        mono = resample(mono, rate)
+    if len(mono) == 0:
+        raise AudioError(f"{path}: holds no samples. {MEND}")
+    if is_silent(mono):
+        raise AudioError(f"{path}: is silent from start to end. {MEND}")
+    return mono
+
+
+def resample(signal: Signal, rate: int) -> Signal:
+    """Bring (samples,) from `rate` Hz to 16 kHz with soxr at very high quality."""
+    resampled: Signal = soxr.resample(signal, rate, SAMPLE_RATE, quality="VHQ").astype(np.float32, copy=False)
+    return resampled
+
+
+def write_wav(path: str | Path, samples: Signal) -> None:
+    """Write (samples,) in [-1, 1] as a 16 kHz mono WAV PCM16; what lies outside is clipped."""
+    pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+    soundfile.write(path, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+
+
+def is_silent(samples: Signal) -> bool:
+    """Whether (samples,) nowhere leaves its mean by more than -80 dBFS."""
+    return bool(np.abs(samples - samples.mean()).max() <= SILENCE)
+
+
+def normalise(samples: Signal) -> Signal:
+    """Bring (samples,) to zero mean and unit (population) standard deviation.
+
+    A constant signal, as the crop of a clip that starts with digital silence may be, becomes zeros.
+    """
+    centred = samples - samples.mean(dtype=np.float64)
+    deviation = centred.std(dtype=np.float64)
+    scaled = centred / deviation if deviation > np.finfo(np.float32).eps else np.zeros_like(centred)
+    return scaled.astype(np.float32)
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    if not Path(path).is_file():
+        raise AudioError(f"{path}: there is no such sound file.")
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be read as sound ({error}). {MEND}") from None
+
+
+def _decode(file: soundfile.SoundFile, path: str | Path, frames: int) -> Signal:
+    """Decode up to `frames` samples (-1: all): float32 (samples, channels)."""
+    try:
+        signal: Signal = file.read(frames, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"{path}: breaks off while decoding ({error}). {MEND}") from None
+    return signal

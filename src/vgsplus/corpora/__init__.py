@@ -1,0 +1,1 @@
+"""The on-disk corpus format and its sources."""

@@ -1,0 +1,174 @@
+"""Spoken sentences with their phones from eSpeak NG, whose library the wheel espeakng-loader holds."""
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import espeakng_loader
+import numpy as np
+
+from vgsplus.audio import Signal, resample
+from vgsplus.errors import VgsplusError
+
+SILENCE_PHONE = "SIL"
+SHORTEST_PHONE = 0.030
+"""Seconds. A shorter sound (a tap, a glide between two vowels) becomes part of the phone before it."""
+
+# Names and numbers of espeak-ng/speak_lib.h.
+_AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_PHONEME_EVENTS = 0x0001
+_INITIALIZE_PHONEME_IPA = 0x0002
+_INITIALIZE_DONT_EXIT = 0x8000
+_CHARS_UTF8 = 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
+_EVENT_LIST_TERMINATED, _EVENT_PHONEME = 0, 7
+_NAME_BYTES = 8
+_STRESS_MARKS = "ˈˌ"
+_LENGTH_MARK = (
+    "\N{MODIFIER LETTER TRIANGULAR COLON}"  # a few phones of eSpeak's accents carry a colon in its place
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """An eSpeak voice; `rate` in words a minute, `pitch` and its `range` from 0 to 99."""
+
+    name: str
+    rate: int
+    pitch: int
+    range: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Phone:
+    """A phone by its IPA symbol without stress marks, or SIL; times in seconds."""
+
+    name: str
+    onset: float
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """16 kHz mono samples and the phones that cover them from start to end."""
+
+    samples: Signal
+    phones: tuple[Phone, ...]
+
+
+class EspeakError(VgsplusError):
+    """The eSpeak NG library refused to start, to know a voice or to speak."""
+
+
+class _EventId(ctypes.Union):
+    _fields_ = (
+        ("number", ctypes.c_int),
+        ("name", ctypes.c_void_p),
+        ("string", ctypes.c_char * _NAME_BYTES),
+    )
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+def speak(sentences: Iterable[tuple[Voice, str]]) -> list[Speech]:
+    """Speak each sentence in its voice; the same list gives the same samples, whatever was spoken before.
+
+    Only voices whose definition has a "breath" differ from call to call.
+
+    Raises:
+        EspeakError: a voice is unknown or the library fails.
+    """
+    library = _Library()
+    try:
+        return [library.speak(voice, text) for voice, text in sentences]
+    finally:
+        library.close()
+
+
+class _Library:
+    """A freshly loaded library.
+
+    eSpeak NG keeps oscillator phases, flutter and noise in global variables that nothing resets; only a
+    library loaded anew starts from the same state. Loading takes about two milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._system: Any = ctypes.CDLL(None)
+        self._library: Any = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+        self._chunks: list[np.ndarray[Any, np.dtype[np.int16]]] = []
+        self._starts: list[tuple[int, str]] = []
+        self._callback = _Callback(self._receive)
+        self._library.espeak_Initialize.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+        options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_PHONEME_IPA | _INITIALIZE_DONT_EXIT
+        data = str(espeakng_loader.get_data_path()).encode()
+        self._rate: int = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, options)
+        if self._rate <= 0:
+            raise EspeakError(f"eSpeak NG does not start with its data in {data.decode()}.")
+        self._library.espeak_SetSynthCallback(self._callback)
+        self._system.srand(0)  # its noise comes from the C library's generator
+
+    def speak(self, voice: Voice, text: str) -> Speech:
+        self._chunks.clear()
+        self._starts.clear()
+        if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+            raise EspeakError(f"eSpeak NG knows no voice {voice.name!r}.")
+        for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        encoded = text.encode() + b"\0"
+        size = ctypes.c_size_t(len(encoded))
+        if self._library.espeak_Synth(encoded, size, 0, 0, 0, _CHARS_UTF8, None, None) != 0:
+            raise EspeakError(f"eSpeak NG fails to speak {text!r}.")
+        pcm = np.concatenate(self._chunks or [np.empty(0, np.int16)])
+        if not pcm.any():
+            raise EspeakError(f"eSpeak NG gives no sound for {text!r}.")
+        samples = resample(pcm.astype(np.float32) / 32768.0, self._rate)
+        return Speech(samples, _phones(self._starts, len(pcm), self._rate))
+
+    def close(self) -> None:
+        self._library.espeak_Terminate()
+        self._system.dlclose(ctypes.c_void_p(self._library._handle))  # noqa: SLF001 - ctypes has no other way
+
+    def _receive(self, samples: Any, count: int, events: Any) -> int:  # noqa: ANN401 - ctypes pointers
+        if samples and count > 0:
+            self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        index = 0
+        while events[index].type != _EVENT_LIST_TERMINATED:
+            event = events[index]
+            if event.type == _EVENT_PHONEME:
+                self._starts.append((event.sample, _phone_name(event.id)))
+            index += 1
+        return 0
+
+
+def _phone_name(event_id: _EventId) -> str:
+    """The symbol, which fills up to all of 8 bytes and ends at a zero byte only where it is shorter."""
+    symbol = bytes(event_id.string).decode("utf-8", errors="ignore")
+    return symbol.strip(_STRESS_MARKS + " ").replace(":", _LENGTH_MARK) or SILENCE_PHONE
+
+
+def _phones(starts: list[tuple[int, str]], length: int, rate: int) -> tuple[Phone, ...]:
+    """Phones from their first samples: each lasts until the next, sounds too short join the one before."""
+    kept: list[tuple[int, str]] = []
+    ends = [start for start, _ in starts[1:]] + [length]
+    for (start, name), end in zip(starts, ends, strict=True):
+        if end - start >= SHORTEST_PHONE * rate or not kept:
+            kept.append((start, name))
+    ends = [start for start, _ in kept[1:]] + [length]
+    return tuple(Phone(name, start / rate, end / rate) for (start, name), end in zip(kept, ends, strict=True))

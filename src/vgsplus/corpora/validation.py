@@ -1,0 +1,186 @@
+"""Checking a whole corpus on disk: every fault, each with its place, before any long work starts."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vgsplus.audio import SAMPLE_RATE, AudioError, is_silent, read
+from vgsplus.corpora.reader import (
+    CAPTIONS_FILE,
+    INFO_FILE,
+    REGIONS_FILE,
+    Caption,
+    CorpusError,
+    open_regions,
+    read_captions,
+    read_image_ids,
+    read_info,
+)
+
+ITEM_COLUMNS = 7
+
+
+def validate(root: str | Path) -> list[str]:
+    """Every fault of the corpus at `root`, an empty list if it is sound.
+
+    Checks files, headers, rates, channels, lengths (num_samples against the sound), empty and silent clips,
+    broken and missing pictures, non-finite features, boxes outside [0, 1], ids that resolve and do not
+    repeat, splits that share images, empty splits, counts, and the ABX item files. Decodes all sound.
+    """
+    root = Path(root)
+    try:
+        info = read_info(root)
+        captions, faults = read_captions(root / CAPTIONS_FILE)
+        image_ids = read_image_ids(root) if info["regions"] is not None else ()
+    except CorpusError as error:
+        return error.faults
+    faults += chain.from_iterable(caption_faults(caption) for caption in captions)
+    faults += _resolve_faults(root, captions, image_ids)
+    faults += _split_faults(root, info, captions)
+    if info["regions"] is not None:
+        faults += _regions_file_faults(root, info, image_ids)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sounds = [(caption, root / info["audio_root"] / caption.audio) for caption in captions]
+        faults += filter(None, pool.map(_audio_fault, sounds, chunksize=64))
+        if info["image_root"] is not None:
+            pictures = [root / info["image_root"] / image_id for image_id in image_ids]
+            faults += filter(None, pool.map(_image_fault, pictures, chunksize=64))
+    samples = {caption.id: caption.num_samples for caption in captions}
+    faults += chain.from_iterable(_item_faults(path, samples) for path in sorted(root.glob("*.item")))
+    return faults
+
+
+def caption_faults(caption: Caption) -> list[str]:
+    """What is wrong with the fields of one caption, taken alone."""
+    faults = []
+    for field in ("id", "split", "audio", "speaker", "language"):
+        value = getattr(caption, field)
+        if not isinstance(value, str) or not value:
+            faults.append(f"caption {caption.id}: {field} must be a text that is not empty, is {value!r}")
+    for field in ("image", "text"):
+        value = getattr(caption, field)
+        if value is not None and (not isinstance(value, str) or not value):
+            faults.append(f"caption {caption.id}: {field} must be a text or null, is {value!r}")
+    faults += [
+        f"caption {caption.id!r}: {field} must hold no blank, is {getattr(caption, field)!r}"
+        for field in ("id", "speaker")  # ABX item files separate their columns with blanks
+        if any(letter.isspace() for letter in str(getattr(caption, field)))
+    ]
+    if not isinstance(caption.num_samples, int) or caption.num_samples <= 0:
+        faults.append(
+            f"caption {caption.id}: num_samples must be a whole number > 0, is {caption.num_samples!r}"
+        )
+    return faults
+
+
+def region_faults(features: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]) -> list[str]:
+    """What is wrong with the features (R, F) and boxes (R, 4) of one image."""
+    if features.ndim != 2 or boxes.shape != (len(features), 4) or features.size == 0:  # noqa: PLR2004 - (R, 4)
+        return [f"expected features (R, F) and boxes (R, 4), got {features.shape} and {boxes.shape}"]
+    faults = []
+    if not np.isfinite(features).all():
+        faults.append("holds features that are not finite numbers")
+    if not ((boxes >= 0) & (boxes <= 1)).all():
+        faults.append("holds a box outside [0, 1]")
+    elif not (boxes[:, :2] <= boxes[:, 2:]).all():
+        faults.append("holds a box whose end lies before its start; expected (x1, y1, x2, y2)")
+    return faults
+
+
+def _resolve_faults(root: Path, captions: list[Caption], image_ids: Iterable[str]) -> Iterator[str]:
+    known = {None, *image_ids}
+    for caption in captions:
+        if caption.image not in known:
+            yield f"{root / CAPTIONS_FILE}: caption {caption.id} names the unknown image {caption.image}"
+    for caption_id, count in Counter(caption.id for caption in captions).items():
+        if count > 1:
+            yield f"{root / CAPTIONS_FILE}: {count} captions have the id {caption_id}"
+    for image_id, count in Counter(image_ids).items():
+        if count > 1:
+            yield f"{root / REGIONS_FILE}: {count} rows have the image id {image_id}"
+
+
+def _split_faults(root: Path, info: dict[str, Any], captions: list[Caption]) -> Iterator[str]:
+    if not captions:
+        yield f"{root / CAPTIONS_FILE}: the corpus holds no captions"
+    images: dict[str, set[str]] = {split: set() for split in info["counts"]}
+    found = Counter(caption.split for caption in captions)
+    for caption in captions:
+        if caption.image is not None:
+            images.setdefault(caption.split, set()).add(caption.image)
+    for split in sorted(found.keys() | info["counts"].keys()):
+        expected = info["counts"].get(split, {}).get("captions", 0)
+        if not found[split]:
+            yield f"{root / INFO_FILE}: the split {split!r} is empty"
+        elif found[split] != expected:
+            yield f"{root / INFO_FILE}: split {split!r} should hold {expected} captions, holds {found[split]}"
+    allowed = {frozenset(pair) for pair in info.get("shared_images", [])}
+    for one, other in combinations(images, 2):
+        shared = sorted(images[one] & images[other])
+        if shared and frozenset((one, other)) not in allowed:
+            yield f"{root}: splits {one!r} and {other!r} share {len(shared)} images, the first is {shared[0]}"
+
+
+def _regions_file_faults(root: Path, info: dict[str, Any], image_ids: tuple[str, ...]) -> Iterator[str]:
+    expected = (len(image_ids), info["regions"]["count"], info["regions"]["dim"])
+    with open_regions(root) as file:
+        features, boxes = file["features"], file["boxes"]
+        if features.shape != expected or boxes.shape != (*expected[:2], 4):
+            yield f"{root / REGIONS_FILE}: has features {features.shape}, boxes {boxes.shape}, not {expected}"
+            return
+        for row, image_id in enumerate(image_ids):
+            for fault in region_faults(features[row], boxes[row]):
+                yield f"{root / REGIONS_FILE}: image {image_id}: {fault}"
+
+
+def _audio_fault(sound: tuple[Caption, Path]) -> str | None:
+    caption, path = sound
+    try:
+        signal = read(path)
+    except AudioError as error:
+        return f"caption {caption.id}: {error}"
+    if len(signal) != caption.num_samples:
+        return f"caption {caption.id}: {path} has {len(signal)} samples, not {caption.num_samples} as stated"
+    if not np.isfinite(signal).all():
+        return f"caption {caption.id}: {path} holds samples that are not finite numbers"
+    if is_silent(signal):
+        return f"caption {caption.id}: {path} is silent from start to end"
+    return None
+
+
+def _image_fault(path: Path) -> str | None:
+    if not path.is_file():
+        return f"{path}: the picture is missing"
+    try:
+        with Image.open(path):
+            return None
+    except OSError as error:
+        return f"{path}: cannot be read as a picture ({error})"
+
+
+def _item_faults(path: Path, num_samples: dict[str, int]) -> Iterator[str]:
+    with path.open(encoding="utf-8") as lines:
+        next(lines, None)
+        for number, line in enumerate(lines, start=2):
+            fields = line.split()
+            if len(fields) != ITEM_COLUMNS:
+                yield f"{path}:{number}: expected {ITEM_COLUMNS} columns, found {len(fields)}"
+            elif fields[0] not in num_samples:
+                yield f"{path}:{number}: there is no caption {fields[0]}"
+            elif not _is_span(fields[1], fields[2], num_samples[fields[0]] / SAMPLE_RATE):
+                yield f"{path}:{number}: {fields[1]} to {fields[2]} s is no span inside caption {fields[0]}"
+
+
+def _is_span(onset: str, offset: str, seconds: float) -> bool:
+    try:
+        return 0 <= float(onset) < float(offset) <= seconds
+    except ValueError:
+        return False

@@ -1,0 +1,305 @@
+"""Writing a corpus: beside its target under a temporary name, validated, then renamed; never half-written."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE, Caption, CorpusError
+from vgsplus.corpora.validation import caption_faults, region_faults, validate
+
+LOCK_FILE = ".lock"
+SKIPPED_FILE = "skipped.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCount:
+    """How much a split holds; `seconds` of speech."""
+
+    captions: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What preparation kept, by split, and what it skipped, by reason."""
+
+    name: str
+    root: Path
+    kept: dict[str, SplitCount]
+    skipped: dict[str, int]
+
+    def __rich__(self) -> Table:
+        table = Table("split", "captions", "images", "hours", title=f"{self.name} in {self.root}")
+        for split, count in self.kept.items():
+            table.add_row(split, str(count.captions), str(count.images), f"{count.seconds / 3600:.2f}")
+        if self.skipped:
+            table.add_column("why")
+        for reason, captions in self.skipped.items():
+            table.add_row("skipped", str(captions), "", "", reason)
+        return table
+
+    def __str__(self) -> str:
+        kept = [
+            f"{split}: {count.captions} captions of {count.images} images, {count.seconds / 3600:.2f} hours"
+            for split, count in self.kept.items()
+        ]
+        skipped = [f"skipped {number}: {reason}" for reason, number in self.skipped.items()]
+        return "\n".join([f"{self.name} in {self.root}", *kept, *skipped])
+
+
+class CorpusWriter:
+    """A context manager that writes one corpus to `root`.
+
+    Everything goes to `folder`, a hidden sibling of `root`; `finish` validates it and renames it to `root`.
+    An exception inside the block removes it; what a killed writer left is removed by the next one. A second
+    writer to the same root is refused while the first lives.
+
+    Raises:
+        CorpusError: `root` exists and is not empty (unless `overwrite`, which replaces only a corpus),
+            another process is writing it, an item added is faulty, or the finished corpus is.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        name: str,
+        version: str,
+        provenance: Any,  # noqa: ANN401 - any JSON value
+        licence: str,
+        image_root: str | Path | None = "images",
+        audio_root: str | Path = "audio",
+        overwrite: bool = False,
+    ) -> None:
+        self.root = Path(root).absolute()
+        self.folder = self.root.with_name(f".{self.root.name}.preparing")
+        self._overwrite = overwrite
+        self._info: dict[str, Any] = {
+            "format": FORMAT,
+            "name": name,
+            "version": version,
+            "sample_rate": SAMPLE_RATE,
+            "provenance": provenance,
+            "licence": licence,
+            "audio_root": str(audio_root),
+            "image_root": None if image_root is None else str(image_root),
+        }
+        self._notes: dict[str, Any] = {}
+        self._skipped: list[tuple[str, str]] = []
+        self._ids: set[str] = set()
+        self._image_ids: dict[str, None] = {}
+        self._counts: dict[str, Counter[str]] = {}
+        self._split_images: dict[str, set[str]] = {}
+        self._lock: IO[str] | None = None
+        self._captions: IO[str] | None = None
+        self._regions: h5py.File | None = None
+
+    def __enter__(self) -> Self:
+        self._refuse_target()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.folder, self.root)
+        for leftover in self.folder.iterdir():
+            if leftover.name != LOCK_FILE:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self._captions = (self.folder / CAPTIONS_FILE).open("w", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is None:
+            return
+        if kind is None:
+            self.finish()
+        else:
+            self._abandon()
+
+    def add_caption(self, caption: Caption) -> None:
+        """Append a spoken caption; its sound file may be written before or after, until `finish`.
+
+        Raises:
+            CorpusError: a field is faulty or the id was added before.
+        """
+        assert self._captions is not None, "CorpusWriter is used in a with block"
+        faults = caption_faults(caption)
+        if caption.id in self._ids:
+            faults.append(f"caption {caption.id}: is added twice")
+        if faults:
+            raise CorpusError(faults)
+        self._ids.add(caption.id)
+        self._counts.setdefault(caption.split, Counter()).update(captions=1, samples=caption.num_samples)
+        images = self._split_images.setdefault(caption.split, set())
+        if caption.image is not None:
+            images.add(caption.image)
+        self._captions.write(json.dumps(asdict(caption), ensure_ascii=False) + "\n")
+
+    def add_regions(
+        self, image_id: str, features: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]
+    ) -> None:
+        """Append the regions of an image: features (R, F), stored as float16 or float32, and boxes (R, 4).
+
+        The first image decides R, F and the type.
+
+        Raises:
+            CorpusError: a shape differs, a value is not finite, a box leaves [0, 1], an image comes twice.
+        """
+        faults = [f"image {image_id}: {fault}" for fault in region_faults(features, boxes)]
+        if image_id in self._image_ids:
+            faults.append(f"image {image_id}: is added twice")
+        path = Path(image_id)
+        if not image_id or path.is_absolute() or ".." in path.parts:
+            faults.append(f"image {image_id!r}: an image id is the picture's path relative to image_root")
+        if self._regions is not None and features.shape != self._regions["features"].shape[1:]:
+            expected = self._regions["features"].shape[1:]
+            faults.append(
+                f"image {image_id}: features of shape {features.shape}, those before had {expected}"
+            )
+        if faults:
+            raise CorpusError(faults)
+        if self._regions is None:
+            self._regions = _create_regions(self.folder / REGIONS_FILE, features)
+        row = len(self._image_ids)
+        self._image_ids[image_id] = None
+        for name, value in (("features", features), ("boxes", boxes)):
+            self._regions[name].resize(row + 1, axis=0)
+            self._regions[name][row] = value
+
+    def skip(self, reason: str, what: str) -> None:
+        """Record that preparation left out `what` because of `reason` (a short phrase that repeats)."""
+        self._skipped.append((reason, what))
+
+    def note(self, key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Put a further key into corpus.json."""
+        if key in self._info or key in {"counts", "regions", "skipped"}:
+            raise ValueError(f"corpus.json: the key {key!r} is the format's own")
+        self._notes[key] = value
+
+    def finish(self) -> Summary:
+        """Complete, validate and rename the corpus; on a fault remove it and raise CorpusError."""
+        if self._lock is None:
+            raise ValueError("CorpusWriter.finish: nothing is being written")
+        try:
+            summary = self._complete()
+            self._check()
+            self._publish()
+        except BaseException:
+            self._abandon()
+            raise
+        return summary
+
+    def _check(self) -> None:
+        if faults := validate(self.folder):
+            raise CorpusError([fault.replace(str(self.folder), str(self.root)) for fault in faults])
+
+    def _complete(self) -> Summary:
+        regions = None
+        if self._regions is not None:
+            count, dim = self._regions["features"].shape[1:]
+            regions = {"count": int(count), "dim": int(dim)}
+            text = h5py.string_dtype("utf-8")
+            self._regions.create_dataset(
+                "image_ids", data=list(self._image_ids), dtype=text, track_times=False
+            )
+        self._close()
+        kept = {
+            split: SplitCount(
+                count["captions"], len(self._split_images[split]), round(count["samples"] / SAMPLE_RATE, 3)
+            )
+            for split, count in self._counts.items()
+        }
+        skipped = dict(sorted(Counter(reason for reason, _ in self._skipped).items()))
+        counts = {split: asdict(count) for split, count in kept.items()}
+        info = self._info | {"counts": counts, "regions": regions, "skipped": skipped} | self._notes
+        text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
+        (self.folder / INFO_FILE).write_text(text, encoding="utf-8")
+        if self._skipped:
+            with (self.folder / SKIPPED_FILE).open("w", encoding="utf-8") as file:
+                for reason, what in self._skipped:
+                    file.write(json.dumps({"reason": reason, "what": what}, ensure_ascii=False) + "\n")
+        return Summary(self._info["name"], self.root, kept, skipped)
+
+    def _publish(self) -> None:
+        assert self._lock is not None
+        self._refuse_target()
+        old = self.root.with_name(f".{self.root.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.root.exists():
+            self.root.rename(old)
+        (self.folder / LOCK_FILE).unlink()
+        self.folder.rename(self.root)
+        shutil.rmtree(old, ignore_errors=True)
+        self._release()
+
+    def _refuse_target(self) -> None:
+        if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
+            return
+        if not (self.root / INFO_FILE).is_file():
+            raise CorpusError(f"{self.root}: exists and is not a corpus, so it stays. Choose another folder.")
+        if not self._overwrite:
+            raise CorpusError(
+                f"{self.root}: is a corpus already. Choose another folder or ask to overwrite it."
+            )
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(Exception):
+            self._close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._release()
+
+    def _close(self) -> None:
+        for file in (self._captions, self._regions):
+            if file is not None:
+                file.close()
+        self._captions = self._regions = None
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
+
+
+def _lock(folder: Path, root: Path) -> IO[str]:
+    """Hold the folder's lock file for as long as this process lives; the system lets go of it at a kill."""
+    path = folder / LOCK_FILE
+    lock = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The first writer may have finished, and its lock file gone, between the opening and the locking.
+        busy = not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())))
+    except BlockingIOError:
+        busy = True
+    if busy:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise CorpusError(f"{root}: {holder} is preparing this corpus. Wait for it or choose another folder.")
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock
+
+
+def _create_regions(path: Path, features: npt.NDArray[np.floating]) -> h5py.File:
+    """An HDF5 file whose bytes depend on its contents alone; a chunk an image, so that rows read fast."""
+    file = h5py.File(path, "w")
+    kind = np.float16 if features.dtype == np.float16 else np.float32
+    for name, shape, dtype in (("features", features.shape, kind), ("boxes", (len(features), 4), np.float32)):
+        file.create_dataset(
+            name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape), track_times=False
+        )
+    return file

@@ -1,0 +1,162 @@
+"""Every picture and every spoken caption of a split as vectors.
+
+Shape letters: B batch, S samples, R regions, F region features, D embedding, N pictures, M captions.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from vgsplus import audio
+from vgsplus.errors import VgsplusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from torch import Tensor
+
+    from vgsplus.corpora.format import Caption, Corpus
+
+READERS = 4
+
+
+class JointModel(Protocol):
+    """What retrieval needs of a model: `VGSPlus` and every loaded checkpoint have it."""
+
+    def embed_speech(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Speech embeddings (B, D) of waveforms (B, S) with num_samples (B,)."""
+
+    def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """Image embeddings (B, D) of region features (B, R, F) and boxes (B, R, 4)."""
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Every module, the model itself included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SplitEmbeddings:
+    """Embeddings of a split, float32 on the CPU.
+
+    `images` is (N, D) in the order of `image_ids`, `speech` is (M, D) in the order of `captions`; pictures
+    are named once each, in the order in which captions first speak of them.
+    """
+
+    image_ids: tuple[str, ...]
+    images: Tensor
+    captions: tuple[Caption, ...]
+    speech: Tensor
+
+
+def embed_split(
+    model: JointModel,
+    corpus: Corpus,
+    split: str,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    max_seconds: float = 10.0,
+    precision: torch.dtype | None = None,
+) -> SplitEmbeddings:
+    """Embed a whole split in evaluation mode and leave the model's modes as they were.
+
+    Captions are read through `vgsplus.audio`, cropped to their first `max_seconds` (10 s, as published for
+    validation), normalised over the crop and batched by length, longest first.
+
+    Args:
+        model: a model that already is on `device`.
+        corpus: a prepared corpus.
+        split: name of one of its splits; every caption in it must speak of a picture.
+        batch_size: captions, or pictures, in one pass.
+        device: where the batches go.
+        max_seconds: how much of a long caption is heard, in seconds.
+        precision: dtype of autocast, None for none.
+
+    Raises:
+        VgsplusError: a caption without a picture, or an embedding that is not finite.
+    """
+    captions = tuple(corpus.captions(split))
+    image_ids = _pictures_of(captions, split)
+    device = torch.device(device)
+    autocast = torch.autocast(device.type, precision, enabled=precision is not None)
+    with _evaluating(model), torch.no_grad(), autocast:
+        images = _embed_images(model, corpus, image_ids, batch_size, device)
+        max_samples = round(max_seconds * audio.SAMPLE_RATE)
+        speech = _embed_captions(model, corpus, captions, batch_size, device=device, max_samples=max_samples)
+    for kind, vectors in (("image", images), ("speech", speech)):
+        if not bool(torch.isfinite(vectors).all()):
+            message = f"The model gives {kind} embeddings of split '{split}' that are not finite."
+            raise VgsplusError(f"{message} It has diverged: evaluate an earlier checkpoint.")
+    return SplitEmbeddings(image_ids=image_ids, images=images, captions=captions, speech=speech)
+
+
+def _pictures_of(captions: Sequence[Caption], split: str) -> tuple[str, ...]:
+    images: dict[str, None] = {}
+    for caption in captions:
+        if caption.image is None:
+            message = f"Caption '{caption.id}' of split '{split}' speaks of no picture."
+            raise VgsplusError(f"{message} Retrieval needs a split whose captions all have pictures.")
+        images[caption.image] = None
+    return tuple(images)
+
+
+def _embed_images(
+    model: JointModel, corpus: Corpus, image_ids: Sequence[str], batch_size: int, device: torch.device
+) -> Tensor:
+    """Image embeddings (N, D) in the order of the ids."""
+    parts = []
+    for ids in _chunks(image_ids, batch_size):
+        features, boxes = (torch.from_numpy(array).to(device) for array in corpus.regions(ids))
+        parts.append(model.embed_image(features, boxes).float().cpu())
+    return torch.cat(parts)
+
+
+def _embed_captions(
+    model: JointModel,
+    corpus: Corpus,
+    captions: Sequence[Caption],
+    batch_size: int,
+    *,
+    device: torch.device,
+    max_samples: int,
+) -> Tensor:
+    """Speech embeddings (M, D) in the order of the captions."""
+
+    def read(index: int) -> np.ndarray:
+        return audio.normalise(audio.read(corpus.audio_path(captions[index]), max_samples))
+
+    # The longest first: little padding in any batch, and memory that does not suffice fails in the first one.
+    order = sorted(range(len(captions)), key=lambda i: -min(captions[i].num_samples, max_samples))
+    parts = []
+    with ThreadPoolExecutor(READERS) as pool:
+        for indices in _chunks(order, batch_size):
+            waves = [torch.from_numpy(wave) for wave in pool.map(read, indices)]
+            padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+            lengths = torch.tensor([len(wave) for wave in waves])
+            parts.append(model.embed_speech(padded.to(device), lengths.to(device)).float().cpu())
+    vectors = torch.cat(parts)
+    placed = torch.empty_like(vectors)
+    placed[torch.tensor(order)] = vectors
+    return placed
+
+
+def _chunks[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+@contextmanager
+def _evaluating(model: JointModel) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is back in its own mode, mixed modes included."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

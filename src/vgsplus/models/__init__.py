@@ -1,0 +1,1 @@
+"""The network, one file a block of the paper's Fig. 1."""

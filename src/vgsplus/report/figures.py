@@ -1,0 +1,296 @@
+"""Learning curves: the two panels of the paper's Fig. 3, and recall by epoch.
+
+Nine lines stay apart by two marks: colour says what was trained last, dashes say what was trained first.
+Every line carries its name. On the page a figure is SVG whose colours are CSS variables, so it follows light
+and dark; the PNGs are drawn in the light colours on the page's ground.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from vgsplus.evaluation.retrieval import DIRECTIONS
+from vgsplus.report.paper import phases_of
+from vgsplus.report.tables import ARROWS, ordered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from matplotlib.axes import Axes
+
+    from vgsplus.report.results import LossPoint, Results
+
+# Light colours by role; the page's style sheet defines --fig-ROLE for both schemes. Blue, vermilion and green
+# of Okabe and Ito's palette, darkened to stand out from paper.
+COLOURS = {
+    "w2v2": "#0067a6",
+    "vgs": "#bf4e00",
+    "vgs-plus": "#00805c",
+    "other": "#8a3f78",
+    "ink": "#24211d",
+    "muted": "#6a645b",
+    "grid": "#e6e0d4",
+    "ground": "#fbf9f5",
+}
+ROLES = {"W2V2": "w2v2", "VGS": "vgs", "VGS+": "vgs-plus"}
+DASHES = {"W2V2": "solid", "VGS": (0, (6, 2)), "VGS+": (0, (1.4, 1.6))}
+SIZE = (4.6, 3.6)  # inches of a panel
+FONT = 9.5
+LABEL_SHARE = 0.33  # of the panel's width, kept for names
+GAP = 0.058  # of the panel's height, between names
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A variant's curve; gaps are NaN."""
+
+    name: str
+    epochs: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One pair of axes; `switches` are the epochs at which a phase ends, `chance` is None where unknown."""
+
+    title: str
+    lines: tuple[Line, ...]
+    switches: tuple[float, ...]
+    log: bool
+    chance: float | None = None
+
+
+def loss_panels(results: Results, split: Literal["train", "validation"]) -> tuple[Panel, ...]:
+    """L_AV and L_AUD by epoch (Fig. 3), means over the points of an epoch; no panel without points."""
+    panels = []
+    for title, field in (("L_AV, grounding", "grounding"), ("L_AUD, self-supervision", "ssl")):
+        lines = [
+            _by_epoch(variant.name, [point for point in variant.losses if point.split == split], field)
+            for variant in ordered(results)
+        ]
+        drawn = tuple(line for line in lines if line.epochs)
+        if drawn:
+            panels.append(Panel(title, drawn, switches(results), log=True))
+    return tuple(panels)
+
+
+def recall_panels(results: Results, test_set: str) -> tuple[Panel, ...]:
+    """Recall by epoch on a test set, in percent, one panel a direction, at the largest k up to 10."""
+    variants = [
+        (variant, points)
+        for variant in ordered(results)
+        if (points := [point for point in variant.recalls if point.test_set == test_set])
+    ]
+    if not variants:
+        return ()
+    ks = set.intersection(*(set(point.speech_to_image) for _, points in variants for point in points))
+    if not ks:
+        return ()
+    k = max((k for k in ks if k <= 10), default=min(ks))  # noqa: PLR2004
+    panels = []
+    for direction in DIRECTIONS:
+        lines = tuple(
+            Line(
+                v.name, tuple(p.epoch for p in points), tuple(100 * getattr(p, direction)[k] for p in points)
+            )
+            for v, points in variants
+        )
+        chance = next(
+            (s.side(direction).chance.get(k) for v, _ in variants if (s := v.retrieval.get(test_set))), None
+        )
+        title = f"R@{k}, {ARROWS[direction]} (%)"
+        panels.append(Panel(title, lines, switches(results), log=False, chance=chance and 100 * chance))
+    return tuple(panels)
+
+
+def recall_sets(results: Results) -> tuple[str, ...]:
+    """The test sets on which recall was followed during training, in the order met."""
+    return tuple(dict.fromkeys(p.test_set for variant in results.variants for p in variant.recalls))
+
+
+def switches(results: Results) -> tuple[float, ...]:
+    """The distinct epochs at which a variant goes from one phase to the next."""
+    ends: set[float] = set()
+    for variant in results.variants:
+        ends.update(np.cumsum([phase.epochs for phase in variant.phases])[:-1].tolist())
+    return tuple(sorted(ends))
+
+
+def svg(panel: Panel, name: str) -> str:
+    """The panel as an <svg> element: colours are CSS variables, ids start with `name`."""
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = _figure([panel])
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true" focusable="false"', text, count=1)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    for role, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--fig-{role})")
+    return re.sub(r"font-family: [^;\"]*; ", "", text)
+
+
+def png(panels: Sequence[Panel]) -> bytes:
+    """Panels side by side as a picture in the light colours."""
+    figure = _figure(panels)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, facecolor=COLOURS["ground"], metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions as near to `wanted` as a gap between neighbours and the ends low and high allow.
+
+    Order is kept. Where they do not all fit, the gap shrinks.
+    """
+    if not wanted:
+        return []
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    order = np.argsort(np.asarray(wanted), kind="stable")
+    offsets = gap * np.arange(len(wanted))
+    # Without the gaps the task is a rise that never falls: pool neighbours that would cross.
+    level = np.clip(_pool(np.asarray(wanted)[order] - offsets), low, high - offsets[-1]) + offsets
+    placed = np.empty(len(wanted))
+    placed[order] = level
+    return [float(value) for value in placed]
+
+
+def _pool(values: np.ndarray) -> np.ndarray:
+    """The non-decreasing sequence nearest to the values (least squares)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        mean, count = float(value), 1
+        while blocks and blocks[-1][0] > mean:
+            before, size = blocks.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        blocks.append((mean, count))
+    return np.concatenate([np.full(count, mean) for mean, count in blocks])
+
+
+def _by_epoch(name: str, points: Iterable[LossPoint], field: str) -> Line:
+    """Means over whole epochs. A log axis has no place for what is not above 0."""
+    gathered: dict[float, list[float]] = defaultdict(list)
+    for point in points:
+        value = getattr(point, field)
+        if value is not None and np.isfinite(value) and value > 0:
+            gathered[float(np.ceil(point.epoch - 1e-9))].append(value)
+    epochs = sorted(gathered)
+    return Line(name, tuple(epochs), tuple(float(np.mean(gathered[epoch])) for epoch in epochs))
+
+
+def _style(name: str) -> dict[str, object]:
+    first, last = phases_of(name)
+    return {
+        "color": COLOURS[ROLES.get(last, "other")],
+        "linestyle": DASHES.get(first, "dashdot"),
+        "linewidth": 1.6,
+        "dash_capstyle": "butt",
+        "solid_capstyle": "round",
+    }
+
+
+def _figure(panels: Sequence[Panel]) -> Figure:
+    with mpl.rc_context({"font.size": FONT, "font.family": "sans-serif"}):
+        figure = Figure(figsize=(SIZE[0] * len(panels), SIZE[1]))
+        for index, panel in enumerate(panels):
+            left = (index + 0.115) / len(panels)
+            width = (1 - 0.115 - LABEL_SHARE) / len(panels)
+            _draw(figure.add_axes((left, 0.13, width, 0.74)), panel)
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    for line in panel.lines:
+        marker = {"marker": "o", "markersize": 3.5} if len(line.epochs) == 1 else {}
+        axes.plot(line.epochs, line.values, **_style(line.name), **marker)  # type: ignore[arg-type]
+    _dress(axes, panel)
+    if panel.chance is not None:
+        axes.axhline(panel.chance, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+        axes.text(0.99, panel.chance, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom",
+                  color=COLOURS["muted"], fontsize=FONT - 1.5)  # fmt: skip
+    for epoch in panel.switches:
+        axes.axvline(epoch, color=COLOURS["muted"], linewidth=0.8, zorder=1)
+        axes.text(epoch, 1.015, "switch", transform=axes.get_xaxis_transform(), ha="center", va="bottom",
+                  color=COLOURS["muted"], fontsize=FONT - 1.5)  # fmt: skip
+    _name_lines(axes, panel)
+
+
+def _dress(axes: Axes, panel: Panel) -> None:
+    """Scales, ticks, grid and title."""
+    last = max(epoch for line in panel.lines for epoch in line.epochs)
+    first = min(epoch for line in panel.lines for epoch in line.epochs)
+    axes.set_xlim(min(first, 0.0), last if last > first else last + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    if panel.log:
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        near = high / low < 5  # noqa: PLR2004
+        axes.yaxis.set_major_locator(
+            MaxNLocator(6, steps=[1, 2, 5, 10]) if near else LogLocator(subs=(1, 2, 5))
+        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(COLOURS["muted"])
+    axes.grid(axis="y", color=COLOURS["grid"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+    axes.tick_params(length=0, colors=COLOURS["muted"], labelsize=FONT - 0.5)
+    axes.set_xlabel("epoch", color=COLOURS["muted"], loc="right")
+    axes.set_title(
+        panel.title, loc="left", color=COLOURS["ink"], fontsize=FONT + 1.5, fontweight="bold", pad=16
+    )
+
+
+def _name_lines(axes: Axes, panel: Panel) -> None:
+    """Each line's name beside its last point; names that would touch make room, a thin rule leads to them."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    groups: dict[float, list[tuple[Line, float]]] = defaultdict(list)
+    for line in panel.lines:
+        x, y = to_axes.transform((line.epochs[-1], line.values[-1]))
+        groups[round(float(x), 3)].append((line, float(y)))
+    for x, members in groups.items():
+        at_edge = x > 1 - 1e-3
+        heights = spread([y for _, y in members], GAP / 0.74, 0.0, 1.0)
+        for (line, y), height in zip(members, heights, strict=True):
+            colour = _style(line.name)["color"]
+            ground = (
+                None
+                if at_edge
+                else {"facecolor": COLOURS["ground"], "edgecolor": "none", "pad": 0.6, "alpha": 0.7}
+            )
+            start = x + 0.045
+            axes.plot([x + 0.006, start - 0.008], [y, height], transform=axes.transAxes, color=colour,
+                      linewidth=0.6, clip_on=False)  # fmt: skip
+            axes.text(start, height, line.name, transform=axes.transAxes, color=colour, va="center_baseline",
+                      fontsize=FONT - 0.5, bbox=ground, zorder=3 if at_edge else 4)  # fmt: skip
+
+
+def describe(panels: Sequence[Panel]) -> str:
+    """An alternative text: what is drawn, and where every line ends."""
+    parts = []
+    for panel in panels:
+        ends = [f"{line.name} {line.values[-1]:.3g} at epoch {line.epochs[-1]:g}" for line in panel.lines]
+        parts.append(f"{panel.title}, last values: {'; '.join(ends)}.")
+    return " ".join(parts)

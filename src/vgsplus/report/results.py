@@ -1,0 +1,132 @@
+"""Everything a report shows, as data that is saved beside it, so that a report can be drawn again."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from vgsplus.errors import VgsplusError
+from vgsplus.evaluation.retrieval import RetrievalScores
+
+FORMAT: Literal[1] = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseResult:
+    """One phase of a schedule. `shared` phases of equal name are one run that several variants start from."""
+
+    name: str
+    epochs: float
+    steps: int
+    seconds: float
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossPoint:
+    """Losses at a point of a variant's training; None where not computed (or not finite, once saved).
+
+    `epoch` and `step` count from the start of the variant's first phase on, through all of its phases;
+    `phase` is the index of the phase, from 0. `grounding` is L_AV, `ssl` is L_AUD.
+    """
+
+    epoch: float
+    phase: int
+    step: int
+    split: Literal["train", "validation"]
+    grounding: float | None
+    ssl: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallPoint:
+    """Recall {k: share} during training on `test_set`; `epoch` as in LossPoint."""
+
+    epoch: float
+    test_set: str
+    speech_to_image: dict[int, float]
+    image_to_speech: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One of the nine: `key` as in settings ("w2v2,vgs+"), `name` as in the paper ("(W2V2, VGS+)")."""
+
+    key: str
+    name: str
+    phases: tuple[PhaseResult, ...]
+    parameters: int
+    retrieval: dict[str, RetrievalScores]
+    losses: tuple[LossPoint, ...]
+    recalls: tuple[RecallPoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryItem:
+    """A test caption (by id), the picture it speaks of, and those that `variant` retrieved, best first."""
+
+    test_set: str
+    variant: str
+    caption: str
+    image: str
+    retrieved: tuple[str, ...]
+    text: str | None
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """The outcome of `vgsplus reproduce`, whole or partial.
+
+    `created` is an ISO time, `seconds` the wall time of everything, evaluations included; `corpus`,
+    `settings`, `versions` and `machine` are shown as they are.
+    """
+
+    format: Literal[1] = FORMAT
+    preset: str
+    created: str
+    versions: dict[str, str]
+    machine: dict[str, JsonValue]
+    corpus: dict[str, JsonValue]
+    settings: dict[str, JsonValue]
+    test_sets: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    gallery: tuple[GalleryItem, ...]
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write JSON to `path`, whole or not at all."""
+        write_whole(path, TypeAdapter(Results).dump_json(self, indent=1) + b"\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            VgsplusError: the file is absent or holds something else; names the first fields at fault.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except OSError as error:
+            raise VgsplusError(f"{path}: cannot be read ({error.strerror}). Is the run finished?") from None
+        except ValidationError as error:
+            shown = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:3]]
+            raise VgsplusError(f"{path}: does not hold the results of a run ({'; '.join(shown)}).") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write to a temporary sibling and rename, so that `path` never holds half of it."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Schedules, batches, optimisation and checkpoints."""

@@ -1,0 +1,186 @@
+"""Batches of spoken captions, in an order that is a pure function of (seed, phase, epoch).
+
+A batch is a dict of tensors: waveforms (B, S) float32 normalised and zero-padded, num_samples (B,) int64 and,
+where α > 0, features (B, R, F) and boxes (B, R, 4) float32 and image_ids (B,) int64, the images' rows.
+"""
+
+import signal
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from vgsplus import audio
+from vgsplus.corpora.format import Caption, Corpus
+from vgsplus.errors import VgsplusError
+from vgsplus.training.randomness import Use
+from vgsplus.training.schedule import PlannedPhase
+
+type Batch = dict[str, Tensor]
+
+VALIDATION_SEED = 0
+"""Validation draws its batches, and its masks, alike in every run: losses compare across runs and seeds."""
+
+
+# ---- order ------------------------------------------------------------------------------------------------
+
+
+def epoch_order(num: int, seed: int, epoch: int, phase: int = 0) -> npt.NDArray[np.int64]:
+    """A random order (num,) of `num` captions: a pure function of its arguments."""
+    return np.random.default_rng([seed, Use.ORDER, phase, epoch]).permutation(num)
+
+
+def batches_per_epoch(num: int, batch_size: int) -> int:
+    """How many batches `num` captions make.
+
+    A last partial batch is left out where there is a full one: grounding counts the other captions of the
+    batch as negatives, so its loss (and BatchNorm's statistics) in a smaller batch is another quantity.
+    Another order brings what was left out into the next epoch.
+    """
+    return max(1, num // batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """One batch to read: positions (B,) of captions in their split, and whether images are needed."""
+
+    captions: tuple[int, ...]
+    images: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOrder:
+    """The batches of a phase from `first_step` on, without any replay of those before.
+
+    This is the one place that says which captions make a batch; a process among many would take its share
+    of each batch here.
+    """
+
+    num: int
+    batch_size: int
+    seed: int
+    planned: PlannedPhase
+    first_step: int = 0
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        per_epoch = batches_per_epoch(self.num, self.batch_size)
+        order, order_epoch = np.empty(0, np.int64), -1
+        for step in range(self.first_step, self.planned.steps):
+            epoch, index = divmod(step, per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = epoch_order(self.num, self.seed, epoch, self.planned.index), epoch
+            yield BatchRequest(_slice(order, self.batch_size, index), images=self.planned.alpha(step) > 0)
+
+    def __len__(self) -> int:
+        return self.planned.steps - self.first_step
+
+
+def validation_order(num: int, batch_size: int, *, images: bool) -> list[BatchRequest]:
+    """The batches of a validation: always the same, mixed so that a batch holds different images."""
+    order = epoch_order(num, VALIDATION_SEED, 0)
+    return [
+        BatchRequest(_slice(order, batch_size, index), images=images)
+        for index in range(batches_per_epoch(num, batch_size))
+    ]
+
+
+def _slice(order: npt.NDArray[np.int64], batch_size: int, index: int) -> tuple[int, ...]:
+    return tuple(order[index * batch_size : (index + 1) * batch_size].tolist())
+
+
+# ---- reading ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchReader:
+    """Reads batches of one split; captions are cut after `max_samples` samples.
+
+    Waveforms are padded to the longest of the batch, or always to `max_samples` where `pad_to_max`.
+    """
+
+    corpus: Corpus
+    captions: Sequence[Caption]
+    max_samples: int
+    pad_to_max: bool = False
+
+    def read(self, request: BatchRequest) -> Batch:
+        """Read one batch.
+
+        Raises:
+            AudioError: a sound file is absent or broken.
+            CorpusError: an image is unknown.
+        """
+        captions = [self.captions[position] for position in request.captions]
+        batch = self._waveforms(captions)
+        if request.images:
+            image_ids = [caption.image for caption in captions if caption.image is not None]
+            features, boxes = self.corpus.regions(image_ids)
+            batch["features"] = torch.from_numpy(features)
+            batch["boxes"] = torch.from_numpy(boxes)
+            batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in image_ids])
+        return batch
+
+    def _waveforms(self, captions: Sequence[Caption]) -> Batch:
+        signals = [audio.read(self.corpus.audio_path(caption), self.max_samples) for caption in captions]
+        longest = self.max_samples if self.pad_to_max else max(map(len, signals))
+        waveforms = np.zeros((len(signals), longest), np.float32)
+        for row, samples in zip(waveforms, signals, strict=True):
+            row[: len(samples)] = audio.normalise(samples)
+        lengths = torch.tensor([len(samples) for samples in signals])
+        return {"waveforms": torch.from_numpy(waveforms), "num_samples": lengths}
+
+
+def read_batches(
+    reader: BatchReader, requests: Iterable[BatchRequest], *, workers: int = 0, pin_memory: bool = False
+) -> Generator[Batch]:
+    """Read batches in order, ahead of their use in `workers` processes, or in this one if 0.
+
+    Close the generator where it may not run to its end: that ends the workers.
+
+    Raises:
+        AudioError, CorpusError: as `BatchReader.read`, with their own message from workers too.
+    """
+    loader: DataLoader[Batch | VgsplusError] = DataLoader(
+        _Requested(reader),
+        sampler=requests,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_trainer,
+    )
+    iterator = iter(loader)
+    try:
+        for batch in iterator:
+            if isinstance(batch, VgsplusError):
+                raise batch
+            yield batch
+    finally:
+        # Left to garbage collection, an exception's traceback would keep the workers, and they the
+        # interpreter from its exit: they ignore the SIGTERM that it would end them with.
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()  # noqa: SLF001 - there is no public way
+
+
+class _Requested(Dataset["Batch | VgsplusError"]):
+    """Hands errors back as values: DataLoader would bury their message under a worker's traceback."""
+
+    def __init__(self, reader: BatchReader) -> None:
+        self._reader = reader
+
+    def __getitem__(self, request: BatchRequest) -> Batch | VgsplusError:
+        try:
+            return self._reader.read(request)
+        except VgsplusError as error:
+            return error
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    # Ctrl-C reaches the whole process group. Workers must live on until the trainer has ended its step; they
+    # end by themselves when it stops asking or dies.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

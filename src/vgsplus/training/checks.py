@@ -1,0 +1,127 @@
+"""What must hold before a run starts, so that nothing fails hours later that could have failed at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.config import RunConfig
+from vgsplus.corpora.format import Caption, Corpus
+from vgsplus.errors import VgsplusError
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+
+type LoadWeights = Callable[[VGSPlus, str], None]
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+class RunCheckError(VgsplusError):
+    """A run that cannot work; the message names every reason."""
+
+
+def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | None) -> None:
+    """Check that settings, corpus and machine fit one another.
+
+    Raises:
+        RunCheckError: they do not; names every reason.
+        CorpusError: a split that is needed is missing or empty.
+    """
+    faults = [
+        *_machine_faults(config),
+        *_init_faults(config, load_weights),
+        *_batch_faults(config, corpus),
+        *_image_faults(config, corpus),
+        *(fault for split in splits(config) for fault in _audio_faults(config, corpus, split)),
+    ]
+    if faults:
+        raise RunCheckError("the run cannot start:\n" + "\n".join(f"- {fault}" for fault in faults))
+
+
+def splits(config: RunConfig) -> tuple[str, ...]:
+    """The splits that a run reads."""
+    return (TRAIN,) if config.validate_every is None else (TRAIN, VALIDATION)
+
+
+def min_samples(model: ModelConfig) -> int:
+    """The fewest samples that give the waveform encoder a frame."""
+    samples = 1
+    for kernel, stride in reversed(model.conv_layers):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _needs_images(config: RunConfig) -> bool:
+    return any(phase.alpha.ever_positive for phase in config.schedule.phases)
+
+
+def _machine_faults(config: RunConfig) -> Iterator[str]:
+    cuda = torch.cuda.is_available()
+    if config.accelerator == "cuda" and not cuda:
+        yield "accelerator: is cuda, but PyTorch finds no CUDA device here; use auto or cpu"
+    if config.precision == "16-mixed" and (config.accelerator == "cpu" or not cuda):
+        yield "precision: 16-mixed needs a CUDA device; use 32-true or bf16-mixed"
+
+
+def _init_faults(config: RunConfig, load_weights: LoadWeights | None) -> Iterator[str]:
+    for index, phase in enumerate(config.schedule.phases):
+        if phase.init is None:
+            continue
+        if not Path(phase.init).exists():
+            yield f"schedule.{index}.init: there is no {phase.init}"
+        if load_weights is None:
+            yield f"schedule.{index}.init: nothing was given that loads initial weights"
+
+
+def _batch_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
+    num = len(corpus.captions(TRAIN))
+    if config.batch_size > num:
+        yield f"batch_size: {config.batch_size} is more than the {num} captions of the split {TRAIN}"
+    if config.batch_size == 1 and _needs_images(config):
+        yield "batch_size: grounding tells a caption's image from the batch's others, so it needs at least 2"
+
+
+def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
+    if not _needs_images(config):
+        return
+    if not corpus.feature_dim:
+        yield (
+            f"schedule: α > 0 needs images, but {corpus.root} is a corpus of speech alone; "
+            "use α = 0 (w2v2), or a corpus with images"
+        )
+        return
+    if corpus.feature_dim != config.model.feature_dim:
+        yield (
+            f"model.feature_dim: is {config.model.feature_dim}, but the regions of {corpus.root} have "
+            f"{corpus.feature_dim} features"
+        )
+    for split in splits(config):
+        without = [caption.id for caption in corpus.captions(split) if caption.image is None]
+        if without:
+            yield (
+                f"schedule: α > 0 needs an image for every caption, but {len(without)} of the split {split} "
+                f"have none, the first {without[0]}; use α = 0, or a corpus with images"
+            )
+
+
+def _audio_faults(config: RunConfig, corpus: Corpus, split: str) -> Iterator[str]:
+    captions: Sequence[Caption] = corpus.captions(split)
+    least = min_samples(config.model)
+    short = [caption for caption in captions if caption.num_samples < least]
+    if short:
+        yield (
+            f"corpus: {len(short)} captions of the split {split} are shorter than the {least} samples "
+            f"({1000 * least / SAMPLE_RATE:.0f} ms) of a frame, the first {short[0].id} with "
+            f"{short[0].num_samples}; prepare the corpus without them"
+        )
+    setting, seconds = (
+        ("max_seconds", config.max_seconds)
+        if split == TRAIN
+        else ("validation_max_seconds", config.validation_max_seconds)
+    )
+    if round(seconds * SAMPLE_RATE) < least:
+        yield f"{setting}: {seconds} s are fewer than the {least} samples of a frame"
+    # Preparation checked every file; one look tells whether they are still where the corpus says.
+    first = corpus.audio_path(captions[0])
+    if not first.is_file():
+        yield f"corpus: there is no sound file {first}; were the files moved? prepare the corpus again"

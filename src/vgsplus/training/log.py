@@ -1,0 +1,159 @@
+"""What a run reports: RUN/log.jsonl, a JSON object a line, and the same numbers as TensorBoard scalars.
+
+Each line has kind, step (updates done in the whole run), phase, phase_index, phase_step and epoch.
+    "train"       every update: alpha, lr, the losses (null where α did not ask for one), grad_norm,
+                  captions_per_second, audio_seconds_per_second
+    "validation"  alpha and the losses, averaged over the validation split
+    "evaluation"  scores: whatever the evaluation returned
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.errors import VgsplusError
+from vgsplus.losses import Losses
+from vgsplus.training.batches import Batch
+from vgsplus.training.schedule import PlannedPhase
+
+LOG_FILE = "log.jsonl"
+TENSORBOARD = "tensorboard"
+_PLACE = ("kind", "step", "phase", "phase_index", "phase_step", "epoch", "scores")
+
+SCALARS = (
+    "total",
+    "grounding",
+    "ssl",
+    "contrastive",
+    "diversity",
+    "feature_penalty",
+    "prob_perplexity",
+    "code_perplexity",
+)
+"""The fields of `Losses` that are logged."""
+
+type Record = dict[str, Any]
+
+
+def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
+    """The records of a run in the order of writing, or those of one kind; a line cut off at the end is left.
+
+    Raises:
+        VgsplusError: a line in the middle is broken (file:line).
+    """
+    path = run / LOG_FILE
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise VgsplusError(
+                    f"{path}:{number}: is no JSON ({error}); mend or remove the line"
+                ) from None
+            if kind is None or record["kind"] == kind:
+                yield record
+
+
+def copy_log(source: Path, target: Path, last_step: int) -> None:
+    """Write the records of run `source` up to `last_step` as the log of run `target`."""
+    temporary = target / f".{LOG_FILE}.writing"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(_line(record) for record in read_log(source) if record["step"] <= last_step)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target / LOG_FILE)
+
+
+class RunLog:
+    """Appends to a run's log; whatever is there after `last_step`, where the run goes on, is cut off."""
+
+    def __init__(self, run: Path, last_step: int) -> None:
+        copy_log(run, run, last_step)
+        self.reports = {
+            (record["kind"], record["step"]): record for record in read_log(run) if _is_rare(record)
+        }
+        self._file = (run / LOG_FILE).open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=last_step + 1 if last_step else None)
+
+    def write(self, record: Record) -> None:
+        """Append a record; it survives the death of this process at once."""
+        self._file.write(_line(record))
+        self._file.flush()
+        if _is_rare(record):
+            self.reports[record["kind"], record["step"]] = record
+        scalars = record.get("scores", record)
+        for name, value in scalars.items():
+            if isinstance(value, int | float) and name not in _PLACE:
+                self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether there is a validation or evaluation of `step`."""
+        return (kind, step) in self.reports
+
+    def sync(self) -> None:
+        """Bring all that was written to the disk."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def _is_rare(record: Record) -> bool:
+    return bool(record["kind"] != "train")
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+# ---- records ----------------------------------------------------------------------------------------------
+
+
+def place(kind: str, planned: PlannedPhase, done: int) -> Record:
+    """The start of a record of what happened after `done` steps of a phase."""
+    return {
+        "kind": kind,
+        "step": planned.first_step + done,
+        "phase": planned.phase.name,
+        "phase_index": planned.index,
+        "phase_step": done,
+        "epoch": planned.epoch(done),
+    }
+
+
+def scalars(losses: Losses) -> dict[str, Tensor]:
+    """The losses that were computed, without the similarity matrix."""
+    return {name: value for name in SCALARS if (value := getattr(losses, name)) is not None}
+
+
+def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """Scalar tensors as numbers, with one wait for the device instead of one each."""
+    stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def speed(batch: Batch, seconds: float) -> Record:
+    """How fast a step went that took `seconds`, reading included."""
+    captions, samples = len(batch["num_samples"]), int(batch["num_samples"].sum())
+    return {
+        "captions_per_second": captions / seconds,
+        "audio_seconds_per_second": samples / SAMPLE_RATE / seconds,
+    }

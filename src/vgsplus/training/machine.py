@@ -1,0 +1,46 @@
+"""The machine under a run: which device, how exactly it repeats itself, which versions."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def device_name(accelerator: str) -> str:
+    """The device that "auto", "cpu" or "cuda" means here."""
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return accelerator
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Have a CUDA device repeat itself bit for bit; a CPU does anyway.
+
+    What has no deterministic kernel warns and runs.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    # Read when cuBLAS starts; without it, it may split sums differently from call to call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    mode, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warn)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes the weights."""
+    packages = {
+        name: importlib.metadata.version(name) for name in ("vgsplus", "torch", "lightning-fabric", "numpy")
+    }
+    return packages | {"python": platform.python_version()}

@@ -1,0 +1,94 @@
+"""BertAdam, the optimiser of the published system, and the choice of an optimiser."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vgsplus.training.schedule import OptimizerSettings
+
+
+class BertAdam(Optimizer):
+    """Adam without bias correction and with decoupled weight decay on every parameter.
+
+    m ← β₁m + (1 - β₁)g, v ← β₂v + (1 - β₂)g², p ← p - lr·(m / (√v + ε) + λp). A parameter without a gradient
+    is left alone, decay included. Clipping and the learning-rate schedule are the caller's.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(params, group)
+        return loss
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        grads = [p.grad for p in params if p.grad is not None]
+        m = [self.state[p]["exp_avg"] for p in params]
+        v = [self.state[p]["exp_avg_sq"] for p in params]
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(m, grads, 1 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+        denominator = torch._foreach_sqrt(v)  # noqa: SLF001 - the kernels PyTorch's own optimisers use
+        torch._foreach_add_(denominator, group["eps"])
+        # Decay joins the update before it meets p: lr·λ alone is below the rounding of float32.
+        update = torch._foreach_div(m, denominator)  # noqa: SLF001
+        torch._foreach_add_(update, params, alpha=group["weight_decay"])
+        torch._foreach_add_(params, update, alpha=-group["lr"])
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
+    """Build the optimiser of a phase over every trainable parameter of the model."""
+    optimizer = BertAdam if settings.name == "bertadam" else torch.optim.AdamW
+    return optimizer(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def named_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's state tensors under "key/parameter name"; what has had no gradient yet has none."""
+    return {
+        f"{key}/{name}": value
+        for name, p in model.named_parameters()
+        for key, value in optimizer.state.get(p, {}).items()
+    }
+
+
+def load_named_state(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what `named_state` gave. The tensors' names and shapes are the caller's to check."""
+    state: dict[int, dict[str, Tensor]] = {}
+    positions = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
+    index = {name: positions[id(p)] for name, p in model.named_parameters() if id(p) in positions}
+    for full_name, tensor in tensors.items():
+        key, name = full_name.split("/", 1)
+        # A copy, since the optimiser writes in place and the tensor may be a view of the file it is from.
+        state.setdefault(index[name], {})[key] = tensor.clone()
+    # load_state_dict, not plain assignment: it brings each tensor to the device its optimiser wants.
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

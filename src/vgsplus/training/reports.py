@@ -1,0 +1,99 @@
+"""Validation and evaluation of a model between steps, where they are due and not done yet."""
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+
+import torch
+
+from vgsplus.config import RunConfig
+from vgsplus.losses import Losses
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.training.batches import (
+    VALIDATION_SEED,
+    Batch,
+    BatchReader,
+    read_batches,
+    validation_order,
+)
+from vgsplus.training.interruption import StopRequest
+from vgsplus.training.log import Record, RunLog, place, scalars, to_numbers
+from vgsplus.training.progress import Progress
+from vgsplus.training.randomness import Use, indexed_seed
+from vgsplus.training.schedule import PlannedPhase
+
+type Evaluate = Callable[[VGSPlus], dict[str, float]]
+
+
+class Reporter:
+    """Validates and evaluates one model, and writes both to the log.
+
+    The log says what has been done: a run killed between its checkpoint and its evaluation makes up for it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: VGSPlus,
+        losses: Callable[[Batch, float], Losses],
+        *,
+        reader: BatchReader | None,
+        evaluate: Evaluate | None,
+        log: RunLog,
+        progress: Progress,
+        stop: StopRequest,
+        pin_memory: bool,
+    ) -> None:
+        self._config, self._model, self._losses = config, model, losses
+        self._reader, self._evaluate = reader, evaluate
+        self._log, self._progress, self._stop = log, progress, stop
+        self._pin_memory = pin_memory
+
+    def report(self, planned: PlannedPhase, done: int) -> None:
+        """Validate and evaluate after `done` steps of a phase; returns early when the run is to stop.
+
+        The model is left in evaluation mode.
+        """
+        self._model.eval()
+        if self._is_due("validation", planned, done, self._config.validate_every):
+            self._write_validation(planned, done)
+        every = self._config.evaluate_every or math.inf
+        if self._evaluate and not self._stop.requested and self._is_due("evaluation", planned, done, every):
+            with torch.no_grad():
+                scores = {name: float(score) for name, score in self._evaluate(self._model).items()}
+            self._write(place("evaluation", planned, done) | {"scores": scores}, scores)
+
+    def _is_due(self, kind: str, planned: PlannedPhase, done: int, every: float | None) -> bool:
+        if every is None or self._log.has(kind, planned.first_step + done):
+            return False
+        if done == planned.steps:
+            return True
+        return math.isfinite(every) and done % max(1, round(every * planned.steps_per_epoch)) == 0
+
+    def _write_validation(self, planned: PlannedPhase, done: int) -> None:
+        """Average the losses over the validation split, with the same masks every time."""
+        assert self._reader is not None
+        alpha = planned.alpha(done - 1)
+        requests = validation_order(len(self._reader.captions), self._config.batch_size, images=alpha > 0)
+        batches = read_batches(
+            self._reader, requests, workers=self._config.workers, pin_memory=self._pin_memory
+        )
+        totals: dict[str, float] = {}
+        captions = 0
+        with closing(batches):
+            for index, batch in enumerate(batches):
+                torch.manual_seed(indexed_seed(VALIDATION_SEED, Use.VALIDATION, index))
+                with torch.no_grad():
+                    values = to_numbers(scalars(self._losses(batch, alpha)))
+                if self._stop.requested:
+                    return
+                size = len(batch["num_samples"])
+                captions += size
+                totals = {name: totals.get(name, 0.0) + value * size for name, value in values.items()}
+        means = {name: total / captions for name, total in totals.items()}
+        self._write(place("validation", planned, done) | {"alpha": alpha} | means, means)
+
+    def _write(self, record: Record, numbers: dict[str, float]) -> None:
+        self._log.write(record)
+        listed = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self._progress.note(f"{record['kind']} after {record['epoch']:g} epochs: {listed}")

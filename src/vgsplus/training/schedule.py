@@ -1,0 +1,344 @@
+"""What is trained when: phases, the weight α within a phase, the learning rate, the paper's nine variants.
+
+A schedule is a list of phases. Each phase has its own α, length and optimiser; the optimiser and its learning
+rate start afresh at every phase, the weights go on. Everything here is a pure function of its arguments.
+"""
+
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self
+
+from vgsplus.errors import VgsplusError
+
+type OptimizerName = Literal["bertadam", "adamw"]
+type Decay = Literal["linear", "cosine", "constant"]
+
+
+class ScheduleError(VgsplusError, ValueError):
+    """An impossible α, phase, schedule or variant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alpha:
+    """α in [0, 1], the weight of grounding against self-supervision, as a function of phase progress.
+
+    `points` are (progress, α): one point for a constant, the two ends for linear and cosine, one point for
+    each step. In a configuration: a number, {linear: [from, to]}, {cosine: [from, to]} or
+    {steps: [[0.0, a], [0.5, b], …]}.
+
+    Raises:
+        ScheduleError: an α outside [0, 1], or steps that do not rise from progress 0 within [0, 1).
+    """
+
+    form: Literal["constant", "linear", "cosine", "steps"]
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        thresholds = [progress for progress, _ in self.points]
+        if outside := [alpha for _, alpha in self.points if not 0.0 <= alpha <= 1.0]:
+            raise ScheduleError(f"α must lie in [0, 1], not {outside[0]}")
+        rising = all(a < b for a, b in itertools.pairwise(thresholds))
+        if self.form == "steps" and not (thresholds[:1] == [0.0] and rising and thresholds[-1] < 1.0):
+            raise ScheduleError(f"the steps of α must start at progress 0 and rise below 1, not {thresholds}")
+
+    @classmethod
+    def constant(cls, alpha: float) -> Self:
+        """The same α throughout."""
+        return cls("constant", ((0.0, alpha),))
+
+    @classmethod
+    def linear(cls, start: float, end: float) -> Self:
+        """A straight line from `start` to `end`."""
+        return cls("linear", ((0.0, start), (1.0, end)))
+
+    @classmethod
+    def cosine(cls, start: float, end: float) -> Self:
+        """Half a cosine wave from `start` to `end`: flat at both ends."""
+        return cls("cosine", ((0.0, start), (1.0, end)))
+
+    @classmethod
+    def steps(cls, points: Sequence[tuple[float, float]]) -> Self:
+        """The α of the last (progress, α) that has been reached."""
+        return cls("steps", tuple((float(progress), float(alpha)) for progress, alpha in points))
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read α as a configuration writes it (see the class).
+
+        Raises:
+            ScheduleError: it is none of the four forms, or an impossible one.
+        """
+        match value:
+            case Alpha():
+                return cls(value.form, value.points)
+            case bool():
+                pass
+            case int() | float():
+                return cls.constant(float(value))
+            case {"linear": [int() | float() as start, int() | float() as end], **rest} if not rest:
+                return cls.linear(float(start), float(end))
+            case {"cosine": [int() | float() as start, int() | float() as end], **rest} if not rest:
+                return cls.cosine(float(start), float(end))
+            case {"steps": [_, *_] as points, **rest} if not rest and all(map(_is_pair, points)):
+                return cls.steps(points)
+        raise ScheduleError(
+            "α is a number, {linear: [from, to]}, {cosine: [from, to]} or "
+            f"{{steps: [[0.0, a], [0.5, b], …]}}, not {value!r}"
+        )
+
+    def plain(self) -> float | dict[str, list[Any]]:
+        """Write α as a configuration writes it; `parse` reads it back."""
+        if self.form == "constant":
+            return self.points[0][1]
+        if self.form == "steps":
+            return {"steps": [list(point) for point in self.points]}
+        return {self.form: [alpha for _, alpha in self.points]}
+
+    def at(self, progress: float) -> float:
+        """α at `progress` in [0, 1) of the phase."""
+        if self.form in ("constant", "steps"):
+            return [alpha for threshold, alpha in self.points if threshold <= progress][-1]
+        (_, start), (_, end) = self.points
+        share = progress if self.form == "linear" else (1 - math.cos(math.pi * progress)) / 2
+        return start + (end - start) * share
+
+    @property
+    def ever_positive(self) -> bool:
+        """Whether grounding, and so images, are needed at any time."""
+        return any(alpha > 0 for _, alpha in self.points)
+
+
+def _is_pair(point: object) -> bool:
+    match point:
+        case [int() | float(), int() | float()]:
+            return True
+    return False
+
+
+def learning_rate(step: int, total: int, warmup: float = 0.1, decay: Decay = "linear") -> float:
+    """The factor on the learning rate at update `step` (from 0) of `total`.
+
+    A linear rise over the first `warmup` share, then down to 0 along a line or half a cosine wave, or
+    level. The linear form is BertAdam's: p / warmup, then (p - 1) / (warmup - 1), with p = step / total.
+    """
+    progress = step / total
+    if progress < warmup:
+        return progress / warmup
+    if decay == "constant":
+        return 1.0
+    remaining = max(0.0, (progress - 1) / (warmup - 1))
+    return remaining if decay == "linear" else (1 - math.cos(math.pi * remaining)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """An optimiser and its learning rate; the defaults are the paper's (BertAdam, 1e-4, 10 % warm-up)."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: OptimizerName = "bertadam"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    decay: Decay = "linear"
+
+    def __post_init__(self) -> None:
+        _require(0 < self.lr < math.inf, f"lr must be above 0, not {self.lr}")
+        _require(all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), not {self.betas}")
+        _require(0 < self.eps < math.inf, f"eps must be above 0, not {self.eps}")
+        _require(
+            0 <= self.weight_decay < math.inf, f"weight_decay must be at least 0, not {self.weight_decay}"
+        )
+        _require(0 <= self.warmup < 1, f"warmup is a share of the updates in [0, 1), not {self.warmup}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training with one α, one optimiser and a length in epochs (fractions are allowed).
+
+    `init` names weights to start from in place of those that the phase before left.
+
+    Raises:
+        ScheduleError: an empty or unprintable name, or a length that is not above 0.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str
+    alpha: Alpha
+    epochs: float
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    init: str | None = None
+
+    def __post_init__(self) -> None:
+        # The name becomes part of checkpoint folder names.
+        _require(
+            re.fullmatch(r"[\w+.-]+", self.name) is not None,
+            f"name must consist of letters, digits and any of + . - _, not {self.name!r}",
+        )
+        _require(0 < self.epochs < math.inf, f"epochs must be above 0, not {self.epochs}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPhase:
+    """A phase measured in optimiser steps: `first_step` and `first_epoch` count from the start of the run."""
+
+    index: int
+    phase: Phase
+    steps: int
+    steps_per_epoch: int
+    first_step: int
+    first_epoch: float
+
+    def alpha(self, step: int) -> float:
+        """α at `step` (from 0) of the phase."""
+        return self.phase.alpha.at(step / self.steps)
+
+    def lr(self, step: int) -> float:
+        """The learning rate at `step` (from 0) of the phase."""
+        settings = self.phase.optimizer
+        return settings.lr * learning_rate(step, self.steps, settings.warmup, settings.decay)
+
+    def epoch(self, done: int) -> float:
+        """Epochs of the whole run that are behind after `done` steps of the phase."""
+        return self.first_epoch + done / self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The phases of a run, in order.
+
+    Raises:
+        ScheduleError: no phase, or two of the same name.
+    """
+
+    phases: tuple[Phase, ...]
+
+    def __post_init__(self) -> None:
+        names = [phase.name for phase in self.phases]
+        _require(bool(names), "a schedule needs at least one phase")
+        _require(
+            len(set(names)) == len(names), f"every phase needs a name of its own, not {', '.join(names)}"
+        )
+
+    @classmethod
+    def variant(
+        cls,
+        name: str,
+        *,
+        pretraining_epochs: float = 20,
+        epochs: float = 70,
+        optimizer: OptimizerSettings | None = None,
+        plus_alpha: float = 0.5,
+    ) -> Self:
+        """One of the paper's nine (section 3): a base model, or a base model that initialises another.
+
+        Args:
+            name: see `parse_variant`.
+            pretraining_epochs: length of the first of two phases.
+            epochs: length of the whole run.
+            optimizer: of each phase; the paper's by default.
+            plus_alpha: α of VGS+.
+
+        Raises:
+            ScheduleError: no such variant, or pre-training leaves nothing for the second phase.
+        """
+        bases = VARIANTS[parse_variant(name)]
+        lengths = [epochs] if len(bases) == 1 else [pretraining_epochs, epochs - pretraining_epochs]
+        _require(
+            min(lengths) > 0,
+            f"pretraining_epochs ({pretraining_epochs}) must lie between 0 and epochs ({epochs})",
+        )
+        alphas = {"w2v2": 0.0, "vgs": 1.0, "vgs+": plus_alpha}
+        return cls(
+            tuple(
+                Phase(
+                    name=base,
+                    alpha=Alpha.constant(alphas[base]),
+                    epochs=length,
+                    optimizer=optimizer or OptimizerSettings(),
+                )
+                for base, length in zip(bases, lengths, strict=True)
+            )
+        )
+
+    @property
+    def epochs(self) -> float:
+        """Length of the whole run."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def shared_phases(self, other: "Schedule") -> int:
+        """How many phases from the start are the same in both."""
+        pairs = zip(self.phases, other.phases, strict=False)
+        return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(self.phases), len(other.phases)))
+
+    def plan(self, steps_per_epoch: int) -> tuple[PlannedPhase, ...]:
+        """Measure the phases in steps; each takes at least one."""
+        plan: list[PlannedPhase] = []
+        first_step, first_epoch = 0, 0.0
+        for index, phase in enumerate(self.phases):
+            steps = max(1, round(phase.epochs * steps_per_epoch))
+            plan.append(
+                PlannedPhase(
+                    index=index,
+                    phase=phase,
+                    steps=steps,
+                    steps_per_epoch=steps_per_epoch,
+                    first_step=first_step,
+                    first_epoch=first_epoch,
+                )
+            )
+            first_step, first_epoch = first_step + steps, first_epoch + phase.epochs
+        return tuple(plan)
+
+
+# ---- the paper's nine -------------------------------------------------------------------------------------
+
+VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "w2v2": ("w2v2",),
+        "vgs": ("vgs",),
+        "vgs+": ("vgs+",),
+        "w2v2,vgs+": ("w2v2", "vgs+"),
+        "vgs,vgs+": ("vgs", "vgs+"),
+        "w2v2,vgs": ("w2v2", "vgs"),
+        "vgs,w2v2": ("vgs", "w2v2"),
+        "vgs+,w2v2": ("vgs+", "w2v2"),
+        "vgs+,vgs": ("vgs+", "vgs"),
+    }
+)
+"""The nine variants in the paper's order: key -> the phases' names."""
+
+
+def variant_title(name: str) -> str:
+    """A variant as the paper writes it: VGS+, (W2V2, VGS+)."""
+    bases = VARIANTS[parse_variant(name)]
+    title = ", ".join(base.upper() for base in bases)
+    return title if len(bases) == 1 else f"({title})"
+
+
+def parse_variant(name: str) -> str:
+    """The key in `VARIANTS` of a name written with any case, spaces and brackets: "(W2V2, VGS+)".
+
+    Raises:
+        ScheduleError: no such variant; names the nine and the nearest.
+    """
+    key = re.sub(r"[\s()\[\]]", "", name).lower()
+    if key in VARIANTS:
+        return key
+    nearest = difflib.get_close_matches(key, VARIANTS, n=1, cutoff=0.0)[0]
+    raise ScheduleError(
+        f"there is no variant {name!r}; the nine are {'; '.join(VARIANTS)}. The nearest is {nearest!r}"
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ScheduleError(message)

@@ -1,0 +1,333 @@
+"""The training loop: phases of steps, each a pure function of (seed, phase, step) and the weights before it.
+
+A run that is killed anywhere and resumed ends with the weights, bit for bit, of one that was not.
+"""
+
+import math
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
+from torch.optim import Optimizer
+
+from vgsplus import config as settings
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.config import RunConfig
+from vgsplus.corpora.format import Corpus
+from vgsplus.errors import VgsplusError
+from vgsplus.losses import Losses
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.training import checkpoint
+from vgsplus.training.batches import Batch, BatchReader, TrainingOrder, batches_per_epoch, read_batches
+from vgsplus.training.checkpoint import TrainingState
+from vgsplus.training.checks import TRAIN, VALIDATION, LoadWeights, check_run
+from vgsplus.training.interruption import Interrupted, StopRequest
+from vgsplus.training.log import SCALARS, Record, RunLog, place, read_log, scalars, speed, to_numbers
+from vgsplus.training.machine import deterministic, device_name, versions
+from vgsplus.training.optimizer import build_optimizer, load_named_state, named_state
+from vgsplus.training.progress import Progress, Silent
+from vgsplus.training.randomness import Use, indexed_seed
+from vgsplus.training.reports import Evaluate, Reporter
+from vgsplus.training.run_folder import Found, fingerprint, newest, open_run
+from vgsplus.training.schedule import PlannedPhase
+
+
+class NotFiniteError(VgsplusError):
+    """A loss or gradient became infinite or not a number; the weights were not updated with it."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run left: its last checkpoint, its updates, and its last validation and scores."""
+
+    checkpoint: Path
+    steps: int
+    validation: dict[str, float] | None
+    evaluation: dict[str, float] | None
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    start: Path | None = None,
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    load_weights: LoadWeights | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train by a schedule into the run folder `out`.
+
+    Args:
+        config: the settings.
+        out: the run folder; made here.
+        start: an end-of-phase checkpoint (or run that ended) with the same settings and first phases; the
+            run goes on after them as if they had been trained here.
+        resume: go on from the newest checkpoint in `out`; with none there, start. A finished run returns
+            at once.
+        evaluate: called with the model in evaluation mode every `evaluate_every` epochs and after each phase.
+        load_weights: puts the weights that a phase's `init` names into the model.
+        progress: see `progress.console_progress`; silent by default.
+
+    Raises:
+        RunCheckError, ConfigError, CorpusError: the run cannot work; nothing was written.
+        RunFolderError: `out` holds a run and `resume` is false, or settings differ from those of the run to
+            go on with.
+        CheckpointError: a checkpoint is broken or cannot be written.
+        NotFiniteError: a loss or gradient is infinite or not a number.
+        Interrupted: SIGINT or SIGTERM; the run saved.
+    """
+    # Settings made in Python have not been through validation yet.
+    config = settings.from_dict(settings.to_dict(config))
+    if resume and (result := _finished(config, out, evaluate)):
+        return result
+    corpus = Corpus.open(config.corpus)
+    check_run(config, corpus, load_weights)
+    identity = fingerprint(corpus)
+    found = open_run(out, config, identity, start=start, resume=resume)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        log = stack.enter_context(RunLog(out, found.state.global_step if found else 0))
+        shown = progress or Silent()
+        stack.callback(shown.close)
+        trainer = Trainer(
+            config,
+            out,
+            corpus,
+            identity=identity,
+            log=log,
+            stop=stop,
+            progress=shown,
+            evaluate=evaluate,
+            load_weights=load_weights,
+        )
+        stack.enter_context(deterministic(trainer.fabric.device))
+        trainer.run(found)
+    result = _finished(config, out, evaluate)
+    assert result is not None
+    return result
+
+
+class Trainer:
+    """Owns the model and walks through the phases; `train` prepares what it needs."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        corpus: Corpus,
+        *,
+        identity: dict[str, Any],
+        log: RunLog,
+        stop: StopRequest,
+        progress: Progress,
+        evaluate: Evaluate | None = None,
+        load_weights: LoadWeights | None = None,
+    ) -> None:
+        self.config, self.out = config, out
+        self.log, self.stop, self.progress = log, stop, progress
+        self.load_weights = load_weights
+        self._identity = identity
+        device = device_name(config.accelerator)
+        self.precision = (
+            Precision() if config.precision == "32-true" else MixedPrecision(config.precision, device)
+        )
+        self.fabric = Fabric(accelerator=device, devices=1, plugins=self.precision)
+        torch.manual_seed(indexed_seed(config.seed, Use.MODEL))
+        self.model = VGSPlus(config.model)
+        self.fabric.setup_module(self.model)
+        self._pin_memory = self.fabric.device.type == "cuda"
+        self.train_reader = _reader(config, corpus, TRAIN, config.max_seconds)
+        self.reporter = Reporter(
+            config,
+            self.model,
+            self._losses,
+            reader=None
+            if config.validate_every is None
+            else _reader(config, corpus, VALIDATION, config.validation_max_seconds),
+            evaluate=evaluate,
+            log=log,
+            progress=progress,
+            stop=stop,
+            pin_memory=self._pin_memory,
+        )
+        self.plan = config.schedule.plan(
+            batches_per_epoch(len(self.train_reader.captions), config.batch_size)
+        )
+        self._saved: Path | None = None
+        self._saved_at = time.monotonic()
+
+    # ---- phases ----
+
+    def run(self, found: Found | None) -> None:
+        """Train all that is left of the schedule after the checkpoint found."""
+        if found:
+            checkpoint.load_weights(self.model, found.checkpoint)
+            self.precision.load_state_dict(found.state.precision)
+            self._saved = found.checkpoint
+            self._run_phase(self.plan[found.state.phase], found)
+        for planned in self.plan[found.state.phase + 1 if found else 0 :]:
+            self._run_phase(planned, None)
+
+    def _run_phase(self, planned: PlannedPhase, resumed: Found | None) -> None:
+        done = resumed.state.step if resumed else 0
+        self.progress.begin(planned.phase.name, planned.steps, done)
+        if planned.phase.init is not None and resumed is None:
+            assert self.load_weights is not None
+            self.load_weights(self.model, planned.phase.init)
+        optimizer = build_optimizer(self.model, planned.phase.optimizer)
+        if resumed:
+            tensors = checkpoint.load_tensors(resumed.checkpoint / checkpoint.OPTIMIZER_FILE)
+            load_named_state(optimizer, self.model, tensors)
+            self._catch_up(planned, done)
+        self.model.train()
+        prepared = self.fabric.setup_optimizers(optimizer)
+        assert isinstance(prepared, Optimizer)
+        with closing(self._training_batches(planned, done)) as batches:
+            started = time.perf_counter()
+            for step, batch in enumerate(batches, start=done):
+                record = self._update(planned, step, batch, prepared)
+                record |= speed(batch, time.perf_counter() - started)
+                self.log.write(record)
+                self.progress.step(record)
+                self._after(planned, step + 1, optimizer)
+                started = time.perf_counter()
+
+    def _training_batches(self, planned: PlannedPhase, done: int) -> Generator[Batch]:
+        order = TrainingOrder(
+            num=len(self.train_reader.captions),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            planned=planned,
+            first_step=done,
+        )
+        return read_batches(
+            self.train_reader, order, workers=self.config.workers, pin_memory=self._pin_memory
+        )
+
+    # ---- one step ----
+
+    def _update(self, planned: PlannedPhase, step: int, batch: Batch, optimizer: Optimizer) -> Record:
+        alpha, lr = planned.alpha(step), planned.lr(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        # Masks, negatives, Gumbel noise and dropout all come from torch's generators.
+        torch.manual_seed(indexed_seed(self.config.seed, Use.STEP, planned.index, step))
+        optimizer.zero_grad()
+        losses = self._losses(batch, alpha)
+        self.fabric.backward(losses.total)
+        norm = self.fabric.clip_gradients(
+            self.model, optimizer, max_norm=self.config.gradient_clip, error_if_nonfinite=False
+        )
+        assert norm is not None
+        values = to_numbers(scalars(losses) | {"grad_norm": norm})
+        self._require_finite(values, planned, step, lr)
+        optimizer.step()
+        none = dict.fromkeys(SCALARS)
+        return place("train", planned, step + 1) | {"alpha": alpha, "lr": lr} | none | values
+
+    def _losses(self, batch: Batch, alpha: float) -> Losses:
+        """Call the model: the one place where batches meet it, in training and validation."""
+        with self.fabric.autocast():
+            losses: Losses = self.model(self.fabric.to_device(batch), alpha)
+        return losses
+
+    def _require_finite(self, values: dict[str, float], planned: PlannedPhase, step: int, lr: float) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if not bad or (bad == ["grad_norm"] and self._scaler_can_back_off()):
+            return
+        what = ", ".join(name for name in bad if name != "grad_norm") or "the gradient"
+        last = f"The last checkpoint is {self._saved}." if self._saved else "There is no checkpoint yet."
+        raise NotFiniteError(
+            f"{what}: not finite at step {step + 1} of phase {planned.phase.name} "
+            f"(α {planned.alpha(step):g}, learning rate {lr:g}, precision {self.config.precision}); "
+            f"the weights were not updated. {last} "
+            "A lower learning rate, a longer warm-up or precision 32-true may mend it."
+        )
+
+    def _scaler_can_back_off(self) -> bool:
+        """In 16 bits a gradient may overflow: the scaler skips the update and halves its scale."""
+        scaler = getattr(self.precision, "scaler", None)
+        return scaler is not None and scaler.get_scale() > 1.0
+
+    # ---- between steps ----
+
+    def _after(self, planned: PlannedPhase, done: int, optimizer: Optimizer) -> None:
+        minutes = (time.monotonic() - self._saved_at) / 60
+        due = done == planned.steps or minutes >= self.config.checkpoint_minutes
+        if due:
+            self._save(planned, done, optimizer)
+        if not self.stop.requested:
+            self.reporter.report(planned, done)
+        if self.stop.requested:
+            if not due:
+                self._save(planned, done, optimizer)
+            self._interrupt()
+        self.model.train()
+
+    def _catch_up(self, planned: PlannedPhase, done: int) -> None:
+        """Report what was due at the checkpoint when the run was killed."""
+        self.reporter.report(planned, done)
+        if self.stop.requested:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        raise Interrupted(
+            f"stopped as asked, and saved {self._saved}. The same command with --resume goes on from there."
+        )
+
+    def _save(self, planned: PlannedPhase, done: int, optimizer: Optimizer) -> None:
+        state = TrainingState(
+            phase=planned.index,
+            phase_name=planned.phase.name,
+            step=done,
+            steps=planned.steps,
+            epoch=planned.epoch(done),
+            global_step=planned.first_step + done,
+            seed=self.config.seed,
+            model=settings.to_dict(self.config.model),
+            run=settings.to_dict(self.config),
+            corpus=self._identity,
+            precision=self.precision.state_dict(),
+            versions=versions(),
+        )
+        # The log must reach the disk first: a checkpoint promises every line up to its step.
+        self.log.sync()
+        self._saved = checkpoint.save_checkpoint(
+            self.out, state, self.model.state_dict(), named_state(optimizer, self.model)
+        )
+        checkpoint.prune(self.out)
+        self._saved_at = time.monotonic()
+
+
+def _reader(config: RunConfig, corpus: Corpus, split: str, seconds: float) -> BatchReader:
+    return BatchReader(
+        corpus=corpus,
+        captions=corpus.captions(split),
+        max_samples=round(seconds * SAMPLE_RATE),
+        pad_to_max=config.model.padding == "published",
+    )
+
+
+def _finished(config: RunConfig, out: Path, evaluate: Evaluate | None) -> TrainResult | None:
+    """The result of a run that has nothing left to train, validate or evaluate."""
+    found = newest(out, config)
+    if not found or not found.state.end_of_phase or found.state.phase + 1 < len(config.schedule.phases):
+        return None
+    step = found.state.global_step
+    reports = {record["kind"]: record for record in read_log(out) if record["step"] == step}
+    validation, evaluation = reports.get("validation"), reports.get("evaluation")
+    if (config.validate_every is not None and not validation) or (evaluate is not None and not evaluation):
+        return None
+    return TrainResult(
+        checkpoint=found.checkpoint,
+        steps=step,
+        validation={name: validation[name] for name in SCALARS if name in validation} if validation else None,
+        evaluation=evaluation["scores"] if evaluation else None,
+    )

@@ -1,0 +1,73 @@
+"""Fixtures that every part's tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgsplus.audio import SAMPLE_RATE, write_wav
+from vgsplus.corpora.format import Caption, CorpusWriter
+
+TINY_SPLITS = {"train": 8, "validation": 4, "test": 4}
+TINY_SPEAKERS = ("ann", "bob", "cid")
+TINY_REGIONS, TINY_FEATURES = 5, 12
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory) -> Path:
+    """The folder of a corpus of 16 images with two captions each: a tone whose pitch tells the image."""
+    root = tmp_path_factory.mktemp("corpora") / "tiny"
+    with CorpusWriter(
+        root, name="tiny", version="1", provenance="made by the tests", licence="CC0-1.0"
+    ) as writer:
+        number = 0
+        for split, images in TINY_SPLITS.items():
+            for index in range(images):
+                _add_image(writer, split, index, number)
+                number += 1
+        _write_items(writer.folder)
+    return root
+
+
+def _add_image(writer: CorpusWriter, split: str, index: int, number: int) -> None:
+    rng = np.random.default_rng([7, number])
+    image_id = f"{split}/{index:03d}.png"
+    picture = writer.folder / "images" / image_id
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (24, 24), (15 * number, 255 - 15 * number, 120)).save(picture)
+    features = rng.normal(size=(TINY_REGIONS, TINY_FEATURES)).astype(np.float32)
+    corners = np.sort(rng.uniform(size=(TINY_REGIONS, 2, 2)), axis=1).reshape(TINY_REGIONS, 4)
+    writer.add_regions(image_id, features, corners.astype(np.float32))
+    for take in range(2):
+        caption_id = f"{split}-{index:03d}-{take}"
+        sound = writer.folder / "audio" / f"{caption_id}.wav"
+        sound.parent.mkdir(exist_ok=True)
+        seconds = np.arange(int(rng.integers(8_000, 14_000))) / SAMPLE_RATE
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 60 * number) * seconds)
+        write_wav(sound, (tone + rng.normal(0, 0.02, len(tone))).astype(np.float32))
+        writer.add_caption(
+            Caption(
+                id=caption_id,
+                split=split,
+                audio=sound.name,
+                num_samples=len(tone),
+                speaker=TINY_SPEAKERS[(number + take) % len(TINY_SPEAKERS)],
+                language="en",
+                image=image_id,
+                text=f"tone number {number}",
+            )
+        )
+
+
+def _write_items(folder: Path) -> None:
+    """Two phones in one context, twice in every test caption: enough for ABX within and across speakers."""
+    rows = ["#file onset offset #phone prev-phone next-phone speaker"]
+    number = sum(TINY_SPLITS.values()) - TINY_SPLITS["test"]
+    for index in range(TINY_SPLITS["test"]):
+        for take in range(2):
+            speaker = TINY_SPEAKERS[(number + index + take) % len(TINY_SPEAKERS)]
+            for part, phone in enumerate("abab"):
+                onset = 0.02 + 0.11 * part
+                rows.append(f"test-{index:03d}-{take} {onset:.2f} {onset + 0.1:.2f} {phone} k t {speaker}")
+    (folder / "test.item").write_text("\n".join(rows) + "\n")

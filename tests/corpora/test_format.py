@@ -1,0 +1,265 @@
+import json
+import pickle
+import re
+import shutil
+from dataclasses import replace
+from multiprocessing import get_context
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from vgsplus.audio import SAMPLE_RATE, write_wav
+from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, validate
+
+ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
+CAPTION = Caption(
+    id="u0",
+    split="train",
+    audio="u0.wav",
+    num_samples=4000,
+    speaker="s",
+    language="en",
+    image=None,
+    text="a ß and a 猫",
+)
+FEATURES, BOXES = np.ones((3, 4), np.float32), np.tile(np.float32([0, 0.1, 0.5, 1]), (3, 1))
+
+
+def noise(num=4000):
+    return np.random.default_rng(0).uniform(-0.5, 0.5, num).astype(np.float32)
+
+
+def put_sound(writer):
+    (writer.folder / "audio").mkdir(exist_ok=True)
+    write_wav(writer.folder / "audio" / "u0.wav", noise())
+
+
+@pytest.fixture
+def corpus(tmp_path, tiny_corpus):
+    """A copy to break."""
+    return shutil.copytree(tiny_corpus, tmp_path / "copy")
+
+
+def edit_info(root, **keys):
+    path = root / "corpus.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def edit_line(root, number, change):
+    path = root / "captions.jsonl"
+    lines = path.read_text().splitlines()
+    lines[number - 1] = change(lines[number - 1])
+    path.write_text("\n".join(lines) + "\n")
+
+
+def sound_of(root, row=0):
+    corpus = Corpus.open(root)
+    return corpus.audio_path(corpus.captions("train")[row])
+
+
+# Reading
+
+
+def test_a_sound_corpus_has_no_faults(tiny_corpus):
+    assert validate(tiny_corpus) == []
+
+
+def test_what_was_written_is_read(tmp_path):
+    with CorpusWriter(tmp_path / "c", **ABOUT, image_root=None) as writer:
+        put_sound(writer)
+        for image_id, value in (("a/b.png", 1), ("c.png", 2)):
+            writer.add_regions(image_id, FEATURES * value, BOXES)
+        writer.add_caption(replace(CAPTION, image="c.png"))
+        writer.note("shared_images", [])
+        writer.skip("no sound", "u1")
+        writer.skip("no sound", "u2")
+    corpus = Corpus.open(tmp_path / "c")
+    assert (corpus.name, corpus.splits, corpus.image_ids) == ("c", ("train",), ("a/b.png", "c.png"))
+    assert (corpus.num_regions, corpus.feature_dim) == (3, 4)
+    assert list(corpus.captions("train")) == [replace(CAPTION, image="c.png")]
+    assert corpus.image_row("c.png") == 1
+    assert corpus.info["provenance"] == {"source": "a test"}
+    assert corpus.info["counts"] == {"train": {"captions": 1, "images": 1, "seconds": 0.25}}
+    assert corpus.info["skipped"] == {"no sound": 2}
+    skipped = [json.loads(line) for line in (tmp_path / "c" / "skipped.jsonl").read_text().splitlines()]
+    assert [entry["what"] for entry in skipped] == ["u1", "u2"]
+    with pytest.raises(CorpusError, match="without its pictures"):
+        corpus.image_path("c.png")
+
+
+def test_regions_come_in_the_order_asked_for_with_repeats(tiny_corpus):
+    corpus = Corpus.open(tiny_corpus)
+    asked = [corpus.image_ids[row] for row in (5, 0, 5, 2)]
+    features, boxes = corpus.regions(asked)
+    with h5py.File(tiny_corpus / "regions.h5") as file:
+        np.testing.assert_array_equal(features, file["features"][:][[5, 0, 5, 2]])
+        np.testing.assert_array_equal(boxes, file["boxes"][:][[5, 0, 5, 2]])
+    assert features.dtype == boxes.dtype == np.float32
+
+
+def test_half_precision_features_are_read_as_single(tmp_path):
+    with CorpusWriter(tmp_path / "c", **ABOUT, image_root=None) as writer:
+        put_sound(writer)
+        writer.add_regions("a", FEATURES.astype(np.float16) / 3, BOXES)
+        writer.add_caption(replace(CAPTION, image="a"))
+    with h5py.File(tmp_path / "c" / "regions.h5") as file:
+        assert file["features"].dtype == np.float16
+    assert Corpus.open(tmp_path / "c").regions(["a"])[0].dtype == np.float32
+
+
+def test_paths_lead_to_files(tiny_corpus):
+    corpus = Corpus.open(tiny_corpus)
+    for split in corpus.splits:
+        for caption in corpus.captions(split):
+            assert corpus.audio_path(caption).is_file()
+            assert corpus.image_path(caption.image).is_file()
+
+
+def first_feature(corpus):
+    return float(corpus.regions([corpus.image_ids[3]])[0][0, 0, 0])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_open_corpus_goes_to_worker_processes(tiny_corpus, method):
+    corpus = Corpus.open(tiny_corpus)
+    expected = first_feature(corpus)
+    assert first_feature(pickle.loads(pickle.dumps(corpus))) == expected
+    with get_context(method).Pool(2) as pool:
+        assert pool.map(first_feature, [corpus] * 4) == [expected] * 4
+
+
+def test_unknown_and_empty_splits_name_those_there_are(corpus):
+    with pytest.raises(
+        CorpusError, match=r"no split 'dev'.*train \(16 captions\), validation \(8 captions\)"
+    ):
+        Corpus.open(corpus).captions("dev")
+    counts = json.loads((corpus / "corpus.json").read_text())["counts"]
+    edit_info(corpus, counts=counts | {"extra": {"captions": 0, "images": 0, "seconds": 0}})
+    with pytest.raises(CorpusError, match="'extra' is empty"):
+        Corpus.open(corpus).captions("extra")
+    assert any("the split 'extra' is empty" in fault for fault in validate(corpus))
+
+
+def test_an_unknown_image_is_named(tiny_corpus):
+    with pytest.raises(CorpusError, match=r"no image 'nowhere\.png'"):
+        Corpus.open(tiny_corpus).regions(["nowhere.png"])
+
+
+# Opening what is broken
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "no such folder"),
+        (lambda root: (root / "corpus.json").unlink(), "is not a corpus"),
+        (lambda root: (root / "corpus.json").write_text("{"), "corpus.json: is not valid JSON"),
+        (lambda root: (root / "corpus.json").write_text("[]"), "corpus.json: is not a corpus"),
+        (lambda root: edit_info(root, format=99), "is not a corpus of format 1"),
+        (lambda root: (root / "captions.jsonl").unlink(), "captions.jsonl: is missing"),
+        (lambda root: (root / "captions.jsonl").write_text(""), "holds no captions"),
+        (lambda root: (root / "regions.h5").unlink(), "regions.h5: is missing"),
+        (lambda root: (root / "regions.h5").write_text("no HDF5"), "regions.h5: cannot be read as HDF5"),
+        (lambda root: edit_line(root, 3, lambda line: line[:-4]), r"captions.jsonl:3: is not valid JSON"),
+        (lambda root: edit_line(root, 2, lambda _: "[1]"), r"captions.jsonl:2: is no caption"),
+        (
+            lambda root: edit_line(root, 2, lambda _: "{}"),
+            r"captions.jsonl:2: is no caption \(missing .*'id'",
+        ),
+        (
+            lambda root: edit_line(root, 5, lambda line: line.replace('"image": "', '"image": "x')),
+            "train-002-0 names the unknown image xtrain/002.png",
+        ),
+    ],
+)
+def test_opening_and_validating_say_what_is_broken(corpus, damage, message):
+    damage(corpus)
+    with pytest.raises(CorpusError, match=message):
+        Corpus.open(corpus)
+    assert validate(corpus)
+
+
+def test_the_message_shows_twenty_faults_and_how_many_more():
+    error = CorpusError([f"fault {number}" for number in range(25)])
+    assert "fault 19" in str(error)
+    assert "fault 20" not in str(error)
+    assert "5 more faults" in str(error)
+    assert len(error.faults) == len(pickle.loads(pickle.dumps(error)).faults) == 25
+
+
+# Validating
+
+
+def rewrite_sound(root, samples, rate=SAMPLE_RATE, **options):
+    soundfile.write(sound_of(root), samples, rate, **options)
+
+
+def rewrite_constant(root, value):
+    caption = Corpus.open(root).captions("train")[0]
+    rewrite_sound(root, np.full(caption.num_samples, value), subtype="FLOAT")
+
+
+def set_region(root, name, value):
+    with h5py.File(root / "regions.h5", "r+") as file:
+        file[name][2, 1, 0] = value
+
+
+def drop_first_caption(root):
+    path = root / "captions.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+def add_item(root, row):
+    path = root / "test.item"
+    path.write_text(path.read_text() + row + "\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: sound_of(root).unlink(), "caption train-000-0: .*no such sound file"),
+        (lambda root: sound_of(root).write_text("x"), "caption train-000-0: .*cannot be read as sound"),
+        (lambda root: rewrite_sound(root, noise(), 8000), "train-000-0: .*8000 Hz"),
+        (lambda root: rewrite_sound(root, np.stack([noise()] * 2, 1)), "train-000-0: .*2 channel"),
+        (lambda root: rewrite_sound(root, noise(9)), "train-000-0: .*has 9 samples"),
+        (lambda root: rewrite_sound(root, noise(0)), "train-000-0: .*no samples"),
+        (lambda root: rewrite_constant(root, 0.0), "train-000-0: .*silent"),
+        (lambda root: rewrite_constant(root, np.nan), "train-000-0: .*not finite"),
+        (lambda root: (root / "images/test/001.png").unlink(), "test/001.png: the picture is missing"),
+        (
+            lambda root: (root / "images/test/001.png").write_text("x"),
+            "test/001.png: cannot be read as a pic",
+        ),
+        (lambda root: set_region(root, "features", np.nan), "image train/002.png: .*not finite"),
+        (lambda root: set_region(root, "boxes", 1.5), r"image train/002.png: .*outside \[0, 1\]"),
+        (lambda root: set_region(root, "boxes", 1.0), "image train/002.png: .*end lies before its start"),
+        (
+            lambda root: edit_line(root, 2, lambda line: line.replace("0-1", "0-0", 1)),
+            "2 captions have the id",
+        ),
+        (lambda root: edit_line(root, 2, lambda line: line.replace('"en"', "3")), "language must be a text"),
+        (
+            lambda root: edit_line(root, 2, lambda line: line.replace('"train"', '"test"', 1)),
+            "splits 'train' and 'test' share 1 images, the first is train/000.png",
+        ),
+        (drop_first_caption, "split 'train' should hold 16 captions, holds 15"),
+        (
+            lambda root: add_item(root, "test-000-0 0.1 0.2 a b c"),
+            "test.item:34: expected 7 columns, found 6",
+        ),
+        (lambda root: add_item(root, "u 0 1 a b c s"), "test.item:34: there is no caption u"),
+        (lambda root: add_item(root, "test-000-0 0 9 a b c s"), "test.item:34: 0 to 9 s is no span"),
+        (lambda root: add_item(root, "test-000-0 0 x a b c s"), "test.item:34: 0 to x s is no span"),
+    ],
+)
+def test_validation_names_the_fault(corpus, damage, message):
+    damage(corpus)
+    assert re.search(message, "\n".join(validate(corpus)))
+
+
+def test_splits_may_share_images_where_the_corpus_says_so(corpus):
+    edit_line(corpus, 2, lambda line: line.replace('"train"', '"test"', 1))
+    edit_info(corpus, shared_images=[["test", "train"]])
+    assert not any("share 1 images" in fault for fault in validate(corpus))

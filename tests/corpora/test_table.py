@@ -1,0 +1,244 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from vgsplus.audio import SAMPLE_RATE, read
+from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.table import prepare_table
+
+
+def tone(path: Path, pitch: float = 300, seconds: float = 0.5, rate: int = 16_000, channels: int = 1, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    signal = 0.3 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(path, np.repeat(signal[:, None], channels, axis=1), rate, **how)
+
+
+def picture(path: Path, seed: int):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder of 20 recordings of 20 pictures."""
+    for number in range(20):
+        tone(tmp_path / f"mine/clips/c{number}.wav", 200 + 10 * number)
+        picture(tmp_path / f"mine/pictures/p{number}.png", number)
+    return tmp_path / "mine"
+
+
+def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "my.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def rows(count: int = 20, separator: str = ",") -> str:
+    return "".join(f"clips/c{n}.wav{separator}pictures/p{n}.png\n" for n in range(count))
+
+
+def faults(path: Path) -> list[str]:
+    with pytest.raises(CorpusError) as error:
+        prepare_table(path, path.parent.parent / "out")
+    left = {entry.name for entry in path.parent.parent.iterdir()}
+    assert left == {path.parent.name}, "nothing may be written"
+    return [fault.removeprefix(f"{path}:") for fault in error.value.faults]
+
+
+def split_of(corpus: Corpus) -> dict[str, str]:
+    return {caption.id: split for split in corpus.splits for caption in corpus.captions(split)}
+
+
+def test_a_table_of_two_columns_becomes_a_sound_corpus(mine, tmp_path):
+    summary = prepare_table(write(mine, "audio,image\n" + rows()), tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert validate(tmp_path / "out") == []
+    assert {split: count.captions for split, count in summary.kept.items()} == {
+        "train": 16,
+        "validation": 2,
+        "test": 2,
+    }
+    caption = corpus.captions("train")[0]
+    assert (caption.speaker, caption.language, caption.text) == ("unknown", "und", None)
+    assert (corpus.num_regions, corpus.name) == (36, "my")
+
+
+def test_prepared_sounds_and_pictures_stay_where_they_are(mine, tmp_path):
+    tone(mine / "clips/c3.flac", 330)
+    prepare_table(write(mine, "audio,image\nclips/c3.flac,pictures/p0.png\n" + rows()), tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    for split in corpus.splits:
+        for caption in corpus.captions(split):
+            assert corpus.audio_path(caption).parent == mine / "clips"
+            assert corpus.image_path(caption.image).parent == mine / "pictures"
+            assert caption.image.startswith("pictures/")
+    assert not (tmp_path / "out/audio").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("high.wav", {"rate": 44_100}),
+        ("low.wav", {"rate": 8_000}),
+        ("stereo.flac", {"channels": 2}),
+        ("float.wav", {"subtype": "FLOAT"}),
+        ("vorbis.ogg", {}),
+    ],
+)
+def test_other_sounds_are_converted(mine, tmp_path, name, how):
+    tone(mine / name, 440, **how)
+    prepare_table(write(mine, f"audio,image\n{name},pictures/p0.png\n" + rows()), tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    caption = next(
+        one for split in corpus.splits for one in corpus.captions(split) if one.id == Path(name).stem
+    )
+    assert corpus.audio_path(caption) == tmp_path / "out/audio" / f"{Path(name).stem}.wav"
+    signal = read(corpus.audio_path(caption))
+    assert caption.num_samples == len(signal) == pytest.approx(SAMPLE_RATE // 2, abs=100)
+    assert np.argmax(np.abs(np.fft.rfft(signal))) * SAMPLE_RATE / len(signal) == pytest.approx(440, abs=4)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_any_order_separator_and_byte_order_mark(mine, tmp_path, separator, encoding):
+    header = ["Text", "image", "LANGUAGE ", "audio", "split", "speaker"]
+    lines = [
+        ["Жаба, «зелена»", f"pictures/p{n}.png", "bg", f"clips/c{n}.wav", split, "Anna Maria"]
+        for n, split in enumerate(["train", "validation", "test", "test_far"])
+    ]
+    quoted = ([f'"{cell}"' for cell in line] for line in lines)
+    table = "\r\n".join(separator.join(line) for line in (header, *quoted))
+    prepare_table(write(mine, table, encoding), tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert corpus.splits == ("train", "validation", "test", "test_far")
+    caption = corpus.captions("train")[0]
+    assert (caption.text, caption.language) == ("Жаба, «зелена»", "bg")
+    assert caption.speaker == "Anna_Maria"
+
+
+def test_pictures_are_dealt_by_the_seed_and_copies_stay_together(mine, tmp_path):
+    (mine / "pictures/copy.png").write_bytes((mine / "pictures/p0.png").read_bytes())
+    tone(mine / "clips/again.wav", 700)
+    extra = "clips/again.wav,pictures/copy.png\nclips/c5.wav,pictures/p6.png\n"
+    table = write(mine, "audio,image\n" + rows() + extra)
+    dealt = []
+    for seed in range(8):
+        prepare_table(table, tmp_path / "out", seed=seed, overwrite=True)
+        corpus = Corpus.open(tmp_path / "out")
+        splits = split_of(corpus)
+        assert splits["clips/again"] == splits["clips/c0"]
+        assert splits["clips/c5"] == splits["clips/c5-23"] == splits["clips/c6"]
+        dealt.append(tuple(sorted(splits.items())))
+    assert len(set(dealt)) > 1
+    prepare_table(table, tmp_path / "again", seed=7)
+    assert tuple(sorted(split_of(Corpus.open(tmp_path / "again")).items())) == dealt[-1]
+
+
+def test_pictures_outside_the_tables_folder_keep_an_absolute_root(mine, tmp_path):
+    picture(tmp_path / "elsewhere/far.png", 77)
+    table = write(mine, f"audio,image\nclips/c0.wav,{tmp_path}/elsewhere/far.png\n" + rows())
+    prepare_table(table, tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert "elsewhere/far.png" in corpus.image_ids
+    assert corpus.image_path("elsewhere/far.png").is_file()
+
+
+def test_every_fault_is_reported_at_once_with_its_line(mine):
+    soundfile.write(mine / "silent.wav", np.zeros(8000), 16_000)
+    soundfile.write(mine / "none.wav", np.zeros(0), 16_000)
+    tone(mine / "short.wav", seconds=0.1)
+    (mine / "broken.wav").write_bytes(b"RIFF but no sound")
+    (mine / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    found = faults(
+        write(
+            mine,
+            "audio,image,split,text\n"
+            "clips/c0.wav,pictures/p0.png,train,good\n"
+            "clips/absent.wav,pictures/absent.png,train,\n"
+            ",pictures/p1.png,train,no audio\n"
+            'clips/c2.wav,pictures/p2.png,,"no split,\nover two lines"\n'
+            "clips/c0.wav,./pictures/../pictures/p0.png,train,again\n"
+            "clips/c3.wav,pictures/p0.png,test,in two splits\n"
+            "\n"
+            "clips/c4.wav,pictures/p4.png,val,unknown split\n"
+            "clips/c5.wav,pictures/p5.png,train,a comma, unquoted\n"
+            "silent.wav,pictures/p6.png,train,\n"
+            "none.wav,pictures/p7.png,train,\n"
+            "short.wav,pictures/p8.png,train,\n"
+            "broken.wav,broken.png,train,\n"
+            "clips/c0.wav,pictures/p9.png,validation,\n",
+        )
+    )
+    expected = [
+        ("3", "there is no such sound file"),
+        ("3", "there is no such picture"),
+        ("4", "'audio' is empty"),
+        ("5", "'split' is empty"),
+        ("7", "repeats line 2"),
+        ("8", "p0.png is in 'test' here and in 'train' in line 2"),
+        ("10", "Did you mean 'validation'?"),
+        ("11", "has 5 cells, the header 4"),
+        ("12", "silent"),
+        ("13", "no samples"),
+        ("14", "lasts 0.10 s"),
+        ("15", "cannot be read as sound"),
+        ("15", "cannot be read as a picture"),
+        ("16", "audio c0.wav is in 'validation' here and in 'train' in line 2"),
+    ]
+    assert len(found) == len(expected)
+    for line, part in expected:
+        assert any(fault.startswith(f"{line}: ") and part in fault for fault in found), (line, part)
+    lines = [int(fault.split(":")[0]) for fault in found]
+    assert lines == sorted(lines)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("audio,image,speakr", "unknown column 'speakr'. Did you mean 'speaker'?"),
+        ("wav,image,text", "unknown column 'wav'. Did you mean 'audio'?"),
+        ("audio,image,colour", "unknown column 'colour'. The columns are"),
+        ("audio,text,split", "there is no column 'image'"),
+        ("audio,image,audio", "two columns are named 'audio'"),
+        ("clips/c0.wav,pictures/p0.png,a frog", "the header is missing"),
+    ],
+)
+def test_faults_of_the_header_name_the_mend(mine, header, expected):
+    found = faults(write(mine, f"{header}\nclips/c1.wav,pictures/p1.png,x\n"))
+    assert any(fault.startswith("1: ") and expected in fault for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "1: the table is empty"),
+        ("\n\n", "1: the table is empty"),
+        ("audio,image\n", "1: no row follows the header"),
+        ('audio,image\nclips/c0.wav,pictures/p0.png\n"clips/c1.wav,x\n', "3: cannot be split into cells"),
+        ("audio,image,split\nclips/c0.wav,pictures/p0.png,test\n", "no row has the split 'train'"),
+        ("audio,image\n" + rows(2), "2 picture(s) cannot be dealt"),
+    ],
+)
+def test_tables_that_say_too_little_are_refused(mine, text, expected):
+    assert any(expected in fault for fault in faults(write(mine, text)))
+
+
+def test_a_table_in_another_encoding_is_refused_with_its_line(mine):
+    found = faults(write(mine, "audio,image,text\nclips/c0.wav,pictures/p0.png,caf\u00e9\n", "latin-1"))
+    assert found == ["2: the table is not UTF-8. Save it as CSV UTF-8."]
+
+
+def test_copies_of_one_picture_in_two_splits_are_refused(mine):
+    (mine / "pictures/p1.png").write_bytes((mine / "pictures/p0.png").read_bytes())
+    table = "audio,image,split\nclips/c0.wav,pictures/p0.png,train\nclips/c1.wav,pictures/p1.png,test\n"
+    assert faults(write(mine, table)) == [
+        "3: p1.png in 'test' is a copy of p0.png in 'train' (line 2). Keep both in one split."
+    ]
+
+
+def test_an_absent_table_is_named(tmp_path):
+    with pytest.raises(CorpusError, match=r"absent\.csv: there is no such table"):
+        prepare_table(tmp_path / "absent.csv", tmp_path / "out")

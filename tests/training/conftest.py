@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from vgsplus.models.vgsplus import ModelConfig
+
+from vgsplus.audio import write_wav
+from vgsplus.config import RunConfig
+from vgsplus.corpora.format import Caption, CorpusWriter
+from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule
+
+REGIONS, FEATURES = 4, 6
+TRAIN_CAPTIONS, VALIDATION_CAPTIONS = 13, 6
+BATCH = 4
+
+
+def write_corpus(root, *, images=True):
+    """13 training captions, two an image, and 6 to validate; noise of 0.3 to 0.6 s."""
+    rng = np.random.default_rng(0)
+    about = {"name": "tiny", "version": "1", "provenance": "made by a test", "licence": "CC0"}
+    with CorpusWriter(root, **about, image_root=None) as writer:
+        (writer.folder / "audio").mkdir(exist_ok=True)
+        seen = set()
+        for split, num in (("train", TRAIN_CAPTIONS), ("validation", VALIDATION_CAPTIONS)):
+            for index in range(num):
+                samples = rng.normal(0, 0.1, rng.integers(4800, 9600)).astype(np.float32)
+                name = f"{split}_{index}"
+                write_wav(writer.folder / "audio" / f"{name}.wav", samples)
+                image = f"{split}_{index // 2}.png" if images else None
+                if image and image not in seen:
+                    seen.add(image)
+                    boxes = np.tile(np.float32([0.1, 0.2, 0.5, 0.9]), (REGIONS, 1))
+                    writer.add_regions(image, rng.normal(size=(REGIONS, FEATURES)).astype(np.float32), boxes)
+                writer.add_caption(
+                    Caption(
+                        id=name,
+                        split=split,
+                        audio=f"{name}.wav",
+                        num_samples=len(samples),
+                        speaker="s",
+                        language="x",
+                        image=image,
+                        text=None,
+                    )
+                )
+    return root
+
+
+@pytest.fixture(scope="session")
+def corpus_root(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpora") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def speech_root(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpora") / "speech", images=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    return ModelConfig(dim=8, feature_dim=FEATURES)
+
+
+@pytest.fixture(scope="session")
+def make_config(corpus_root, tiny_model):
+    """A run of two phases of 5 and 4 steps: α = 0, then α from 0.2 to 0.8; three steps an epoch."""
+
+    def make(**changes):
+        optimizer = OptimizerSettings(lr=1e-2)
+        phases = (
+            Phase(name="w2v2", alpha=Alpha.constant(0.0), epochs=5 / 3, optimizer=optimizer),
+            Phase(name="mixed", alpha=Alpha.linear(0.2, 0.8), epochs=4 / 3, optimizer=optimizer),
+        )
+        values = {
+            "corpus": str(corpus_root),
+            "schedule": Schedule(phases),
+            "model": tiny_model,
+            "batch_size": BATCH,
+            "accelerator": "cpu",
+            "workers": 0,
+            "seed": 3,
+        }
+        return RunConfig(**(values | changes))
+
+    return make

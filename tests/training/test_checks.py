@@ -1,0 +1,98 @@
+import re
+
+import pytest
+from vgsplus.models.vgsplus import ModelConfig
+
+from vgsplus.corpora.format import Caption, Corpus, CorpusError
+from vgsplus.training.checks import RunCheckError, check_run, min_samples
+from vgsplus.training.schedule import Alpha, Phase, Schedule
+
+
+def only(alpha, init=None):
+    return Schedule((Phase(name="a", alpha=Alpha.parse(alpha), epochs=1, init=init),))
+
+
+def test_a_run_that_fits_passes(make_config, corpus_root):
+    check_run(make_config(), Corpus.open(corpus_root), None)
+
+
+def test_speech_alone_is_enough_without_grounding(make_config, speech_root):
+    check_run(make_config(schedule=only(0)), Corpus.open(speech_root), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 14}, "batch_size: 14 is more than the 13 captions"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"max_seconds": 1e-4}, "max_seconds: "),
+        ({"validation_max_seconds": 1e-4}, "validation_max_seconds: "),
+        ({"precision": "16-mixed"}, "precision: 16-mixed needs a CUDA device"),
+        ({"schedule": only(0, init="/no/such/weights")}, "schedule.0.init: there is no /no/such/weights"),
+        ({"schedule": only(0, init="/")}, "schedule.0.init: nothing was given that loads"),
+    ],
+)
+def test_impossible_settings_are_named(make_config, corpus_root, changes, message):
+    with pytest.raises(RunCheckError, match=re.escape(message)):
+        check_run(make_config(**changes), Corpus.open(corpus_root), None)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5, {"linear": [0, 1]}])
+def test_grounding_needs_a_corpus_with_images(make_config, speech_root, alpha):
+    with pytest.raises(RunCheckError, match="corpus of speech alone"):
+        check_run(make_config(schedule=only(alpha)), Corpus.open(speech_root), None)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_grounding_needs_an_image_for_every_caption(make_config, corpus_root, split):
+    corpus = Corpus.open(corpus_root)
+    captions = corpus.captions(split)
+    captions[2] = changed(captions[2], image=None)
+    with pytest.raises(RunCheckError, match=f"1 of the split {split} have none, the first {captions[2].id}"):
+        check_run(make_config(), corpus, None)
+    check_run(make_config(schedule=only(0)), corpus, None)
+
+
+def test_features_must_be_those_of_the_model(make_config, corpus_root):
+    corpus = Corpus.open(corpus_root)
+    corpus.info["regions"]["dim"] = 2048
+    with pytest.raises(RunCheckError, match="have 2048 features"):
+        check_run(make_config(), corpus, None)
+
+
+def test_clips_shorter_than_a_frame_are_named(make_config, corpus_root):
+    corpus = Corpus.open(corpus_root)
+    captions = corpus.captions("train")
+    captions[3] = changed(captions[3], num_samples=5)
+    with pytest.raises(RunCheckError, match=f"1 captions .* the first {captions[3].id} with 5"):
+        check_run(make_config(), corpus, None)
+
+
+def test_a_moved_sound_file_is_noticed(make_config, corpus_root):
+    corpus = Corpus.open(corpus_root)
+    corpus.info["audio_root"] = "elsewhere"
+    with pytest.raises(RunCheckError, match="were the files moved"):
+        check_run(make_config(), corpus, None)
+
+
+def test_a_missing_validation_split_matters_only_where_it_is_used(make_config, corpus_root):
+    corpus = Corpus.open(corpus_root)
+    del corpus._captions["validation"]
+    with pytest.raises(CorpusError, match="no split 'validation'"):
+        check_run(make_config(), corpus, None)
+    check_run(make_config(validate_every=None), corpus, None)
+
+
+def test_every_fault_is_named_at_once(make_config, speech_root):
+    config = make_config(batch_size=14, precision="16-mixed")
+    with pytest.raises(RunCheckError) as error:
+        check_run(config, Corpus.open(speech_root), None)
+    assert str(error.value).count("\n- ") == 3
+
+
+def test_a_frame_of_the_published_encoder_needs_25_ms():
+    assert min_samples(ModelConfig()) == 400
+
+
+def changed(caption, **changes):
+    return Caption(**{name: getattr(caption, name) for name in Caption.__slots__} | changes)

@@ -1,0 +1,113 @@
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vgsplus.errors import VgsplusError
+from vgsplus.training import progress
+from vgsplus.training.log import RunLog, copy_log, read_log
+from vgsplus.training.progress import Live, Plain, clock, console_progress
+
+
+def record(step, kind="train", **values):
+    place = {"phase": "vgs+", "phase_index": 0, "phase_step": step, "epoch": step / 2}
+    return {"kind": kind, "step": step} | place | values
+
+
+def train(step):
+    return record(step, total=1.5, grounding=None, captions_per_second=20.0)
+
+
+def write(run, records, last_step=0):
+    with RunLog(run, last_step) as log:
+        for one in records:
+            log.write(one)
+
+
+def test_records_are_read_back_by_kind(tmp_path):
+    records = [train(1), record(1, "validation", total=2.0), train(2)]
+    write(tmp_path, records)
+    assert list(read_log(tmp_path)) == records
+    assert list(read_log(tmp_path, "validation")) == records[1:2]
+    assert list(read_log(tmp_path / "none")) == []
+
+
+def test_going_on_cuts_what_lies_after_the_checkpoint(tmp_path):
+    write(tmp_path, [train(1), train(2), record(2, "validation", total=2.0), train(3)])
+    with RunLog(tmp_path, 2) as log:
+        assert log.has("validation", 2)
+        assert not log.has("validation", 3)
+        log.write(train(3))
+        assert list(read_log(tmp_path, "train")) == [train(1), train(2), train(3)], "written at once"
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out_and_replaced(tmp_path):
+    write(tmp_path, [train(1)])
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "tr')
+    assert list(read_log(tmp_path)) == [train(1)]
+    write(tmp_path, [train(2)], last_step=1)
+    assert list(read_log(tmp_path)) == [train(1), train(2)]
+
+
+def test_a_broken_line_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 1}\nnonsense\n')
+    with pytest.raises(VgsplusError, match=r"log\.jsonl:2"):
+        list(read_log(tmp_path))
+
+
+def test_another_runs_log_is_taken_over_up_to_a_step(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "a", [train(step) for step in (1, 2, 3)])
+    copy_log(tmp_path / "a", tmp_path / "b", 2)
+    assert list(read_log(tmp_path / "b")) == [train(1), train(2)]
+
+
+def test_tensorboard_shows_each_step_once_after_going_on(tmp_path):
+    write(tmp_path, [train(1), train(2), train(3)])
+    write(tmp_path, [train(3) | {"total": 9.0}, record(3, "evaluation", scores={"recall": 0.5})], last_step=2)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/total")] == [(1, 1.5), (2, 1.5), (3, 9.0)]
+    assert [e.value for e in events.Scalars("evaluation/recall")] == [0.5]
+    assert set(events.Tags()["scalars"]) == {
+        "train/total",
+        "train/captions_per_second",
+        "evaluation/recall",
+    }
+
+
+def test_a_terminal_gets_a_live_line_and_anything_else_plain_ones():
+    assert isinstance(console_progress(Console(force_terminal=True)), Live)
+    assert isinstance(console_progress(Console(force_terminal=False)), Plain)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_phase_step_loss_and_speed(terminal, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    console = Console(force_terminal=terminal, record=True, width=150)
+    shown = console_progress(console)
+    shown.begin("vgs+", 4, 1)
+    for step in (2, 3, 4):
+        shown.step(train(step))
+    shown.note("validation after 2 epochs: total [1.5]")
+    shown.begin("vgs", 4, 0)
+    shown.close()
+    text = console.export_text()
+    for part in ("vgs+", "4/4", "total 1.500", "20.0 captions/s", "total [1.5]"):
+        assert part in text
+
+
+def test_plain_lines_are_rare_but_the_last_step_is_shown():
+    console = Console(force_terminal=False, record=True, width=150)
+    shown = Plain(console)
+    shown.begin("vgs+", 100, 0)
+    for step in range(1, 101):
+        shown.step(train(step))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 2
+    assert "step 100/100" in lines[1]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
