@@ -56,7 +56,25 @@ def speech_root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    return ModelConfig(dim=8, feature_dim=FEATURES)
+    return ModelConfig(
+        conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
+        dim=8,
+        heads=2,
+        ffn_dim=16,
+        shared_layers=1,
+        ssl_layers=1,
+        pos_conv_kernel=8,
+        pos_conv_groups=2,
+        quantizer_codes=8,
+        quantizer_dim=8,
+        ssl_dim=8,
+        num_negatives=5,
+        resdavenet_widths=(8,),
+        resdavenet_blocks=1,
+        resdavenet_kernel=3,
+        feature_dim=FEATURES,
+        image_layers=1,
+    )
 
 
 @pytest.fixture(scope="session")

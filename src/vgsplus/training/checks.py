@@ -46,7 +46,7 @@ def splits(config: RunConfig) -> tuple[str, ...]:
 def min_samples(model: ModelConfig) -> int:
     """The fewest samples that give the waveform encoder a frame."""
     samples = 1
-    for kernel, stride in reversed(model.conv_layers):
+    for _, kernel, stride in reversed(model.conv_layers):
         samples = (samples - 1) * stride + kernel
     return samples
 

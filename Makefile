@@ -1,0 +1,71 @@
+# Everything a checkout needs, on a machine that has python3 and make.
+# uv makes the environment in .venv; where no working uv is found, pip puts one into .tools.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: help setup demo test check smoke lint lock clean
+.NOTPARALLEL:
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+# A uv that answers: a name on the PATH may be a shim without a program behind it.
+define find_uv
+uv=uv; \
+if ! uv --version >/dev/null 2>&1; then \
+	uv=.tools/bin/uv; \
+	if ! $$uv --version >/dev/null 2>&1; then \
+		python3 -m venv --clear .tools; \
+		.tools/bin/python -m pip install --quiet --disable-pip-version-check uv; \
+	fi; \
+fi
+endef
+
+help: ## show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /make \1\t/'
+
+setup: $(READY) ## make the environment in .venv
+
+$(READY): requirements.lock pyproject.toml
+	@$(find_uv); \
+	$$uv venv --quiet --python 3.12 --allow-existing .venv \
+		|| $$uv venv --quiet --python '>=3.12' --no-python-downloads --allow-existing .venv; \
+	$$uv pip install --python $(BIN)/python --require-hashes -r requirements.lock; \
+	$$uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The schedule of the demo: the toy preset's order of phases, few enough epochs for two cores.
+DEMO_EPOCHS ?= 3.5
+DEMO_PRETRAINING_EPOCHS ?= 1
+
+demo: $(READY) ## make the toy corpus, train three schedules, evaluate, write the report to out/demo
+	$(BIN)/vgsplus reproduce toy --out out/demo \
+		--variants VGS --variants "(W2V2, VGS)" --variants W2V2 \
+		--set schedule.epochs=$(DEMO_EPOCHS) \
+		--set schedule.pretraining_epochs=$(DEMO_PRETRAINING_EPOCHS)
+
+test: lint smoke check ## lint, types, a smoke run of the whole pipeline, the test suite
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: $(READY) ## the whole pipeline at its smallest, in a temporary folder
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(BIN)/vgsplus reproduce smoke --out "$$folder/run" \
+		--variants VGS --variants W2V2 --variants "(W2V2, VGS)"
+
+check: $(READY) ## the test suite alone
+	$(BIN)/pytest
+
+lock: ## bring requirements.lock in line with pyproject.toml; add UPGRADE=1 for the newest versions
+	@$(find_uv); \
+	$$uv pip compile --quiet --universal --python-version 3.12 --extra dev \
+		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
+		$(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
+	@if grep -n '://' requirements.lock; then echo "requirements.lock names a server" >&2; exit 1; fi
+
+clean: ## remove the environment and what the tools cached, keep out/ and data/
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache

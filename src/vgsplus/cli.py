@@ -1,0 +1,220 @@
+"""The command line: `vgsplus --help`.
+
+What needs PyTorch is imported by the commands that use it, so that help comes at once.
+"""
+# ruff: noqa: PLC0415 - see above
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vgsplus.errors import VgsplusError
+from vgsplus.training.interruption import Interrupted
+
+INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C ended."""
+
+app = typer.Typer(
+    help="VGS+: one speech encoder that learns from speech alone and from speech with pictures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Prepare and check corpora.", no_args_is_help=True)
+scoring = typer.Typer(help="Score a trained run.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(scoring, name="evaluate")
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, as schedule.epochs=2; may be repeated."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Every random choice is a function of it.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; errors that the user can mend are printed without a traceback.
+
+    Exits with 0, 1 after an error, 2 for a command that cannot be understood, 130 when interrupted.
+    """
+    console = Console(stderr=True)
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except Interrupted as stopped:
+        console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(INTERRUPTED)
+    except VgsplusError as error:
+        console.print(f"vgsplus: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+# ---- corpora ----------------------------------------------------------------------------------------------
+
+
+@data.command("toy")
+def data_toy(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    train_images: Annotated[
+        int, typer.Option(min=1, help="Pictures to train on, five captions each.")
+    ] = 1600,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make the toy corpus: drawn scenes, described by synthetic voices."""
+    from vgsplus.corpora.toy import prepare_toy
+
+    Console().print(prepare_toy(out, train_images=train_images, seed=seed, overwrite=overwrite))
+
+
+@data.command("stamps")
+def data_stamps(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    root: Annotated[Path, typer.Option(help="The folder of stamps.")],
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare a folder of stamps: pictures and words recorded in many languages."""
+    from vgsplus.corpora.stamps import prepare_stamps
+
+    Console().print(prepare_stamps(root, out, seed=seed, overwrite=overwrite))
+
+
+@data.command("table")
+def data_table(
+    csv: Annotated[Path, typer.Argument(help="A CSV file that names a sound and a picture on every line.")],
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare your own recordings and pictures, listed in a table."""
+    from vgsplus.corpora.table import prepare_table
+
+    Console().print(prepare_table(csv, out, seed=seed, overwrite=overwrite))
+
+
+@data.command("check")
+def data_check(corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")]) -> None:
+    """Look for every fault of a prepared corpus: files, lengths, features, splits."""
+    from vgsplus.corpora.format import CorpusError, validate
+
+    if faults := validate(corpus):
+        raise CorpusError(faults)
+    Console().print(f"{corpus}: no faults", markup=False, highlight=False)
+
+
+# ---- training ---------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    out: Annotated[Path, typer.Option(help="The run folder.")],
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+) -> None:
+    """Train one run; Ctrl-C saves and stops it."""
+    from vgsplus.config import load_config
+    from vgsplus.training.progress import console_progress
+    from vgsplus.training.trainer import train as train_run
+
+    loaded = load_config(config, settings or [])
+    result = train_run(loaded, out, resume=resume, progress=console_progress())
+    Console().print(
+        f"{result.steps} updates; {result.checkpoint}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def reproduce(
+    preset: Annotated[str, typer.Argument(help="smoke, toy, stamps, paper, or a YAML file.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the corpus, the runs and the report.")],
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help='One variant, as "VGS+" or "W2V2, VGS+"; may be repeated. All nine by default.',
+        ),
+    ] = None,
+    corpus: Annotated[Path | None, typer.Option(help="A prepared corpus to use.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder of stamps, for the preset stamps.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Train the paper's nine variants, evaluate them and write the report.
+
+    The same command goes on where it was stopped.
+    """
+    from vgsplus.reproduce import reproduce as run
+
+    page = run(
+        preset,
+        out,
+        variants=variants,
+        corpus=corpus,
+        overrides=settings or [],
+        stamps_root=root,
+        console=Console(),
+    )
+    Console().print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+# ---- evaluation -------------------------------------------------------------------------------------------
+
+
+@scoring.command("retrieval")
+def evaluate_retrieval(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    corpus: Annotated[Path | None, typer.Option(help="Another corpus than that of the run.")] = None,
+    split: Annotated[str, typer.Option(help="The split to score.")] = "test",
+) -> None:
+    """Recall between speech and pictures, with 95 % intervals."""
+    from rich.table import Table
+
+    from vgsplus.config import load_config
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.reproduce import evaluate_run
+    from vgsplus.training.checkpoint import load_model
+    from vgsplus.training.machine import device_name
+    from vgsplus.training.run_folder import CONFIG_FILE
+
+    config = load_config(run / CONFIG_FILE)
+    model = load_model(run).to(device_name(config.accelerator))
+    scores = evaluate_run(model, config, Corpus.open(corpus or config.corpus), split).scores
+    table = Table(
+        "direction",
+        "k",
+        "recall",
+        "95 %",
+        "chance",
+        title=f"{scores.captions} captions of {scores.images} pictures",
+    )
+    for direction in ("speech_to_image", "image_to_speech"):
+        side = scores.side(direction)
+        for k, found in side.recall.items():
+            interval = f"{found.low:.3f}–{found.high:.3f}"
+            table.add_row(
+                direction.replace("_", " "), str(k), f"{found.value:.3f}", interval, f"{side.chance[k]:.3f}"
+            )
+    Console().print(table)
+
+
+@app.command()
+def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
+    """Write the report of a reproduction again from its saved results."""
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.report import Results, print_table, write_report
+    from vgsplus.report.page import DATA
+
+    results = Results.load(out / "report" / DATA)
+    own = out / "corpus"
+    page = write_report(results, out, corpus=Corpus.open(own) if own.is_dir() else None)
+    console = Console()
+    print_table(results, console)
+    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)

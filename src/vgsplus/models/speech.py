@@ -1,0 +1,104 @@
+"""Speech: waveform encoder, masking, transformer; and the head that gives one vector for the tapped layer.
+
+B batch, S samples, T frames, D dimensions. Layers 0 … `tap` are the speech encoder, which both tasks share.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vgsplus.models.normalization import frame_mask
+from vgsplus.models.resdavenet import ResDAVEnet
+from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
+from vgsplus.models.waveform import WaveformEncoder
+
+
+@dataclass
+class Frames:
+    """What the waveform encoder heard: features (B, T, C) after LayerNorm, the penalty on its raw output,
+    real frames `valid` (B, T) and their number `lengths` (B,)."""
+
+    features: Tensor
+    penalty: Tensor
+    valid: Tensor
+    lengths: Tensor
+
+
+class SpeechEncoder(nn.Module):
+    """From samples to the outputs of the transformer layers (wav2vec 2.0, section 2), with a CLS in front."""
+
+    def __init__(
+        self,
+        waveform: WaveformEncoder,
+        channels: int,
+        dim: int,
+        layers: list[TransformerLayer],
+        positions: PositionalConvolution,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.waveform = waveform
+        self.norm = nn.LayerNorm(channels)
+        self.project = nn.Linear(channels, dim)
+        self.mask_vector = nn.Parameter(torch.rand(dim))
+        self.cls = nn.Parameter(torch.randn(1, 1, dim))
+        self.positions = positions
+        self.input_norm = nn.LayerNorm(dim)
+        self.layers = nn.ModuleList(layers)
+        self.dropout = nn.Dropout(dropout)
+
+    def hear(self, waveforms: Tensor, num_samples: Tensor) -> Frames:
+        """(B, S), (B,) → Frames; the penalty is the mean square of the real frames' raw features."""
+        raw = self.waveform(waveforms, num_samples)
+        lengths = self.waveform.num_frames(num_samples)
+        valid = frame_mask(lengths, raw.shape[1])
+        squares = raw.float().square()
+        if self.waveform.exact:
+            total = squares.mean(-1).masked_fill(~valid, 0).sum()
+            penalty = total / lengths.sum()
+        else:
+            penalty = squares.mean()
+        return Frames(self.norm(raw), penalty, valid, lengths)
+
+    def transform(self, heard: Frames, mask: Tensor | None, depth: int) -> list[Tensor]:
+        """Outputs of the first `depth` layers, each (B, 1 + T, D) with CLS first; mask (B, T) True where hidden."""
+        x = self.dropout(self.project(heard.features))
+        if mask is not None:
+            x = torch.where(mask[..., None], self.mask_vector.to(x.dtype), x)
+        padded = not bool(heard.valid.all())
+        if padded and self.waveform.exact:
+            x = x.masked_fill(~heard.valid[..., None], 0)
+        x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.dropout(self.input_norm(x + self.positions(x)))
+        keys = nn.functional.pad(heard.valid, (1, 0), value=True) if padded else None
+        outputs = []
+        for layer in self.layers[:depth]:
+            x = layer(x, keys)
+            outputs.append(x)
+        return outputs
+
+
+class SpeechHead(nn.Module):
+    """Tapped frames → ResDAVEnet → one attention layer → the speech embedding (Fig. 1, grounding side)."""
+
+    def __init__(self, resdavenet: ResDAVEnet, layer: TransformerLayer, dim: int, *, exact: bool) -> None:
+        super().__init__()
+        self.resdavenet = resdavenet
+        self.cls = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.layer = layer
+        self.project = nn.Linear(dim, dim)
+        self.exact = exact
+
+    def forward(self, tapped: Tensor, lengths: Tensor) -> Tensor:
+        """(B, 1 + T, D) with CLS first, lengths (B,) in frames → (B, D)."""
+        cls, frames = tapped[:, :1], tapped[:, 1:]
+        x, shorter = self.resdavenet(frames, lengths if self.exact else None)
+        if shorter is None:
+            shorter = lengths // round(frames.shape[1] / x.shape[1])
+        keys = nn.functional.pad(frame_mask(shorter, x.shape[1]), (1, 0), value=True)
+        x = self.layer(torch.cat([self.cls(cls).to(x.dtype), x], dim=1), keys)
+        embedding: Tensor = self.project(x[:, 0])
+        return embedding
+
+

@@ -1,0 +1,66 @@
+"""Post-norm transformer layers and the convolution that tells them where a frame is.
+
+B batch, T positions, D dimensions.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from vgsplus.models.normalization import gelu
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with query, key and value in one projection."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """(B, T, D) → (B, T, D); keys (B, T) True where a key may be attended to, None for all."""
+        batch, positions, dim = x.shape
+        q, k, v = (
+            self.qkv(x).view(batch, positions, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind()
+        )
+        mask = None if keys is None else keys[:, None, None]
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out(attended.transpose(1, 2).reshape(batch, positions, dim))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each added to its input and normalised after (post-LN)."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = SelfAttention(dim, heads, dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, ffn_dim)
+        self.contract = nn.Linear(ffn_dim, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D); keys (B, T) True where a key may be attended to."""
+        x = self.attention_norm(x + self.dropout(self.attention(x, keys)))
+        return self.ffn_norm(x + self.dropout(self.contract(gelu(self.expand(x)))))
+
+
+class PositionalConvolution(nn.Module):
+    """A wide grouped convolution whose output is added to the frames (wav2vec 2.0, section 2)."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.init.normal_(convolution.weight, std=(4 / (kernel * dim)) ** 0.5)
+        nn.init.zeros_(convolution.bias)
+        self.convolution = weight_norm(convolution, dim=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        # An even kernel gives one position too many.
+        return gelu(self.convolution(x.transpose(1, 2))[:, :, : x.shape[1]]).transpose(1, 2)

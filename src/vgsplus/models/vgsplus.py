@@ -1,0 +1,285 @@
+"""VGS+: one speech encoder, grounded in pictures and taught by itself, weighted by α (the paper's Fig. 1).
+
+B batch, S samples, T frames, R regions, F features of a region, D dimensions, M masked frames, N negatives.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vgsplus.losses import Losses
+from vgsplus.losses.grounding import grounding_loss
+from vgsplus.losses.masking import draw_negatives, span_mask
+from vgsplus.losses.ssl import code_perplexity, contrastive_loss, diversity_loss, perplexity
+from vgsplus.models.image import ImageEncoder
+from vgsplus.models.normalization import frame_mask
+from vgsplus.models.quantizer import Quantizer
+from vgsplus.models.resdavenet import ResDAVEnet
+from vgsplus.models.speech import Frames, SpeechEncoder, SpeechHead
+from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
+from vgsplus.models.waveform import WaveformEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The sizes of a model; the defaults are the paper's (185 M parameters).
+
+    Attributes:
+        conv_layers: (channels, kernel, stride) of the waveform encoder's convolutions.
+        dim: D. heads: of every attention. ffn_dim: of every feed-forward.
+        shared_layers: transformer layers of the speech encoder; grounding taps the last of them.
+        ssl_layers: transformer layers of the speech decoder, which only self-supervision uses.
+        pos_conv_kernel: frames. pos_conv_groups: of the positional convolution.
+        dropout: everywhere.
+        quantizer_groups: codebooks. quantizer_codes: in each. quantizer_dim: of all groups together.
+        ssl_dim: where predictions and targets meet.
+        mask_probability: share of frames in masked spans if none overlapped. mask_span: frames.
+        num_negatives: N. diversity_weight: in L_AUD.
+        temperature: of the Gumbel softmax: first, last, decay each update.
+        resdavenet_widths: channels of its stages, the last equal to dim. resdavenet_blocks: in each stage.
+        resdavenet_kernel: frames.
+        feature_dim: F. image_layers: transformer layers of the image encoder.
+        padding: "exact": an utterance's output does not depend on its batch; "published": as the paper's code.
+
+    Raises:
+        ValueError: sizes that do not fit one another.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    conv_layers: tuple[tuple[int, int, int], ...] = (
+        (512, 10, 5),
+        *[(512, 3, 2)] * 4,
+        *[(512, 2, 2)] * 2,
+    )
+    dim: int = 768
+    heads: int = 12
+    ffn_dim: int = 3072
+    shared_layers: int = 8
+    ssl_layers: int = 4
+    pos_conv_kernel: int = 128
+    pos_conv_groups: int = 16
+    dropout: float = 0.1
+    quantizer_groups: int = 2
+    quantizer_codes: int = 320
+    quantizer_dim: int = 256
+    ssl_dim: int = 256
+    mask_probability: float = 0.65
+    mask_span: int = 10
+    num_negatives: int = 100
+    diversity_weight: float = 0.1
+    temperature: tuple[float, float, float] = (2.0, 0.5, 0.999995)
+    resdavenet_widths: tuple[int, ...] = (128, 256, 512, 768)
+    resdavenet_blocks: int = 2
+    resdavenet_kernel: int = 9
+    feature_dim: int = 2048
+    image_layers: int = 6
+    padding: Literal["exact", "published"] = "exact"
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "heads", "shared_layers", "feature_dim", "quantizer_groups", "mask_span"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        _require(self.ssl_layers >= 0, f"ssl_layers must be at least 0, not {self.ssl_layers}")
+        _require(bool(self.conv_layers), "conv_layers must hold at least one convolution")
+        _require(self.dim % self.heads == 0, f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
+        _require(
+            self.dim % self.pos_conv_groups == 0,
+            f"dim ({self.dim}) must be a multiple of pos_conv_groups ({self.pos_conv_groups})",
+        )
+        _require(
+            self.quantizer_dim % self.quantizer_groups == 0,
+            f"quantizer_dim ({self.quantizer_dim}) must be a multiple of quantizer_groups",
+        )
+        _require(
+            bool(self.resdavenet_widths) and self.resdavenet_widths[-1] == self.dim,
+            f"the last of resdavenet_widths must equal dim ({self.dim})",
+        )
+        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+class VGSPlus(nn.Module):
+    """The joint model. `forward` computes the losses; the `embed_*` calls serve evaluation."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        exact, channels = c.padding == "exact", c.conv_layers[-1][0]
+        depth = c.shared_layers + c.ssl_layers
+        self.speech = SpeechEncoder(
+            WaveformEncoder(c.conv_layers, exact=exact),
+            channels,
+            c.dim,
+            [TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout) for _ in range(depth)],
+            PositionalConvolution(c.dim, c.pos_conv_kernel, c.pos_conv_groups),
+            c.dropout,
+        )
+        self.target_dropout = nn.Dropout(c.dropout)
+        self.quantizer = Quantizer(
+            channels, c.quantizer_groups, c.quantizer_codes, c.quantizer_dim, c.temperature
+        )
+        self.project_target = nn.Linear(c.quantizer_dim, c.ssl_dim)
+        self.project_prediction = nn.Linear(c.dim, c.ssl_dim)
+        self.speech_head = SpeechHead(
+            ResDAVEnet(c.dim, c.resdavenet_widths, c.resdavenet_blocks, c.resdavenet_kernel),
+            TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout),
+            c.dim,
+            exact=exact,
+        )
+        self.image = ImageEncoder(c.feature_dim, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    # ---- evaluation: nothing is masked ----
+
+    def embed_speech(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """(B, S) float32 zero-padded, (B,) int64 → (B, D).
+
+        Raises:
+            ValueError: an utterance shorter than one frame, or longer than its row.
+        """
+        heard = self._hear(waveforms, num_samples)
+        tapped = self.speech.transform(heard, None, self.config.shared_layers)[-1]
+        return self._embed_tapped(tapped, heard)
+
+    def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """(B, R, F), (B, R, 4) as (x1, y1, x2, y2) over width and height → (B, D)."""
+        embedding: Tensor = self.image(features, boxes)
+        return embedding
+
+    def speech_layers(self, waveforms: Tensor, num_samples: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """(B, S), (B,) → the outputs (B, T, D) of every layer in one pass, and (B, T) True where a real frame.
+
+        Raises:
+            ValueError: as `embed_speech`.
+        """
+        heard = self._hear(waveforms, num_samples)
+        outputs = self.speech.transform(heard, None, len(self.speech.layers))
+        return tuple(output[:, 1:] for output in outputs), heard.valid
+
+    # ---- training ----
+
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        alpha: float = 0.5,
+        mask: Tensor | None = None,
+        negatives: Tensor | None = None,
+    ) -> Losses:
+        """The losses of a batch, and only those that α asks for (paper, equation 1).
+
+        Args:
+            batch: waveforms (B, S), num_samples (B,); for α > 0 also features (B, R, F), boxes (B, R, 4) and
+                image_ids (B,), a tensor or any hashables.
+            alpha: weight of grounding in [0, 1]; at 1 neither the speech decoder nor the quantiser runs and
+                speech is not masked, at 0 no picture is looked at.
+            mask: (B, T) bool to use instead of drawing one.
+            negatives: (B, N·M) int64 into the B·M masked frames, to use instead of drawing; needs equal M.
+
+        Raises:
+            ValueError: α outside [0, 1], or an utterance shorter than one frame.
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+        heard = self._hear(batch["waveforms"], batch["num_samples"])
+        supervised = alpha < 1
+        if supervised and mask is None:
+            mask = span_mask(
+                heard.lengths,
+                heard.features.shape[1],
+                probability=self.config.mask_probability,
+                span=self.config.mask_span,
+                equal=self.config.padding == "published",
+            )
+        depth = len(self.speech.layers) if supervised else self.config.shared_layers
+        outputs = self.speech.transform(heard, mask, depth)
+        found: dict[str, Tensor] = {}
+        total: Tensor | float = 0.0
+        if alpha > 0:
+            found |= self._grounding(batch, outputs[self.config.shared_layers - 1], heard)
+            total = total + alpha * found["grounding"]
+        if supervised:
+            assert mask is not None
+            found |= self._ssl(heard, outputs[-1][:, 1:], mask, negatives)
+            total = total + (1 - alpha) * found["ssl"]
+        assert isinstance(total, Tensor)
+        return Losses(total=total, **found)
+
+    def losses(
+        self,
+        batch: Mapping[str, Any],
+        alpha: float = 0.5,
+        mask: Tensor | None = None,
+        negatives: Tensor | None = None,
+    ) -> Losses:
+        """`forward` by the name of what it returns; arguments and errors as there."""
+        return self.forward(batch, alpha, mask, negatives)
+
+    def _hear(self, waveforms: Tensor, num_samples: Tensor) -> Frames:
+        frames = self.speech.waveform.num_frames(num_samples)
+        if int(frames.min()) < 1 or int(num_samples.max()) > waveforms.shape[1]:
+            raise ValueError(
+                f"num_samples ({num_samples.tolist()}) must give every utterance at least one frame and stay "
+                f"within the {waveforms.shape[1]} samples of a row"
+            )
+        return self.speech.hear(waveforms, num_samples)
+
+    def _embed_tapped(self, tapped: Tensor, heard: Frames) -> Tensor:
+        embedding: Tensor = self.speech_head(tapped, heard.lengths)
+        return embedding
+
+    def _grounding(self, batch: Mapping[str, Any], tapped: Tensor, heard: Frames) -> dict[str, Tensor]:
+        speech = self._embed_tapped(tapped, heard)
+        image = self.embed_image(batch["features"], batch["boxes"])
+        with torch.autocast(speech.device.type, enabled=False):
+            similarity = image.float() @ speech.float().T
+        loss = grounding_loss(similarity, _as_numbers(batch["image_ids"], similarity.device))
+        return {"grounding": loss, "similarity": similarity}
+
+    def _ssl(self, heard: Frames, last: Tensor, mask: Tensor, negatives: Tensor | None) -> dict[str, Tensor]:
+        c = self.config
+        counts = mask.sum(-1)
+        num_masked = int(counts.max())
+        present = frame_mask(counts, num_masked)
+        predictions = _unpack(self.project_prediction(last[mask]), present)
+        quantized = self.quantizer(self.target_dropout(heard.features)[mask])
+        targets = _unpack(self.project_target(quantized.targets), present)
+        codes = _unpack(quantized.codes, present)
+        if negatives is None:
+            local = draw_negatives(counts, num_masked, c.num_negatives)
+        else:
+            first = torch.arange(len(counts), device=counts.device)[:, None, None] * num_masked
+            local = negatives.view(len(counts), num_masked, -1) - first
+        contrastive = contrastive_loss(predictions, targets, codes, local, present)
+        diversity = c.diversity_weight * diversity_loss(quantized.mean_probabilities)
+        return {
+            "contrastive": contrastive,
+            "diversity": diversity,
+            "feature_penalty": heard.penalty,
+            "ssl": contrastive + diversity + heard.penalty,
+            "prob_perplexity": perplexity(quantized.mean_probabilities.detach()),
+            "code_perplexity": code_perplexity(quantized.codes, c.quantizer_codes),
+        }
+
+
+def _unpack(rows: Tensor, present: Tensor) -> Tensor:
+    """Rows (n, …) of the True places of present (B, M), put there; zeros elsewhere."""
+    placed = rows.new_zeros(*present.shape, *rows.shape[1:])
+    placed[present] = rows
+    return placed
+
+
+def _as_numbers(image_ids: Tensor | Sequence[object], device: torch.device) -> Tensor:
+    if isinstance(image_ids, Tensor):
+        return image_ids.to(device)
+    seen: dict[object, int] = {}
+    return torch.tensor([seen.setdefault(image, len(seen)) for image in image_ids], device=device)

@@ -1,0 +1,42 @@
+"""The waveform encoder: convolutions from samples to one frame every 20 ms (wav2vec 2.0, section 2)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vgsplus.models.normalization import UtteranceNorm, frame_mask, gelu
+
+
+class WaveformEncoder(nn.Module):
+    """Convolutions without bias, GELU after each, normalisation after the first.
+
+    Args:
+        layers: (channels, kernel, stride) of each convolution.
+        exact: normalise each utterance over its real frames, not over its padding too.
+    """
+
+    def __init__(self, layers: Sequence[tuple[int, int, int]], *, exact: bool) -> None:
+        super().__init__()
+        channels = [1, *(layer[0] for layer in layers)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(before, after, kernel, stride, bias=False)
+            for before, (after, kernel, stride) in zip(channels, layers, strict=False)
+        )
+        self.norm = UtteranceNorm(layers[0][0])
+        self.layers, self.exact = tuple(layers), exact
+        for convolution in self.convolutions:
+            nn.init.kaiming_normal_(convolution.weight)
+
+    def num_frames(self, num_samples: Tensor, depth: int | None = None) -> Tensor:
+        """Frames after `depth` convolutions (all by default) that hear real samples alone; (B,) → (B,)."""
+        for _, kernel, stride in self.layers[:depth]:
+            num_samples = (num_samples - kernel).div(stride, rounding_mode="floor") + 1
+        return num_samples.clamp(min=0)
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """(B, S) normalised samples, (B,) int64 → (B, T, C)."""
+        x = self.convolutions[0](waveforms[:, None])
+        x = gelu(self.norm(x, frame_mask(self.num_frames(num_samples, 1), x.shape[2]) if self.exact else None))
+        for convolution in self.convolutions[1:]:
+            x = gelu(convolution(x))
+        return x.transpose(1, 2)

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from vgsplus.cli import main
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def test_help_lists_the_commands(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for command in ("data", "train", "reproduce", "evaluate", "report"):
+        assert command in out
+
+
+def test_help_of_data_lists_the_corpora(capsys):
+    code, out, _ = run(capsys, "data", "--help")
+    assert code == 0
+    for command in ("toy", "stamps", "table", "check"):
+        assert command in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent"], "neither a file nor a preset; the presets are paper, smoke, stamps, toy"),
+        (["smoke", "--variants", "vgs++"], "there is no variant 'vgs++'"),
+        (["paper"], "--corpus"),
+        (["stamps"], "--root"),
+        (["smoke", "--corpus", "/nowhere/at/all"], "/nowhere/at/all: there is no such folder"),
+        (["smoke", "--set", "batch_sice=3"], "the nearest is 'batch_size'"),
+    ],
+)
+def test_reproduce_says_what_is_wrong_and_writes_nothing(tmp_path, capsys, arguments, said):
+    out = tmp_path / "out"
+    code, _, err = run(capsys, "reproduce", *arguments, "--out", out)
+    assert code == 1
+    assert said in err
+    assert "Traceback" not in err
+    assert not list(out.glob("*/*"))
+
+
+def test_check_tells_a_good_corpus_from_a_bad_one(tiny_corpus, tmp_path, capsys):
+    code, out, _ = run(capsys, "data", "check", tiny_corpus)
+    assert code == 0
+    assert "no faults" in out
+    code, _, err = run(capsys, "data", "check", tmp_path)
+    assert code == 1
+    assert str(tmp_path) in err
+
+
+def test_smoke_reproduces_two_variants_and_finishes_once(tmp_path, capsys):
+    arguments = ["reproduce", "smoke", "--out", tmp_path]
+    for name in ("VGS, VGS+", "(VGS, W2V2)"):
+        arguments += ["--variants", name]
+    arguments += ["--set", "accelerator=cpu", "--set", "schedule.epochs=0.4"]
+    assert run(capsys, *arguments)[0] == 0
+    logs = {path: path.read_text() for path in sorted(tmp_path.glob("runs/*/log.jsonl"))}
+    first, second = ([json.loads(line) for line in log.splitlines()] for log in logs.values())
+    shared = [record for record in first if record["phase_index"] == 0]
+    assert shared
+    assert shared == [record for record in second if record["phase_index"] == 0]
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert [variant["key"] for variant in results["variants"]] == ["vgs,vgs+", "vgs,w2v2"]
+    assert all(variant["retrieval"]["test"]["images"] == 12 for variant in results["variants"])
+    assert all(len(variant["recalls"]) >= 2 for variant in results["variants"])
+    assert results["gallery"]
+
+    assert run(capsys, *arguments)[0] == 0
+    assert {path: path.read_text() for path in logs} == logs
+    code, out, _ = run(capsys, "evaluate", "retrieval", tmp_path / "runs" / "vgs-then-vgs+")
+    assert code == 0
+    assert "12 pictures" in out
+    assert run(capsys, "report", tmp_path)[0] == 0
