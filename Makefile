@@ -35,15 +35,18 @@ $(READY): requirements.lock pyproject.toml
 	$$uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The schedule of the demo: the toy preset's order of phases, few enough epochs for two cores.
-DEMO_EPOCHS ?= 3.5
-DEMO_PRETRAINING_EPOCHS ?= 1
+# The toy preset with fewer pictures and epochs, for two cores.
+DEMO_IMAGES ?= 400
+DEMO_EPOCHS ?= 1.5
+DEMO_PRETRAINING_EPOCHS ?= 0.5
 
-demo: $(READY) ## make the toy corpus, train three schedules, evaluate, write the report to out/demo
-	$(BIN)/vgsplus reproduce toy --out out/demo \
+demo: $(READY) ## make a toy corpus, train three schedules, evaluate, write the report to out/demo
+	@test -d out/demo/corpus || $(BIN)/vgsplus data toy out/demo/corpus --train-images $(DEMO_IMAGES)
+	$(BIN)/vgsplus reproduce toy --out out/demo --corpus out/demo/corpus \
 		--variants VGS --variants "(W2V2, VGS)" --variants W2V2 \
 		--set schedule.epochs=$(DEMO_EPOCHS) \
-		--set schedule.pretraining_epochs=$(DEMO_PRETRAINING_EPOCHS)
+		--set schedule.pretraining_epochs=$(DEMO_PRETRAINING_EPOCHS) \
+		--set validate_every=0.5 --set evaluate_every=0.5
 
 test: lint smoke check ## lint, types, a smoke run of the whole pipeline, the test suite
 

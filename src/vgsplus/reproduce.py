@@ -24,6 +24,7 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from vgsplus import config as settings
+from vgsplus import history
 from vgsplus.config import RunConfig, load_config
 from vgsplus.corpora.format import Corpus
 from vgsplus.corpora.stamps import prepare_stamps
@@ -36,16 +37,13 @@ from vgsplus.report import results as report
 from vgsplus.training.checkpoint import checkpoints, load_model
 from vgsplus.training.checks import check_run
 from vgsplus.training.interruption import Interrupted
-from vgsplus.training.log import Record, read_log
+from vgsplus.training.log import read_log
 from vgsplus.training.machine import device_name, versions
 from vgsplus.training.progress import console_progress
 from vgsplus.training.schedule import VARIANTS, Phase, parse_variant, variant_title
 from vgsplus.training.trainer import train
 
 CORPUS, RUNS, SECONDS = "corpus", "runs", "seconds"
-TRAIN_POINTS = 200
-"""Points of a phase's training curve; the steps between are averaged."""
-
 RANK = 10
 """The k of the recall by which the gallery's variant is chosen."""
 
@@ -271,11 +269,13 @@ class _Study:
         return report.Variant(
             key=key,
             name=variant_title(key),
-            phases=tuple(_phase(records, config, index) for index in range(len(config.schedule.phases))),
+            phases=tuple(
+                history.phase(records, config, index) for index in range(len(config.schedule.phases))
+            ),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             retrieval={name: result.scores for name, result in found.items()},
-            losses=tuple(_losses(records, len(config.schedule.phases))),
-            recalls=tuple(_recall_points(records, self.test_sets)),
+            losses=tuple(history.losses(records, len(config.schedule.phases))),
+            recalls=tuple(history.recall_points(records, self.test_sets)),
         )
 
 
@@ -316,69 +316,6 @@ def _best(outcomes: Mapping[str, Mapping[str, RetrievalResult]]) -> str:
         return sum(found.scores.speech_to_image.recall[RANK].value for found in outcomes[key].values())
 
     return max([key for key in outcomes if VARIANTS[key][-1] == "vgs"] or list(outcomes), key=quality)
-
-
-# ---- what the report shows --------------------------------------------------------------------------------
-
-
-def _phase(records: Sequence[Record], config: RunConfig, index: int) -> report.PhaseResult:
-    phase = config.schedule.phases[index]
-    steps = [record for record in records if record["kind"] == "train" and record["phase_index"] == index]
-    return report.PhaseResult(
-        name=phase.name,
-        epochs=phase.epochs,
-        steps=len(steps),
-        seconds=sum(config.batch_size / record["captions_per_second"] for record in steps),
-        shared=index == 0 and len(config.schedule.phases) > 1,
-    )
-
-
-def _losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]:
-    """All validation losses, and those of training averaged over neighbouring steps."""
-    for record in records:
-        if record["kind"] == "validation":
-            yield report.LossPoint(
-                epoch=record["epoch"],
-                phase=record["phase_index"],
-                step=record["step"],
-                split="validation",
-                grounding=record.get("grounding"),
-                ssl=record.get("ssl"),
-            )
-    for index in range(phases):
-        steps = [r for r in records if r["kind"] == "train" and r["phase_index"] == index]
-        size = max(1, len(steps) // TRAIN_POINTS)
-        for start in range(0, len(steps), size):
-            group = steps[start : start + size]
-            yield report.LossPoint(
-                epoch=group[-1]["epoch"],
-                phase=index,
-                step=group[-1]["step"],
-                split="train",
-                grounding=_mean(group, "grounding"),
-                ssl=_mean(group, "ssl"),
-            )
-
-
-def _mean(group: Sequence[Record], name: str) -> float | None:
-    values = [record[name] for record in group if record.get(name) is not None]
-    return sum(values) / len(values) if values else None
-
-
-def _recall_points(records: Sequence[Record], test_sets: Sequence[str]) -> Iterator[report.RecallPoint]:
-    for record in records:
-        if record["kind"] != "evaluation":
-            continue
-        for name in test_sets:
-            sides: dict[str, dict[int, float]] = {"speech_to_image": {}, "image_to_speech": {}}
-            for direction, recalls in sides.items():
-                prefix = f"{name}/{direction}/R@"
-                recalls.update(
-                    (int(path.removeprefix(prefix)), score)
-                    for path, score in record["scores"].items()
-                    if path.startswith(prefix)
-                )
-            yield report.RecallPoint(epoch=record["epoch"], test_set=name, **sides)
 
 
 def _machine(config: RunConfig) -> dict[str, JsonValue]:

@@ -52,6 +52,10 @@ class SpeechEncoder(nn.Module):
         """(B, S), (B,) → Frames; the penalty is the mean square of the real frames' raw features."""
         raw = self.waveform(waveforms, num_samples)
         lengths = self.waveform.num_frames(num_samples)
+        if not self.waveform.exact:
+            # The published code divides the padded signal evenly and counts a frame that begins in the signal.
+            share = waveforms.shape[1] // raw.shape[1]
+            lengths = ((num_samples + share - 1) // share).clamp(max=raw.shape[1])
         valid = frame_mask(lengths, raw.shape[1])
         squares = raw.float().square()
         if self.waveform.exact:
