@@ -37,8 +37,8 @@ $(READY): requirements.lock pyproject.toml
 
 # The toy preset with fewer pictures and epochs, for two cores.
 DEMO_IMAGES ?= 400
-DEMO_EPOCHS ?= 1.5
-DEMO_PRETRAINING_EPOCHS ?= 0.5
+DEMO_EPOCHS ?= 1.2
+DEMO_PRETRAINING_EPOCHS ?= 0.4
 
 demo: $(READY) ## make a toy corpus, train three schedules, evaluate, write the report to out/demo
 	@test -d out/demo/corpus || $(BIN)/vgsplus data toy out/demo/corpus --train-images $(DEMO_IMAGES)
@@ -46,7 +46,7 @@ demo: $(READY) ## make a toy corpus, train three schedules, evaluate, write the 
 		--variants VGS --variants "(W2V2, VGS)" --variants W2V2 \
 		--set schedule.epochs=$(DEMO_EPOCHS) \
 		--set schedule.pretraining_epochs=$(DEMO_PRETRAINING_EPOCHS) \
-		--set validate_every=0.5 --set evaluate_every=0.5
+		--set validate_every=0.6 --set evaluate_every=0.6
 
 test: lint smoke check ## lint, types, a smoke run of the whole pipeline, the test suite
 

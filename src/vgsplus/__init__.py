@@ -1,1 +1,9 @@
-"""vgsplus."""
+"""Joint speech models that learn from sound and from pictures, weighted by α and trained by schedule."""
+
+from vgsplus import evaluation, interop
+from vgsplus.corpora.format import Corpus
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.training.checkpoint import load_model as load
+from vgsplus.training.schedule import Schedule
+
+__all__ = ["Corpus", "Schedule", "VGSPlus", "evaluation", "interop", "load"]

@@ -59,8 +59,15 @@ def test_losses_and_gradients_are_those_published(golden):
     for name in ("prob_perplexity", "code_perplexity"):
         agree(getattr(losses, name), arrays[name])
     losses_by_size = sorted(float(arrays[name]) for name in arrays if name.startswith("loss_"))
-    ours = (losses.contrastive, losses.diversity, losses.feature_penalty, losses.ssl, losses.grounding, losses.total)
-    np.testing.assert_allclose(sorted(float(x) for x in ours), losses_by_size, rtol=1e-4)
+    ours = (
+        losses.contrastive,
+        losses.diversity,
+        losses.feature_penalty,
+        losses.ssl,
+        losses.grounding,
+        losses.total,
+    )
+    np.testing.assert_allclose(sorted(x.item() for x in ours), losses_by_size, rtol=1e-4)
     norms = meta["grad_norms"]
     speech = "conv1_trm1_trm3."
     for theirs, mine in (
@@ -74,7 +81,7 @@ def test_losses_and_gradients_are_those_published(golden):
 
 
 def test_five_optimizer_steps_are_those_published(golden):
-    model, batch, arrays, meta = golden
+    model, batch, arrays, _ = golden
     state = {name: x.clone() for name, x in model.state_dict().items()}
     mask, negatives = (torch.from_numpy(arrays[name]) for name in ("mask_indices", "negative_indices"))
     optimizer = build_optimizer(model, OptimizerSettings(lr=1e-4))

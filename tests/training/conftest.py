@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from vgsplus.models.vgsplus import ModelConfig
 
 from vgsplus.audio import write_wav
 from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Caption, CorpusWriter
+from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule
 
 REGIONS, FEATURES = 4, 6

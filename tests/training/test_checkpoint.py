@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from vgsplus.models.vgsplus import VGSPlus
 
 from vgsplus import config as settings
 from vgsplus.config import ConfigError
+from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training.checkpoint import (
     FILES,
     MODEL_FILE,

@@ -1,9 +1,9 @@
 import re
 
 import pytest
-from vgsplus.models.vgsplus import ModelConfig
 
 from vgsplus.corpora.format import Caption, Corpus, CorpusError
+from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training.checks import RunCheckError, check_run, min_samples
 from vgsplus.training.schedule import Alpha, Phase, Schedule
 

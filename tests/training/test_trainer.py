@@ -9,11 +9,11 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from vgsplus.models.vgsplus import VGSPlus
 
 from vgsplus import config as settings
 from vgsplus.corpora.format import Corpus
 from vgsplus.errors import VgsplusError
+from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training import checkpoint, reports
 from vgsplus.training.batches import BatchReader
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, load_model, load_state

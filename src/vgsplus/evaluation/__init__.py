@@ -1,1 +1,5 @@
 """Measurements of a trained model."""
+
+from vgsplus.evaluation import retrieval
+
+__all__ = ["retrieval"]

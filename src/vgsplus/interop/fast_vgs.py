@@ -25,8 +25,14 @@ _NAMES = (
     (rf"{_SPEECH}post_extract_proj\.", "speech.project."),
     (rf"{_SPEECH}mask_emb", "speech.mask_vector"),
     (rf"{_SPEECH}cls_token", "speech.cls"),
-    (rf"{_SPEECH}encoder\.pos_conv\.0\.weight_g", "speech.positions.convolution.parametrizations.weight.original0"),
-    (rf"{_SPEECH}encoder\.pos_conv\.0\.weight_v", "speech.positions.convolution.parametrizations.weight.original1"),
+    (
+        rf"{_SPEECH}encoder\.pos_conv\.0\.weight_g",
+        "speech.positions.convolution.parametrizations.weight.original0",
+    ),
+    (
+        rf"{_SPEECH}encoder\.pos_conv\.0\.weight_v",
+        "speech.positions.convolution.parametrizations.weight.original1",
+    ),
     (rf"{_SPEECH}encoder\.pos_conv\.0\.", "speech.positions.convolution."),
     (rf"{_SPEECH}encoder\.layer_norm\.", "speech.input_norm."),
     (rf"{_SPEECH}encoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"speech.layers.\1.attention_norm."),
@@ -89,19 +95,22 @@ def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, An
             raise BundleError(f"the bundle holds nothing for {name} {tuple(tensor.shape)}")
         if ours[name].shape != tensor.shape:
             raise BundleError(
-                f"{name} is {tuple(ours[name].shape)} in the bundle, but its arguments ask for {tuple(tensor.shape)}"
+                f"{name} is {tuple(ours[name].shape)} there, its arguments ask for {tuple(tensor.shape)}"
             )
     if unknown := sorted(set(ours) - set(wanted)):
-        raise BundleError(f"the bundle holds tensors that no part of the model takes: {', '.join(unknown[:10])}")
+        raise BundleError(
+            f"the bundle holds tensors that no part of the model takes: {', '.join(unknown[:10])}"
+        )
     model.load_state_dict(ours)
     return model.eval()
 
 
 def _config(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> ModelConfig:
-    layers = ast.literal_eval(re.sub(r"\]\s*\*\s*(\d+)", r", \1]", "[" + _listed(args["conv_feature_layers"]) + "]"))
+    layers = ast.literal_eval(f"[{_listed(args['conv_feature_layers'])}]")
     codebook = tensors[f"{_SPEECH}quantizer.vars"]
     widths = tuple(
-        tensors[f"conv2.layer{stage}.0.conv1.weight"].shape[0] for stage in range(1, _count(tensors, "conv2.layer", 1))
+        tensors[f"conv2.layer{stage}.0.conv1.weight"].shape[0]
+        for stage in range(1, _count(tensors, "conv2.layer", 1))
     )
     groups = int(args["latent_groups"])
     return ModelConfig(
@@ -132,7 +141,7 @@ def _config(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> ModelConf
 
 
 def _listed(layers: str) -> str:
-    """Write "[(512, 10, 5)] + [(512, 3, 2)] * 4" as lists with a number of repeats, which is then pure data."""
+    """Write "[(512, 10, 5)] + [(512, 3, 2)] * 4" as [layers, repeats] pairs: pure data."""
     parts = [part.strip() for part in layers.split("+")]
     return ", ".join(
         f"[{part}, 1]" if "*" not in part else "[{}, {}]".format(*(side.strip() for side in part.split("*")))

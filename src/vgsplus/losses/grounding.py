@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vgsplus.losses.precision import full_precision
+
 SAME_IMAGE = -10_000.0
 """Score given to a caption of the same image that stands elsewhere in the batch: it is no negative."""
 
@@ -18,7 +20,7 @@ def grounding_loss(similarity: Tensor, image_ids: Tensor, margin: float = 1.0) -
     """
     batch = len(similarity)
     own = torch.eye(batch, dtype=torch.bool, device=similarity.device)
-    scores = similarity.float() - margin * own
+    scores = full_precision(similarity) - margin * own
     same = (image_ids[:, None] == image_ids) & ~own
     scores = scores.masked_fill(same, SAME_IMAGE)
     order = torch.arange(batch, device=similarity.device)

@@ -39,7 +39,7 @@ def span_mask(lengths: Tensor, num_frames: int, *, probability: float, span: int
 
 
 def cut_to_equal(mask: Tensor) -> Tensor:
-    """Keep, at random, as many masked frames in each utterance as the one with the fewest has; (B, T) bool."""
+    """Keep, at random, as many masked frames in each as the utterance with the fewest has; (B, T) bool."""
     fewest = mask.sum(-1).min()
     key = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, 2)
     return mask & (key.argsort(-1).argsort(-1) < fewest)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vgsplus.losses.precision import full_precision
+
 
 def contrastive_loss(
     predictions: Tensor,
@@ -21,14 +23,16 @@ def contrastive_loss(
     All cosines of an utterance are one matrix product; negatives are picked from it, never copied out.
 
     Args:
-        predictions: (B, M, V). targets: (B, M, V).
+        predictions: (B, M, V).
+        targets: (B, M, V).
         codes: (B, M, G) int64; a negative with the codes of the positive does not count.
         negatives: (B, M, N) int64 in [0, M).
         present: (B, M) True where a masked frame is, False where an utterance has fewer than M.
         temperature: κ.
     """
     with torch.autocast(predictions.device.type, enabled=False):
-        predicted, target = F.normalize(predictions.float(), dim=-1), F.normalize(targets.float(), dim=-1)
+        predicted = F.normalize(full_precision(predictions), dim=-1)
+        target = F.normalize(full_precision(targets), dim=-1)
         cosines = predicted @ target.transpose(1, 2)
         own = cosines.diagonal(dim1=1, dim2=2)[..., None]
         same = (codes[:, :, None] == codes[:, None]).all(-1).gather(2, negatives)

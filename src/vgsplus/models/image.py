@@ -1,4 +1,4 @@
-"""The image encoder: regions and where they are, to one vector (FaST-VGS, section 2; LXMERT's object encoder)."""
+"""The image encoder: regions and their places, to one vector (FaST-VGS, section 2; LXMERT)."""
 
 import torch
 from torch import Tensor, nn

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vgsplus.losses.precision import full_precision
+
 
 def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:
     """(B, T) bool, True where a real frame is; lengths (B,) int64 in frames."""
@@ -38,7 +40,7 @@ class UtteranceNorm(nn.GroupNorm):
         """(B, C, T) → (B, C, T); valid (B, T) True where a real frame is."""
         if valid is None:
             return super().forward(x)
-        dtype, x = x.dtype, x.float()
+        dtype, x = x.dtype, full_precision(x)
         mean, variance, _ = _moments(x, valid, (2,))
         return _affine(x, mean, variance, self).to(dtype)
 
@@ -50,7 +52,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
         """(B, C, T) → (B, C, T); valid (B, T) True where a real frame is."""
         if valid is None or not self.training:
             return super().forward(x)
-        dtype, x = x.dtype, x.float()
+        dtype, x = x.dtype, full_precision(x)
         mean, variance, count = _moments(x, valid, (0, 2))
         self._track(mean.flatten(), (variance * (count / (count - 1).clamp(min=1))).flatten())
         return _affine(x, mean, variance, self).to(dtype)

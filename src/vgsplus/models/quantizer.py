@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vgsplus.losses.precision import full_precision
+
 
 class Quantized(NamedTuple):
     """Targets (N, V), the code of each group (N, G) int64, and the softmax that diversity rewards (G, K)."""
@@ -37,10 +39,10 @@ class Quantizer(nn.Module):
 
     def forward(self, frames: Tensor) -> Quantized:
         """(N, C) → Quantized; in evaluation mode the likeliest code, without noise."""
-        logits = self.logits(frames).float().view(-1, self.groups, self.num_codes)
+        logits = full_precision(self.logits(frames)).view(-1, self.groups, self.num_codes)
         if self.training:
             first, last, decay = self.temperature
-            heat = (first * decay ** self.updates.double()).clamp(min=last).float()
+            heat = (first * decay ** self.updates.double()).clamp(min=last).to(logits.dtype)
             self.updates += 1
             noise = -torch.empty_like(logits).exponential_().log()
             soft = F.softmax((logits + noise) / heat, dim=-1)
@@ -49,5 +51,5 @@ class Quantizer(nn.Module):
         else:
             codes = logits.argmax(-1)
             choice = F.one_hot(codes, self.num_codes).to(logits.dtype)
-        targets = torch.einsum("ngk,gkv->ngv", choice, self.codebook.float()).flatten(1)
+        targets = torch.einsum("ngk,gkv->ngv", choice, self.codebook.to(choice.dtype)).flatten(1)
         return Quantized(targets, codes, F.softmax(logits, dim=-1).mean(0))

@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
         self.shortcut_norm = FrameBatchNorm(after) if stride > 1 else None
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(B, C, T), lengths (B,) or None for no padding → the same, T and lengths over stride, rounded up."""
+        """(B, C, T), lengths (B,) or None for no padding → both over stride in time, rounded up."""
         x = mask_frames(x, None if lengths is None else frame_mask(lengths, x.shape[2]))
         y = self.conv1(x)
         valid = None

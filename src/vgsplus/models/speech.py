@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vgsplus.losses.precision import full_precision
 from vgsplus.models.normalization import frame_mask
 from vgsplus.models.resdavenet import ResDAVEnet
 from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
@@ -16,8 +17,14 @@ from vgsplus.models.waveform import WaveformEncoder
 
 @dataclass
 class Frames:
-    """What the waveform encoder heard: features (B, T, C) after LayerNorm, the penalty on its raw output,
-    real frames `valid` (B, T) and their number `lengths` (B,)."""
+    """What the waveform encoder heard.
+
+    Attributes:
+        features: (B, T, C) after LayerNorm.
+        penalty: scalar, on the raw output.
+        valid: (B, T) True where a real frame is.
+        lengths: (B,) real frames.
+    """
 
     features: Tensor
     penalty: Tensor
@@ -57,7 +64,7 @@ class SpeechEncoder(nn.Module):
             share = waveforms.shape[1] // raw.shape[1]
             lengths = ((num_samples + share - 1) // share).clamp(max=raw.shape[1])
         valid = frame_mask(lengths, raw.shape[1])
-        squares = raw.float().square()
+        squares = full_precision(raw).square()
         if self.waveform.exact:
             total = squares.mean(-1).masked_fill(~valid, 0).sum()
             penalty = total / lengths.sum()
@@ -66,7 +73,7 @@ class SpeechEncoder(nn.Module):
         return Frames(self.norm(raw), penalty, valid, lengths)
 
     def transform(self, heard: Frames, mask: Tensor | None, depth: int) -> list[Tensor]:
-        """Outputs of the first `depth` layers, each (B, 1 + T, D) with CLS first; mask (B, T) True where hidden."""
+        """(B, 1 + T, D) of each of `depth` layers, CLS first; mask (B, T) True where hidden."""
         x = self.dropout(self.project(heard.features))
         if mask is not None:
             x = torch.where(mask[..., None], self.mask_vector.to(x.dtype), x)
@@ -104,5 +111,3 @@ class SpeechHead(nn.Module):
         x = self.layer(torch.cat([self.cls(cls).to(x.dtype), x], dim=1), keys)
         embedding: Tensor = self.project(x[:, 0])
         return embedding
-
-

@@ -23,13 +23,17 @@ class SelfAttention(nn.Module):
         """(B, T, D) → (B, T, D); keys (B, T) True where a key may be attended to, None for all."""
         batch, positions, dim = x.shape
         q, k, v = (
-            self.qkv(x).view(batch, positions, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind()
+            self.qkv(x)
+            .view(batch, positions, 3, self.heads, dim // self.heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind()
         )
         mask = None if keys is None else keys[:, None, None]
         attended = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.out(attended.transpose(1, 2).reshape(batch, positions, dim))
+        mixed: Tensor = self.out(attended.transpose(1, 2).reshape(batch, positions, dim))
+        return mixed
 
 
 class TransformerLayer(nn.Module):
@@ -47,7 +51,8 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, T, D) → (B, T, D); keys (B, T) True where a key may be attended to."""
         x = self.attention_norm(x + self.dropout(self.attention(x, keys)))
-        return self.ffn_norm(x + self.dropout(self.contract(gelu(self.expand(x)))))
+        normalised: Tensor = self.ffn_norm(x + self.dropout(self.contract(gelu(self.expand(x)))))
+        return normalised
 
 
 class PositionalConvolution(nn.Module):
@@ -57,6 +62,7 @@ class PositionalConvolution(nn.Module):
         super().__init__()
         convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         nn.init.normal_(convolution.weight, std=(4 / (kernel * dim)) ** 0.5)
+        assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
         self.convolution = weight_norm(convolution, dim=2)
 

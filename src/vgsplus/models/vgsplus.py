@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vgsplus.losses import Losses
 from vgsplus.losses.grounding import grounding_loss
 from vgsplus.losses.masking import draw_negatives, span_mask
+from vgsplus.losses.precision import full_precision
 from vgsplus.losses.ssl import code_perplexity, contrastive_loss, diversity_loss, perplexity
 from vgsplus.models.image import ImageEncoder
 from vgsplus.models.normalization import frame_mask
@@ -42,7 +43,7 @@ class ModelConfig:
         resdavenet_widths: channels of its stages, the last equal to dim. resdavenet_blocks: in each stage.
         resdavenet_kernel: frames.
         feature_dim: F. image_layers: transformer layers of the image encoder.
-        padding: "exact": an utterance's output does not depend on its batch; "published": as the paper's code.
+        padding: "exact": an utterance's output never depends on its batch; "published": as the old code.
 
     Raises:
         ValueError: sizes that do not fit one another.
@@ -134,9 +135,12 @@ class VGSPlus(nn.Module):
             exact=exact,
         )
         self.image = ImageEncoder(c.feature_dim, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
+        # The published 0.02 at the paper's width; a narrower model keeps the same variance of its outputs,
+        # or its embeddings start out equal and grounding never leaves its plateau.
+        std = 0.02 * (768 / c.dim) ** 0.5
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
 
     # ---- evaluation: nothing is masked ----
@@ -157,7 +161,7 @@ class VGSPlus(nn.Module):
         return embedding
 
     def speech_layers(self, waveforms: Tensor, num_samples: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """(B, S), (B,) → the outputs (B, T, D) of every layer in one pass, and (B, T) True where a real frame.
+        """(B, S), (B,) → the outputs (B, T, D) of all layers in one pass; (B, T) True where a real frame.
 
         Raises:
             ValueError: as `embed_speech`.
@@ -241,7 +245,7 @@ class VGSPlus(nn.Module):
         speech = self._embed_tapped(tapped, heard)
         image = self.embed_image(batch["features"], batch["boxes"])
         with torch.autocast(speech.device.type, enabled=False):
-            similarity = image.float() @ speech.float().T
+            similarity = full_precision(image) @ full_precision(speech).T
         loss = grounding_loss(similarity, _as_numbers(batch["image_ids"], similarity.device))
         return {"grounding": loss, "similarity": similarity}
 

@@ -25,6 +25,7 @@ class WaveformEncoder(nn.Module):
         self.norm = UtteranceNorm(layers[0][0])
         self.layers, self.exact = tuple(layers), exact
         for convolution in self.convolutions:
+            assert isinstance(convolution, nn.Conv1d)
             nn.init.kaiming_normal_(convolution.weight)
 
     def num_frames(self, num_samples: Tensor, depth: int | None = None) -> Tensor:
@@ -36,7 +37,9 @@ class WaveformEncoder(nn.Module):
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """(B, S) normalised samples, (B,) int64 → (B, T, C)."""
         x = self.convolutions[0](waveforms[:, None])
-        x = gelu(self.norm(x, frame_mask(self.num_frames(num_samples, 1), x.shape[2]) if self.exact else None))
+        x = gelu(
+            self.norm(x, frame_mask(self.num_frames(num_samples, 1), x.shape[2]) if self.exact else None)
+        )
         for convolution in self.convolutions[1:]:
             x = gelu(convolution(x))
         return x.transpose(1, 2)

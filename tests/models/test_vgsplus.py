@@ -1,0 +1,161 @@
+import dataclasses
+
+import pytest
+import torch
+
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+
+TINY = ModelConfig(
+    conv_layers=((6, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
+    dim=16,
+    heads=2,
+    ffn_dim=32,
+    shared_layers=2,
+    ssl_layers=1,
+    pos_conv_kernel=8,
+    pos_conv_groups=2,
+    quantizer_codes=8,
+    quantizer_dim=8,
+    ssl_dim=8,
+    num_negatives=5,
+    resdavenet_widths=(8, 16),
+    resdavenet_blocks=2,
+    resdavenet_kernel=3,
+    feature_dim=6,
+    image_layers=1,
+)
+SAMPLES = torch.tensor([9600, 6400, 8000, 4300])
+
+
+def make(**changes):
+    torch.manual_seed(0)
+    return VGSPlus(dataclasses.replace(TINY, **changes))
+
+
+def make_batch(padding=0):
+    generator = torch.Generator().manual_seed(1)
+    waveforms = torch.zeros(len(SAMPLES), int(SAMPLES.max()) + padding)
+    for row, samples in zip(waveforms, SAMPLES, strict=True):
+        row[:samples] = torch.randn(int(samples), generator=generator)
+    return {
+        "waveforms": waveforms,
+        "num_samples": SAMPLES,
+        "features": torch.randn(len(SAMPLES), 4, 6, generator=generator),
+        "boxes": torch.rand(len(SAMPLES), 4, 4, generator=generator),
+        "image_ids": torch.tensor([3, 5, 3, 9]),
+    }
+
+
+def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch():
+    model, batch = make().eval(), make_batch(padding=3000)
+    together = model.embed_speech(batch["waveforms"], SAMPLES)
+    layers, valid = model.speech_layers(batch["waveforms"], SAMPLES)
+    for index, samples in enumerate(SAMPLES):
+        wave, num = batch["waveforms"][index : index + 1, :samples], SAMPLES[index : index + 1]
+        torch.testing.assert_close(model.embed_speech(wave, num)[0], together[index], rtol=1e-4, atol=1e-4)
+        alone, _ = model.speech_layers(wave, num)
+        for one, many in zip(alone, layers, strict=True):
+            torch.testing.assert_close(one[0], many[index][valid[index]], rtol=1e-4, atol=1e-4)
+
+
+def test_the_published_mode_depends_on_padding():
+    model, batch = make(padding="published").eval(), make_batch(padding=3000)
+    together = model.embed_speech(batch["waveforms"], SAMPLES)
+    alone = model.embed_speech(batch["waveforms"][1:2, : SAMPLES[1]], SAMPLES[1:2])
+    assert not torch.allclose(alone[0], together[1], atol=1e-4)
+
+
+def test_padding_adds_nothing_to_any_statistic_in_training():
+    results = []
+    for padding in (0, 5000):
+        model, batch = make(dropout=0.0).train(), make_batch(padding)
+        losses = model(batch, 1.0)
+        results.append((losses.total, losses.similarity, dict(model.named_buffers())))
+    torch.testing.assert_close(results[0][:2], results[1][:2], rtol=1e-4, atol=1e-4)
+    for name, buffer in results[0][2].items():
+        torch.testing.assert_close(buffer, results[1][2][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_alpha_one_never_runs_what_only_self_supervision_uses():
+    model, batch = make().train(), make_batch()
+    for part in (model.quantizer, model.project_target, model.project_prediction, model.speech.layers[2]):
+        part.forward = _must_not_run
+    model(batch, 1.0).total.backward()
+    ssl_only = ("quantizer.", "project_", "speech.layers.2.", "speech.mask_vector")
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(ssl_only), name
+
+
+def test_alpha_zero_never_looks_at_a_picture():
+    model, batch = make().train(), make_batch()
+    for part in (model.image, model.speech_head):
+        part.forward = _must_not_run
+    model({name: batch[name] for name in ("waveforms", "num_samples")}, 0.0).total.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(("image.", "speech_head.")), name
+
+
+def _must_not_run(*_):
+    raise AssertionError
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_gradients_agree_with_finite_differences(alpha):
+    model, batch = make(dropout=0.0).double().eval(), make_batch()
+    batch = {k: x.double() if x.is_floating_point() else x for k, x in batch.items()}
+
+    def loss():
+        torch.manual_seed(5)
+        return model(batch, alpha).total
+
+    loss().backward()
+    checked = 0
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        direction = torch.randn(
+            parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+        )
+        step = 1e-6 / direction.norm()
+        with torch.no_grad():
+            parameter.add_(step * direction)
+            above = loss()
+            parameter.sub_(2 * step * direction)
+            below = loss()
+            parameter.add_(step * direction)
+        numeric = (above - below) / (2 * step)
+        analytic = (parameter.grad * direction).sum()
+        assert float(analytic) == pytest.approx(float(numeric), rel=1e-4, abs=1e-6), name
+        checked += 1
+    assert checked > 20
+
+
+def test_the_total_weighs_both_losses():
+    model, batch = make().eval(), make_batch()
+    losses = model(batch, 0.3)
+    assert losses.total.item() == pytest.approx((0.3 * losses.grounding + 0.7 * losses.ssl).item(), rel=1e-5)
+
+
+def test_string_image_ids_serve_as_well_as_numbers():
+    model, batch = make().eval(), make_batch()
+    named = batch | {"image_ids": ["a", "b", "a", "c"]}
+    assert model(batch, 1.0).total == model(named, 1.0).total
+
+
+def test_the_paper_size_has_185_million_parameters():
+    with torch.device("meta"):
+        model = VGSPlus(ModelConfig())
+    # The published count includes an MLP whose output is never used (768 → 1536 → 768).
+    unused = 2 * 768 * 1536 + 1536 + 768
+    assert round((sum(p.numel() for p in model.parameters()) + unused) / 1e6, 1) == 185.0
+
+
+def test_impossible_sizes_and_short_utterances_are_refused():
+    with pytest.raises(ValueError, match="multiple of heads"):
+        ModelConfig(heads=5)
+    with pytest.raises(ValueError, match="resdavenet_widths"):
+        ModelConfig(dim=384, heads=6)
+    with pytest.raises(ValueError, match="at least one frame"):
+        make().embed_speech(torch.zeros(1, 300), torch.tensor([300]))
+    with pytest.raises(ValueError, match="alpha"):
+        make()(make_batch(), 1.5)
