@@ -60,7 +60,7 @@ class SpeechEncoder(nn.Module):
         raw = self.waveform(waveforms, num_samples)
         lengths = self.waveform.num_frames(num_samples)
         if not self.waveform.exact:
-            # The published code divides the padded signal evenly and counts a frame that begins in the signal.
+            # Published code divides the padded signal evenly, and a frame counts that begins in the signal.
             share = waveforms.shape[1] // raw.shape[1]
             lengths = ((num_samples + share - 1) // share).clamp(max=raw.shape[1])
         valid = frame_mask(lengths, raw.shape[1])
