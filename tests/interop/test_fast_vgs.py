@@ -95,7 +95,7 @@ def test_five_optimizer_steps_are_those_published(golden):
             before = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             assert total.item() == pytest.approx(loss, rel=1e-4)
-            # The steps magnify rounding: by the fifth, the same trajectory in float64 has a gradient norm 2.7e-3
+            # The steps magnify rounding: by the fifth, the trajectory in float64 has a norm 2.7e-3
             # from the published float32 one, and the order of a sum over threads alone moves it by 2e-4.
             assert before.item() == pytest.approx(norm, rel=1e-4 if step < 4 else 3e-3)
     finally:
