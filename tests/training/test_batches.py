@@ -8,6 +8,7 @@ import torch
 from vgsplus.audio import AudioError
 from vgsplus.corpora.format import Corpus
 from vgsplus.training.batches import (
+    PADDING_STEP,
     BatchReader,
     BatchRequest,
     TrainingOrder,
@@ -76,11 +77,21 @@ def test_images_are_asked_for_only_where_alpha_is_above_0():
     assert [request.images for request in steps] == [False] * 5 + [True] * 4
 
 
+def test_batches_are_padded_to_few_lengths(corpus_root):
+    corpus = Corpus.open(corpus_root)
+    captions = corpus.captions("train")
+    reader = BatchReader(corpus=corpus, captions=captions, max_samples=10 * 16000)
+    for index, caption in enumerate(captions):
+        length = reader.read(BatchRequest((index,), images=False))["waveforms"].shape[1]
+        assert length % PADDING_STEP == 0
+        assert caption.num_samples <= length < caption.num_samples + PADDING_STEP
+
+
 def test_a_batch_is_cropped_normalised_and_padded_to_its_longest(reader):
     batch = reader.read(BatchRequest((0, 5, 7), images=True))
     lengths = batch["num_samples"]
     assert lengths.tolist() == [min(8000, reader.captions[i].num_samples) for i in (0, 5, 7)]
-    assert batch["waveforms"].shape == (3, lengths.max())
+    assert batch["waveforms"].shape == (3, 8000)
     for row, length in zip(batch["waveforms"], lengths, strict=True):
         assert row[:length].mean().abs() < 1e-5
         assert row[:length].std(correction=0) == pytest.approx(1.0, abs=1e-4)

@@ -3,6 +3,8 @@
 B batch, C channels, T frames. With `valid` None every frame counts and PyTorch's fused kernels do the work.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,19 +17,55 @@ def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:
     return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
-def _moments(x: Tensor, valid: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, population variance and count over the valid frames; x (B, C, T), valid (B, T)."""
-    kept = valid[:, None]
-    count = kept.sum(dims, keepdim=True).clamp(min=1)
-    x = x.masked_fill(~kept, 0)
-    mean = x.sum(dims, keepdim=True) / count
-    variance = (x - mean).masked_fill(~kept, 0).square().sum(dims, keepdim=True) / count
-    return mean, variance, count
+class _Standardise(torch.autograd.Function):
+    """Scale and shift by the moments of the real frames; keeps the input alone for the way back.
+
+    What autograd would record by itself takes several times the memory of the widest activation of all, and
+    as many passes over it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's context
+        x: Tensor,
+        kept: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        dims: tuple[int, ...],
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, C, T), kept (B, 1, T) of 0 and 1; moments over `dims` → as x, mean, variance (B or 1, C, 1)."""
+        full = full_precision(x)
+        count = kept.sum(dims, keepdim=True).clamp(min=1)
+        mean = (full * kept).sum(dims, keepdim=True) / count
+        variance = ((full - mean).mul_(kept)).square_().sum(dims, keepdim=True) / count
+        scale = weight[:, None] * torch.rsqrt(variance + eps)
+        ctx.save_for_backward(x, kept, weight, mean, variance, count)
+        ctx.dims, ctx.eps = dims, eps
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.addcmul(bias[:, None] - mean * scale, full, scale).to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """The gradients of x, weight and bias; padded frames have a share in the output, not in the moments."""
+        x, kept, weight, mean, variance, count = ctx.saved_tensors
+        grad, inverse = full_precision(grads[0]), torch.rsqrt(variance + ctx.eps)
+        standard = (full_precision(x) - mean).mul_(inverse)
+        shift = grad.sum(ctx.dims, keepdim=True)
+        stretch = (grad * standard).sum(ctx.dims, keepdim=True)
+        moments = standard.mul_(stretch).add_(shift).mul_(kept).div_(count)
+        grad_x = torch.sub(grad, moments, out=moments).mul_(weight[:, None] * inverse)
+        return grad_x.to(x.dtype), None, stretch.sum((0, 2)), shift.sum((0, 2)), None, None
 
 
-def _affine(x: Tensor, mean: Tensor, variance: Tensor, norm: nn.BatchNorm1d | nn.GroupNorm) -> Tensor:
-    scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
-    return torch.addcmul(norm.bias[:, None] - mean * scale, x, scale)
+def _standardise(
+    x: Tensor, valid: Tensor, norm: nn.BatchNorm1d | nn.GroupNorm, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = valid[:, None].to(torch.promote_types(x.dtype, torch.float32))
+    found: tuple[Tensor, Tensor, Tensor] = _Standardise.apply(
+        x, kept, norm.weight, norm.bias, dims, norm.eps
+    )
+    return found
 
 
 class UtteranceNorm(nn.GroupNorm):
@@ -38,11 +76,7 @@ class UtteranceNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, C, T) → (B, C, T); valid (B, T) True where a real frame is."""
-        if valid is None:
-            return super().forward(x)
-        dtype, x = x.dtype, full_precision(x)
-        mean, variance, _ = _moments(x, valid, (2,))
-        return _affine(x, mean, variance, self).to(dtype)
+        return super().forward(x) if valid is None else _standardise(x, valid, self, (2,))[0]
 
 
 class FrameBatchNorm(nn.BatchNorm1d):
@@ -52,10 +86,10 @@ class FrameBatchNorm(nn.BatchNorm1d):
         """(B, C, T) → (B, C, T); valid (B, T) True where a real frame is."""
         if valid is None or not self.training:
             return super().forward(x)
-        dtype, x = x.dtype, full_precision(x)
-        mean, variance, count = _moments(x, valid, (0, 2))
+        y, mean, variance = _standardise(x, valid, self, (0, 2))
+        count = valid.sum()
         self._track(mean.flatten(), (variance * (count / (count - 1).clamp(min=1))).flatten())
-        return _affine(x, mean, variance, self).to(dtype)
+        return y
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:

@@ -23,6 +23,9 @@ from vgsplus.training.schedule import PlannedPhase
 
 type Batch = dict[str, Tensor]
 
+PADDING_STEP = 8_000
+"""Samples. Kernels are prepared anew for each length they meet, so that batches share a few lengths."""
+
 VALIDATION_SEED = 0
 """Validation draws its batches, and its masks, alike in every run: losses compare across runs and seeds."""
 
@@ -100,7 +103,8 @@ def _slice(order: npt.NDArray[np.int64], batch_size: int, index: int) -> tuple[i
 class BatchReader:
     """Reads batches of one split; captions are cut after `max_samples` samples.
 
-    Waveforms are padded to the longest of the batch, or always to `max_samples` where `pad_to_max`.
+    Waveforms are padded to the longest of the batch, rounded up to PADDING_STEP, or always to `max_samples`
+    where `pad_to_max`.
     """
 
     corpus: Corpus
@@ -127,12 +131,16 @@ class BatchReader:
 
     def _waveforms(self, captions: Sequence[Caption]) -> Batch:
         signals = [audio.read(self.corpus.audio_path(caption), self.max_samples) for caption in captions]
-        longest = self.max_samples if self.pad_to_max else max(map(len, signals))
+        longest = self.max_samples if self.pad_to_max else _rounded_up(max(map(len, signals)))
         waveforms = np.zeros((len(signals), longest), np.float32)
         for row, samples in zip(waveforms, signals, strict=True):
             row[: len(samples)] = audio.normalise(samples)
         lengths = torch.tensor([len(samples) for samples in signals])
         return {"waveforms": torch.from_numpy(waveforms), "num_samples": lengths}
+
+
+def _rounded_up(num_samples: int) -> int:
+    return -(-num_samples // PADDING_STEP) * PADDING_STEP
 
 
 def read_batches(

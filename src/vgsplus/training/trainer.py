@@ -29,7 +29,7 @@ from vgsplus.training.checkpoint import TrainingState
 from vgsplus.training.checks import TRAIN, VALIDATION, LoadWeights, check_run
 from vgsplus.training.interruption import Interrupted, StopRequest
 from vgsplus.training.log import SCALARS, Record, RunLog, place, read_log, scalars, speed, to_numbers
-from vgsplus.training.machine import deterministic, device_name, versions
+from vgsplus.training.machine import deterministic, device_name, keep_freed_memory, versions
 from vgsplus.training.optimizer import build_optimizer, load_named_state, named_state
 from vgsplus.training.progress import Progress, Silent
 from vgsplus.training.randomness import Use, indexed_seed
@@ -135,6 +135,8 @@ class Trainer:
         self.load_weights = load_weights
         self._identity = identity
         device = device_name(config.accelerator)
+        if device == "cpu":
+            keep_freed_memory()
         self.precision = (
             Precision() if config.precision == "32-true" else MixedPrecision(config.precision, device)
         )
