@@ -78,3 +78,15 @@ def test_smoke_reproduces_two_variants_and_finishes_once(tmp_path, capsys):
     assert code == 0
     assert "12 pictures" in out
     assert run(capsys, "report", tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(("variant", "scored"), [("VGS", True), ("W2V2", False)])
+def test_training_scores_what_it_grounded(tiny_corpus, tmp_path, capsys, variant, scored):
+    arguments = ["--set", f"corpus={tiny_corpus}", "--set", f"schedule.variant={variant}"]
+    arguments += ["--set", "schedule.epochs=1", "--set", "accelerator=cpu", "--set", "model.feature_dim=12"]
+    code, _, err = run(capsys, "train", "smoke", "--out", tmp_path / "run", *arguments)
+    assert code == 0, err
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    scores = [record["scores"] for record in records if record["kind"] == "evaluation"]
+    assert bool(scores) == scored
+    assert all("test/speech_to_image/R@10" in found for found in scores)

@@ -6,6 +6,7 @@ What needs PyTorch is imported by the commands that use it, so that help comes a
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -119,13 +120,24 @@ def train(
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
 ) -> None:
-    """Train one run; Ctrl-C saves and stops it."""
+    """Train one run and score its retrieval on the test splits; Ctrl-C saves and stops it."""
     from vgsplus.config import load_config
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.reproduce import recalls, test_sets
+    from vgsplus.training.checks import needs_images
     from vgsplus.training.progress import console_progress
     from vgsplus.training.trainer import train as train_run
 
     loaded = load_config(config, settings or [])
-    result = train_run(loaded, out, resume=resume, progress=console_progress())
+    corpus = Corpus.open(loaded.corpus)
+    splits = test_sets(corpus) if needs_images(loaded) else ()
+    result = train_run(
+        loaded,
+        out,
+        resume=resume,
+        evaluate=partial(recalls, config=loaded, corpus=corpus, splits=splits) if splits else None,
+        progress=console_progress(),
+    )
     Console().print(
         f"{result.steps} updates; {result.checkpoint}", markup=False, highlight=False, soft_wrap=True
     )

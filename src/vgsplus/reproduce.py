@@ -10,6 +10,7 @@ Variants whose first phase is the same share it: the first of them trains it, th
 
 import contextlib
 import dataclasses
+import functools
 import os
 import platform
 import time
@@ -87,7 +88,7 @@ def reproduce(
             _prepare(preset, place, stamps_root, console)
         opened = Corpus.open(place)
         configs = {key: dataclasses.replace(config, corpus=str(place)) for key, config in configs.items()}
-        study = _Study(preset, out, opened, _test_sets(opened), configs, console)
+        study = _Study(preset, out, opened, _required_test_sets(opened), configs, console)
         for config in configs.values():
             check_run(config, opened, None)
         study.train()
@@ -152,10 +153,19 @@ def _prepare(preset: str, root: Path, stamps: Path | None, console: Console | No
     _MAKERS[preset](root, stamps)
 
 
-def _test_sets(corpus: Corpus) -> tuple[str, ...]:
-    names = tuple(split for split in corpus.splits if split.startswith("test"))
+def test_sets(corpus: Corpus) -> tuple[str, ...]:
+    """The splits held out for retrieval: those named test… whose captions all have a picture."""
+    return tuple(
+        split
+        for split in corpus.splits
+        if split.startswith("test") and all(caption.image for caption in corpus.captions(split))
+    )
+
+
+def _required_test_sets(corpus: Corpus) -> tuple[str, ...]:
+    names = test_sets(corpus)
     if not names:
-        raise VgsplusError(f"{corpus.root}: has no test split, only {', '.join(corpus.splits)}")
+        raise VgsplusError(f"{corpus.root}: has no test split with pictures, only {', '.join(corpus.splits)}")
     return names
 
 
@@ -203,7 +213,9 @@ class _Study:
                     run,
                     start=shared.get(first),
                     resume=True,
-                    evaluate=lambda model, config=config: self._recalls(model, config),  # type: ignore[misc]
+                    evaluate=functools.partial(
+                        recalls, config=config, corpus=self.corpus, splits=self.test_sets
+                    ),
                     progress=console_progress(self.console) if self.console else None,
                 )
             except Interrupted:
@@ -220,7 +232,7 @@ class _Study:
             if self.console:
                 self.console.print(f"Evaluating {variant_title(key)}")
             model = load_model(self._run(key)).to(device_name(config.accelerator))
-            outcomes[key] = {name: self._evaluate(model, config, name) for name in self.test_sets}
+            outcomes[key] = {name: evaluate_run(model, config, self.corpus, name) for name in self.test_sets}
             variants.append(self._variant(key, model, outcomes[key]))
         best = _best(outcomes)
         config = next(iter(self.configs.values()))
@@ -247,21 +259,6 @@ class _Study:
 
     def _run(self, key: str) -> Path:
         return self.out / RUNS / key.replace(",", "-then-")
-
-    def _recalls(self, model: VGSPlus, config: RunConfig) -> dict[str, float]:
-        """Recall on every test set as flat names: "test/speech_to_image/R@10"."""
-        return {
-            f"{name}/{direction}/R@{k}": estimate.value
-            for name in self.test_sets
-            for scores in [self._evaluate(model, config, name, replicates=1, gallery=1).scores]
-            for direction in ("speech_to_image", "image_to_speech")
-            for k, estimate in scores.side(direction).recall.items()
-        }
-
-    def _evaluate(
-        self, model: VGSPlus, config: RunConfig, split: str, replicates: int = 2000, gallery: int = 200
-    ) -> RetrievalResult:
-        return evaluate_run(model, config, self.corpus, split, replicates=replicates, gallery=gallery)
 
     def _variant(self, key: str, model: VGSPlus, found: Mapping[str, RetrievalResult]) -> report.Variant:
         config = self.configs[key]
@@ -303,6 +300,21 @@ def evaluate_run(
         gallery=gallery,
         seed=config.seed,
     )
+
+
+def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
+    """Recall of a run's model on each split, as flat names: "test/speech_to_image/R@10".
+
+    Raises:
+        VgsplusError: as `retrieval.evaluate`.
+    """
+    return {
+        f"{split}/{direction}/R@{k}": estimate.value
+        for split in splits
+        for scores in [evaluate_run(model, config, corpus, split, replicates=1, gallery=1).scores]
+        for direction in ("speech_to_image", "image_to_speech")
+        for k, estimate in scores.side(direction).recall.items()
+    }
 
 
 def _end_of_phase(run: Path, phase: Phase) -> Path:

@@ -34,7 +34,7 @@ class _Standardise(torch.autograd.Function):
         dims: tuple[int, ...],
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, C, T), kept (B, 1, T) of 0 and 1; moments over `dims` → as x, mean, variance (B or 1, C, 1)."""
+        """Take x (B, C, T) and kept (B, 1, T) of 0 and 1 to y as x, and the moments over `dims`."""
         full = full_precision(x)
         count = kept.sum(dims, keepdim=True).clamp(min=1)
         mean = (full * kept).sum(dims, keepdim=True) / count
@@ -47,7 +47,7 @@ class _Standardise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """The gradients of x, weight and bias; padded frames have a share in the output, not in the moments."""
+        """The gradients of x, weight and bias; padded frames are scaled too, but move no moment."""
         x, kept, weight, mean, variance, count = ctx.saved_tensors
         grad, inverse = full_precision(grads[0]), torch.rsqrt(variance + ctx.eps)
         standard = (full_precision(x) - mean).mul_(inverse)
@@ -62,9 +62,7 @@ def _standardise(
     x: Tensor, valid: Tensor, norm: nn.BatchNorm1d | nn.GroupNorm, dims: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = valid[:, None].to(torch.promote_types(x.dtype, torch.float32))
-    found: tuple[Tensor, Tensor, Tensor] = _Standardise.apply(
-        x, kept, norm.weight, norm.bias, dims, norm.eps
-    )
+    found: tuple[Tensor, Tensor, Tensor] = _Standardise.apply(x, kept, norm.weight, norm.bias, dims, norm.eps)
     return found
 
 

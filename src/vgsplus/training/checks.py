@@ -51,7 +51,8 @@ def min_samples(model: ModelConfig) -> int:
     return samples
 
 
-def _needs_images(config: RunConfig) -> bool:
+def needs_images(config: RunConfig) -> bool:
+    """Whether any phase grounds speech in pictures."""
     return any(phase.alpha.ever_positive for phase in config.schedule.phases)
 
 
@@ -77,12 +78,12 @@ def _batch_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
     num = len(corpus.captions(TRAIN))
     if config.batch_size > num:
         yield f"batch_size: {config.batch_size} is more than the {num} captions of the split {TRAIN}"
-    if config.batch_size == 1 and _needs_images(config):
+    if config.batch_size == 1 and needs_images(config):
         yield "batch_size: grounding tells a caption's image from the batch's others, so it needs at least 2"
 
 
 def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
-    if not _needs_images(config):
+    if not needs_images(config):
         return
     if not corpus.feature_dim:
         yield (
