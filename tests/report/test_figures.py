@@ -45,12 +45,22 @@ def test_loss_panels_hold_the_lines_that_have_a_loss(results):
 def test_points_of_an_epoch_are_averaged_and_what_a_log_axis_cannot_show_left_out(partial):
     variant = partial.variants[1]
     base = dataclasses.replace(variant.losses[0], split="train")
-    points = [(0.5, 4.0), (1.0, 2.0), (1.5, 0.0), (2.0, math.inf), (2.5, 1.0)]
+    points = [(19.5, 4.0), (20.0, 2.0), (20.5, 0.0), (21.0, math.inf), (21.5, 1.0)]
     losses = tuple(dataclasses.replace(base, epoch=e, grounding=v, ssl=None) for e, v in points)
     changed = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
     (panel,) = figures.loss_panels(changed, "train")
-    assert panel.lines[0].epochs == (1.0, 3.0)
+    assert panel.lines[0].epochs == (20.0, 21.5)
     assert panel.lines[0].values == (3.0, 1.0)
+
+
+def test_a_run_of_few_epochs_keeps_its_points_where_they_are(partial):
+    variant = partial.variants[1]
+    base = dataclasses.replace(variant.losses[0], split="validation")
+    losses = tuple(dataclasses.replace(base, epoch=e, grounding=4 - e, ssl=None) for e in (0.8, 1.6, 2.4))
+    changed = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
+    (panel,) = figures.loss_panels(changed, "validation")
+    assert panel.lines[0].epochs == (0.8, 1.6, 2.4)
+    assert panel.lines[0].values == pytest.approx((3.2, 2.4, 1.6))
 
 
 def test_recall_panels_show_percent_at_the_largest_k_up_to_ten(partial):

@@ -24,7 +24,7 @@ from vgsplus.report.paper import phases_of
 from vgsplus.report.tables import ARROWS, ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
@@ -48,6 +48,7 @@ SIZE = (4.6, 3.6)  # inches of a panel
 FONT = 9.5
 LABEL_SHARE = 0.33  # of the panel's width, kept for names
 GAP = 0.058  # of the panel's height, between names
+STRETCHES = 14  # points of a loss curve at least, where a run has fewer epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Panel:
 
 
 def loss_panels(results: Results, split: Literal["train", "validation"]) -> tuple[Panel, ...]:
-    """L_AV and L_AUD by epoch (Fig. 3), means over the points of an epoch; no panel without points."""
+    """L_AV and L_AUD by epoch (Fig. 3), means over whole epochs or shorter; no panel without points."""
     panels = []
     for title, field in (("L_AV, grounding", "grounding"), ("L_AUD, self-supervision", "ssl")):
         lines = [
@@ -184,15 +185,22 @@ def _pool(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full(count, mean) for mean, count in blocks])
 
 
-def _by_epoch(name: str, points: Iterable[LossPoint], field: str) -> Line:
-    """Means over whole epochs. A log axis has no place for what is not above 0."""
-    gathered: dict[float, list[float]] = defaultdict(list)
+def _by_epoch(name: str, points: Sequence[LossPoint], field: str) -> Line:
+    """Means over whole epochs, over shorter stretches of a short run, each placed where it ends.
+
+    A log axis has no place for what is not above 0.
+    """
+    last = max((point.epoch for point in points), default=0.0)
+    width = min(1.0, last / STRETCHES)
+    gathered: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     for point in points:
         value = getattr(point, field)
         if value is not None and np.isfinite(value) and value > 0:
-            gathered[float(np.ceil(point.epoch - 1e-9))].append(value)
-    epochs = sorted(gathered)
-    return Line(name, tuple(epochs), tuple(float(np.mean(gathered[epoch])) for epoch in epochs))
+            stretch = int(np.ceil(point.epoch / width - 1e-9))
+            gathered[point.phase, stretch].append((point.epoch, value))
+    ends = [max(epoch for epoch, _ in gathered[key]) for key in sorted(gathered)]
+    means = [float(np.mean([value for _, value in gathered[key]])) for key in sorted(gathered)]
+    return Line(name, tuple(ends), tuple(means))
 
 
 def _style(name: str) -> dict[str, object]:
