@@ -24,7 +24,6 @@ from torch import Tensor
 
 from vgsplus.config import load_config
 from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.training.machine import keep_freed_memory
 from vgsplus.training.optimizer import build_optimizer
 
 SAMPLE_RATE = 16_000
@@ -226,8 +225,6 @@ def main() -> None:
     """Time the sizes asked for, print a table, and write JSON where asked."""
     arguments = parse_arguments()
     device = torch.device(arguments.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     results: list[Result] = []
     for size in arguments.sizes:
         stepper = Stepper(size, arguments.batch_size, arguments.seed, device)
