@@ -85,7 +85,7 @@ def draw_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
     """Choose a scene of one to three things; with `held_out` at least one is of a held-out combination."""
     count = int(rng.choice(list(OBJECT_SHARES), p=list(OBJECT_SHARES.values())))
     pairs = _pairs(rng, count, held_out=held_out)
-    radii = CROWDED_RADII if count > 2 else RADII  # noqa: PLR2004 - three in a row need room
+    radii = CROWDED_RADII if count > 2 else RADII  # three in a row need room
     things = []
     for (shape, colour), place in zip(pairs, _layout(rng, count), strict=True):
         size = _pick(rng, list(SIZES))
@@ -119,16 +119,16 @@ def _layout(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
     if count == 1:
         places = (0.27, 0.5, 0.73)
         return [(_pick(rng, places), _pick(rng, places))]
-    if count == 2:  # noqa: PLR2004
+    if count == 2:
         along, across = (0.26, 0.74), rng.uniform(0.4, 0.6)
         line = [(place, float(across + rng.uniform(-0.08, 0.08))) for place in along]
-    elif rng.uniform() < 0.5:  # noqa: PLR2004 - lines as often as corners
+    elif rng.uniform() < 0.5:  # lines as often as corners
         line = [(place, float(rng.uniform(0.4, 0.6))) for place in (0.19, 0.5, 0.81)]
     else:
         corners = list(product((0.27, 0.73), repeat=2))
         return [corners[index] for index in rng.permutation(4)[:3]]
     order = rng.permutation(len(line))
-    upright = rng.uniform() < 0.5  # noqa: PLR2004 - rows as often as columns
+    upright = rng.uniform() < 0.5  # rows as often as columns
     placed = [line[index] for index in order]
     return [(y, x) for x, y in placed] if upright else placed
 
@@ -137,7 +137,7 @@ def _caption(things: tuple[Thing, ...], rng: np.random.Generator) -> str:
     chosen = [things[index] for index in rng.permutation(len(things))]
     if len(chosen) == 1:
         return _single(chosen[0], rng)
-    if len(chosen) == 3 and rng.uniform() < SHARE_ALL_THREE_NAMED:  # noqa: PLR2004
+    if len(chosen) == 3 and rng.uniform() < SHARE_ALL_THREE_NAMED:
         return _triple(chosen, rng)
     one, other = chosen[:2]
     relation = _relation(one, other)
@@ -174,7 +174,7 @@ def _related(one: Thing, other: Thing, relation: str, rng: np.random.Generator) 
             f"the {first} is {words} the {second}",
             f"{words} the {second} is {_a(first)}",
             f"{_a(first)} {here} and {_a(second)} {there}"
-            if rng.uniform() < 0.3  # noqa: PLR2004 - the longest wording, rarer
+            if rng.uniform() < 0.3  # the longest wording, rarer
             else f"the {first} {words} {_a(second)}",
         ),
     )
@@ -228,7 +228,7 @@ def _relation(one: Thing, other: Thing) -> str | None:
 
 def _place(thing: Thing) -> str:
     across, down = thing.x - 0.5, thing.y - 0.5
-    if max(abs(across), abs(down)) < 0.1:  # noqa: PLR2004
+    if max(abs(across), abs(down)) < 0.1:
         return "middle"
     if abs(across) > abs(down):
         return "left" if across < 0 else "right"

@@ -83,7 +83,7 @@ def caption_faults(caption: Caption) -> list[str]:
 
 def region_faults(features: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]) -> list[str]:
     """What is wrong with the features (R, F) and boxes (R, 4) of one image."""
-    if features.ndim != 2 or boxes.shape != (len(features), 4) or features.size == 0:  # noqa: PLR2004 - (R, 4)
+    if features.ndim != 2 or boxes.shape != (len(features), 4) or features.size == 0:  # (R, 4)
         return [f"expected features (R, F) and boxes (R, 4), got {features.shape} and {boxes.shape}"]
     faults = []
     if not np.isfinite(features).all():

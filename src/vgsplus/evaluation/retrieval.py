@@ -280,7 +280,7 @@ def _scores(similarity: NDArray[np.floating] | torch.Tensor) -> NDArray[np.float
         similarity = similarity.detach().cpu()
         similarity = (similarity if similarity.dtype == torch.float64 else similarity.float()).numpy()
     scores = np.asarray(similarity)
-    if scores.ndim != 2:  # noqa: PLR2004
+    if scores.ndim != 2:
         raise VgsplusError(f"The similarity matrix must be (pictures, captions), not {scores.shape}.")
     return scores if scores.dtype.kind == "f" else scores.astype(np.float64)
 

@@ -20,8 +20,8 @@ def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:
 class _Standardise(torch.autograd.Function):
     """Scale and shift by the moments of the real frames; keeps the input alone for the way back.
 
-    What autograd would record by itself takes several times the memory of the widest activation of all, and
-    as many passes over it.
+    Autograd by itself would also keep its full-precision, masked and centred copies, and the first of these
+    layers stands at the widest activation of all.
     """
 
     @staticmethod

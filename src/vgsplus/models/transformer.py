@@ -14,7 +14,7 @@ from vgsplus.models.normalization import gelu
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Scaled dot products: q, k, v (B, H, T, E) → (B, H, T, E); mask (B, 1, 1, T) True where a key is."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # PyTorch's fused kernel takes two to five times as long here.
+        # PyTorch's fused kernel takes 1.2 to 5 times as long here, at 140 to 400 positions.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)

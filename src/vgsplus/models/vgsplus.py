@@ -136,7 +136,7 @@ class VGSPlus(nn.Module):
         )
         self.image = ImageEncoder(c.feature_dim, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
         # The published 0.02 at the paper's width; a narrower model keeps the same variance of its outputs,
-        # or its embeddings start out equal and grounding never leaves its plateau.
+        # and learns faster for it.
         std = 0.02 * (768 / c.dim) ** 0.5
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -97,7 +97,7 @@ def recall_panels(results: Results, test_set: str) -> tuple[Panel, ...]:
     ks = set.intersection(*(set(point.speech_to_image) for _, points in variants for point in points))
     if not ks:
         return ()
-    k = max((k for k in ks if k <= 10), default=min(ks))  # noqa: PLR2004
+    k = max((k for k in ks if k <= 10), default=min(ks))
     panels = []
     for direction in DIRECTIONS:
         lines = tuple(
@@ -227,7 +227,7 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 def _draw(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         marker = {"marker": "o", "markersize": 3.5} if len(line.epochs) == 1 else {}
-        axes.plot(line.epochs, line.values, **_style(line.name), **marker)  # type: ignore[arg-type]
+        axes.plot(line.epochs, line.values, **_style(line.name), **marker)  # type: ignore[arg-type] # mixed keywords
     _dress(axes, panel)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
@@ -249,7 +249,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
     if panel.log:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        near = high / low < 5  # noqa: PLR2004
+        near = high / low < 5
         axes.yaxis.set_major_locator(
             MaxNLocator(6, steps=[1, 2, 5, 10]) if near else LogLocator(subs=(1, 2, 5))
         )

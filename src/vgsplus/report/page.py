@@ -188,7 +188,7 @@ def _plain(value: JsonValue) -> str:
             return "none"
         case bool():
             return "yes" if value else "no"
-        case int() if abs(value) >= 10_000:  # noqa: PLR2004
+        case int() if abs(value) >= 10_000:
             return f"{value:,}"
         case float():
             return f"{value:g}"

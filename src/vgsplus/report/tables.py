@@ -58,7 +58,7 @@ class TimeRow:
 
 def percent(share: float) -> str:
     """A share as percent: one decimal, two below 1 %."""
-    return f"{100 * share:.2f}" if 0 < share < 0.00995 else f"{100 * share:.1f}"  # noqa: PLR2004
+    return f"{100 * share:.2f}" if 0 < share < 0.00995 else f"{100 * share:.1f}"
 
 
 def interval(estimate: Estimate) -> str:
@@ -68,7 +68,7 @@ def interval(estimate: Estimate) -> str:
 
 def duration(seconds: float) -> str:
     """A time span in the two units that matter: "2 d 4 h", "3 h 20 min", "1 min 5 s", "8.2 s"."""
-    if seconds < 10:  # noqa: PLR2004
+    if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
