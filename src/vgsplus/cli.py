@@ -126,9 +126,10 @@ def train(
     from vgsplus.reproduce import recalls, test_sets
     from vgsplus.training.checks import needs_images
     from vgsplus.training.progress import console_progress
+    from vgsplus.training.run_folder import settle_precision
     from vgsplus.training.trainer import train as train_run
 
-    loaded = load_config(config, settings or [])
+    loaded = settle_precision(load_config(config, settings or []), out)
     corpus = Corpus.open(loaded.corpus)
     splits = test_sets(corpus) if needs_images(loaded) else ()
     result = train_run(

@@ -17,6 +17,9 @@ from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule, ScheduleError
 
 
+type Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
 class ConfigError(VgsplusError):
     """A configuration that cannot be read, or holds unknown keys or impossible values."""
 
@@ -34,7 +37,8 @@ class RunConfig:
         batch_size: captions in a batch.
         max_seconds: training hears only the start of longer captions.
         validation_max_seconds: the same for validation.
-        precision: of the arithmetic; weights stay in 32 bits.
+        precision: of the arithmetic; weights stay in 32 bits. "auto" becomes bf16-mixed where the device has
+            instructions for it, else 32-true, when a run starts; it goes on in what it started in.
         accelerator: where to train.
         workers: processes that read ahead; 0 reads in the training process.
         gradient_clip: the gradient's greatest global norm.
@@ -52,7 +56,7 @@ class RunConfig:
     batch_size: Annotated[int, Field(ge=1)] = 64
     max_seconds: Annotated[float, Field(gt=0)] = 8.0
     validation_max_seconds: Annotated[float, Field(gt=0)] = 10.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision | Literal["auto"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0

@@ -41,6 +41,7 @@ from vgsplus.training.interruption import Interrupted
 from vgsplus.training.log import read_log
 from vgsplus.training.machine import device_name, versions
 from vgsplus.training.progress import console_progress
+from vgsplus.training.run_folder import settle_precision
 from vgsplus.training.schedule import VARIANTS, Phase, parse_variant, variant_title
 from vgsplus.training.trainer import train
 
@@ -87,7 +88,11 @@ def reproduce(
         if corpus is None:
             _prepare(preset, place, stamps_root, console)
         opened = Corpus.open(place)
-        configs = {key: dataclasses.replace(config, corpus=str(place)) for key, config in configs.items()}
+        runs = [_run_folder(out, key) for key in VARIANTS]
+        configs = {
+            key: settle_precision(dataclasses.replace(config, corpus=str(place)), *runs)
+            for key, config in configs.items()
+        }
         study = _Study(preset, out, opened, _required_test_sets(opened), configs, console)
         for config in configs.values():
             check_run(config, opened, None)
@@ -258,7 +263,7 @@ class _Study:
         )
 
     def _run(self, key: str) -> Path:
-        return self.out / RUNS / key.replace(",", "-then-")
+        return _run_folder(self.out, key)
 
     def _variant(self, key: str, model: VGSPlus, found: Mapping[str, RetrievalResult]) -> report.Variant:
         config = self.configs[key]
@@ -315,6 +320,10 @@ def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[
         for direction in ("speech_to_image", "image_to_speech")
         for k, estimate in scores.side(direction).recall.items()
     }
+
+
+def _run_folder(out: Path, key: str) -> Path:
+    return out / RUNS / key.replace(",", "-then-")
 
 
 def _end_of_phase(run: Path, phase: Phase) -> Path:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from vgsplus.config import Precision
+
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -18,6 +20,20 @@ def device_name(accelerator: str) -> str:
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return accelerator
+
+
+def native_precision(accelerator: str) -> Precision:
+    """bfloat16 where the device has instructions for it, else float32; other devices only imitate it.
+
+    A training step of the toy preset in bfloat16 takes 8 to 10 times as long as in float32 on an x86 processor
+    that has AVX2 alone.
+    """
+    if device_name(accelerator) == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        abilities = torch.cpu.get_capabilities()
+        native = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16-mixed" if native else "32-true"
 
 
 def keep_freed_memory() -> None:

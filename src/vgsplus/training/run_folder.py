@@ -6,6 +6,7 @@ RUN/tensorboard/     the same as TensorBoard scalars
 RUN/checkpoints/     see `checkpoint`
 """
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from vgsplus.errors import VgsplusError
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import TrainingState
 from vgsplus.training.log import LOG_FILE, copy_log
+from vgsplus.training.machine import native_precision
 
 CONFIG_FILE = "config.yaml"
 FREE = frozenset(
@@ -32,6 +34,19 @@ The corpus may have moved; that it is still the same one is checked by its conte
 
 class RunFolderError(VgsplusError):
     """A folder that holds a run already, or another one than is asked to go on."""
+
+
+def settle_precision(config: RunConfig, *runs: Path) -> RunConfig:
+    """Replace precision "auto" by that of the first of `runs` that was started, or this machine's own.
+
+    Raises:
+        ConfigError: the settings of a run that was started cannot be read.
+    """
+    if config.precision != "auto":
+        return config
+    started = [run / CONFIG_FILE for run in runs if (run / CONFIG_FILE).is_file()]
+    known = settings.load_config(started[0]).precision if started else native_precision(config.accelerator)
+    return dataclasses.replace(config, precision=known)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from vgsplus.training.optimizer import build_optimizer, load_named_state, named_
 from vgsplus.training.progress import Progress, Silent
 from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.reports import Evaluate, Reporter
-from vgsplus.training.run_folder import Found, fingerprint, newest, open_run
+from vgsplus.training.run_folder import Found, fingerprint, newest, open_run, settle_precision
 from vgsplus.training.schedule import PlannedPhase
 
 
@@ -84,7 +84,7 @@ def train(
         Interrupted: SIGINT or SIGTERM; the run saved.
     """
     # Settings made in Python have not been through validation yet.
-    config = settings.from_dict(settings.to_dict(config))
+    config = settle_precision(settings.from_dict(settings.to_dict(config)), out)
     if resume and (result := _finished(config, out, evaluate)):
         return result
     corpus = Corpus.open(config.corpus)
@@ -134,6 +134,7 @@ class Trainer:
         self.log, self.stop, self.progress = log, stop, progress
         self.load_weights = load_weights
         self._identity = identity
+        assert config.precision != "auto", "settle_precision comes first"
         device = device_name(config.accelerator)
         if device == "cpu":
             keep_freed_memory()
