@@ -17,9 +17,6 @@ from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule, ScheduleError
 
 
-type Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-
 class ConfigError(VgsplusError):
     """A configuration that cannot be read, or holds unknown keys or impossible values."""
 
@@ -56,7 +53,7 @@ class RunConfig:
     batch_size: Annotated[int, Field(ge=1)] = 64
     max_seconds: Annotated[float, Field(gt=0)] = 8.0
     validation_max_seconds: Annotated[float, Field(gt=0)] = 10.0
-    precision: Precision | Literal["auto"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0

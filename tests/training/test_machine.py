@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from vgsplus.training.machine import native_precision
 
 FAULTS = """
 import resource, torch
@@ -28,3 +31,17 @@ def faults(call: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
 def test_a_step_meets_the_memory_of_the_step_before():
     assert faults("keep_freed_memory()") < faults("") / 2
+
+
+@pytest.mark.parametrize(
+    ("abilities", "expected"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "32-true"),
+        ({"avx2": True, "avx512_bf16": True}, "bf16-mixed"),
+        ({"amx_bf16": True}, "bf16-mixed"),
+        ({"neon": True}, "32-true"),
+    ],
+)
+def test_a_processor_without_bfloat16_trains_in_32_bits(monkeypatch, abilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert native_precision("cpu") == expected

@@ -150,6 +150,15 @@ def test_mixed_precision_trains_in_32_bit_weights(make_config, tmp_path, precisi
     }
 
 
+def test_a_run_goes_on_in_the_precision_it_started_in(make_config, tmp_path, monkeypatch):
+    config = make_config(precision="auto")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    first = train(config, tmp_path / "run")
+    assert settings.load_config(tmp_path / "run" / "config.yaml").precision == "32-true"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert train(config, tmp_path / "run", resume=True) == first
+
+
 def test_the_optimizer_is_given_the_logged_rate_and_a_clipped_gradient(make_config, tmp_path, monkeypatch):
     step, seen = BertAdam.step, []
 

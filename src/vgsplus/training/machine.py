@@ -6,10 +6,9 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
-
-from vgsplus.config import Precision
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -22,11 +21,11 @@ def device_name(accelerator: str) -> str:
     return accelerator
 
 
-def native_precision(accelerator: str) -> Precision:
+def native_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:
     """bfloat16 where the device has instructions for it, else float32; other devices only imitate it.
 
-    A training step of the toy preset in bfloat16 takes 8 to 10 times as long as in float32 on an x86 processor
-    that has AVX2 alone.
+    A training step of the toy preset takes 8 to 10 times as long in bfloat16 as in float32 on an x86
+    processor that has AVX2 alone.
     """
     if device_name(accelerator) == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
