@@ -2,8 +2,8 @@
 
 from vgsplus import evaluation, interop
 from vgsplus.corpora.format import Corpus
+from vgsplus.interop.loading import load
 from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.training.checkpoint import load_model as load
 from vgsplus.training.schedule import Schedule
 
 __all__ = ["Corpus", "Schedule", "VGSPlus", "evaluation", "interop", "load"]

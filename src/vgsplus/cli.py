@@ -123,6 +123,7 @@ def train(
     """Train one run and score its retrieval on the test splits; Ctrl-C saves and stops it."""
     from vgsplus.config import load_config
     from vgsplus.corpora.format import Corpus
+    from vgsplus.interop.loading import load_weights
     from vgsplus.reproduce import recalls, test_sets
     from vgsplus.training.checks import needs_images
     from vgsplus.training.progress import console_progress
@@ -137,6 +138,7 @@ def train(
         out,
         resume=resume,
         evaluate=partial(recalls, config=loaded, corpus=corpus, splits=splits) if splits else None,
+        load_weights=load_weights,
         progress=console_progress(),
     )
     Console().print(
@@ -176,6 +178,35 @@ def reproduce(
         console=Console(),
     )
     Console().print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+# ---- models ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A run or checkpoint of ours, a published bundle (.pth), a fairseq wav2vec 2.0 checkpoint, "
+            "or a Hugging Face wav2vec 2.0 folder."
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(help="The folder to make; or a file ending in .pth, for a published bundle."),
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write a model in our format, or back as a published bundle with its args.pkl.
+
+    Prints which blocks were taken, which were not used, and which stay at their initial values. Nothing in the
+    source is executed.
+    """
+    from vgsplus.interop.convert import convert as run
+
+    report = run(source, target, overwrite=overwrite)
+    Console().print(f"{report}\n{target}", markup=False, highlight=False, soft_wrap=True)
 
 
 # ---- evaluation -------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from vgsplus.corpora.stamps import prepare_stamps
 from vgsplus.corpora.toy import prepare_toy
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalResult, evaluate
+from vgsplus.interop.loading import load_weights
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.report import Results, gallery_items, print_table, write_report
 from vgsplus.report import results as report
@@ -95,7 +96,7 @@ def reproduce(
         }
         study = _Study(preset, out, opened, _required_test_sets(opened), configs, console)
         for config in configs.values():
-            check_run(config, opened, None)
+            check_run(config, opened, load_weights)
         study.train()
         results = study.results(seconds)
         page = write_report(results, out, corpus=opened)
@@ -221,6 +222,7 @@ class _Study:
                     evaluate=functools.partial(
                         recalls, config=config, corpus=self.corpus, splits=self.test_sets
                     ),
+                    load_weights=load_weights,
                     progress=console_progress(self.console) if self.console else None,
                 )
             except Interrupted:

@@ -1,30 +1,14 @@
 """Outputs of the published model, rebuilt from the rule beside them."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from vgsplus.interop import fast_vgs
+from vgsplus.interop.fast_vgs import Carried, export
+from vgsplus.interop.tensors import LoadError, find_places
 from vgsplus.training.optimizer import build_optimizer
 from vgsplus.training.schedule import OptimizerSettings, learning_rate
-
-GOLDEN = Path(__file__).parent.parent / "data" / "golden"
-
-
-@pytest.fixture(scope="module")
-def golden():
-    spec = importlib.util.spec_from_file_location("golden_rule", GOLDEN / "rule.py")
-    rule = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rule)
-    meta, arrays = rule.load(GOLDEN)
-    model = fast_vgs.build(rule.state_dict(meta), meta["args"])
-    batch = {name: torch.from_numpy(x) for name, x in rule.inputs(meta).items()}
-    batch["num_samples"] = torch.tensor(meta["num_samples"])
-    batch["image_ids"] = meta["image_ids"]
-    return model, batch, arrays, meta
 
 
 def agree(ours, theirs):
@@ -33,29 +17,71 @@ def agree(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
 
-def test_speech_layers_are_those_published(golden):
+@pytest.fixture
+def seen(golden):
+    """The outputs of the modules asked for, by name, in whatever is run next."""
+    model, outputs, handles = golden[0], {}, []
+
+    def watch(name):
+        module = model.get_submodule(name)
+        hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.update({name: output}))
+        handles.append(hook)
+
+    yield watch, outputs
+    for handle in handles:
+        handle.remove()
+
+
+def test_frames_and_speech_layers_are_those_published(golden, seen):
     model, batch, arrays, _ = golden
+    watch, outputs = seen
+    names = [f"speech.layers.{index}" for index in range(len(model.speech.layers))]
+    for name in ("speech.waveform", *names):
+        watch(name)
     with torch.no_grad():
         layers, valid = model.speech_layers(batch["waveforms"], batch["num_samples"])
     np.testing.assert_array_equal(~valid.numpy(), arrays["frame_padding_mask"])
+    agree(outputs["speech.waveform"].transpose(1, 2)[:, ::16], arrays["conv_features"])
     for index, layer in enumerate(layers):
         agree(layer[:, :, ::16], arrays[f"layer_{index}"])
+        agree(outputs[names[index]][:, 0], arrays[f"cls_{index}"])
 
 
-def test_embeddings_are_those_published(golden):
+def test_an_utterance_alone_is_that_published(golden):
     model, batch, arrays, _ = golden
+    alone = int(batch["num_samples"][0])
+    with torch.no_grad():
+        layers, _ = model.speech_layers(batch["waveforms"][:1, :alone], batch["num_samples"][:1])
+    agree(layers[-1][:, :, ::16], arrays["single_last_layer"])
+
+
+def test_the_grounding_side_is_that_published(golden, seen):
+    model, batch, arrays, _ = golden
+    watch, outputs = seen
+    keys = []
+    handle = model.speech_head.layer.register_forward_pre_hook(lambda _module, inputs: keys.append(inputs[1]))
+    watch("speech_head.layer")
+    watch(f"image.layers.{len(model.image.layers) - 1}")
     with torch.no_grad():
         agree(model.embed_speech(batch["waveforms"], batch["num_samples"]), arrays["speech_embedding"])
         agree(model.embed_image(batch["features"], batch["boxes"]), arrays["image_embedding"])
+    handle.remove()
+    speech, image = outputs.values()
+    agree(speech[:, :, ::16], arrays["audio_feats"])
+    agree(image[:, :, ::16], arrays["visual_feats"])
+    np.testing.assert_array_equal(~keys[0].numpy(), arrays["audio_key_mask"])
 
 
-def test_losses_and_gradients_are_those_published(golden):
+def test_losses_and_every_gradient_are_those_published(golden, seen):
     model, batch, arrays, meta = golden
+    watch, outputs = seen
+    watch("project_target")
     mask, negatives = (torch.from_numpy(arrays[name]) for name in ("mask_indices", "negative_indices"))
     model.zero_grad()
     losses = model.losses(batch, 0.5, mask, negatives)
     losses.total.backward()
     agree(losses.similarity, arrays["similarity_masked"])
+    agree(outputs["project_target"].view(arrays["quantized_targets"].shape), arrays["quantized_targets"])
     for name in ("prob_perplexity", "code_perplexity"):
         agree(getattr(losses, name), arrays[name])
     losses_by_size = sorted(float(arrays[name]) for name in arrays if name.startswith("loss_"))
@@ -68,35 +94,90 @@ def test_losses_and_gradients_are_those_published(golden):
         losses.total,
     )
     np.testing.assert_allclose(sorted(x.item() for x in ours), losses_by_size, rtol=1e-4)
-    norms = meta["grad_norms"]
-    speech = "conv1_trm1_trm3."
-    for theirs, mine in (
-        (f"{speech}feature_extractor.conv_layers.3.0.weight", model.speech.waveform.convolutions[3].weight),
-        (f"{speech}mask_emb", model.speech.mask_vector),
-        (f"{speech}quantizer.vars", model.quantizer.codebook),
-        ("visual_cls_token", model.image.cls),
-        ("trm2_proj.weight", model.speech_head.project.weight),
-    ):
-        assert float(mine.grad.norm()) == pytest.approx(norms[theirs], rel=1e-4)
+
+    parameters = dict(model.named_parameters())
+    places = find_places({name: tuple(x.shape) for name, x in parameters.items()}, fast_vgs.RULES)
+    found = {}
+    for name, place in places.items():
+        # In double: a float32 sum over millions of squares is itself off by up to 5e-4.
+        parts = place.scatter(parameters[name].grad.double())
+        found |= {part: float(grad.norm()) for part, grad in parts.items()}
+    wanted = {name: norm for name, norm in meta["grad_norms"].items() if norm is not None}
+    assert found.keys() == wanted.keys()
+    # A key's bias shifts all scores of a query alike: its gradient is 0, and what is left is rounding.
+    keys = {name for name in wanted if name.endswith(("k_proj.bias", "attention.self.key.bias"))}
+    largest = max(wanted.values())
+    for name in wanted.keys() - keys:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-4), name
+    for name in keys:
+        assert max(found[name], wanted[name]) < 1e-6 * largest
+    discarded = {name for name, norm in meta["grad_norms"].items() if norm is None}
+    assert all(name.startswith(fast_vgs.DISCARDED) for name in discarded)
 
 
-def test_five_optimizer_steps_are_those_published(golden):
-    model, batch, arrays, _ = golden
-    state = {name: x.clone() for name, x in model.state_dict().items()}
+def test_five_optimizer_steps_are_those_published(published, golden):
+    state, meta, _ = published
+    model, (_, batch, arrays, _) = fast_vgs.build(state, meta["args"]), golden
     mask, negatives = (torch.from_numpy(arrays[name]) for name in ("mask_indices", "negative_indices"))
     optimizer = build_optimizer(model, OptimizerSettings(lr=1e-4))
-    try:
-        for step, (loss, norm, _) in enumerate(arrays["optim_trajectory"]):
-            for group in optimizer.param_groups:
-                group["lr"] = 1e-4 * learning_rate(step, 20)
-            model.zero_grad()
-            total = model.losses(batch, 0.5, mask, negatives).total
-            total.backward()
-            before = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            assert total.item() == pytest.approx(loss, rel=1e-4)
-            # The steps magnify rounding: by the fifth, the trajectory in float64 has a norm 2.7e-3
-            # from the published float32 one, and the order of a sum over threads alone moves it by 2e-4.
-            assert before.item() == pytest.approx(norm, rel=1e-4 if step < 4 else 3e-3)
-    finally:
-        model.load_state_dict(state)
+    for step, (loss, norm, _) in enumerate(arrays["optim_trajectory"]):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-4 * learning_rate(step, 20)
+        model.zero_grad()
+        total = model.losses(batch, 0.5, mask, negatives).total
+        total.backward()
+        before = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        # Four steps at gradient norms of up to 80 magnify rounding. By the fifth, the published float32 run
+        # is 5.2e-4 (loss) and 2.7e-3 (norm) from the same trajectory in float64, and so are those of some
+        # processors; docs/parity.md has the numbers.
+        last = step == len(arrays["optim_trajectory"]) - 1
+        assert total.item() == pytest.approx(loss, rel=1e-3 if last else 1e-4)
+        assert before.item() == pytest.approx(norm, rel=4e-3 if last else 1e-4)
+    after, _ = export(model, Carried({}))
+    for name, theirs in arrays.items():
+        if name.startswith("after5_"):
+            ours = after[name.removeprefix("after5_")].flatten()[:64].numpy()
+            # In units of a step: an update of BertAdam moves a weight by up to 3.16 learning rates.
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.5e-4)
+
+
+def test_a_bundle_goes_there_and_back_bit_for_bit(published):
+    state, meta, _ = published
+    model = fast_vgs.build(state, meta["args"])
+    discarded = {n: torch.from_numpy(x) for n, x in state.items() if n.startswith(fast_vgs.DISCARDED)}
+    tensors, args = export(model, Carried(discarded, meta["args"]))
+    assert args == meta["args"]
+    assert tensors.keys() == state.keys()
+    assert all(np.array_equal(tensors[name].numpy(), x) for name, x in state.items())
+
+
+def test_a_model_of_our_own_is_written_with_all_published_names_and_shapes(published):
+    state, meta, _ = published
+    model = fast_vgs.build(state, meta["args"])
+    tensors, args = export(model, Carried({}))
+    assert {name: tuple(x.shape) for name, x in tensors.items()} == {n: x.shape for n, x in state.items()}
+    assert meta["args"].keys() == args.keys()
+    again = fast_vgs.build(tensors, args)
+    assert again.config == model.config
+
+
+def test_a_tensor_of_another_size_is_named_with_both_shapes(published):
+    state, meta, _ = published
+    wrong = state | {"trm2_proj.weight": np.zeros((768, 700), np.float32)}
+    with pytest.raises(LoadError, match=r"trm2_proj.weight is \(768, 700\).*needs \(768, 768\)"):
+        fast_vgs.build(wrong, meta["args"])
+
+
+def test_a_missing_tensor_is_named(published):
+    state, meta, _ = published
+    lacking = {name: x for name, x in state.items() if name != "trm2_proj.weight"}
+    with pytest.raises(LoadError, match=r"(?s)lacks.*at its initial value\s+speech_head.project"):
+        fast_vgs.build(lacking, meta["args"])
+
+
+def test_sizes_are_read_off_the_tensors_where_arguments_are_missing(published):
+    state, meta, _ = published
+    told = fast_vgs.build(state, meta["args"]).config
+    seen = fast_vgs.build(state, {"layer_use": meta["args"]["layer_use"]}).config
+    assert seen == told

@@ -1,5 +1,5 @@
 """Models of other systems, read and written."""
 
-from vgsplus.interop import fast_vgs
+from vgsplus.interop import convert, fairseq, fast_vgs, huggingface, loading
 
-__all__ = ["fast_vgs"]
+__all__ = ["convert", "fairseq", "fast_vgs", "huggingface", "loading"]

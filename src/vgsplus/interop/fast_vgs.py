@@ -1,12 +1,16 @@
-"""Published bundles of FaST-VGS-Family and its VGS+ fork: their names and sizes, as ours.
+"""Published bundles of FaST-VGS-Family and its VGS+ fork: their names and sizes, as ours, and back.
 
 The published network keeps query, key and value apart, convolves over time in two dimensions, and numbers
 its codebook over all groups at once; nothing else differs but names.
 """
 
-import ast
-import re
+import argparse
+import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,65 +18,79 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vgsplus.errors import VgsplusError
+from vgsplus.interop import fairseq
+from vgsplus.interop.tensors import LoadError, Rule, Shape, Source, StoredTensor, find_places
+from vgsplus.interop.torch_files import attributes, read_plain
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
-_SPEECH = "conv1_trm1_trm3."
-_NAMES = (
-    (rf"{_SPEECH}feature_extractor\.conv_layers\.0\.2\.", "speech.waveform.norm."),
-    (rf"{_SPEECH}feature_extractor\.conv_layers\.(\d+)\.0\.", r"speech.waveform.convolutions.\1."),
-    (rf"{_SPEECH}layer_norm\.", "speech.norm."),
-    (rf"{_SPEECH}post_extract_proj\.", "speech.project."),
-    (rf"{_SPEECH}mask_emb", "speech.mask_vector"),
-    (rf"{_SPEECH}cls_token", "speech.cls"),
-    (
-        rf"{_SPEECH}encoder\.pos_conv\.0\.weight_g",
-        "speech.positions.convolution.parametrizations.weight.original0",
-    ),
-    (
-        rf"{_SPEECH}encoder\.pos_conv\.0\.weight_v",
-        "speech.positions.convolution.parametrizations.weight.original1",
-    ),
-    (rf"{_SPEECH}encoder\.pos_conv\.0\.", "speech.positions.convolution."),
-    (rf"{_SPEECH}encoder\.layer_norm\.", "speech.input_norm."),
-    (rf"{_SPEECH}encoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"speech.layers.\1.attention_norm."),
-    (rf"{_SPEECH}encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"speech.layers.\1.attention.out."),
-    (rf"{_SPEECH}encoder\.layers\.(\d+)\.self_attn\.(\w)_proj\.", r"speech.layers.\1.attention.\2."),
-    (rf"{_SPEECH}encoder\.layers\.(\d+)\.fc1\.", r"speech.layers.\1.expand."),
-    (rf"{_SPEECH}encoder\.layers\.(\d+)\.fc2\.", r"speech.layers.\1.contract."),
-    (rf"{_SPEECH}encoder\.layers\.(\d+)\.final_layer_norm\.", r"speech.layers.\1.ffn_norm."),
-    (rf"{_SPEECH}quantizer\.vars", "quantizer.codebook"),
-    (rf"{_SPEECH}quantizer\.weight_proj\.", "quantizer.logits."),
-    (rf"{_SPEECH}project_q\.", "project_target."),
-    (rf"{_SPEECH}final_proj\.", "project_prediction."),
-    (r"conv2\.linear\.", "speech_head.resdavenet.project."),
-    (r"conv2\.bn1\.", "speech_head.resdavenet.norm."),
-    (r"audio_cls_token_proj_pre\.", "speech_head.cls."),
-    (r"trm2_proj\.", "speech_head.project."),
-    (r"trm2\.", "speech_head.layer."),
-    (r"visual_cls_token_proj_coarse\.", "image.head."),
-    (r"visual_cls_token$", "image.cls"),
-    (r"visn_fc\.visn_fc\.", "image.features."),
-    (r"visn_fc\.visn_layer_norm\.", "image.features_norm."),
-    (r"visn_fc\.box_fc\.", "image.boxes."),
-    (r"visn_fc\.box_layer_norm\.", "image.boxes_norm."),
-    (r"trm\.(\d+)\.", r"image.layers.\1."),
-)
-_BERT = (
-    ("attention.self.query.", "attention.q."),
-    ("attention.self.key.", "attention.k."),
-    ("attention.self.value.", "attention.v."),
-    ("attention.output.dense.", "attention.out."),
-    ("attention.output.LayerNorm.", "attention_norm."),
-    ("intermediate.dense.", "expand."),
-    ("output.dense.", "contract."),
-    ("output.LayerNorm.", "ffn_norm."),
-)
-_UNUSED = "audio_cls_token_proj_coarse."
+ARGS = "args.pkl"
+BUNDLES = ("best_bundle.pth", "bundle.pth")
+DUAL, CROSS = "dual_encoder", "cross_encoder"
+SPEECH = "conv1_trm1_trm3."
+DISCARDED = "audio_cls_token_proj_coarse."
+"""A projection that the published network computes and throws away; it stands in every bundle."""
+_WIDTHS, _BLOCKS, _KERNEL, _DIM = (128, 256, 512, 768), 2, 9, 768
+"""Of the published ResDAVEnet, which no argument changes."""
+_TAP = 7
 
 
-class BundleError(VgsplusError):
-    """A published bundle whose tensors do not make up a model."""
+def _over_time(shape: Shape, _: int) -> Shape:
+    """A convolution over time is one over an image of height 1 there."""
+    return (*shape[:2], 1, *shape[2:])
+
+
+def _bert(ours: str, theirs: str) -> tuple[Rule, ...]:
+    attention = tuple(rf"{theirs}attention.self.{part}." for part in ("query", "key", "value"))
+    last = ours.count("(") + 1
+    return (
+        Rule(rf"{ours}attention\.qkv\.(\w+)", tuple(rf"{part}\{last}" for part in attention)),
+        *(
+            Rule(rf"{ours}{mine}\.(\w+)", (rf"{theirs}{name}.\{last}",))
+            for mine, name in (
+                (r"attention\.out", "attention.output.dense"),
+                ("attention_norm", "attention.output.LayerNorm"),
+                ("expand", "intermediate.dense"),
+                ("contract", "output.dense"),
+                ("ffn_norm", "output.LayerNorm"),
+            )
+        ),
+    )
+
+
+def _resdavenet() -> tuple[Rule, ...]:
+    block = r"speech_head\.resdavenet\.stages\.{stage}\.(\d+)\."
+    rules = []
+    for stage in range(len(_WIDTHS)):
+        ours, theirs = block.format(stage=stage), rf"conv2.layer{stage + 1}.\1."
+        rules += [
+            Rule(rf"{ours}conv(\d)\.weight", (rf"{theirs}conv\2.weight",), _over_time),
+            Rule(rf"{ours}norm(\d)\.(\w+)", (rf"{theirs}bn\2.\3",)),
+            Rule(rf"{ours}shortcut\.weight", (rf"{theirs}downsample.0.weight",), _over_time),
+            Rule(rf"{ours}shortcut_norm\.(\w+)", (rf"{theirs}downsample.1.\2",)),
+        ]
+    return tuple(rules)
+
+
+RULES = (
+    *fairseq.rules(SPEECH),
+    Rule(r"speech\.cls", (f"{SPEECH}cls_token",)),
+    Rule(r"speech_head\.resdavenet\.project\.(\w+)", (r"conv2.linear.\1",)),
+    Rule(r"speech_head\.resdavenet\.norm\.(\w+)", (r"conv2.bn1.\1",)),
+    *_resdavenet(),
+    Rule(r"speech_head\.cls\.(.+)", (r"audio_cls_token_proj_pre.\1",)),
+    *_bert(r"speech_head\.layer\.", "trm2."),
+    Rule(r"speech_head\.project\.(\w+)", (r"trm2_proj.\1",)),
+    Rule(r"image\.cls", ("visual_cls_token",)),
+    Rule(r"image\.features\.(\w+)", (r"visn_fc.visn_fc.\1",)),
+    Rule(r"image\.features_norm\.(\w+)", (r"visn_fc.visn_layer_norm.\1",)),
+    Rule(r"image\.boxes\.(\w+)", (r"visn_fc.box_fc.\1",)),
+    Rule(r"image\.boxes_norm\.(\w+)", (r"visn_fc.box_layer_norm.\1",)),
+    *_bert(r"image\.layers\.(\d+)\.", r"trm.\1."),
+    Rule(r"image\.head\.(.+)", (r"visual_cls_token_proj_coarse.\1",)),
+)
+
+
+# ---- reading ----------------------------------------------------------------------------------------------
 
 
 def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, Any]) -> VGSPlus:
@@ -80,110 +98,249 @@ def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, An
 
     Args:
         state_dict: {name: array or tensor}, with or without DataParallel's "module." in front.
-        args: the published arguments; only sizes are read.
+        args: the published arguments; what they lack is read off the tensors.
 
     Raises:
-        BundleError: a tensor is missing, unknown or of another shape; names it and both shapes.
+        LoadError: a tensor of another shape than the arguments ask for; names it and both shapes. Or one
+            is missing.
     """
-    tensors = {name.removeprefix("module."): torch.as_tensor(np.asarray(x)) for name, x in state_dict.items()}
-    model = VGSPlus(_config(tensors, args))
-    ours = _ours(tensors, model.config)
-    wanted = model.state_dict()
-    ours.setdefault("quantizer.updates", wanted["quantizer.updates"])
-    for name, tensor in wanted.items():
-        if name not in ours:
-            raise BundleError(f"the bundle holds nothing for {name} {tuple(tensor.shape)}")
-        if ours[name].shape != tensor.shape:
-            raise BundleError(
-                f"{name} is {tuple(ours[name].shape)} there, its arguments ask for {tuple(tensor.shape)}"
-            )
-    if unknown := sorted(set(ours) - set(wanted)):
-        raise BundleError(
-            f"the bundle holds tensors that no part of the model takes: {', '.join(unknown[:10])}"
+    tensors = {name: torch.as_tensor(np.asarray(x)) for name, x in state_dict.items()}
+    stored = {name: StoredTensor(tuple(x.shape), x.dtype, x.clone) for name, x in tensors.items()}
+    model, report = source("the bundle", {DUAL: stored}, args).build()
+    if report.initial:
+        raise LoadError(f"the bundle lacks tensors of the model\n{report}")
+    return model
+
+
+def read_args(beside: Path) -> dict[str, Any] | None:
+    """The arguments that lie beside a bundle; None where there are none.
+
+    Raises:
+        LoadError: the file is broken, or holds no arguments.
+    """
+    path = beside.parent / ARGS
+    if not path.is_file():
+        return None
+    found = attributes(read_plain(path))
+    if not found:
+        raise LoadError(f"{path}: holds no arguments by name")
+    return found
+
+
+def tensors_of(bundle: Mapping[str, Any], part: str) -> dict[str, StoredTensor]:
+    """The tensors of the dual or the cross encoder, without DataParallel's "module." in front."""
+    found = bundle.get(part)
+    if not isinstance(found, dict):
+        return {}
+    return {str(k).removeprefix("module."): x for k, x in found.items() if isinstance(x, StoredTensor)}
+
+
+def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None) -> Source:
+    """A bundle: its dual encoder is the model; a cross encoder is not used.
+
+    Raises:
+        LoadError: its tensors are not those of the published network.
+    """
+    stored = tensors_of(bundle, DUAL)
+    config, assumed = _config(name, stored, args)
+    cross = {f"{CROSS}.{key}": tensor for key, tensor in tensors_of(bundle, CROSS).items()}
+    return Source(name=name, stored=stored | cross, rules=RULES, config=config, assumed=assumed)
+
+
+def _config(
+    name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any] | None
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    known = dict(args or {})
+    try:
+        sizes, assumed = fairseq.speech_sizes(name, stored, known, SPEECH)
+        layers = sizes["shared_layers"]
+        if "layer_use" not in known:
+            known["layer_use"] = min(_TAP, layers - 1)
+            assumed.append(f"layer_use = {known['layer_use']}")
+        shared = int(known["layer_use"]) + 1
+        first = float(str(known.get("latent_temp", 2)).strip("()[] ").split(",")[0])
+        config = ModelConfig(
+            **sizes
+            | {
+                "shared_layers": shared,
+                "ssl_layers": layers - shared,
+                "diversity_weight": float(known.get("diversity_weight", 0.1)),
+                # The published code sets the first temperature and never calls what would lower it.
+                "temperature": (first, first, 1.0),
+                "resdavenet_widths": tuple(
+                    stored[f"conv2.layer{stage + 1}.0.conv1.weight"].shape[0]
+                    for stage in range(fairseq.count(_stages(stored), "", 1))
+                ),
+                "resdavenet_blocks": fairseq.count(stored, "conv2.layer1."),
+                "resdavenet_kernel": stored["conv2.layer1.0.conv1.weight"].shape[-1],
+                "feature_dim": int(known.get("visual_feat_dim", stored["visn_fc.visn_fc.weight"].shape[1])),
+                "image_layers": int(known.get("trm_layers", fairseq.count(stored, "trm."))),
+                "padding": "published",
+            }
         )
-    model.load_state_dict(ours)
-    return model.eval()
+    except KeyError as error:
+        raise LoadError(f"{name}: holds no {error}, which every published bundle has") from None
+    except (ValueError, TypeError) as error:
+        raise LoadError(f"{name}: its arguments do not make up a model ({error})") from None
+    return config, tuple(assumed)
 
 
-def _config(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> ModelConfig:
-    layers = ast.literal_eval(f"[{_listed(args['conv_feature_layers'])}]")
-    codebook = tensors[f"{_SPEECH}quantizer.vars"]
-    widths = tuple(
-        tensors[f"conv2.layer{stage}.0.conv1.weight"].shape[0]
-        for stage in range(1, _count(tensors, "conv2.layer", 1))
-    )
-    groups = int(args["latent_groups"])
-    return ModelConfig(
-        conv_layers=tuple(layer for entry in layers for layer in entry[0] * entry[1]),
-        dim=int(args["encoder_embed_dim"]),
-        heads=int(args["encoder_attention_heads"]),
-        ffn_dim=int(args["encoder_ffn_embed_dim"]),
-        shared_layers=int(args["layer_use"]) + 1,
-        ssl_layers=int(args["encoder_layers"]) - int(args["layer_use"]) - 1,
-        pos_conv_kernel=int(args["conv_pos"]),
-        pos_conv_groups=int(args["conv_pos_groups"]),
-        dropout=float(args["dropout"]),
-        quantizer_groups=groups,
-        quantizer_codes=int(args["latent_vars"]),
-        quantizer_dim=codebook.shape[-1] * groups,
-        ssl_dim=int(args["final_dim"]),
-        mask_probability=float(args["mask_prob"]),
-        mask_span=int(args["mask_length"]),
-        num_negatives=int(args["num_negatives"]),
-        diversity_weight=float(args["diversity_weight"]),
-        resdavenet_widths=widths,
-        resdavenet_blocks=_count(tensors, "conv2.layer1."),
-        resdavenet_kernel=tensors["conv2.layer1.0.conv1.weight"].shape[-1],
-        feature_dim=int(args["visual_feat_dim"]),
-        image_layers=int(args["trm_layers"]),
-        padding="published",
-    )
+def _stages(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    start = "conv2.layer"
+    return {name.removeprefix(start): x for name, x in stored.items() if name.startswith(start)}
 
 
-def _listed(layers: str) -> str:
-    """Write "[(512, 10, 5)] + [(512, 3, 2)] * 4" as [layers, repeats] pairs: pure data."""
-    parts = [part.strip() for part in layers.split("+")]
-    return ", ".join(
-        f"[{part}, 1]" if "*" not in part else "[{}, {}]".format(*(side.strip() for side in part.split("*")))
-        for part in parts
-    )
+# ---- writing ----------------------------------------------------------------------------------------------
+
+DEFAULT_ARGS: Mapping[str, Any] = MappingProxyType(
+    {
+        "extractor_mode": "default",
+        "activation_fn": "gelu",
+        "activation_dropout": 0.0,
+        "layer_norm_first": False,
+        "encoder_layerdrop": 0.0,
+        "logit_temp": 0.1,
+        "quantize_targets": True,
+        "quantize_input": False,
+        "same_quantizer": False,
+        "feature_grad_mult": 1.0,
+        "mask_selection": "static",
+        "mask_other": 0,
+        "no_mask_overlap": False,
+        "mask_min_space": 1,
+        "mask_channel_length": 0.0,
+        "mask_channel_prob": 0.0,
+        "mask_channel_selection": "static",
+        "mask_channel_other": 0,
+        "no_mask_channel_overlap": False,
+        "mask_channel_min_space": 1,
+        "negatives_from_everywhere": False,
+        "cross_sample_negatives": 0,
+        "codebook_negatives": 0,
+        "target_glu": False,
+        "conv_bias": False,
+        "return_code_index": False,
+        "trim_mask": True,
+        "hidden_act": "gelu",
+        "max_position_embeddings": 512,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-12,
+        "xtrm_layers": 1,
+        "visual_pos_dim": 4,
+        "return_attention_weight": False,
+        "fine_matching_weight": 0.0,
+        "coarse_matching_weight": 1.0,
+        "caption_w2v2_weight": 1.0,
+        "libri_w2v2_weight": 0.0,
+        "coarse_to_fine_retrieve": False,
+        "fb_w2v2_weights_fn": None,
+        "margin": 1.0,
+        "topk": 100,
+    }
+)
+"""The published arguments that no size of ours decides."""
 
 
-def _count(tensors: Mapping[str, Tensor], prefix: str, first: int = 0) -> int:
-    """The number after the last in PREFIX0…, PREFIX1…, from `first`."""
-    index = first
-    while any(re.match(re.escape(f"{prefix}{index}") + r"\.", name) for name in tensors):
-        index += 1
-    return index
+@dataclass(frozen=True)
+class Carried:
+    """What a bundle held that the model has no use for: kept so that it can be written back.
+
+    Attributes:
+        tensors: under their names in the bundle; those of the cross encoder begin with "cross_encoder.".
+        args: the published arguments.
+    """
+
+    tensors: Mapping[str, Tensor]
+    args: Mapping[str, Any] | None = None
 
 
-def _ours(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    renamed = {_rename(name): x for name, x in tensors.items() if not name.startswith(_UNUSED)}
-    ours: dict[str, Tensor] = {}
-    for name, x in renamed.items():
-        if match := re.fullmatch(r"(.*\.attention)\.([qkv])\.(weight|bias)", name):
-            block, part, kind = match.groups()
-            if part == "q":
-                ours[f"{block}.qkv.{kind}"] = torch.cat([renamed[f"{block}.{p}.{kind}"] for p in "qkv"])
-        elif name == "quantizer.codebook":
-            ours[name] = x.reshape(config.quantizer_groups, config.quantizer_codes, -1)
-        elif name.startswith("speech_head.resdavenet.stages") and x.dim() > 1:
-            ours[name] = x.squeeze(2)
-        else:
-            ours[name] = x
-    return ours
+def export(model: VGSPlus, carried: Carried) -> tuple[OrderedDict[str, Tensor], dict[str, Any]]:
+    """The published state dict of a model and the arguments under which the published code builds it.
+
+    Raises:
+        LoadError: a size that the published code cannot be given.
+    """
+    c = model.config
+    fixed = {
+        "dim": _DIM,
+        "resdavenet_widths": _WIDTHS,
+        "resdavenet_blocks": _BLOCKS,
+        "resdavenet_kernel": _KERNEL,
+        "grounded": True,
+    }
+    wrong = [
+        f"{name} = {getattr(c, name)} (there {only})"
+        for name, only in fixed.items()
+        if getattr(c, name) != only
+    ]
+    if wrong:
+        raise LoadError(f"the published code has sizes that no argument changes: {', '.join(wrong)}")
+    state = model.state_dict()
+    places = find_places({name: tuple(tensor.shape) for name, tensor in state.items()}, RULES)
+    tensors: dict[str, Tensor] = {}
+    for name, place in places.items():
+        tensors |= place.scatter(state[name].detach().cpu())
+    left = {name: x for name, x in carried.tensors.items() if not name.startswith(f"{CROSS}.")}
+    return OrderedDict(tensors | (left or _discarded(c.dim))), dict(carried.args or _args(c))
 
 
-def _rename(name: str) -> str:
-    if match := re.fullmatch(r"conv2\.layer(\d+)\.(\d+)\.(.*)", name):
-        stage, block, rest = match.groups()
-        for theirs, mine in (("downsample.0", "shortcut"), ("downsample.1", "shortcut_norm"), ("bn", "norm")):
-            rest = rest.replace(theirs, mine)
-        return f"speech_head.resdavenet.stages.{int(stage) - 1}.{block}.{rest}"
-    for pattern, ours in _NAMES:
-        renamed, matched = re.subn(f"^{pattern}", ours, name)
-        if matched:
-            for theirs, mine in _BERT:
-                renamed = renamed.replace(theirs, mine) if theirs in renamed else renamed
-            return renamed
-    return name
+def save_bundle(model: VGSPlus, carried: Carried, path: Path) -> None:
+    """Write a bundle and its arguments, which the published code's loaders accept.
+
+    Raises:
+        LoadError: as `export`.
+        OSError: a file cannot be written.
+    """
+    tensors, args = export(model, carried)
+    start = f"{CROSS}."
+    # The published loader asks for a cross encoder too and is content with an empty one.
+    cross = {name.removeprefix(start): x for name, x in carried.tensors.items() if name.startswith(start)}
+    temporary = path.with_name(f".{path.name}.writing")
+    torch.save({DUAL: tensors, CROSS: OrderedDict(cross)}, temporary)
+    arguments = path.with_name(ARGS)
+    written = arguments.with_name(f".{ARGS}.writing")
+    written.write_bytes(pickle.dumps(argparse.Namespace(**args)))
+    written.replace(arguments)
+    temporary.replace(path)
+
+
+def _discarded(dim: int) -> dict[str, Tensor]:
+    """The projection that nothing reads, at its published initial values."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"0.weight": (2 * dim, dim), "0.bias": (2 * dim,), "2.weight": (dim, 2 * dim), "2.bias": (dim,)}
+    return {
+        f"{DISCARDED}{name}": torch.zeros(shape)
+        if name.endswith("bias")
+        else torch.normal(0.0, 0.02, shape, generator=generator)
+        for name, shape in shapes.items()
+    }
+
+
+def _args(c: ModelConfig) -> dict[str, Any]:
+    dropouts = ("dropout", "attention_dropout", "dropout_input", "dropout_features")
+    return {
+        **DEFAULT_ARGS,
+        **dict.fromkeys((*dropouts, "hidden_dropout_prob", "attention_probs_dropout_prob"), c.dropout),
+        "encoder_layers": c.shared_layers + c.ssl_layers,
+        "encoder_embed_dim": c.dim,
+        "encoder_ffn_embed_dim": c.ffn_dim,
+        "encoder_attention_heads": c.heads,
+        "num_attention_heads": c.heads,
+        "intermediate_size": c.ffn_dim,
+        "hidden_size": c.dim,
+        "final_dim": c.ssl_dim,
+        "conv_feature_layers": " + ".join(f"[{layer}]" for layer in c.conv_layers),
+        "latent_vars": c.quantizer_codes,
+        "latent_groups": c.quantizer_groups,
+        "latent_dim": c.quantizer_dim,
+        "latent_temp": str(c.temperature),
+        "mask_length": c.mask_span,
+        "mask_prob": c.mask_probability,
+        "num_negatives": c.num_negatives,
+        "conv_pos": c.pos_conv_kernel,
+        "conv_pos_groups": c.pos_conv_groups,
+        "layer_use": c.shared_layers - 1,
+        "diversity_weight": c.diversity_weight,
+        "trm_layers": c.image_layers,
+        "visual_feat_dim": c.feature_dim,
+    }

@@ -33,7 +33,12 @@ class Frames:
 
 
 class SpeechEncoder(nn.Module):
-    """From samples to the outputs of the transformer layers (wav2vec 2.0, section 2), with a CLS in front."""
+    """From samples to the outputs of the transformer layers (wav2vec 2.0, section 2).
+
+    `cls` puts a learned vector before the frames, which gathers what grounding needs (FaST-VGS, section 2).
+    """
+
+    cls: nn.Parameter | None
 
     def __init__(
         self,
@@ -43,13 +48,15 @@ class SpeechEncoder(nn.Module):
         layers: list[TransformerLayer],
         positions: PositionalConvolution,
         dropout: float,
+        *,
+        cls: bool,
     ) -> None:
         super().__init__()
         self.waveform = waveform
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, dim)
         self.mask_vector = nn.Parameter(torch.rand(dim))
-        self.cls = nn.Parameter(torch.randn(1, 1, dim))
+        self.register_parameter("cls", nn.Parameter(torch.randn(1, 1, dim)) if cls else None)
         self.positions = positions
         self.input_norm = nn.LayerNorm(dim)
         self.layers = nn.ModuleList(layers)
@@ -73,21 +80,30 @@ class SpeechEncoder(nn.Module):
         return Frames(self.norm(raw), penalty, valid, lengths)
 
     def transform(self, heard: Frames, mask: Tensor | None, depth: int) -> list[Tensor]:
-        """(B, 1 + T, D) of each of `depth` layers, CLS first; mask (B, T) True where hidden."""
+        """(B, 1 + T, D) of each of `depth` layers, CLS first, or (B, T, D) without one.
+
+        mask (B, T) is True where a frame is hidden.
+        """
         x = self.dropout(self.project(heard.features))
         if mask is not None:
             x = torch.where(mask[..., None], self.mask_vector.to(x.dtype), x)
         padded = not bool(heard.valid.all())
         if padded and self.waveform.exact:
             x = x.masked_fill(~heard.valid[..., None], 0)
-        x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        keys = heard.valid if padded else None
+        if self.cls is not None:
+            x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+            keys = None if keys is None else nn.functional.pad(keys, (1, 0), value=True)
         x = self.dropout(self.input_norm(x + self.positions(x)))
-        keys = nn.functional.pad(heard.valid, (1, 0), value=True) if padded else None
         outputs = []
         for layer in self.layers[:depth]:
             x = layer(x, keys)
             outputs.append(x)
         return outputs
+
+    def frames(self, output: Tensor) -> Tensor:
+        """The output of a layer without its CLS: (B, T, D)."""
+        return output if self.cls is None else output[:, 1:]
 
 
 class SpeechHead(nn.Module):

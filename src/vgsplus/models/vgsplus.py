@@ -43,6 +43,8 @@ class ModelConfig:
         resdavenet_widths: channels of its stages, the last equal to dim. resdavenet_blocks: in each stage.
         resdavenet_kernel: frames.
         feature_dim: F. image_layers: transformer layers of the image encoder.
+        grounded: whether there is a grounding side: image encoder, speech head, CLS before the speech frames.
+            Without it the network is wav2vec 2.0, of which only α = 0 can be trained.
         padding: "exact": an utterance's output never depends on its batch; "published": as the old code.
 
     Raises:
@@ -78,6 +80,7 @@ class ModelConfig:
     resdavenet_kernel: int = 9
     feature_dim: int = 2048
     image_layers: int = 6
+    grounded: bool = True
     padding: Literal["exact", "published"] = "exact"
 
     def __post_init__(self) -> None:
@@ -95,7 +98,7 @@ class ModelConfig:
             f"quantizer_dim ({self.quantizer_dim}) must be a multiple of quantizer_groups",
         )
         _require(
-            bool(self.resdavenet_widths) and self.resdavenet_widths[-1] == self.dim,
+            not self.grounded or self.resdavenet_widths[-1:] == (self.dim,),
             f"the last of resdavenet_widths must equal dim ({self.dim})",
         )
         _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
@@ -121,6 +124,7 @@ class VGSPlus(nn.Module):
             [TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout) for _ in range(depth)],
             PositionalConvolution(c.dim, c.pos_conv_kernel, c.pos_conv_groups),
             c.dropout,
+            cls=c.grounded,
         )
         self.target_dropout = nn.Dropout(c.dropout)
         self.quantizer = Quantizer(
@@ -128,13 +132,14 @@ class VGSPlus(nn.Module):
         )
         self.project_target = nn.Linear(c.quantizer_dim, c.ssl_dim)
         self.project_prediction = nn.Linear(c.dim, c.ssl_dim)
-        self.speech_head = SpeechHead(
-            ResDAVEnet(c.dim, c.resdavenet_widths, c.resdavenet_blocks, c.resdavenet_kernel),
-            TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout),
-            c.dim,
-            exact=exact,
-        )
-        self.image = ImageEncoder(c.feature_dim, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
+        if c.grounded:
+            self.speech_head = SpeechHead(
+                ResDAVEnet(c.dim, c.resdavenet_widths, c.resdavenet_blocks, c.resdavenet_kernel),
+                TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout),
+                c.dim,
+                exact=exact,
+            )
+            self.image = ImageEncoder(c.feature_dim, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
         # The published 0.02 at the paper's width; a narrower model keeps the same variance of its outputs,
         # and learns faster for it.
         std = 0.02 * (768 / c.dim) ** 0.5
@@ -149,14 +154,20 @@ class VGSPlus(nn.Module):
         """(B, S) float32 zero-padded, (B,) int64 → (B, D).
 
         Raises:
-            ValueError: an utterance shorter than one frame, or longer than its row.
+            ValueError: an utterance shorter than one frame, or longer than its row; no grounding side.
         """
+        self._require_grounding()
         heard = self._hear(waveforms, num_samples)
         tapped = self.speech.transform(heard, None, self.config.shared_layers)[-1]
         return self._embed_tapped(tapped, heard)
 
     def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """(B, R, F), (B, R, 4) as (x1, y1, x2, y2) over width and height → (B, D)."""
+        """(B, R, F), (B, R, 4) as (x1, y1, x2, y2) over width and height → (B, D).
+
+        Raises:
+            ValueError: the model has no grounding side.
+        """
+        self._require_grounding()
         embedding: Tensor = self.image(features, boxes)
         return embedding
 
@@ -164,11 +175,11 @@ class VGSPlus(nn.Module):
         """(B, S), (B,) → the outputs (B, T, D) of all layers in one pass; (B, T) True where a real frame.
 
         Raises:
-            ValueError: as `embed_speech`.
+            ValueError: an utterance shorter than one frame, or longer than its row.
         """
         heard = self._hear(waveforms, num_samples)
         outputs = self.speech.transform(heard, None, len(self.speech.layers))
-        return tuple(output[:, 1:] for output in outputs), heard.valid
+        return tuple(self.speech.frames(output) for output in outputs), heard.valid
 
     # ---- training ----
 
@@ -185,24 +196,29 @@ class VGSPlus(nn.Module):
             batch: waveforms (B, S), num_samples (B,); for α > 0 also features (B, R, F), boxes (B, R, 4) and
                 image_ids (B,), a tensor or any hashables.
             alpha: weight of grounding in [0, 1]; at 1 neither the speech decoder nor the quantiser runs and
-                speech is not masked, at 0 no picture is looked at.
+                speech is not masked (in `published` padding mode it is, where there is a speech decoder, as
+                in the published code), at 0 no picture is looked at.
             mask: (B, T) bool to use instead of drawing one.
             negatives: (B, N·M) int64 into the B·M masked frames, to use instead of drawing; needs equal M.
 
         Raises:
-            ValueError: α outside [0, 1], or an utterance shorter than one frame.
+            ValueError: α outside [0, 1], α > 0 without a grounding side, or an utterance shorter than a
+                frame.
         """
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+        if alpha > 0:
+            self._require_grounding()
         heard = self._hear(batch["waveforms"], batch["num_samples"])
         supervised = alpha < 1
-        if supervised and mask is None:
+        published = self.config.padding == "published"
+        if mask is None and (supervised or (published and self.config.ssl_layers > 0)):
             mask = span_mask(
                 heard.lengths,
                 heard.features.shape[1],
                 probability=self.config.mask_probability,
                 span=self.config.mask_span,
-                equal=self.config.padding == "published",
+                equal=published,
             )
         depth = len(self.speech.layers) if supervised else self.config.shared_layers
         outputs = self.speech.transform(heard, mask, depth)
@@ -213,7 +229,7 @@ class VGSPlus(nn.Module):
             total = total + alpha * found["grounding"]
         if supervised:
             assert mask is not None
-            found |= self._ssl(heard, outputs[-1][:, 1:], mask, negatives)
+            found |= self._ssl(heard, self.speech.frames(outputs[-1]), mask, negatives)
             total = total + (1 - alpha) * found["ssl"]
         assert isinstance(total, Tensor)
         return Losses(total=total, **found)
@@ -236,6 +252,13 @@ class VGSPlus(nn.Module):
                 f"within the {waveforms.shape[1]} samples of a row"
             )
         return self.speech.hear(waveforms, num_samples)
+
+    def _require_grounding(self) -> None:
+        if not self.config.grounded:
+            raise ValueError(
+                "this model is wav2vec 2.0 alone: it has no grounding side, so it embeds nothing and trains "
+                "at alpha = 0 only; to ground it, train a model with `grounded: true` and `init` from it"
+            )
 
     def _embed_tapped(self, tapped: Tensor, heard: Frames) -> Tensor:
         embedding: Tensor = self.speech_head(tapped, heard.lengths)

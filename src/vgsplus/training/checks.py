@@ -11,7 +11,8 @@ from vgsplus.corpora.format import Caption, Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
-type LoadWeights = Callable[[VGSPlus, str], None]
+type LoadWeights = Callable[[VGSPlus, str], str]
+"""Puts the weights at a path into a model and says what was taken; on the meta device it only checks."""
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -70,8 +71,14 @@ def _init_faults(config: RunConfig, load_weights: LoadWeights | None) -> Iterato
             continue
         if not Path(phase.init).exists():
             yield f"schedule.{index}.init: there is no {phase.init}"
-        if load_weights is None:
+        elif load_weights is None:
             yield f"schedule.{index}.init: nothing was given that loads initial weights"
+        else:
+            try:
+                with torch.device("meta"):
+                    load_weights(VGSPlus(config.model), phase.init)
+            except VgsplusError as error:
+                yield f"schedule.{index}.init: {error}"
 
 
 def _batch_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
@@ -85,6 +92,8 @@ def _batch_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
 def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
     if not needs_images(config):
         return
+    if not config.model.grounded:
+        yield "schedule: α > 0 needs model.grounded: true; without it the model is wav2vec 2.0 alone"
     if not corpus.feature_dim:
         yield (
             f"schedule: α > 0 needs images, but {corpus.root} is a corpus of speech alone; "

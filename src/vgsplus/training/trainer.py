@@ -72,7 +72,7 @@ def train(
         resume: go on from the newest checkpoint in `out`; with none there, start. A finished run returns
             at once.
         evaluate: called with the model in evaluation mode every `evaluate_every` epochs and after each phase.
-        load_weights: puts the weights that a phase's `init` names into the model.
+        load_weights: puts the weights that a phase's `init` names into the model, and says what was taken.
         progress: see `progress.console_progress`; silent by default.
 
     Raises:
@@ -183,7 +183,7 @@ class Trainer:
         self.progress.begin(planned.phase.name, planned.steps, done)
         if planned.phase.init is not None and resumed is None:
             assert self.load_weights is not None
-            self.load_weights(self.model, planned.phase.init)
+            self.progress.note(self.load_weights(self.model, planned.phase.init))
         optimizer = build_optimizer(self.model, planned.phase.optimizer)
         if resumed:
             tensors = checkpoint.load_tensors(resumed.checkpoint / checkpoint.OPTIMIZER_FILE)

@@ -1,0 +1,137 @@
+"""Hugging Face's wav2vec 2.0 folders (config.json with weights): their names and sizes, as ours."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vgsplus.interop.fairseq import LARGE, codebook_shape, split_layers
+from vgsplus.interop.safetensors_files import read_safetensors
+from vgsplus.interop.tensors import LoadError, Rule, Source, StoredTensor
+from vgsplus.interop.torch_files import read_torch
+from vgsplus.models.vgsplus import ModelConfig
+
+CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
+MODEL_TYPE = "wav2vec2"
+_TASK = "wav2vec2."
+"""In front of the names of the network when a task's head stands on it."""
+_NEW_WEIGHT_NORM = {
+    "pos_conv_embed.conv.parametrizations.weight.original0": "pos_conv_embed.conv.weight_g",
+    "pos_conv_embed.conv.parametrizations.weight.original1": "pos_conv_embed.conv.weight_v",
+}
+_REQUIRED: Mapping[str, object] = {
+    "conv_bias": False,
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+_LAYER = r"encoder.layers.\1."
+RULES = (
+    Rule(r"speech\.waveform\.norm\.(\w+)", (r"feature_extractor.conv_layers.0.layer_norm.\1",)),
+    Rule(r"speech\.waveform\.convolutions\.(\d+)\.(\w+)", (r"feature_extractor.conv_layers.\1.conv.\2",)),
+    Rule(r"speech\.norm\.(\w+)", (r"feature_projection.layer_norm.\1",)),
+    Rule(r"speech\.project\.(\w+)", (r"feature_projection.projection.\1",)),
+    Rule(r"speech\.mask_vector", ("masked_spec_embed",)),
+    Rule(
+        r"speech\.positions\.convolution\.parametrizations\.weight\.original0",
+        ("encoder.pos_conv_embed.conv.weight_g",),
+    ),
+    Rule(
+        r"speech\.positions\.convolution\.parametrizations\.weight\.original1",
+        ("encoder.pos_conv_embed.conv.weight_v",),
+    ),
+    Rule(r"speech\.positions\.convolution\.bias", ("encoder.pos_conv_embed.conv.bias",)),
+    Rule(r"speech\.input_norm\.(\w+)", (r"encoder.layer_norm.\1",)),
+    Rule(
+        r"speech\.layers\.(\d+)\.attention\.qkv\.(\w+)",
+        tuple(rf"{_LAYER}attention.{part}_proj.\2" for part in "qkv"),
+    ),
+    Rule(r"speech\.layers\.(\d+)\.attention\.out\.(\w+)", (rf"{_LAYER}attention.out_proj.\2",)),
+    Rule(r"speech\.layers\.(\d+)\.attention_norm\.(\w+)", (rf"{_LAYER}layer_norm.\2",)),
+    Rule(r"speech\.layers\.(\d+)\.expand\.(\w+)", (rf"{_LAYER}feed_forward.intermediate_dense.\2",)),
+    Rule(r"speech\.layers\.(\d+)\.contract\.(\w+)", (rf"{_LAYER}feed_forward.output_dense.\2",)),
+    Rule(r"speech\.layers\.(\d+)\.ffn_norm\.(\w+)", (rf"{_LAYER}final_layer_norm.\2",)),
+    Rule(r"quantizer\.codebook", ("quantizer.codevectors",), codebook_shape),
+    Rule(r"quantizer\.logits\.(\w+)", (r"quantizer.weight_proj.\1",)),
+    Rule(r"project_target\.(\w+)", (r"project_q.\1",)),
+    Rule(r"project_prediction\.(\w+)", (r"project_hid.\1",)),
+)
+
+
+def source(folder: Path) -> Source:
+    """A folder that `save_pretrained` wrote: wav2vec 2.0 without grounding.
+
+    Raises:
+        LoadError: a file is missing or broken, or the model is no wav2vec 2.0 of the base architecture.
+    """
+    config = _read_config(folder / CONFIG)
+    stored = {_renamed(name): tensor for name, tensor in _read_weights(folder).items()}
+    return Source(
+        name=f"{folder} (Hugging Face wav2vec 2.0)",
+        stored=stored,
+        rules=RULES,
+        config=_sizes(folder / CONFIG, config),
+    )
+
+
+def _renamed(name: str) -> str:
+    name = name.removeprefix(_TASK)
+    for new, old in _NEW_WEIGHT_NORM.items():
+        name = name.replace(new, old)
+    return name
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        raise LoadError(f"{path}: is of a model of type {kind!r}; {MODEL_TYPE!r} is read")
+    return config
+
+
+def _sizes(path: Path, config: Mapping[str, Any]) -> ModelConfig:
+    if config.get("do_stable_layer_norm") or config.get("feat_extract_norm", "group") != "group":
+        raise LoadError(f"{path}: {LARGE}")
+    for setting, only in _REQUIRED.items():
+        if config.get(setting, only) != only:
+            raise LoadError(f"{path}: has {setting} = {config[setting]!r}; only {only!r} is supported")
+    try:
+        layers = zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True)
+        sizes = {
+            "conv_layers": tuple((int(c), int(k), int(s)) for c, k, s in layers),
+            "dim": int(config["hidden_size"]),
+            "heads": int(config["num_attention_heads"]),
+            "ffn_dim": int(config["intermediate_size"]),
+            "shared_layers": int(config["num_hidden_layers"]),
+            "pos_conv_kernel": int(config["num_conv_pos_embeddings"]),
+            "pos_conv_groups": int(config["num_conv_pos_embedding_groups"]),
+            "dropout": float(config.get("hidden_dropout", 0.1)),
+            "quantizer_groups": int(config.get("num_codevector_groups", 2)),
+            "quantizer_codes": int(config.get("num_codevectors_per_group", 320)),
+            "quantizer_dim": int(config.get("codevector_dim", 256)),
+            "ssl_dim": int(config.get("proj_codevector_dim", 256)),
+            "mask_probability": float(config.get("mask_time_prob", 0.65)),
+            "mask_span": int(config.get("mask_time_length", 10)),
+            "num_negatives": int(config.get("num_negatives", 100)),
+            "diversity_weight": float(config.get("diversity_loss_weight", 0.1)),
+        }
+        return ModelConfig(**split_layers(sizes), grounded=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LoadError(
+            f"{path}: lacks a size of the model, or holds an impossible one ({error!r})"
+        ) from None
+
+
+def _read_weights(folder: Path) -> dict[str, StoredTensor]:
+    if (folder / SAFETENSORS).is_file():
+        return read_safetensors(folder / SAFETENSORS)
+    if (folder / PICKLED).is_file():
+        found = read_torch(folder / PICKLED)
+        if isinstance(found, dict):
+            return {str(name): x for name, x in found.items() if isinstance(x, StoredTensor)}
+        raise LoadError(f"{folder / PICKLED}: holds no tensors by name")
+    raise LoadError(f"{folder}: holds neither {SAFETENSORS} nor {PICKLED}")

@@ -1,0 +1,145 @@
+"""Any model that can be read, told by what it is: ours, published bundles, fairseq's, Hugging Face's."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vgsplus import config as settings
+from vgsplus.interop import fairseq, fast_vgs, huggingface
+from vgsplus.interop.safetensors_files import read_safetensors
+from vgsplus.interop.tensors import LoadError, LoadReport, Rule, Source
+from vgsplus.interop.torch_files import read_torch
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.training import checkpoint
+
+MODEL_JSON = "model.json"
+FORMAT = 1
+_SAME_NAMES = (Rule(r"(.+)", (r"\1",)),)
+_log = logging.getLogger("vgsplus")
+
+
+# ---- reading ----------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path) -> VGSPlus:
+    """Load a model, in evaluation mode on the CPU; nothing in the file is executed.
+
+    A table of what was not used and what stayed at its initial value is logged as a warning if there is any.
+
+    Args:
+        path: one of
+            - a run of ours (its newest checkpoint), a checkpoint, or a folder that `vgsplus convert` wrote;
+            - a published bundle (`best_bundle.pth`, `bundle.pth`) or the folder that holds one; the arguments
+              are read from `args.pkl` beside it, or the sizes off its tensors where there is none;
+            - a fairseq wav2vec 2.0 checkpoint of the base architecture;
+            - a Hugging Face wav2vec 2.0 folder.
+            Bundles come in `published` padding mode; fairseq's and Hugging Face's models are wav2vec 2.0
+            alone, without a grounding side.
+
+    Raises:
+        VgsplusError: there is nothing that can be read, or it is broken, or a tensor has another shape than
+            its model asks for.
+    """
+    model, report = load_with_report(path)
+    ours = {name for name in report.unused if not name.startswith(fast_vgs.DISCARDED)}
+    if report.initial or ours or report.assumed:
+        _log.warning("%s", report)
+    return model
+
+
+def load_with_report(path: str | Path) -> tuple[VGSPlus, LoadReport]:
+    """As `load`, with what became of the file's tensors.
+
+    Raises:
+        VgsplusError: as `load`.
+    """
+    return open_source(Path(path)).build()
+
+
+def load_weights(model: VGSPlus, path: str) -> str:
+    """Put the weights of any model that `load` reads into this one; says what was taken, as a table.
+
+    On the meta device it only checks that they fit. What the file lacks stays as it is.
+
+    Raises:
+        VgsplusError: as `load`.
+    """
+    return str(open_source(Path(path)).fill(model))
+
+
+def open_source(path: Path) -> Source:
+    """Find out what a path is, and read all of it but its tensors.
+
+    Raises:
+        VgsplusError: as `load`.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise LoadError(f"{path}: there is no such file or folder")
+    if path.suffix == ".safetensors":
+        return _open_folder(path.parent)
+    return _open_pickled(path)
+
+
+def _open_folder(folder: Path) -> Source:
+    if (folder / MODEL_JSON).is_file():
+        return _own(folder, read_model_json(folder)["model"])
+    if (folder / checkpoint.STATE_FILE).is_file() or checkpoint.latest(folder):
+        found = checkpoint.resolve(folder)
+        return _own(found, checkpoint.load_state(found).model)
+    if (folder / huggingface.CONFIG).is_file():
+        return huggingface.source(folder)
+    for name in fast_vgs.BUNDLES:
+        if (folder / name).is_file():
+            return _open_pickled(folder / name)
+    raise LoadError(
+        f"{folder}: holds no model: neither {checkpoint.STATE_FILE} or {checkpoint.FOLDER}/ (a run or "
+        f"checkpoint of ours), {MODEL_JSON} (a converted model), {huggingface.CONFIG} (Hugging Face), nor "
+        f"{' or '.join(fast_vgs.BUNDLES)}"
+    )
+
+
+def _own(folder: Path, model: Mapping[str, Any]) -> Source:
+    return Source(
+        name=str(folder),
+        stored=read_safetensors(folder / checkpoint.MODEL_FILE),
+        rules=_SAME_NAMES,
+        config=settings.parse_model(model),
+        whole=True,
+    )
+
+
+def _open_pickled(path: Path) -> Source:
+    if path.name == huggingface.PICKLED and (path.parent / huggingface.CONFIG).is_file():
+        return huggingface.source(path.parent)
+    found = read_torch(path)
+    if isinstance(found, dict) and isinstance(found.get(fast_vgs.DUAL), dict):
+        return fast_vgs.source(f"{path} (published bundle)", found, fast_vgs.read_args(path))
+    if isinstance(found, dict) and isinstance(found.get("model"), dict) and {"args", "cfg"} & found.keys():
+        return fairseq.source(f"{path} (fairseq)", found)
+    held = (
+        f"a dictionary of {', '.join(map(str, list(found)[:8]))}" if isinstance(found, dict) else repr(found)
+    )
+    raise LoadError(
+        f"{path}: is no checkpoint that is known here. It holds {held}; a published bundle holds "
+        f"'{fast_vgs.DUAL}', a fairseq checkpoint 'model' with 'args' or 'cfg'"
+    )
+
+
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """What a converted model's folder says of it: sizes, origin, published arguments.
+
+    Raises:
+        LoadError: it is broken, or of a format this version does not know.
+    """
+    path = folder / MODEL_JSON
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise LoadError(f"{path}: has format {about['format']}, this version of vgsplus reads {FORMAT}")
+        return {"model": about["model"], "published_args": about.get("published_args")}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LoadError(f"{path}: is broken ({error!r})") from None

@@ -1,0 +1,228 @@
+"""Tensors of other systems' files: where each of ours is kept, and what becomes of those without a place."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vgsplus.errors import VgsplusError
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+
+type Shape = tuple[int, ...]
+
+
+class LoadError(VgsplusError):
+    """A file that is broken, of another kind than expected, or whose tensors do not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor that stays where it is until `read` is called."""
+
+    shape: Shape
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor of ours is kept: in parts of `shape` each, joined along the first axis and reshaped."""
+
+    names: tuple[str, ...]
+    shape: Shape
+
+    def gather(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
+        """The parts as one tensor of ours; without copying where there is one part."""
+        return (parts[0] if len(parts) == 1 else torch.cat(tuple(parts))).reshape(shape)
+
+    def scatter(self, tensor: Tensor) -> dict[str, Tensor]:
+        """A tensor of ours as its parts there; the inverse of `gather`, bit for bit."""
+        parts = tensor.chunk(len(self.names)) if len(self.names) > 1 else (tensor,)
+        return {name: part.reshape(self.shape).clone() for name, part in zip(self.names, parts, strict=True)}
+
+
+def _parts_alike(shape: Shape, parts: int) -> Shape:
+    return shape if parts == 1 else (shape[0] // parts, *shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    r"""Names of ours that match `ours` whole are kept under `theirs`, templates with \1, \2 for its groups.
+
+    `shape` tells the shape that a part has there from the shape of ours.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    shape: Callable[[Shape, int], Shape] = _parts_alike
+
+    def place(self, name: str, shape: Shape) -> Place | None:
+        """The place of one of our tensors, None if the rule does not speak of it."""
+        match = re.fullmatch(self.ours, name)
+        if match is None:
+            return None
+        return Place(tuple(map(match.expand, self.theirs)), self.shape(shape, len(self.theirs)))
+
+
+def find_places(shapes: Mapping[str, Shape], rules: Sequence[Rule]) -> dict[str, Place]:
+    """The place of each of our tensors, by the first rule that speaks of it; others have none."""
+    places = {}
+    for name, shape in shapes.items():
+        found = (rule.place(name, shape) for rule in rules)
+        place = next((place for place in found if place is not None), None)
+        if place is not None:
+            places[name] = place
+    return places
+
+
+# ---- what was taken, and what was not ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of a file's tensors.
+
+    Attributes:
+        source: what was read.
+        taken: tensors of the model that the file gave, with their shapes.
+        initial: tensors of the model that the file does not hold: they keep their initial values.
+        unused: tensors of the file that the model has no place for.
+        assumed: settings that the file does not tell, as "name = value".
+    """
+
+    source: str
+    taken: Mapping[str, Shape]
+    initial: Mapping[str, Shape]
+    unused: Mapping[str, Shape]
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether file and model are the same tensors."""
+        return not self.initial and not self.unused
+
+    def __str__(self) -> str:
+        """A table: a line a block of the network."""
+        rows = [
+            (what, block, str(tensors), f"{parameters:,}")
+            for what, shapes in (
+                ("taken", self.taken),
+                ("not used", self.unused),
+                ("at its initial value", self.initial),
+            )
+            for block, tensors, parameters in _by_block(shapes)
+        ]
+        header = ("", "block", "tensors", "parameters")
+        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip()
+            for a, b, c, d in [header, *rows]
+        ]
+        assumed = [f"The file does not tell, so assumed: {', '.join(self.assumed)}"] if self.assumed else []
+        return "\n".join([self.source, *lines, *assumed])
+
+
+def _by_block(shapes: Mapping[str, Shape]) -> Iterable[tuple[str, int, int]]:
+    """Blocks (names up to their first number or last part), tensors and parameters of each."""
+    blocks: dict[str, list[int]] = {}
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        numbers = [index for index, part in enumerate(parts) if part.isdecimal()]
+        block = ".".join(parts[: numbers[0] if numbers else max(1, len(parts) - 1)][:3])
+        blocks.setdefault(block, []).append(math.prod(shape))
+    return ((block, len(sizes), sum(sizes)) for block, sizes in blocks.items())
+
+
+# ---- filling a model --------------------------------------------------------------------------------------
+
+_OURS_ALONE = frozenset({"quantizer.updates"})
+"""Counters that no other system keeps; they begin at 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The tensors of a file and how they are ours.
+
+    Attributes:
+        name: what messages call it: its path and kind.
+        stored: its tensors.
+        rules: where our tensors are among them.
+        config: the sizes of the model that it is.
+        assumed: see `LoadReport`.
+        whole: whether it is a model of our own, so that anything missing or left over is a fault.
+    """
+
+    name: str
+    stored: Mapping[str, StoredTensor]
+    rules: Sequence[Rule]
+    config: ModelConfig
+    assumed: tuple[str, ...] = ()
+    whole: bool = False
+
+    def match(self, model: VGSPlus) -> tuple[dict[str, Place], LoadReport]:
+        """Find the places of a model's tensors, without reading any.
+
+        Raises:
+            LoadError: a tensor of another shape (each is named with both shapes), or nothing fits at all.
+        """
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        places = find_places(shapes, self.rules)
+        found = {name: place for name, place in places.items() if set(place.names) <= self.stored.keys()}
+        if wrong := [
+            f"{part} is {self.stored[part].shape}, the model's {name} needs {place.shape}"
+            for name, place in found.items()
+            for part in place.names
+            if self.stored[part].shape != place.shape
+        ]:
+            raise LoadError(f"{self.name}: does not fit:\n" + "\n".join(f"- {line}" for line in wrong))
+        used = {part for place in found.values() for part in place.names}
+        report = LoadReport(
+            source=self.name,
+            taken={name: shapes[name] for name in found},
+            initial={n: s for n, s in shapes.items() if n not in found and n not in _OURS_ALONE},
+            unused={name: tensor.shape for name, tensor in self.stored.items() if name not in used},
+            assumed=self.assumed,
+        )
+        if not found or (self.whole and not report.whole):
+            raise LoadError(f"{self.name}: its tensors do not make up the model\n{report}")
+        return found, report
+
+    def build(self) -> tuple[VGSPlus, LoadReport]:
+        """The model that this file is, in evaluation mode; holds every tensor in memory once.
+
+        Raises:
+            LoadError: as `match`, or a file that changes while it is read.
+        """
+        with torch.device("meta"):
+            model = VGSPlus(self.config)
+        places, report = self.match(model)
+        if report.initial:
+            model = VGSPlus(self.config)
+        tensors = {
+            name: self._read(places[name], like)
+            for name, like in model.state_dict().items()
+            if name in places
+        }
+        tensors |= {name: torch.zeros((), dtype=torch.int64) for name in _OURS_ALONE - places.keys()}
+        model.load_state_dict(tensors, strict=False, assign=True)
+        return model.eval(), report
+
+    @torch.no_grad()
+    def fill(self, model: VGSPlus) -> LoadReport:
+        """Put the file's tensors into a model; on the meta device, only check that they fit.
+
+        Raises:
+            LoadError: as `build`.
+        """
+        places, report = self.match(model)
+        for name, tensor in model.state_dict().items():
+            if name in places and not tensor.is_meta:
+                tensor.copy_(self._read(places[name], tensor))
+        return report
+
+    def _read(self, place: Place, like: Tensor) -> Tensor:
+        parts = [self.stored[name].read() for name in place.names]
+        return place.gather(parts, tuple(like.shape)).to(like.dtype)
