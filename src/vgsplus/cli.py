@@ -200,8 +200,8 @@ def convert(
 ) -> None:
     """Write a model in our format, or back as a published bundle with its args.pkl.
 
-    Prints which blocks were taken, which were not used, and which stay at their initial values. Nothing in the
-    source is executed.
+    Prints which blocks were taken, which were not used, and which stay at their initial values. Nothing in
+    the source is executed.
     """
     from vgsplus.interop.convert import convert as run
 

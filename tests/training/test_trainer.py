@@ -456,10 +456,12 @@ def test_a_phases_initial_weights_are_loaded_once(make_config, tmp_path):
     loaded = []
 
     def load(model, path):
-        loaded.append(path)
+        if not next(model.parameters()).is_meta:
+            loaded.append(path)
         with torch.no_grad():
             for p in model.parameters():
                 p.fill_(0.5)
+        return "all tensors taken"
 
     phases = make_config().schedule.phases
     second = Phase(

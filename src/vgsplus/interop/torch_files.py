@@ -1,8 +1,8 @@
 """PyTorch files and pickles of strangers, read without running anything that is in them.
 
 A pickle is a program: it may name any function and have it called. The reader here knows the few names that
-make up tensors and plain containers; whatever else a file names becomes an `Inert` record, and nothing is ever
-called. Tensors stay on disk until they are read, one by one.
+make up tensors and plain containers; whatever else a file names becomes an `Inert` record, and nothing is
+ever called. Tensors stay on disk until they are read, one by one.
 """
 
 import os

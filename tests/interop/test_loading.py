@@ -1,0 +1,421 @@
+"""Every kind of file that `vgsplus.load` reads, and those that it must refuse."""
+
+import argparse
+import io
+import logging
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vgsplus
+from vgsplus.errors import VgsplusError
+from vgsplus.interop.convert import convert
+from vgsplus.interop.fairseq import convolutions
+from vgsplus.interop.fast_vgs import read_args
+from vgsplus.interop.loading import load_weights, load_with_report
+from vgsplus.interop.tensors import LoadError
+from vgsplus.interop.torch_files import Inert, attributes, read_plain, read_torch
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+
+
+def same(a, b):
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+# ---- published bundles ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(published, tmp_path_factory):
+    """A bundle as the published trainer saves one, wrapped by DataParallel, with a cross encoder."""
+    state, meta, _ = published
+    folder = tmp_path_factory.mktemp("bundle")
+    torch.save(
+        {
+            "dual_encoder": OrderedDict((f"module.{k}", torch.from_numpy(x)) for k, x in state.items()),
+            "cross_encoder": {"fc.0.weight": torch.arange(6.0).view(2, 3)},
+            "optimizer": {"state": {0: {"step": 3}}, "param_groups": []},
+            "indices": [1, 2, 3],
+        },
+        folder / "best_bundle.pth",
+    )
+    (folder / "args.pkl").write_bytes(pickle.dumps(argparse.Namespace(**meta["args"])))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["best_bundle.pth", ""])
+def test_a_bundle_loads_as_the_model_built_from_its_tensors(bundle, golden, name, caplog):
+    model = vgsplus.load(bundle / name)
+    assert same(model, golden[0])
+    assert model.config == golden[0].config
+    assert not model.training
+    assert "cross_encoder.fc" in caplog.text
+    assert "not used" in caplog.text
+
+
+def test_a_bundle_without_arguments_says_what_it_assumes(bundle, tmp_path, golden, caplog):
+    os.link(bundle / "best_bundle.pth", tmp_path / "bundle.pth")
+    model = vgsplus.load(tmp_path)
+    assert "heads = 12" in caplog.text
+    assert "layer_use = 3" in caplog.text
+    sizes = golden[0].config
+    assert model.config.conv_layers == sizes.conv_layers
+    assert (model.config.shared_layers, model.config.ssl_layers) == (4, 0)
+
+
+def test_a_bundle_goes_through_our_format_and_back_bit_for_bit(bundle, tmp_path, golden):
+    convert(bundle, tmp_path / "ours")
+    assert same(vgsplus.load(tmp_path / "ours"), golden[0])
+    convert(tmp_path / "ours", tmp_path / "back" / "bundle.pth")
+    before = torch.load(bundle / "best_bundle.pth", weights_only=True)
+    after = torch.load(tmp_path / "back" / "bundle.pth", weights_only=True)
+    for part in ("dual_encoder", "cross_encoder"):
+        old = {name.removeprefix("module."): tensor for name, tensor in before[part].items()}
+        assert old.keys() == after[part].keys()
+        assert all(torch.equal(tensor, after[part][name]) for name, tensor in old.items())
+    args = pickle.loads((tmp_path / "back" / "args.pkl").read_bytes())
+    assert vars(args) == read_args(bundle / "best_bundle.pth")
+
+
+def test_conversion_replaces_nothing_unasked(bundle, tmp_path):
+    (tmp_path / "ours").mkdir()
+    with pytest.raises(LoadError, match="is there already"):
+        convert(bundle, tmp_path / "ours")
+
+
+def test_a_phase_is_initialised_from_a_bundle_or_told_what_does_not_fit(bundle, golden):
+    sizes = golden[0].config
+    model = VGSPlus(sizes)
+    assert "speech.layers" in load_weights(model, str(bundle))
+    assert same(model, golden[0])
+    narrower = ModelConfig(**{**vars(sizes), "ffn_dim": 1024, "image_layers": 1})
+    with (
+        torch.device("meta"),
+        pytest.raises(LoadError, match=r"layers.0.fc1.weight is \(3072, 768\).*\(1024, 768\)"),
+    ):
+        load_weights(VGSPlus(narrower), str(bundle))
+
+
+# ---- fairseq ----------------------------------------------------------------------------------------------
+
+TINY = ModelConfig(
+    conv_layers=((8, 10, 5), (8, 3, 2), (8, 2, 2)),
+    dim=64,
+    heads=1,
+    ffn_dim=96,
+    shared_layers=2,
+    ssl_layers=1,
+    pos_conv_kernel=8,
+    pos_conv_groups=4,
+    quantizer_groups=2,
+    quantizer_codes=6,
+    quantizer_dim=8,
+    ssl_dim=8,
+    grounded=False,
+)
+FAIRSEQ_ARGS = {
+    "conv_feature_layers": "[(8, 10, 5)] + [(8, 3, 2)] + [(8, 2, 2)] * 1",
+    "encoder_embed_dim": 64,
+    "encoder_attention_heads": 1,
+    "encoder_ffn_embed_dim": 96,
+    "encoder_layers": 3,
+    "layer_norm_first": False,
+    "extractor_mode": "default",
+    "latent_vars": 6,
+    "latent_groups": 2,
+    "final_dim": 8,
+}
+
+
+def fairseq_tensors(model):
+    """What fairseq calls the tensors of a model; written apart from the rules that read them."""
+    state = dict(model.state_dict())
+    state.pop("quantizer.updates")
+    renamed = {}
+    for name, tensor in state.items():
+        if ".qkv." in name:
+            block, kind = name.removeprefix("speech.layers.").split(".attention.qkv.")
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"encoder.layers.{block}.self_attn.{part}_proj.{kind}"] = piece.clone()
+            continue
+        for ours, theirs in (
+            ("speech.layers.", "encoder.layers."),
+            ("attention.out.", "self_attn.out_proj."),
+            ("attention_norm.", "self_attn_layer_norm."),
+            ("expand.", "fc1."),
+            ("contract.", "fc2."),
+            ("ffn_norm.", "final_layer_norm."),
+            ("speech.input_norm.", "encoder.layer_norm."),
+            ("speech.waveform.norm.", "feature_extractor.conv_layers.0.2."),
+            ("speech.norm.", "layer_norm."),
+            ("speech.project.", "post_extract_proj."),
+            ("speech.mask_vector", "mask_emb"),
+            ("speech.positions.convolution.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"),
+            ("speech.positions.convolution.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"),
+            ("speech.positions.convolution.bias", "encoder.pos_conv.0.bias"),
+            ("quantizer.codebook", "quantizer.vars"),
+            ("quantizer.logits.", "quantizer.weight_proj."),
+            ("project_target.", "project_q."),
+            ("project_prediction.", "final_proj."),
+        ):
+            name = name.replace(ours, theirs) if name.startswith(ours) or ours[0] in "aecf" else name
+        if name.startswith("speech.waveform.convolutions."):
+            index = name.split(".")[3]
+            name = f"feature_extractor.conv_layers.{index}.0.weight"
+        renamed[name] = tensor.reshape(1, -1, tensor.shape[-1]) if name == "quantizer.vars" else tensor
+    return renamed
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    return VGSPlus(TINY).eval()
+
+
+class DictConfig:
+    """Pickles as OmegaConf's containers do: its values are nodes within `_content`."""
+
+    def __init__(self, values):
+        self._metadata, self._content = None, {key: Node(value) for key, value in values.items()}
+
+
+class Node:
+    def __init__(self, value):
+        self._val = value
+
+
+ARGUMENTS = {
+    "args": {"args": argparse.Namespace(**FAIRSEQ_ARGS), "cfg": None},
+    "plain": {"args": None, "cfg": {"model": FAIRSEQ_ARGS}},
+    "omegaconf": {"args": None, "cfg": DictConfig({"model": FAIRSEQ_ARGS})},
+    "namespace": {"args": None, "cfg": {"model": argparse.Namespace(**FAIRSEQ_ARGS)}},
+}
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_a_fairseq_checkpoint_is_wav2vec_2(tiny, tmp_path, new_format, kind):
+    saved = {"model": fairseq_tensors(tiny), **ARGUMENTS[kind]}
+    torch.save(saved, tmp_path / "w2v.pt", _use_new_zipfile_serialization=new_format)
+    model, report = load_with_report(tmp_path / "w2v.pt")
+    assert report.whole
+    assert same(model, tiny)
+    assert (model.config.heads, model.config.conv_layers) == (TINY.heads, TINY.conv_layers)
+    with pytest.raises(ValueError, match="wav2vec 2.0 alone"):
+        model.embed_image(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
+
+
+def test_a_fine_tuned_fairseq_checkpoint_says_what_it_lacks(tiny, tmp_path):
+    tensors = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in fairseq_tensors(tiny).items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if "project_q" not in name}
+    tensors["w2v_encoder.proj.weight"] = torch.zeros(5, 64)
+    torch.save({"model": tensors, "args": None, "cfg": {}}, tmp_path / "ctc.pt")
+    model, report = load_with_report(tmp_path / "ctc.pt")
+    assert set(report.initial) == {"project_target.weight", "project_target.bias"}
+    assert set(report.unused) == {"w2v_encoder.proj.weight"}
+    assert torch.equal(model.speech.project.weight, tiny.speech.project.weight)
+
+
+@pytest.mark.parametrize("change", [{"layer_norm_first": True}, {"extractor_mode": "layer_norm"}])
+def test_large_architectures_are_refused(tiny, tmp_path, change):
+    args = argparse.Namespace(**FAIRSEQ_ARGS | change)
+    torch.save({"model": fairseq_tensors(tiny), "args": args}, tmp_path / "large.pt")
+    with pytest.raises(LoadError, match="large architecture"):
+        vgsplus.load(tmp_path / "large.pt")
+
+
+def test_the_text_of_convolutions_is_read_and_never_run():
+    assert convolutions("x", "[(512, 10, 5)] + [(512,3,2)] * 2") == ((512, 10, 5), (512, 3, 2), (512, 3, 2))
+    with pytest.raises(LoadError, match="cannot be read"):
+        convolutions("x", "__import__('os').system('true')")
+
+
+def test_our_own_folder_must_be_whole(tiny, tmp_path):
+    torch.save({"model": fairseq_tensors(tiny), "args": None}, tmp_path / "w2v.pt")
+    convert(tmp_path / "w2v.pt", tmp_path / "ours")
+    assert same(vgsplus.load(tmp_path / "ours" / "model.safetensors"), tiny)
+    data = (tmp_path / "ours" / "model.safetensors").read_bytes()
+    (tmp_path / "ours" / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(LoadError, match="cut off"):
+        vgsplus.load(tmp_path / "ours")
+
+
+# ---- what must not be run ---------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.reduced = (function, args)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def hostile(marker):
+    """Objects whose unpickling leaves `marker` behind."""
+    array = np.empty(1, dtype=object)
+    array[0] = Call(os.system, f"touch {marker}")
+    return {
+        "os.system": Call(os.system, f"touch {marker}"),
+        "eval": Call(eval, f"open({str(marker)!r}, 'w')"),
+        "exec": Call(exec, f"open({str(marker)!r}, 'w')"),
+        "open": Call(open, str(marker), "w"),
+        "nested": Call(getattr, Call(__import__, "os"), "system"),
+        "array": array,
+        "key": {Call(os.system, f"touch {marker}"): 1},
+        "ordered": OrderedDict(a=Call(os.system, f"touch {marker}")),
+    }
+
+
+@pytest.fixture
+def marker(tmp_path):
+    path = tmp_path / "was-run"
+    yield path
+    assert not path.exists(), "code from the file was run"
+
+
+HOSTILE = sorted(hostile(""))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_hostile_objects_do_run_when_unpickled(name, tmp_path):
+    marker = tmp_path / "was-run"
+    pickle.loads(pickle.dumps(hostile(marker)[name]))
+    assert marker.exists() or name == "nested"
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_in_a_checkpoint_is_run(tiny, tmp_path, marker, name, new_format):
+    tensors = fairseq_tensors(tiny)
+    for where in ("model", "args", "beside"):
+        evil = hostile(marker)[name]
+        saved = {"model": dict(tensors), "args": argparse.Namespace(**FAIRSEQ_ARGS)}
+        if where == "model":
+            saved["model"]["evil"] = evil
+        elif where == "args":
+            saved["args"].evil = evil
+        else:
+            saved["optimizer"] = [evil]
+        path = tmp_path / f"{where}.pt"
+        torch.save(saved, path, _use_new_zipfile_serialization=new_format)
+        assert same(vgsplus.load(path), tiny)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_in_the_arguments_of_a_bundle_is_run(tmp_path, marker, name, protocol):
+    args = argparse.Namespace(layer_use=3, evil=hostile(marker)[name])
+    (tmp_path / "args.pkl").write_bytes(pickle.dumps(args, protocol))
+    assert read_args(tmp_path / "bundle.pth")["layer_use"] == 3
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_whole_file_of_code_is_refused(tmp_path, marker, name):
+    torch.save(hostile(marker)[name], tmp_path / "evil.pth")
+    with pytest.raises(LoadError, match="is no checkpoint that is known here"):
+        vgsplus.load(tmp_path / "evil.pth")
+    torch.save(hostile(marker)[name], tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
+    with pytest.raises(LoadError):
+        vgsplus.load(tmp_path)
+
+
+def test_a_pickle_cannot_change_the_reader(tmp_path):
+    """BUILD with a state for slots sets attributes on whatever stands before it."""
+    for what in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"cos\nsystem\n"):
+        path = tmp_path / "state.pkl"
+        path.write_bytes(what + b"(N(dS'__init__'\nI1\nsS'__setstate__'\nI1\nstb.")
+        try:
+            read_plain(path)
+        except LoadError:
+            pass
+        assert callable(Inert.__init__)
+        path.write_bytes(pickle.dumps(argparse.Namespace(a=1)))
+        assert attributes(read_plain(path)) == {"a": 1}
+
+
+# ---- what is broken ---------------------------------------------------------------------------------------
+
+
+def test_files_that_are_no_checkpoints_are_told_apart(tmp_path, tiny):
+    def refused(path, match):
+        with pytest.raises(VgsplusError, match=match) as error:
+            vgsplus.load(path)
+        assert str(path) in str(error.value)
+
+    refused(tmp_path / "none.pth", "there is no such file")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    refused(tmp_path / "empty.pth", "is empty")
+    (tmp_path / "text.pth").write_text("hello")
+    refused(tmp_path / "text.pth", "no file that PyTorch writes")
+    (tmp_path / "folder").mkdir()
+    refused(tmp_path / "folder", "holds no model")
+    with zipfile.ZipFile(tmp_path / "some.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(tmp_path / "some.pth", "is a zip archive, but not a checkpoint")
+    torch.save({"epoch": 3, "weights": torch.zeros(2)}, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", "holds a dictionary of epoch, weights")
+    torch.save({"model": nn.Linear(2, 2).state_dict(), "args": None}, tmp_path / "linear.pt")
+    refused(tmp_path / "linear.pt", "checkpoint of another model")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps([1, 2]))
+    refused(tmp_path / "plain.pth", "no PyTorch checkpoint")
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_file_cut_off_anywhere_is_refused(tiny, tmp_path, new_format):
+    path = tmp_path / "w2v.pt"
+    saved = {"model": fairseq_tensors(tiny), "args": None}
+    torch.save(saved, path, _use_new_zipfile_serialization=new_format)
+    data = path.read_bytes()
+    for share in (0.001, 0.05, 0.3, 0.6, 0.9, 0.999):
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(LoadError):
+            vgsplus.load(path)
+
+
+def test_a_tensor_outside_its_storage_is_refused(tmp_path):
+    torch.save(torch.arange(4.0), tmp_path / "t.pth")
+    source, copy = zipfile.ZipFile(tmp_path / "t.pth"), io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as changed:
+        for info in source.infolist():
+            data = source.read(info)
+            # The size in the pickle: (4,) becomes (200,).
+            data = data.replace(b"K\x04\x85", b"K\xc8\x85") if info.filename.endswith("data.pkl") else data
+            changed.writestr(info.filename, data)
+    (tmp_path / "t.pth").write_bytes(copy.getvalue())
+    with pytest.raises(LoadError, match="storage 0 should hold 200"):
+        read_torch(tmp_path / "t.pth")
+
+
+def test_views_and_types_come_back_as_they_were(tmp_path):
+    base = torch.arange(24.0).view(4, 6)
+    tensors = {
+        "view": base[1:3, ::2].t(),
+        "half": base.half(),
+        "brain": base.bfloat16(),
+        "long": base.long(),
+        "bool": base > 3,
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 3),
+        "parameter": nn.Parameter(torch.ones(2)),
+    }
+    for new_format in (True, False):
+        torch.save(tensors, tmp_path / "t.pth", _use_new_zipfile_serialization=new_format)
+        read = read_torch(tmp_path / "t.pth")
+        assert all(torch.equal(read[name].read(), tensor) for name, tensor in tensors.items())
+        assert all(read[name].read().dtype == tensor.dtype for name, tensor in tensors.items())
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_seen(caplog):
+    caplog.set_level(logging.WARNING, "vgsplus")
