@@ -1,6 +1,7 @@
 """Every kind of file that `vgsplus.load` reads, and those that it must refuse."""
 
 import argparse
+import contextlib
 import io
 import logging
 import os
@@ -144,33 +145,38 @@ def fairseq_tensors(model):
             block, kind = name.removeprefix("speech.layers.").split(".attention.qkv.")
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 renamed[f"encoder.layers.{block}.self_attn.{part}_proj.{kind}"] = piece.clone()
-            continue
-        for ours, theirs in (
-            ("speech.layers.", "encoder.layers."),
-            ("attention.out.", "self_attn.out_proj."),
-            ("attention_norm.", "self_attn_layer_norm."),
-            ("expand.", "fc1."),
-            ("contract.", "fc2."),
-            ("ffn_norm.", "final_layer_norm."),
-            ("speech.input_norm.", "encoder.layer_norm."),
-            ("speech.waveform.norm.", "feature_extractor.conv_layers.0.2."),
-            ("speech.norm.", "layer_norm."),
-            ("speech.project.", "post_extract_proj."),
-            ("speech.mask_vector", "mask_emb"),
-            ("speech.positions.convolution.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"),
-            ("speech.positions.convolution.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"),
-            ("speech.positions.convolution.bias", "encoder.pos_conv.0.bias"),
-            ("quantizer.codebook", "quantizer.vars"),
-            ("quantizer.logits.", "quantizer.weight_proj."),
-            ("project_target.", "project_q."),
-            ("project_prediction.", "final_proj."),
-        ):
-            name = name.replace(ours, theirs) if name.startswith(ours) or ours[0] in "aecf" else name
-        if name.startswith("speech.waveform.convolutions."):
-            index = name.split(".")[3]
-            name = f"feature_extractor.conv_layers.{index}.0.weight"
-        renamed[name] = tensor.reshape(1, -1, tensor.shape[-1]) if name == "quantizer.vars" else tensor
+        elif name == "quantizer.codebook":
+            renamed["quantizer.vars"] = tensor.reshape(1, -1, tensor.shape[-1])
+        else:
+            renamed[fairseq_name(name)] = tensor
     return renamed
+
+
+def fairseq_name(name):
+    if name.startswith("speech.waveform.convolutions."):
+        return f"feature_extractor.conv_layers.{name.split('.')[3]}.0.weight"
+    positions = "speech.positions.convolution"
+    for ours, theirs in (
+        ("speech.layers.", "encoder.layers."),
+        (".attention.out.", ".self_attn.out_proj."),
+        (".attention_norm.", ".self_attn_layer_norm."),
+        (".expand.", ".fc1."),
+        (".contract.", ".fc2."),
+        (".ffn_norm.", ".final_layer_norm."),
+        ("speech.input_norm.", "encoder.layer_norm."),
+        ("speech.waveform.norm.", "feature_extractor.conv_layers.0.2."),
+        ("speech.norm.", "layer_norm."),
+        ("speech.project.", "post_extract_proj."),
+        ("speech.mask_vector", "mask_emb"),
+        (f"{positions}.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"),
+        (f"{positions}.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"),
+        (f"{positions}.bias", "encoder.pos_conv.0.bias"),
+        ("quantizer.logits.", "quantizer.weight_proj."),
+        ("project_target.", "project_q."),
+        ("project_prediction.", "final_proj."),
+    ):
+        name = name.replace(ours, theirs)
+    return name
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +214,7 @@ def test_a_fairseq_checkpoint_is_wav2vec_2(tiny, tmp_path, new_format, kind):
     assert report.whole
     assert same(model, tiny)
     assert (model.config.heads, model.config.conv_layers) == (TINY.heads, TINY.conv_layers)
-    with pytest.raises(ValueError, match="wav2vec 2.0 alone"):
+    with pytest.raises(ValueError, match=r"wav2vec 2\.0 alone"):
         model.embed_image(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
 
 
@@ -335,10 +341,8 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
     for what in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"cos\nsystem\n"):
         path = tmp_path / "state.pkl"
         path.write_bytes(what + b"(N(dS'__init__'\nI1\nsS'__setstate__'\nI1\nstb.")
-        try:
+        with contextlib.suppress(LoadError):
             read_plain(path)
-        except LoadError:
-            pass
         assert callable(Inert.__init__)
         path.write_bytes(pickle.dumps(argparse.Namespace(a=1)))
         assert attributes(read_plain(path)) == {"a": 1}
@@ -347,7 +351,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
 # ---- what is broken ---------------------------------------------------------------------------------------
 
 
-def test_files_that_are_no_checkpoints_are_told_apart(tmp_path, tiny):
+def test_files_that_are_no_checkpoints_are_told_apart(tmp_path):
     def refused(path, match):
         with pytest.raises(VgsplusError, match=match) as error:
             vgsplus.load(path)
