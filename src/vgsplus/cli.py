@@ -5,10 +5,11 @@ What needs PyTorch is imported by the commands that use it, so that help comes a
 # ruff: noqa: PLC0415 - see above
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -249,6 +250,56 @@ def evaluate_retrieval(
     Console().print(table)
 
 
+@scoring.command("lexical")
+def evaluate_lexical(
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")],
+    words: Annotated[Path, typer.Argument(help="A folder of spoken words: .wav, .flac or .ogg.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, confusion.csv and confusion.png.")],
+    mode: Annotated[
+        Literal["utterance", "frame"], typer.Option(help="Compare one vector a word, or its frames by DTW.")
+    ] = "utterance",
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Transformer layer, from 1: its frames or their mean. By default the speech embedding, or "
+            "the frames that it is made from.",
+        ),
+    ] = None,
+    rule: Annotated[
+        Literal["coco", "cdi"],
+        typer.Option(
+            help='How a file is named: WORD_…, or WORD and three more characters as in "bye_bye_Aq".'
+        ),
+    ] = "coco",
+) -> None:
+    """How well spoken words keep apart: is what lies nearest to a word the same word?"""
+    from vgsplus.evaluation.lexical import RULES, evaluate
+    from vgsplus.evaluation.words import check_layer, embed_words, open_words
+    from vgsplus.report.lexical import prepare_folder, write_lexical
+    from vgsplus.training.checkpoint import load_model
+    from vgsplus.training.machine import device_name
+
+    device = device_name("auto")
+    model = load_model(run).to(device)
+    check_layer(model, layer)
+    prepare_folder(out)
+    recordings = open_words(words, model, RULES[rule])
+    with _bar("embedding") as embedded:
+        embeddings = embed_words(model, recordings, mode, layer, device=device, progress=embedded)
+    with _bar("comparing") as compared:
+        result = evaluate(recordings.names, embeddings, RULES[rule], compared)
+    write_lexical(result, out)
+    Console().print(
+        f"{result.score:.3f} of the nearest are the same word, {result.chance:.3f} by chance "
+        f"({len(recordings.names)} tokens of {len(result.words)} words); {out}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command()
 def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
     """Write the report of a reproduction again from its saved results."""
@@ -262,3 +313,17 @@ def report(out: Annotated[Path, typer.Argument(help="The folder of a reproductio
     console = Console()
     print_table(results, console)
     console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+# ---- progress ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, and the call that moves it to what is done of a total."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,5 +1,5 @@
 """Measurements of a trained model."""
 
-from vgsplus.evaluation import retrieval
+from vgsplus.evaluation import lexical, retrieval
 
-__all__ = ["retrieval"]
+__all__ = ["lexical", "retrieval"]

@@ -16,17 +16,24 @@ from vgsplus import audio
 from vgsplus.errors import VgsplusError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     from torch import Tensor
 
+    from vgsplus.audio import Signal
     from vgsplus.corpora.format import Caption, Corpus
 
 READERS = 4
 
 
-class JointModel(Protocol):
+class HasModules(Protocol):
+    """What setting modes needs of a model."""
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Every module, the model itself included."""
+
+
+class JointModel(HasModules, Protocol):
     """What retrieval needs of a model: `VGSPlus` and every loaded checkpoint have it."""
 
     def embed_speech(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
@@ -34,9 +41,6 @@ class JointModel(Protocol):
 
     def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
         """Image embeddings (B, D) of region features (B, R, F) and boxes (B, R, 4)."""
-
-    def modules(self) -> Iterator[torch.nn.Module]:
-        """Every module, the model itself included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +88,7 @@ def embed_split(
     image_ids = _pictures_of(captions, split)
     device = torch.device(device)
     autocast = torch.autocast(device.type, precision, enabled=precision is not None)
-    with _evaluating(model), torch.no_grad(), autocast:
+    with evaluating(model), torch.no_grad(), autocast:
         images = _embed_images(model, corpus, image_ids, batch_size, device)
         max_samples = round(max_seconds * audio.SAMPLE_RATE)
         speech = _embed_captions(model, corpus, captions, batch_size, device=device, max_samples=max_samples)
@@ -127,22 +131,41 @@ def _embed_captions(
 ) -> Tensor:
     """Speech embeddings (M, D) in the order of the captions."""
 
-    def read(index: int) -> np.ndarray:
+    def read(index: int) -> Signal:
         return audio.normalise(audio.read(corpus.audio_path(captions[index]), max_samples))
 
-    # The longest first: little padding in any batch, and memory that does not suffice fails in the first one.
-    order = sorted(range(len(captions)), key=lambda i: -min(captions[i].num_samples, max_samples))
+    lengths = [min(caption.num_samples, max_samples) for caption in captions]
+    order: list[int] = []
     parts = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for indices in _chunks(order, batch_size):
-            waves = [torch.from_numpy(wave) for wave in pool.map(read, indices)]
-            padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-            lengths = torch.tensor([len(wave) for wave in waves])
-            parts.append(model.embed_speech(padded.to(device), lengths.to(device)).float().cpu())
+    for indices, waveforms, num_samples in padded_batches(read, lengths, batch_size, device):
+        order += indices
+        parts.append(model.embed_speech(waveforms, num_samples).float().cpu())
     vectors = torch.cat(parts)
     placed = torch.empty_like(vectors)
     placed[torch.tensor(order)] = vectors
     return placed
+
+
+def padded_batches(
+    read: Callable[[int], Signal], lengths: Sequence[int], batch_size: int, device: torch.device
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Every signal once, as (indices, waveforms (B, S) zero-padded, num_samples (B,)), the longest first.
+
+    So there is little padding in any batch, and memory that does not suffice fails in the first one.
+
+    Args:
+        read: gives signal i, normalised; called by several threads.
+        lengths: of the signals, in samples; they decide the order alone.
+        batch_size: signals in one batch.
+        device: where the batches go.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    with ThreadPoolExecutor(READERS) as pool:
+        for indices in _chunks(order, batch_size):
+            waves = [torch.from_numpy(wave) for wave in pool.map(read, indices)]
+            padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+            num_samples = torch.tensor([len(wave) for wave in waves])
+            yield list(indices), padded.to(device), num_samples.to(device)
 
 
 def _chunks[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -150,7 +173,7 @@ def _chunks[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 @contextmanager
-def _evaluating(model: JointModel) -> Iterator[None]:
+def evaluating(model: HasModules) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module is back in its own mode, mixed modes included."""
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:

@@ -1,0 +1,151 @@
+"""Spoken words in a folder, one recording a file, as embeddings of a model for the lexical test.
+
+Shape letters: B batch, T frames, D dimensions, n recordings.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from vgsplus import audio
+from vgsplus.evaluation.embedding import READERS, evaluating, padded_batches
+from vgsplus.evaluation.lexical import LexicalError, group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from vgsplus.audio import Signal
+    from vgsplus.models.vgsplus import VGSPlus
+
+    type Progress = Callable[[int, int], object]
+
+SOUNDS = frozenset({".wav", ".flac", ".ogg"})
+SHOWN_FAULTS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recordings:
+    """n recordings, and how many samples each has at 16 kHz."""
+
+    paths: tuple[Path, ...]
+    num_samples: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files, without what follows the last dot."""
+        return tuple(path.stem for path in self.paths)
+
+
+def open_words(folder: str | Path, model: VGSPlus, word_of: Callable[[str], str] | None = None) -> Recordings:
+    """Read every .wav, .flac and .ogg file right in a folder and make sure that the model can embed all.
+
+    Files of any rate and number of channels will do (see `audio.load_any`).
+
+    Raises:
+        LexicalError: no such folder, no sound files in it, files that cannot be read, are silent or too short
+            for one frame, names that make no lexical test (see `lexical.group`): all of them are told.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LexicalError(f"{folder}: there is no such folder.")
+    paths = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SOUNDS))
+    if not paths:
+        raise LexicalError(f"{folder}: holds no sound files ({', '.join(sorted(SOUNDS))}).")
+    faults = []
+    try:
+        group([path.stem for path in paths], word_of)
+    except LexicalError as error:
+        faults.append(f"{folder}: {error}")
+
+    def length(path: Path) -> int | audio.AudioError:
+        try:
+            return len(audio.load_any(path))
+        except audio.AudioError as error:
+            return error
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(length, paths))
+    num_samples = []
+    for path, samples in zip(paths, found, strict=True):
+        if isinstance(samples, audio.AudioError):
+            faults.append(str(samples))
+        elif not int(model.speech.waveform.num_frames(torch.tensor(samples))):
+            faults.append(f"{path}: {samples} samples at 16 kHz are too short for one frame. {audio.MEND}")
+        else:
+            num_samples.append(samples)
+    if faults:
+        more = len(faults) - SHOWN_FAULTS
+        rest = [f"… and {more} more faults"] if more > 0 else []
+        raise LexicalError("\n".join([*faults[:SHOWN_FAULTS], *rest]))
+    return Recordings(paths=paths, num_samples=tuple(num_samples))
+
+
+def check_layer(model: VGSPlus, layer: int | None) -> None:
+    """Raise LexicalError unless the model has this transformer layer, counted from 1; None passes."""
+    layers = len(model.speech.layers)
+    if layer is not None and not 1 <= layer <= layers:
+        raise LexicalError(f"There is no layer {layer}: the model has layers 1 to {layers}.")
+
+
+def embed_words(
+    model: VGSPlus,
+    recordings: Recordings,
+    mode: Literal["utterance", "frame"],
+    layer: int | None = None,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Tensor | list[Tensor]:
+    """Embed recordings whole, in evaluation mode and float32, and leave the model's modes as they were.
+
+    Args:
+        model: a model that already is on `device`.
+        recordings: as `open_words` gives them.
+        mode: "utterance" for one vector each, "frame" for sequences.
+        layer: transformer layer from 1, as in the paper: its frames, or the mean over them. Without one, an
+            utterance is the model's speech embedding, and frames are those that the embedding is made from.
+        batch_size: recordings in one pass.
+        device: where the batches go.
+        progress: called with the recordings done and the recordings in all.
+
+    Returns:
+        float32 on the CPU in the order of the recordings: (n, D), or n tensors (T, D).
+
+    Raises:
+        LexicalError: no such layer, or values that are not finite.
+    """
+    check_layer(model, layer)
+    tap = (layer or model.config.shared_layers) - 1
+
+    def embed(waveforms: Tensor, num_samples: Tensor) -> list[Tensor]:
+        if mode == "utterance" and layer is None:
+            return list(model.embed_speech(waveforms, num_samples).float().cpu())
+        layers, valid = model.speech_layers(waveforms, num_samples)
+        frames = [tapped[real].float().cpu() for tapped, real in zip(layers[tap], valid, strict=True)]
+        return frames if mode == "frame" else [tapped.mean(dim=0) for tapped in frames]
+
+    def read(index: int) -> Signal:
+        return audio.normalise(audio.load_any(recordings.paths[index]))
+
+    count = len(recordings.paths)
+    found: dict[int, Tensor] = {}
+    with evaluating(model), torch.no_grad():
+        batches = padded_batches(read, recordings.num_samples, batch_size, torch.device(device))
+        for indices, waveforms, num_samples in batches:
+            found |= zip(indices, embed(waveforms, num_samples), strict=True)
+            if progress:
+                progress(len(found), count)
+    embeddings = [found[index] for index in range(count)]
+    for path, embedding in zip(recordings.paths, embeddings, strict=True):
+        if not bool(torch.isfinite(embedding).all()):
+            message = f"{path}: the model's embedding of it is not finite."
+            raise LexicalError(f"{message} The model has diverged: evaluate an earlier checkpoint.")
+    return embeddings if mode == "frame" else torch.stack(embeddings)

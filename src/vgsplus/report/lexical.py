@@ -1,0 +1,114 @@
+"""The lexical test as files: scores by word, confusions as numbers and as a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+
+from vgsplus.errors import VgsplusError
+from vgsplus.report.figures import COLOURS, FONT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vgsplus.evaluation.lexical import Separability
+
+SCORES, CONFUSION, PICTURE = "scores.csv", "confusion.csv", "confusion.png"
+CELL = 0.115  # inches a word
+MARGINS = (1.1, 1.3)  # inches beside and above the matrix
+SMALLEST, LARGEST = 3.0, 24.0  # inches of the matrix
+LABELLED = 200  # words that have room for their names
+
+
+def score_table(result: Separability) -> pd.DataFrame:
+    """One row a word: word, tokens, score."""
+    columns = {"word": result.words, "tokens": result.tokens, "score": result.word_scores}
+    return pd.DataFrame(columns)
+
+
+def confusion_table(result: Separability) -> pd.DataFrame:
+    """Neighbours counted: a row for the queries of each word, a column for each word of a neighbour."""
+    index = pd.Index(result.words, name="word")
+    return pd.DataFrame(result.confusion, index=index, columns=list(result.words))
+
+
+def confusion_png(result: Separability) -> bytes:
+    """The confusions as a picture: share of neighbours by query word (rows); a perfect set is a diagonal.
+
+    Shares are drawn on a square-root scale, so that small confusions are seen.
+    """
+    words = len(result.words)
+    side = float(np.clip(CELL * words, SMALLEST, LARGEST))
+    size = min(FONT - 1, 72 * 0.85 * side / words)
+    shares = result.confusion / result.confusion.sum(axis=1, keepdims=True)
+    colours = LinearSegmentedColormap.from_list(
+        "share", [COLOURS["ground"], COLOURS["w2v2"], COLOURS["ink"]], N=256
+    )
+    with mpl.rc_context({"font.size": FONT, "font.family": "sans-serif"}):
+        width, height = side + 2 * MARGINS[0], side + 2 * MARGINS[1]
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((MARGINS[0] / width, MARGINS[1] / height, side / width, side / height))
+        picture = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+        names = result.words if words <= LABELLED else ()
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size, color=COLOURS["ink"])
+        axes.set_yticks(range(len(names)), names, fontsize=size, color=COLOURS["ink"])
+        axes.tick_params(length=0)
+        axes.set_xlabel("word of the neighbour", color=COLOURS["muted"])
+        axes.set_ylabel("word of the query", color=COLOURS["muted"])
+        for spine in axes.spines.values():
+            spine.set_color(COLOURS["grid"])
+        title = f"Score {result.score:.3f}, chance {result.chance:.3f}"
+        axes.set_title(
+            title, loc="left", color=COLOURS["ink"], fontsize=FONT + 1.5, fontweight="bold", pad=12
+        )
+        bar = figure.add_axes((1 - 0.85 * MARGINS[0] / width, MARGINS[1] / height, 0.12 / width, 2 / height))
+        figure.colorbar(picture, cax=bar, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+        bar.set_yticklabels(["0 %", "1 %", "5 %", "20 %", "50 %", "100 %"], color=COLOURS["muted"])
+        bar.tick_params(length=0, labelsize=FONT - 1.5)
+        bar.set_title("neighbours", loc="left", color=COLOURS["muted"], fontsize=FONT - 1.5)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer,
+        format="png",
+        dpi=160,
+        facecolor=COLOURS["ground"],
+        metadata={"Software": None},
+        bbox_inches="tight",  # words may be longer than the margins
+        pad_inches=0.2,
+    )
+    return buffer.getvalue()
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder that `write_lexical` writes to, before long work.
+
+    Raises:
+        VgsplusError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VgsplusError(f"{folder}: cannot be made a folder ({error}). Choose another.") from None
+
+
+def write_lexical(result: Separability, folder: Path) -> None:
+    """Write scores.csv, confusion.csv and confusion.png into a folder, over those of an earlier test.
+
+    Raises:
+        VgsplusError: a file cannot be written.
+    """
+    prepare_folder(folder)
+    try:
+        score_table(result).to_csv(folder / SCORES, index=False)
+        confusion_table(result).to_csv(folder / CONFUSION)
+        (folder / PICTURE).write_bytes(confusion_png(result))
+    except OSError as error:
+        raise VgsplusError(f"{folder}: cannot be written ({error}). Choose another folder.") from None

@@ -1,0 +1,48 @@
+import math
+
+import numpy as np
+import pytest
+
+from vgsplus.evaluation import dtw
+
+
+def path_cost(a, b):
+    """The recursion over whole prefixes, cell by cell."""
+    cost = {}
+    for t, frame in enumerate(a):
+        for u, other in enumerate(b):
+            before = [cost[p] for p in ((t - 1, u), (t, u - 1), (t - 1, u - 1)) if p in cost]
+            cost[t, u] = math.sqrt(sum((frame - other) ** 2)) + min(before, default=0.0)
+    return cost[len(a) - 1, len(b) - 1]
+
+
+def test_a_sequence_costs_nothing_against_itself_and_pairs_are_symmetric():
+    rng = np.random.default_rng(13)
+    for dim in (1, 4, 33):
+        a, b = rng.normal(size=(9, dim)), rng.normal(size=(13, dim))
+        assert dtw.cost(a, a) == 0
+        assert dtw.cost(a, b) == dtw.cost(b, a)
+        assert dtw.cost(a, b) == pytest.approx(path_cost(a, b), rel=1e-12)
+        assert dtw.cost(a, a.repeat(3, axis=0)) == 0, "staying on a frame costs its distance alone"
+
+
+def test_frames_that_differ_in_their_last_digits_are_told_apart():
+    near = np.full((1, 3), 1e4)
+    assert dtw.cost(near, near + np.array([[1e-9, 0, 0]])) == pytest.approx(1e-9, rel=1e-2)
+
+
+def test_the_path_is_not_divided_by_its_length():
+    assert dtw.cost(np.zeros((2, 1)), np.ones((5, 1))) == 5
+    assert dtw.cost(np.array([[0.0], [5.0]]), np.array([[1.0], [2.0], [7.0]])) == 1 + 2 + 2
+
+
+def test_only_pairs_of_different_groups_are_aligned():
+    rng = np.random.default_rng(14)
+    sequences = [rng.normal(size=(length, 3)) for length in (4, 1, 7, 2, 5, 6)]
+    groups = np.array([0, 1, 2, 0, 1, 0])
+    found = dtw.costs(sequences, groups)
+    same = groups[:, None] == groups
+    assert np.isinf(found[same]).all()
+    assert np.isfinite(found[~same]).all()
+    assert (found == found.T).all()
+    assert found[0, 1] == dtw.cost(sequences[0], sequences[1])
