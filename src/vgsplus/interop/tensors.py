@@ -4,9 +4,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vgsplus.errors import VgsplusError
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
@@ -138,6 +140,27 @@ def _by_block(shapes: Mapping[str, Shape]) -> Iterable[tuple[str, int, int]]:
 
 # ---- filling a model --------------------------------------------------------------------------------------
 
+_FILLERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skips the random filling of weights, which then take up no memory before they are assigned."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if getattr(func, "__name__", "") in _FILLERS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def empty_model(config: ModelConfig) -> VGSPlus:
+    """A model whose weights are still to be assigned.
+
+    Not one on the meta device: to build that, PyTorch loads its compiler, which takes seconds.
+    """
+    with _Unfilled():
+        return VGSPlus(config)
+
+
 _OURS_ALONE = frozenset({"quantizer.updates"})
 """Counters that no other system keeps; they begin at 0."""
 
@@ -196,8 +219,7 @@ class Source:
         Raises:
             LoadError: as `match`, or a file that changes while it is read.
         """
-        with torch.device("meta"):
-            model = VGSPlus(self.config)
+        model = empty_model(self.config)
         places, report = self.match(model)
         if report.initial:
             model = VGSPlus(self.config)
