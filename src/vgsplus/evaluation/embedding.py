@@ -84,7 +84,7 @@ def embed_split(
     image_ids = _pictures_of(captions, split)
     device = torch.device(device)
     autocast = torch.autocast(device.type, precision, enabled=precision is not None)
-    with _evaluating(model), torch.no_grad(), autocast:
+    with evaluating(model), torch.no_grad(), autocast:
         images = _embed_images(model, corpus, image_ids, batch_size, device)
         max_samples = round(max_seconds * audio.SAMPLE_RATE)
         speech = _embed_captions(model, corpus, captions, batch_size, device=device, max_samples=max_samples)
@@ -150,7 +150,7 @@ def _chunks[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 @contextmanager
-def _evaluating(model: JointModel) -> Iterator[None]:
+def evaluating(model: JointModel) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module is back in its own mode, mixed modes included."""
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
