@@ -386,3 +386,12 @@ def test_tokens_without_a_frame_are_named_all_at_once(tmp_path):
 def test_items_without_a_comparison_are_refused(tmp_path, condition, rows):
     with pytest.raises(AbxError, match=f"nothing to compare {condition} speakers: no two phones share"):
         score({"f": np.ones((100, 2))}, write(tmp_path / "a.item", rows), conditions=[condition])
+
+
+def test_items_of_single_frames_cannot_be_scored_as_published(tmp_path):
+    rows = [("f", f"0.{n}", f"0.{n}2", "ae"[n % 2], "k", "t", "s") for n in range(8)]
+    item = write(tmp_path / "a.item", rows)
+    features = {"f": np.ones((100, 2))}
+    assert score(features, item, conditions=["within"]) == {"within": 0.5}
+    with pytest.raises(AbxError, match="every token has a single frame"):
+        score(features, item, conditions=["within"], as_published=True)

@@ -124,6 +124,10 @@ class Comparisons:
         self.as_published = as_published
         # One frame less leaves nothing of a single frame; Libri-Light leaves such tokens out.
         self._used = np.flatnonzero(spans[:, 1] - spans[:, 0] > as_published)
+        if not len(self._used):
+            raise AbxError(
+                f"{items.path}: every token has a single frame, which the published protocol drops."
+            )
         self._labels = _labels(items, self._used)
         self._tasks = {name: self._task(items, name, context) for name in conditions}
 
