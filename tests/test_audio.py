@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vgsplus.audio import SAMPLE_RATE, AudioError, load_any, normalise, read, write_wav
+from vgsplus.audio import SAMPLE_RATE, AudioError, duration, load_any, normalise, read, write_wav
 
 
 def tone(frequency, seconds=0.5, rate=SAMPLE_RATE):
@@ -32,6 +32,12 @@ def test_read_gives_the_crop(tmp_path, suffix):
     np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}", 10**9), whole)
 
 
+@pytest.mark.parametrize("rate", [8000, SAMPLE_RATE, 44_100])
+def test_duration_is_in_seconds_at_any_rate(tmp_path, rate):
+    soundfile.write(tmp_path / "a.flac", tone(300, 0.75, rate), rate)
+    assert duration(tmp_path / "a.flac") == pytest.approx(0.75, abs=1 / rate)
+
+
 @pytest.mark.parametrize(
     ("samples", "rate", "message"),
     [
@@ -46,7 +52,7 @@ def test_read_refuses_what_is_not_prepared(tmp_path, samples, rate, message):
         read(tmp_path / "odd.wav")
 
 
-@pytest.mark.parametrize("reader", [read, load_any])
+@pytest.mark.parametrize("reader", [read, load_any, duration])
 def test_absent_and_broken_files_are_named(tmp_path, reader):
     with pytest.raises(AudioError, match=r"none\.wav: there is no such"):
         reader(tmp_path / "none.wav")

@@ -68,6 +68,16 @@ def load_any(path: str | Path) -> Signal:
     return mono
 
 
+def duration(path: str | Path) -> float:
+    """The length of a file of any rate in seconds, from its header alone.
+
+    Raises:
+        AudioError: the file is absent or broken.
+    """
+    with _open(path) as file:
+        return float(file.frames / file.samplerate)
+
+
 def resample(signal: Signal, rate: int) -> Signal:
     """Bring (samples,) from `rate` Hz to 16 kHz with soxr at very high quality."""
     resampled: Signal = soxr.resample(signal, rate, SAMPLE_RATE, quality="VHQ").astype(np.float32, copy=False)

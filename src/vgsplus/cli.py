@@ -252,7 +252,7 @@ def evaluate_retrieval(
 
 @scoring.command("lexical")
 def evaluate_lexical(
-    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")],
+    run: Annotated[Path, typer.Argument(help="A run, or any model that convert takes.")],
     words: Annotated[Path, typer.Argument(help="A folder of spoken words: .wav, .flac or .ogg.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, confusion.csv and confusion.png.")],
@@ -277,12 +277,12 @@ def evaluate_lexical(
     """How well spoken words keep apart: is what lies nearest to a word the same word?"""
     from vgsplus.evaluation.lexical import RULES, evaluate
     from vgsplus.evaluation.words import check_layer, embed_words, open_words
+    from vgsplus.interop.loading import load
     from vgsplus.report.lexical import prepare_folder, write_lexical
-    from vgsplus.training.checkpoint import load_model
     from vgsplus.training.machine import device_name
 
     device = device_name("auto")
-    model = load_model(run).to(device)
+    model = load(run).to(device)
     check_layer(model, layer)
     prepare_folder(out)
     recordings = open_words(words, model, RULES[rule])
@@ -298,6 +298,62 @@ def evaluate_lexical(
         highlight=False,
         soft_wrap=True,
     )
+
+
+@scoring.command("abx")
+def evaluate_abx(
+    run: Annotated[Path, typer.Argument(help="A run, or any model that convert takes.")],
+    item: Annotated[Path, typer.Argument(help="An ABX item file.")],
+    audio: Annotated[Path, typer.Argument(help="A folder with the sounds that it names, at any depth.")],
+    *,
+    layers: Annotated[str, typer.Option(help='"all", or numbers from 1, as "1,2,8".')] = "all",
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition", metavar="within|across", help="Speakers; may be repeated. Both by default."
+        ),
+    ] = None,
+    context: Annotated[
+        Literal["within", "any"], typer.Option(help="Equal phones before and behind, or any.")
+    ] = "within",
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="Also as Libri-Light's program counts.")
+    ] = False,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also log-Mel energies and an untrained model.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for abx.csv; that of RUN by default.")] = None,
+) -> None:
+    """ABX errors of every layer: how often a phone is taken for another."""
+    from vgsplus.evaluation.abx_items import read_items
+    from vgsplus.evaluation.abx_layers import (
+        Means,
+        Question,
+        choose_layers,
+        score_layers,
+        score_log_mel,
+        score_untrained,
+    )
+    from vgsplus.interop.loading import load
+    from vgsplus.report.abx import abx_table, stage_bars, write_abx
+    from vgsplus.training.machine import device_name
+
+    asked = tuple(dict.fromkeys(conditions or ("within", "across")))
+    items = read_items(item, conditions=asked, audio_root=audio)
+    question = Question(items=items, conditions=asked, context=context, as_published=as_published)
+    device, folder = device_name("auto"), out or (run if run.is_dir() else run.parent)
+    model = load(run).to(device)
+    chosen = choose_layers(layers, len(model.speech.layers))
+    with stage_bars(Console(stderr=True)) as progress:
+        means = Means(device=device, cache=folder, progress=progress)
+        rows = score_layers(model, question, means, layers=chosen)
+        if baseline:
+            rows += score_untrained(model, question, means, layers=chosen)
+            rows += score_log_mel(question, means)
+    write_abx(rows, folder / "abx.csv")
+    console = Console()
+    console.print(abx_table(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
+    console.print(f"{folder / 'abx.csv'}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

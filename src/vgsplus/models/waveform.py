@@ -1,5 +1,6 @@
 """The waveform encoder: convolutions from samples to one frame every 20 ms (wav2vec 2.0, section 2)."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -27,6 +28,20 @@ class WaveformEncoder(nn.Module):
         for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv1d)
             nn.init.kaiming_normal_(convolution.weight)
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(stride for _, _, stride in self.layers)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame hears."""
+        field, step = 1, 1
+        for _, kernel, stride in self.layers:
+            field += (kernel - 1) * step
+            step *= stride
+        return field
 
     def num_frames(self, num_samples: Tensor, depth: int | None = None) -> Tensor:
         """Frames after `depth` convolutions (all by default) that hear real samples alone; (B,) → (B,)."""

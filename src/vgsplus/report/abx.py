@@ -1,0 +1,69 @@
+"""ABX errors while they are computed, as a table to look at and as a CSV file."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from vgsplus.evaluation.abx_layers import AbxRow, Progress
+
+BEST = "*"
+
+
+def abx_table(rows: Sequence[AbxRow], title: str) -> Table:
+    """Errors in percent, a row a layer; the model's best layer of each column is marked with a star."""
+    columns = list(dict.fromkeys((row.as_published, name) for row in rows for name in row.errors))
+    table = Table(
+        "features",
+        "layer",
+        *(f"{name}, as published" if published else name for published, name in columns),
+        title=title,
+        caption=f"{BEST} the model's best layer. Errors in percent; chance is 50.",
+    )
+    cells: dict[tuple[str, int | None], dict[tuple[bool, str], float]] = {}
+    for row in rows:
+        found = cells.setdefault((row.features, row.layer), {})
+        found |= {(row.as_published, name): error for name, error in row.errors.items()}
+    trained = [found for (features, _), found in cells.items() if features == "model"]
+    best = {column: min(found[column] for found in trained) for column in columns if trained}
+    for (features, layer), found in cells.items():
+        marks = {column: features == "model" and found[column] == best[column] for column in columns}
+        table.add_row(
+            features,
+            "" if layer is None else str(layer),
+            *(f"{100 * found[column]:.2f}{BEST if marks[column] else ' '}" for column in columns),
+        )
+    return table
+
+
+@contextmanager
+def stage_bars(console: Console) -> Iterator[Progress]:
+    """A bar for each stage of the scoring, in a terminal; elsewhere the bars are printed when all is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console) as bars:
+        known: dict[str, TaskID] = {}
+
+        def progress(stage: str, done: int, total: int, /) -> None:
+            if stage not in known:
+                known[stage] = bars.add_task(stage, total=total)
+            bars.update(known[stage], completed=done)
+
+        yield progress
+
+
+def write_abx(rows: Sequence[AbxRow], path: Path) -> None:
+    """Write a line an error: features, layer, context, protocol, condition, error in [0, 1]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["features", "layer", "context", "protocol", "condition", "error"])
+        for row in rows:
+            protocol = "as published" if row.as_published else "corrected"
+            layer = "" if row.layer is None else row.layer
+            for condition, error in row.errors.items():
+                writer.writerow([row.features, layer, row.context, protocol, condition, error])

@@ -1,0 +1,393 @@
+import csv
+import dataclasses
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from vgsplus import audio
+from vgsplus.cli import main
+from vgsplus.corpora.toy import prepare_toy
+from vgsplus.evaluation import layers as extraction
+from vgsplus.evaluation.abx import score
+from vgsplus.evaluation.abx_frames import AbxError
+from vgsplus.evaluation.abx_items import read_items
+from vgsplus.evaluation.abx_layers import (
+    Means,
+    Question,
+    choose_layers,
+    score_layers,
+    score_log_mel,
+    score_untrained,
+)
+from vgsplus.evaluation.layers import LayerStore, frame_lead, frame_rate, frames_missing
+from vgsplus.evaluation.log_mel import log_mel
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.training.checkpoint import TrainingState, save_checkpoint
+
+STANDARD = ((4, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)
+FAST = STANDARD[:-1]  # 10 ms, as the paper's text has it
+WIDE = ((4, 10, 5), *[(8, 3, 2)] * 4, (8, 4, 2), (8, 8, 2))  # 95 ms every 20 ms, as the toy preset
+TINY = ModelConfig(
+    conv_layers=STANDARD,
+    dim=16,
+    heads=2,
+    ffn_dim=32,
+    shared_layers=2,
+    ssl_layers=1,
+    pos_conv_kernel=8,
+    pos_conv_groups=2,
+    quantizer_codes=8,
+    quantizer_dim=8,
+    ssl_dim=8,
+    resdavenet_widths=(16,),
+    resdavenet_blocks=1,
+    resdavenet_kernel=3,
+    feature_dim=6,
+    image_layers=1,
+)
+
+
+def make_model(seed=0, **changes):
+    torch.manual_seed(seed)
+    return VGSPlus(dataclasses.replace(TINY, **changes)).eval()
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpora") / "toy"
+    prepare_toy(root, train_images=1, validation_images=1, test_images=6)
+    return root
+
+
+@pytest.fixture(scope="module")
+def question(toy):
+    return Question(items=read_items(toy / "test.item", audio_root=toy / "audio"))
+
+
+def features_of(model, question, layer):
+    """The features of a layer as `score` takes them, each file alone in its pass."""
+    features = {}
+    for file, path in question.items.audio.items():
+        wave = torch.from_numpy(audio.normalise(audio.read(path)))[None]
+        with torch.no_grad():
+            outputs, _ = model.speech_layers(wave, torch.tensor([wave.shape[1]]))
+        features[file] = outputs[layer - 1][0]
+    return features
+
+
+# ---- layers -----------------------------------------------------------------------------------------------
+
+
+def test_each_layer_has_the_score_of_its_features(question):
+    model = make_model()
+    rows = score_layers(model, question, Means(batch_seconds=5))
+    assert [(row.features, row.layer, row.context, row.as_published) for row in rows] == [
+        ("model", layer, "within", False) for layer in (1, 2, 3)
+    ]
+    for row in rows:
+        expected = score(features_of(model, question, row.layer), question.items.path)
+        assert row.errors == pytest.approx(expected, abs=2e-3)
+    assert len({row.errors["across"] for row in rows}) == 3
+
+
+def test_published_rows_come_beside_the_corrected_ones(question):
+    asked = dataclasses.replace(question, as_published=True, conditions=("within",))
+    model = make_model()
+    rows = score_layers(model, asked, layers=[2])
+    assert [row.as_published for row in rows] == [False, True]
+    features = features_of(model, question, 2)
+    for row in rows:
+        expected = score(features, question.items.path, conditions=["within"], as_published=row.as_published)
+        assert row.errors == pytest.approx(expected, abs=2e-3)
+
+
+def test_one_pass_serves_all_layers(question, monkeypatch):
+    model, heard = make_model(), []
+    run = model.speech_layers
+    monkeypatch.setattr(
+        model, "speech_layers", lambda waves, samples: heard.extend(samples.tolist()) or run(waves, samples)
+    )
+    score_layers(model, dataclasses.replace(question, as_published=True))
+    assert sorted(heard) == sorted(len(audio.read(path)) for path in question.items.audio.values())
+
+
+def test_batches_are_bounded_and_longest_first(question, monkeypatch):
+    model, batches = make_model(), []
+    run = model.speech_layers
+    monkeypatch.setattr(
+        model, "speech_layers", lambda waves, samples: batches.append(waves.shape) or run(waves, samples)
+    )
+    list(extraction.speech_layers(model, question.items.audio, [1], batch_seconds=6))
+    assert all(rows * samples <= 6 * 16_000 for rows, samples in batches)
+    assert max(rows for rows, _ in batches) > 1
+    assert [samples for _, samples in batches] == sorted((s for _, s in batches), reverse=True)
+    batches.clear()
+    list(extraction.speech_layers(model, question.items.audio, [1], batch_seconds=0.1))
+    assert all(rows == 1 for rows, _ in batches)
+
+
+def test_published_padding_hears_one_file_at_a_time(question):
+    model = make_model(padding="published")
+    rows = score_layers(model, question, layers=[3])
+    expected = score(features_of(model, question, 3), question.items.path)
+    assert rows[0].errors == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_model_keeps_its_modes_and_gathers_no_gradient(question):
+    model = make_model().train()
+    model.image.eval()
+    before = [module.training for module in model.modules()]
+    for _, outputs in itertools.islice(extraction.speech_layers(model, question.items.audio, [1, 3]), 1):
+        assert not any(output.requires_grad for output in outputs)
+    score_layers(model, question, layers=[1])
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("kept", ["memory", "folder"])
+def test_frames_are_kept_where_asked_and_nothing_stays(question, tmp_path, kept):
+    model = make_model()
+    means = Means(cache=tmp_path / "new" if kept == "folder" else None)
+    seen = []
+    watch = dataclasses.replace(
+        means,
+        progress=lambda stage, done, total: seen.append(
+            (stage, done, total, len(list(tmp_path.rglob("*.f32"))))
+        ),
+    )
+    rows = score_layers(model, question, watch, layers=[1, 2])
+    assert [row.errors for row in rows] == [
+        row.errors for row in score_layers(model, question, layers=[1, 2])
+    ]
+    files = len(question.items.audio)
+    assert [entry[:3] for entry in seen] == [
+        *(("model: files", done, files) for done in range(1, files + 1)),
+        ("model: layers", 1, 2),
+        ("model: layers", 2, 2),
+    ]
+    assert {entry[3] for entry in seen} == ({2} if kept == "folder" else {0})
+    assert not list(tmp_path.rglob("*.f32"))
+    assert not list(tmp_path.rglob(".layers-*"))
+
+
+def test_a_store_gives_back_what_it_was_given(tmp_path):
+    frames = torch.randn(9, 4)
+    for folder in (None, tmp_path):
+        with LayerStore([1, 5], folder) as store:
+            for part in frames.split([2, 3, 4]):
+                store.add(5, part)
+                store.add(1, -part)
+            assert torch.equal(store.take(5), frames)
+            assert torch.equal(store.take(1), -frames)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_to_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(AbxError, match="the frames of 2 layers cannot be kept there"),
+        LayerStore([1, 2], tmp_path / "file" / "folder"),
+    ):
+        pass
+
+
+# ---- frames of other encoders -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "rate", "field", "lead"),
+    [
+        (STANDARD, 50, 400, 0),
+        (FAST, 100, 240, 0),
+        (WIDE, 50, 1520, 2),
+        (((4, 10, 7),), Fraction(16000, 7), 10, 0),
+    ],
+)
+def test_rate_and_lead_come_from_the_convolutions(convolutions, rate, field, lead):
+    model = make_model(conv_layers=convolutions)
+    assert frame_rate(model) == rate
+    assert model.speech.waveform.receptive_field == field
+    assert model.speech.waveform.num_frames(torch.tensor([field - 1, field])).tolist() == [0, 1]
+    assert frame_lead(model) == lead
+
+
+@pytest.mark.parametrize("convolutions", [STANDARD, FAST, WIDE])
+def test_no_sound_lacks_more_frames_than_is_said(convolutions):
+    model = make_model(conv_layers=convolutions)
+    encoder = model.speech.waveform
+    samples = torch.arange(encoder.receptive_field, encoder.receptive_field + 3 * encoder.stride)
+    asked = torch.floor(samples / encoder.stride + 0.5) - frame_lead(model)
+    missing = asked - encoder.num_frames(samples)
+    assert 0 < int(missing.max()) <= frames_missing(model)
+
+
+def test_a_faster_encoder_is_scored_at_its_own_rate(question):
+    model = make_model(conv_layers=FAST)
+    (row,) = score_layers(model, question, layers=[1])
+    expected = score(features_of(model, question, 1), question.items.path, 100)
+    assert row.errors == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_wide_encoder_is_read_where_it_hears(question):
+    model = make_model(conv_layers=WIDE)
+    (row,) = score_layers(model, question, layers=[1])
+    led = {
+        file: torch.cat([frames[:1].expand(2, -1), frames, frames[-1:].expand(2, -1)])
+        for file, frames in features_of(model, question, 1).items()
+    }
+    assert row.errors == pytest.approx(score(led, question.items.path), abs=2e-3)
+
+
+# ---- baselines --------------------------------------------------------------------------------------------
+
+
+def test_an_untrained_model_is_drawn_from_its_seed_and_leaves_the_generator(question):
+    model = make_model(seed=9)
+    before = torch.random.get_rng_state()
+    rows = score_untrained(model, question, layers=[2], seed=4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    (expected,) = score_layers(make_model(seed=4), question, layers=[2])
+    assert [(row.features, row.layer, row.errors) for row in rows] == [("untrained", 2, expected.errors)]
+
+
+def test_log_mel_energies_have_a_row(question):
+    (row,) = score_log_mel(question)
+    features = {file: log_mel(audio.read(path)) for file, path in question.items.audio.items()}
+    assert (row.features, row.layer) == ("log-Mel", None)
+    assert row.errors == score(features, question.items.path, 100)
+
+
+# ---- errors -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"), [("all", (1, 2, 3)), ("2", (2,)), ("3,1,3", (1, 3)), (" 1, 2 ", (1, 2))]
+)
+def test_layers_are_chosen_by_number(text, chosen):
+    assert choose_layers(text, 3) == chosen
+
+
+@pytest.mark.parametrize("text", ["0", "4", "1,4", "-1", "one", "", "1,", "²"])
+def test_layers_that_are_not_there_are_refused(text):
+    with pytest.raises(AbxError, match="name layers from 1 to 3"):
+        choose_layers(text, 3)
+
+
+def test_a_diverged_model_is_named(question):
+    model = make_model()
+    with torch.no_grad():
+        model.speech.layers[1].ffn_norm.bias.fill_(torch.nan)
+    with pytest.raises(AbxError, match=r"layer 2 are not finite. A model that gives such has diverged"):
+        score_layers(model, question)
+
+
+def test_a_sound_shorter_than_a_frame_is_named(tmp_path):
+    soundfile.write(tmp_path / "f.wav", np.sin(np.arange(300)), 16_000)
+    with pytest.raises(AbxError, match=r"f\.wav: is too short for a single frame"):
+        list(extraction.speech_layers(make_model(), {"f": tmp_path / "f.wav"}, [1]))
+
+
+# ---- the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    model = make_model()
+    state = TrainingState(
+        phase=0,
+        phase_name="vgs",
+        step=1,
+        steps=1,
+        epoch=1.0,
+        global_step=1,
+        seed=0,
+        model=dataclasses.asdict(TINY),
+        run={},
+        corpus={},
+    )
+    save_checkpoint(run, state, model.state_dict(), {})
+    return run
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "abx", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_command_scores_every_layer(toy, run_folder, question, capsys):
+    code, out, err = command(capsys, run_folder, toy / "test.item", toy / "audio")
+    assert code == 0, err
+    rows = read_csv(run_folder / "abx.csv")
+    expected = score_layers(make_model(), question)
+    assert [(row["features"], row["layer"], row["condition"], float(row["error"])) for row in rows] == [
+        ("model", str(row.layer), condition, error)
+        for row in expected
+        for condition, error in row.errors.items()
+    ]
+    assert {row["protocol"] for row in rows} == {"corrected"}
+    for condition in ("within", "across"):
+        best = min(row.errors[condition] for row in expected)
+        assert f"{100 * best:.2f}*" in out
+    assert f"{len(question.items.tokens)} tokens" in out
+    assert str(run_folder / "abx.csv") in out
+    assert {path.name for path in run_folder.iterdir()} == {"abx.csv", "checkpoints"}
+
+
+def test_the_command_takes_every_option(toy, run_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    arguments = ["--layers", "1,3", "--condition", "within", "--context", "any", "--as-published"]
+    code, out, err = command(
+        capsys,
+        run_folder,
+        toy / "validation.item",
+        toy,
+        *arguments,
+        "--baseline",
+        "--out",
+        tmp_path / "deep" / "out",
+    )
+    assert code == 0, err
+    rows = read_csv(tmp_path / "deep" / "out" / "abx.csv")
+    assert [(row["features"], row["layer"], row["protocol"]) for row in rows] == [
+        (features, layer, protocol)
+        for features, layer in [
+            ("model", "1"),
+            ("model", "3"),
+            ("untrained", "1"),
+            ("untrained", "3"),
+            ("log-Mel", ""),
+        ]
+        for protocol in ("corrected", "as published")
+    ]
+    assert {(row["context"], row["condition"]) for row in rows} == {("any", "within")}
+    assert "within, as published" in out
+    assert "across" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layers", "4"], "There is no layer '4'"),
+        (["--condition", "between"], "Choose from within, across; got between"),
+    ],
+)
+def test_the_command_says_what_is_wrong(toy, run_folder, capsys, arguments, said):
+    code, _, err = command(capsys, run_folder, toy / "test.item", toy / "audio", *arguments)
+    assert code == 1
+    assert said in err
+
+
+def test_the_command_checks_the_items_before_the_model(toy, tmp_path, capsys):
+    code, _, err = command(capsys, tmp_path / "no-run", toy / "test.item", toy / "images")
+    assert code == 1
+    assert "test.item:2: there is no test/000000_0" in err
