@@ -35,10 +35,10 @@ $(READY): requirements.lock pyproject.toml
 	$$uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The toy preset with half the pictures and a third of the steps: ten minutes on two cores, set-up included.
+# The toy preset with half the pictures and a quarter of the steps: ten minutes on two cores, set-up included.
 DEMO_IMAGES ?= 800
-DEMO_EPOCHS ?= 4
-DEMO_PRETRAINING_EPOCHS ?= 2.4
+DEMO_EPOCHS ?= 3
+DEMO_PRETRAINING_EPOCHS ?= 1.8
 
 demo: $(READY) ## make a toy corpus, train three schedules, evaluate, write the report to out/demo
 	@test -d out/demo/corpus || $(BIN)/vgsplus data toy out/demo/corpus --train-images $(DEMO_IMAGES)
