@@ -15,6 +15,9 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 type Shape = tuple[int, ...]
 
+SHOWN = 10
+"""Tensors of another shape that an error names."""
+
 
 class LoadError(VgsplusError):
     """A file that is broken, of another kind than expected, or whose tensors do not fit."""
@@ -189,7 +192,7 @@ class Source:
         """Find the places of a model's tensors, without reading any.
 
         Raises:
-            LoadError: a tensor of another shape (each is named with both shapes), or nothing fits at all.
+            LoadError: tensors of another shape (the first named with both shapes), or nothing fits at all.
         """
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         places = find_places(shapes, self.rules)
@@ -200,7 +203,9 @@ class Source:
             for part in place.names
             if self.stored[part].shape != place.shape
         ]:
-            raise LoadError(f"{self.name}: does not fit:\n" + "\n".join(f"- {line}" for line in wrong))
+            more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+            listed = "\n".join(f"- {line}" for line in wrong[:SHOWN] + more)
+            raise LoadError(f"{self.name}: does not fit:\n{listed}")
         used = {part for place in found.values() for part in place.names}
         report = LoadReport(
             source=self.name,
