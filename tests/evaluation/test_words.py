@@ -214,7 +214,7 @@ def test_the_command_says_what_is_wrong_before_the_model_runs(run, folder, tmp_p
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
     for arguments, said in (
-        ([tmp_path / "empty", folder, "--out", out], "neither a checkpoint nor a run folder"),
+        ([tmp_path / "empty", folder, "--out", out], "holds no model"),
         ([run, folder, "--out", out, "--layer", 4], "no layer 4"),
         ([run, tmp_path / "empty", "--out", out], "holds no sound files"),
         ([run, folder, "--out", tmp_path / "file"], "cannot be made a folder"),

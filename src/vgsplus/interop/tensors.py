@@ -156,11 +156,11 @@ class _Unfilled(TorchFunctionMode):
 
 
 def empty_model(config: ModelConfig) -> VGSPlus:
-    """A model whose weights are still to be assigned.
+    """A model whose weights are still to be assigned; leaves the random generator as it is.
 
     Not one on the meta device: to build that, PyTorch loads its compiler, which takes seconds.
     """
-    with _Unfilled():
+    with torch.random.fork_rng(devices=[]), _Unfilled():
         return VGSPlus(config)
 
 
