@@ -125,7 +125,7 @@ def train(
     from vgsplus.config import load_config
     from vgsplus.corpora.format import Corpus
     from vgsplus.interop.loading import load_weights
-    from vgsplus.reproduce import recalls, test_sets
+    from vgsplus.scoring import recalls, test_sets
     from vgsplus.training.checks import needs_images
     from vgsplus.training.progress import console_progress
     from vgsplus.training.run_folder import settle_precision
@@ -161,13 +161,24 @@ def reproduce(
     ] = None,
     corpus: Annotated[Path | None, typer.Option(help="A prepared corpus to use.")] = None,
     root: Annotated[Path | None, typer.Option(help="The folder of stamps, for the preset stamps.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train every variant so often, to tell the schedule from luck.")
+    ] = 1,
+    item: Annotated[
+        Path | None,
+        typer.Option(help="An ABX item file, as LibriSpeech's; by default that of the corpus's test set."),
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="The folder with the sounds of --item.")] = None,
     settings: Settings = None,
 ) -> None:
     """Train the paper's nine variants, evaluate them and write the report.
 
-    The same command goes on where it was stopped.
+    The same command goes on where it was stopped; with more --seeds it trains those that are not there yet.
     """
     from vgsplus.reproduce import reproduce as run
+
+    if (item is None) != (audio is None):
+        raise VgsplusError("--item and --audio come together: an item file, and the folder of its sounds")
 
     page = run(
         preset,
@@ -176,6 +187,8 @@ def reproduce(
         corpus=corpus,
         overrides=settings or [],
         stamps_root=root,
+        seeds=seeds,
+        abx=(item, audio) if item and audio else None,
         console=Console(),
     )
     Console().print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
@@ -224,7 +237,7 @@ def evaluate_retrieval(
 
     from vgsplus.config import load_config
     from vgsplus.corpora.format import Corpus
-    from vgsplus.reproduce import evaluate_run
+    from vgsplus.scoring import evaluate_run
     from vgsplus.training.checkpoint import load_model
     from vgsplus.training.machine import device_name
     from vgsplus.training.run_folder import CONFIG_FILE
@@ -348,7 +361,7 @@ def evaluate_abx(
         means = Means(device=device, cache=folder, progress=progress)
         rows = score_layers(model, question, means, layers=chosen)
         if baseline:
-            rows += score_untrained(model, question, means, layers=chosen)
+            rows += score_untrained(model.config, question, means, layers=chosen)
             rows += score_log_mel(question, means)
     write_abx(rows, folder / "abx.csv")
     console = Console()

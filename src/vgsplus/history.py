@@ -1,9 +1,10 @@
-"""A run's log as what the report shows of it: phases, loss curves, recall curves."""
+"""A run's log as what the report shows of it: phases, curves of losses, recalls and ABX errors."""
 
 from collections.abc import Iterator, Sequence
 
 from vgsplus.config import RunConfig
 from vgsplus.report import results as report
+from vgsplus.scoring import ABX, ABX_PUBLISHED
 from vgsplus.training.log import Record
 
 TRAIN_POINTS = 200
@@ -70,3 +71,18 @@ def recall_points(records: Sequence[Record], test_sets: Sequence[str]) -> Iterat
                     if path.startswith(prefix)
                 )
             yield report.RecallPoint(epoch=record["epoch"], test_set=name, **sides)
+
+
+def abx_points(records: Sequence[Record]) -> Iterator[report.AbxPoint]:
+    """The ABX errors of every evaluation during a run, whose scores are named "abx/across/3"."""
+    for record in records:
+        if record["kind"] != "evaluation":
+            continue
+        found: dict[str, report.AbxErrors] = {ABX: {}, ABX_PUBLISHED: {}}
+        for path, error in record["scores"].items():
+            kind, *place = path.split("/")
+            if kind in found:
+                condition, layer = place
+                found[kind].setdefault(condition, {})[int(layer)] = error
+        if found[ABX]:
+            yield report.AbxPoint(epoch=record["epoch"], errors=found[ABX], published=found[ABX_PUBLISHED])

@@ -2,6 +2,7 @@
 
 OUT/corpus/          the corpus, for presets that make their own
 OUT/runs/VARIANT/    a run folder a variant: "vgs+", "w2v2-then-vgs+"
+OUT/runs/seed-1/…    the same, trained again from the next seed
 OUT/report/          see `report.page`
 OUT/seconds          wall time spent so far
 
@@ -31,17 +32,19 @@ from vgsplus.corpora.format import Corpus
 from vgsplus.corpora.stamps import prepare_stamps
 from vgsplus.corpora.toy import prepare_toy
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.retrieval import RetrievalResult, evaluate
+from vgsplus.evaluation.abx_layers import AbxRow, Means, Question, score_log_mel, score_untrained
+from vgsplus.evaluation.retrieval import RetrievalResult
 from vgsplus.interop.loading import load_weights
-from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.report import Results, gallery_items, print_table, write_report
 from vgsplus.report import results as report
+from vgsplus.scoring import Scoring, abx_question, evaluate_run, own_abx_question, test_sets
 from vgsplus.training.checkpoint import checkpoints, load_model
 from vgsplus.training.checks import check_run
 from vgsplus.training.interruption import Interrupted
 from vgsplus.training.log import read_log
 from vgsplus.training.machine import device_name, versions
 from vgsplus.training.progress import console_progress
+from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.run_folder import settle_precision
 from vgsplus.training.schedule import VARIANTS, Phase, parse_variant, variant_title
 from vgsplus.training.trainer import train
@@ -59,9 +62,11 @@ def reproduce(
     corpus: Path | None = None,
     overrides: Iterable[str] = (),
     stamps_root: Path | None = None,
+    seeds: int = 1,
+    abx: tuple[Path, Path] | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Train and evaluate the paper's variants (Table I, Fig. 3) and write the report.
+    """Train and evaluate the paper's variants (Tables I and II, Figs. 2 and 3) and write the report.
 
     The same call goes on where an earlier one stopped; what is finished is not done again.
 
@@ -72,13 +77,15 @@ def reproduce(
         corpus: a prepared corpus, in place of the one that the preset makes.
         overrides: settings such as "schedule.epochs=2".
         stamps_root: the folder of stamps from which the preset "stamps" makes its corpus.
+        seeds: how many times every variant is trained, from the setting `seed` and those that follow it.
+        abx: an item file and the folder of its sounds, in place of those of the corpus's test set.
         console: where to show progress and the table; nothing is shown without one.
 
     Returns:
         The path of the report's page.
 
     Raises:
-        VgsplusError: the variants, settings, corpus or machine do not fit; nothing was trained.
+        VgsplusError: the variants, settings, corpus, items or machine do not fit; nothing was trained.
         Interrupted: SIGINT or SIGTERM; the run saved.
     """
     keys = _keys(variants)
@@ -89,12 +96,14 @@ def reproduce(
         if corpus is None:
             _prepare(preset, place, stamps_root, console)
         opened = Corpus.open(place)
-        runs = [_run_folder(out, key) for key in VARIANTS]
+        runs = [_run_folder(out, key, repeat) for key in VARIANTS for repeat in range(seeds)]
         configs = {
             key: settle_precision(dataclasses.replace(config, corpus=str(place)), *runs)
             for key, config in configs.items()
         }
-        study = _Study(preset, out, opened, _required_test_sets(opened), configs, console)
+        names = _required_test_sets(opened)
+        question = abx_question(*abx) if abx else own_abx_question(opened, names)
+        study = _Study(preset, out, Scoring(opened, names, question), configs, seeds, console)
         for config in configs.values():
             check_run(config, opened, load_weights)
         study.train()
@@ -159,15 +168,6 @@ def _prepare(preset: str, root: Path, stamps: Path | None, console: Console | No
     _MAKERS[preset](root, stamps)
 
 
-def test_sets(corpus: Corpus) -> tuple[str, ...]:
-    """The splits held out for retrieval: those named test… whose captions all have a picture."""
-    return tuple(
-        split
-        for split in corpus.splits
-        if split.startswith("test") and all(caption.image for caption in corpus.captions(split))
-    )
-
-
 def _required_test_sets(corpus: Corpus) -> tuple[str, ...]:
     names = test_sets(corpus)
     if not names:
@@ -197,135 +197,147 @@ def _timed(out: Path) -> Iterator[Callable[[], float]]:
 
 @dataclass(frozen=True)
 class _Study:
-    """The variants of one call, on one corpus."""
+    """The variants of one call, on one corpus, trained from one seed or several."""
 
     preset: str
     out: Path
-    corpus: Corpus
-    test_sets: tuple[str, ...]
+    scoring: Scoring
     configs: Mapping[str, RunConfig]
+    seeds: int
     console: Console | None
 
     def train(self) -> None:
         """Train every variant that is not finished."""
-        shared: dict[Phase, Path] = {}
-        for number, (key, config) in enumerate(self.configs.items(), start=1):
-            if self.console:
-                self.console.rule(f"{variant_title(key)}, {number} of {len(self.configs)}")
-            run, first = self._run(key), config.schedule.phases[0]
-            try:
-                train(
-                    config,
-                    run,
-                    start=shared.get(first),
-                    resume=True,
-                    evaluate=functools.partial(
-                        recalls, config=config, corpus=self.corpus, splits=self.test_sets
-                    ),
-                    load_weights=load_weights,
-                    progress=console_progress(self.console) if self.console else None,
-                )
-            except Interrupted:
-                raise Interrupted(
-                    f"stopped as asked; {run} is saved. The same command goes on from there."
-                ) from None
-            shared.setdefault(first, _end_of_phase(run, first))
+        for repeat in range(self.seeds):
+            shared: dict[Phase, Path] = {}
+            for number, key in enumerate(self.configs, start=1):
+                config = self._config(key, repeat)
+                if self.console:
+                    seed = f", seed {config.seed}" if self.seeds > 1 else ""
+                    self.console.rule(f"{variant_title(key)}, {number} of {len(self.configs)}{seed}")
+                run, first = self._run(key, repeat), config.schedule.phases[0]
+                self._train(config, run, shared.get(first))
+                shared.setdefault(first, _end_of_phase(run, first))
+
+    def _train(self, config: RunConfig, run: Path, start: Path | None) -> None:
+        try:
+            train(
+                config,
+                run,
+                start=start,
+                resume=True,
+                evaluate=functools.partial(self.scoring, config=config),
+                load_weights=load_weights,
+                progress=console_progress(self.console) if self.console else None,
+            )
+        except Interrupted:
+            raise Interrupted(
+                f"stopped as asked; {run} is saved. The same command goes on from there."
+            ) from None
 
     def results(self, seconds: Callable[[], float]) -> Results:
         """Evaluate the trained variants in full and gather what the report shows."""
-        outcomes: dict[str, dict[str, RetrievalResult]] = {}
-        variants = []
-        for key, config in self.configs.items():
-            if self.console:
-                self.console.print(f"Evaluating {variant_title(key)}")
-            model = load_model(self._run(key)).to(device_name(config.accelerator))
-            outcomes[key] = {name: evaluate_run(model, config, self.corpus, name) for name in self.test_sets}
-            variants.append(self._variant(key, model, outcomes[key]))
+        outcomes, variants = self._evaluate(0)
+        repeats = tuple(
+            report.Repeat(seed=self._config(next(iter(self.configs)), repeat).seed, variants=found)
+            for repeat in range(1, self.seeds)
+            for _, found in [self._evaluate(repeat)]
+        )
         best = _best(outcomes)
         config = next(iter(self.configs.values()))
         plain = settings.to_dict(config)
+        corpus = self.scoring.corpus
         return Results(
             preset=self.preset,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=versions(),
             machine=_machine(config),
             corpus={
-                name: self.corpus.info.get(name)
-                for name in ("name", "version", "provenance", "licence", "counts")
+                name: corpus.info.get(name) for name in ("name", "version", "provenance", "licence", "counts")
             },
             settings={name: value for name, value in plain.items() if name not in ("corpus", "schedule")},
-            test_sets=self.test_sets,
-            variants=tuple(variants),
+            test_sets=self.scoring.test_sets,
+            variants=variants,
+            repeats=repeats,
+            abx=None if self.scoring.abx is None else self._abx_task(self.scoring.abx),
             gallery=tuple(
-                item
-                for result in outcomes[best].values()
-                for item in gallery_items(result, self.corpus, best)
+                item for result in outcomes[best].values() for item in gallery_items(result, corpus, best)
             ),
             seconds=seconds(),
         )
 
-    def _run(self, key: str) -> Path:
-        return _run_folder(self.out, key)
+    def _evaluate(
+        self, repeat: int
+    ) -> tuple[dict[str, dict[str, RetrievalResult]], tuple[report.Variant, ...]]:
+        """What each variant retrieves on each test set, and the variants as the report shows them."""
+        outcomes: dict[str, dict[str, RetrievalResult]] = {}
+        variants = []
+        for key in self.configs:
+            config = self._config(key, repeat)
+            if self.console:
+                seed = f", seed {config.seed}" if self.seeds > 1 else ""
+                self.console.print(f"Evaluating {variant_title(key)}{seed}")
+            run = self._run(key, repeat)
+            model = load_model(run).to(device_name(config.accelerator))
+            outcomes[key] = {
+                name: evaluate_run(model, config, self.scoring.corpus, name)
+                for name in self.scoring.test_sets
+            }
+            records = list(read_log(run))
+            variants.append(
+                report.Variant(
+                    key=key,
+                    name=variant_title(key),
+                    phases=tuple(
+                        history.phase(records, config, index) for index in range(len(config.schedule.phases))
+                    ),
+                    parameters=sum(parameter.numel() for parameter in model.parameters()),
+                    retrieval={name: result.scores for name, result in outcomes[key].items()},
+                    losses=tuple(history.losses(records, len(config.schedule.phases))),
+                    recalls=tuple(history.recall_points(records, self.scoring.test_sets)),
+                    abx=tuple(history.abx_points(records)),
+                )
+            )
+        return outcomes, tuple(variants)
 
-    def _variant(self, key: str, model: VGSPlus, found: Mapping[str, RetrievalResult]) -> report.Variant:
-        config = self.configs[key]
-        records = list(read_log(self._run(key)))
-        return report.Variant(
-            key=key,
-            name=variant_title(key),
-            phases=tuple(
-                history.phase(records, config, index) for index in range(len(config.schedule.phases))
-            ),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            retrieval={name: result.scores for name, result in found.items()},
-            losses=tuple(history.losses(records, len(config.schedule.phases))),
-            recalls=tuple(history.recall_points(records, self.test_sets)),
+    def _abx_task(self, question: Question) -> report.AbxTask:
+        """The items, and the errors of log-Mel energies and of the model that every variant starts from."""
+        if self.console:
+            self.console.print("Evaluating the ABX of untrained features")
+        config = next(iter(self.configs.values()))
+        means = Means(device=device_name(config.accelerator))
+        rows = score_untrained(config.model, question, means, seed=indexed_seed(config.seed, Use.MODEL))
+        return report.AbxTask(
+            item=question.items.path.name,
+            tokens=len(question.items.tokens),
+            baselines=tuple(_baselines([*rows, *score_log_mel(question, means)])),
         )
 
+    def _config(self, key: str, repeat: int) -> RunConfig:
+        config = self.configs[key]
+        return dataclasses.replace(config, seed=config.seed + repeat)
 
-def evaluate_run(
-    model: VGSPlus,
-    config: RunConfig,
-    corpus: Corpus,
-    split: str,
-    *,
-    replicates: int = 2000,
-    gallery: int = 200,
-) -> RetrievalResult:
-    """Score a run's model, where it is, in the precision of its training; see `retrieval.evaluate`.
-
-    Raises:
-        VgsplusError: as `retrieval.evaluate`.
-    """
-    return evaluate(
-        model,
-        corpus,
-        split,
-        device=next(model.parameters()).device,
-        precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision),
-        replicates=replicates,
-        gallery=gallery,
-        seed=config.seed,
-    )
+    def _run(self, key: str, repeat: int) -> Path:
+        return _run_folder(self.out, key, repeat)
 
 
-def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
-    """Recall of a run's model on each split, as flat names: "test/speech_to_image/R@10".
-
-    Raises:
-        VgsplusError: as `retrieval.evaluate`.
-    """
-    return {
-        f"{split}/{direction}/R@{k}": estimate.value
-        for split in splits
-        for scores in [evaluate_run(model, config, corpus, split, replicates=1, gallery=1).scores]
-        for direction in ("speech_to_image", "image_to_speech")
-        for k, estimate in scores.side(direction).recall.items()
-    }
+def _baselines(rows: Sequence[AbxRow]) -> Iterator[report.AbxBaseline]:
+    """Rows of both protocols as one record for each kind of features and layer."""
+    published = {(row.features, row.layer): row.errors for row in rows if row.as_published}
+    for row in rows:
+        if not row.as_published:
+            yield report.AbxBaseline(
+                features=row.features,
+                layer=row.layer,
+                errors=row.errors,
+                published=published.get((row.features, row.layer), {}),
+            )
 
 
-def _run_folder(out: Path, key: str) -> Path:
-    return out / RUNS / key.replace(",", "-then-")
+def _run_folder(out: Path, key: str, repeat: int) -> Path:
+    """Where a variant is trained: for the first time, or again from the seed that lies `repeat` behind."""
+    folder = out / RUNS / f"seed-{repeat}" if repeat else out / RUNS
+    return folder / key.replace(",", "-then-")
 
 
 def _end_of_phase(run: Path, phase: Phase) -> Path:

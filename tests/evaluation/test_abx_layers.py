@@ -246,7 +246,7 @@ def test_a_wide_encoder_is_read_where_it_hears(question):
 def test_an_untrained_model_is_drawn_from_its_seed_and_leaves_the_generator(question):
     model = make_model(seed=9)
     before = torch.random.get_rng_state()
-    rows = score_untrained(model, question, layers=[2], seed=4)
+    rows = score_untrained(model.config, question, layers=[2], seed=4)
     assert torch.equal(torch.random.get_rng_state(), before)
     (expected,) = score_layers(make_model(seed=4), question, layers=[2])
     assert [(row.features, row.layer, row.errors) for row in rows] == [("untrained", 2, expected.errors)]

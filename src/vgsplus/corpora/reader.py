@@ -110,6 +110,11 @@ class Corpus:
         """F, features a region; 0 for a speech-only corpus."""
         return int(self.info["regions"]["dim"]) if self.info["regions"] else 0
 
+    @property
+    def audio_root(self) -> Path:
+        """The folder that captions' audio paths are relative to."""
+        return self.root / str(self.info["audio_root"])
+
     def captions(self, split: str) -> Sequence[Caption]:
         """The captions of a split, in the order of captions.jsonl.
 
@@ -125,7 +130,7 @@ class Corpus:
 
     def audio_path(self, caption: Caption) -> Path:
         """Where the caption's sound file is."""
-        return self.root / str(self.info["audio_root"]) / caption.audio
+        return self.audio_root / caption.audio
 
     def image_path(self, image_id: str) -> Path:
         """Where the picture of an image is.

@@ -32,6 +32,8 @@ CAPTIONS_AN_IMAGE = 5
 ITEM_HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 TOKENS_A_CELL = 5
 """ABX items keep at most so many tokens of a phone in the same context by the same speaker."""
+ABX_SPEAKERS = 6
+"""ABX items are of the first so many voices: the pairs of speakers to compare grow with their square."""
 FEW_IMAGES = 40
 """Below this number of images, starting a second process takes longer than it saves."""
 
@@ -205,7 +207,10 @@ def _add(writer: CorpusWriter, task: _Task, made: _Made) -> None:
 
 def _items(task: _Task, made: _Made, cells: Counter[tuple[str, ...]]) -> Iterator[str]:
     """ABX items of an image's captions: every phone between two phones, as long as its cell has room."""
+    speakers = list(VOICES)[:ABX_SPEAKERS]
     for line, phones in zip(task.lines, made.phones, strict=True):
+        if line.speaker not in speakers:
+            continue
         for before, phone, after in zip(phones, phones[1:], phones[2:], strict=False):
             names = (phone.name, before.name, after.name)
             cell = (task.split, *names, line.speaker)

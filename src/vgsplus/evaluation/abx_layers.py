@@ -19,7 +19,7 @@ from vgsplus.evaluation import layers as extraction
 from vgsplus.evaluation.abx import CONDITIONS, Comparisons, check_finite
 from vgsplus.evaluation.abx_frames import AbxError, FrameTable, frame_spans
 from vgsplus.evaluation.log_mel import FRAME_RATE, log_mel
-from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,17 +156,17 @@ def score_layers(
 
 
 def score_untrained(
-    model: VGSPlus,
+    config: ModelConfig,
     question: Question,
     means: Means = Means(),
     *,
     layers: Sequence[int] | None = None,
     seed: int = 0,
 ) -> list[AbxRow]:
-    """`score_layers` of a model of the same sizes that has not learned anything, drawn from `seed`."""
+    """`score_layers` of a model of these sizes that has not learned anything, drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = VGSPlus(model.config)
+        fresh = VGSPlus(config)
     return score_layers(fresh.eval().to(means.device), question, means, layers=layers, features="untrained")
 
 

@@ -56,6 +56,9 @@ class ResDAVEnet(nn.Module):
             )
             for before, after in zip([widths[0], *widths], widths, strict=False)
         )
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, T, D), lengths (B,) or None → (B, T', C) and lengths in the shorter frames."""

@@ -3,16 +3,24 @@
 B batch, S samples, T frames, D dimensions. Layers 0 … `tap` are the speech encoder, which both tasks share.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vgsplus.losses.precision import full_precision
 from vgsplus.models.normalization import frame_mask
 from vgsplus.models.resdavenet import ResDAVEnet
 from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
 from vgsplus.models.waveform import WaveformEncoder
+
+CHUNK = 8
+"""Utterances of like length that run together: enough to fill a processor, few enough to share a length."""
+
+PADDING_STEP = 4_000
+"""Samples. Kernels are prepared anew for each length they meet, so that chunks share a few lengths."""
 
 
 @dataclass
@@ -62,14 +70,49 @@ class SpeechEncoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.dropout = nn.Dropout(dropout)
 
+    def forward(
+        self, waveforms: Tensor, num_samples: Tensor, mask: Tensor | None, depth: int
+    ) -> tuple[Frames, list[Tensor]]:
+        """`hear`, then `transform`; shapes as there.
+
+        Where an utterance's output does not depend on its batch, utterances of like length run together, and
+        padding is computed for a chunk's longest, not for the batch's.
+        """
+        if not self.waveform.exact or len(num_samples) <= CHUNK:
+            heard = self.hear(waveforms, num_samples)
+            return heard, self.transform(heard, mask, depth)
+        order = num_samples.argsort(descending=True, stable=True)
+        parts = []
+        for rows in torch.split(order, CHUNK):
+            longest = -(-int(num_samples[rows[0]]) // PADDING_STEP) * PADDING_STEP
+            heard = self.hear(waveforms[rows, :longest], num_samples[rows])
+            masked = None if mask is None else mask[rows, : heard.features.shape[1]]
+            parts.append((heard, self.transform(heard, masked, depth)))
+        back, chunks = order.argsort(), [heard for heard, _ in parts]
+        lengths, frames = self.count_frames(num_samples, waveforms.shape[1])
+        counts = torch.stack([heard.lengths.sum() for heard in chunks])
+        whole = Frames(
+            features=_stack([heard.features for heard in chunks], frames)[back],
+            penalty=(torch.stack([heard.penalty for heard in chunks]) * counts).sum() / lengths.sum(),
+            valid=frame_mask(lengths, frames),
+            lengths=lengths,
+        )
+        layers = zip(*(outputs for _, outputs in parts), strict=True)
+        return whole, [_stack(layer, frames + (self.cls is not None))[back] for layer in layers]
+
+    def count_frames(self, num_samples: Tensor, width: int) -> tuple[Tensor, int]:
+        """Real frames (B,) of utterances of num_samples (B,), and frames T of a row of `width` samples."""
+        frames = int(self.waveform.num_frames(torch.tensor(width)))
+        if self.waveform.exact:
+            return self.waveform.num_frames(num_samples), frames
+        # Published code divides the padded signal evenly, and a frame counts that begins in the signal.
+        share = width // frames
+        return ((num_samples + share - 1) // share).clamp(max=frames), frames
+
     def hear(self, waveforms: Tensor, num_samples: Tensor) -> Frames:
         """(B, S), (B,) → Frames; the penalty is the mean square of the real frames' raw features."""
         raw = self.waveform(waveforms, num_samples)
-        lengths = self.waveform.num_frames(num_samples)
-        if not self.waveform.exact:
-            # Published code divides the padded signal evenly, and a frame counts that begins in the signal.
-            share = waveforms.shape[1] // raw.shape[1]
-            lengths = ((num_samples + share - 1) // share).clamp(max=raw.shape[1])
+        lengths, _ = self.count_frames(num_samples, waveforms.shape[1])
         valid = frame_mask(lengths, raw.shape[1])
         squares = full_precision(raw).square()
         if self.waveform.exact:
@@ -93,7 +136,7 @@ class SpeechEncoder(nn.Module):
         keys = heard.valid if padded else None
         if self.cls is not None:
             x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-            keys = None if keys is None else nn.functional.pad(keys, (1, 0), value=True)
+            keys = None if keys is None else pad(keys, (1, 0), value=True)
         x = self.dropout(self.input_norm(x + self.positions(x)))
         outputs = []
         for layer in self.layers[:depth]:
@@ -104,6 +147,11 @@ class SpeechEncoder(nn.Module):
     def frames(self, output: Tensor) -> Tensor:
         """The output of a layer without its CLS: (B, T, D)."""
         return output if self.cls is None else output[:, 1:]
+
+
+def _stack(chunks: Sequence[Tensor], frames: int) -> Tensor:
+    """(b, t, D) of each chunk → (B, frames, D), zeros at the end of those that are shorter."""
+    return torch.cat([pad(chunk, (0, 0, 0, frames - chunk.shape[1])) for chunk in chunks])
 
 
 class SpeechHead(nn.Module):
@@ -123,7 +171,7 @@ class SpeechHead(nn.Module):
         x, shorter = self.resdavenet(frames, lengths if self.exact else None)
         if shorter is None:
             shorter = lengths // round(frames.shape[1] / x.shape[1])
-        keys = nn.functional.pad(frame_mask(shorter, x.shape[1]), (1, 0), value=True)
+        keys = pad(frame_mask(shorter, x.shape[1]), (1, 0), value=True)
         x = self.layer(torch.cat([self.cls(cls).to(x.dtype), x], dim=1), keys)
         embedding: Tensor = self.project(x[:, 0])
         return embedding

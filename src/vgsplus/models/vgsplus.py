@@ -157,9 +157,9 @@ class VGSPlus(nn.Module):
             ValueError: an utterance shorter than one frame, or longer than its row; no grounding side.
         """
         self._require_grounding()
-        heard = self._hear(waveforms, num_samples)
-        tapped = self.speech.transform(heard, None, self.config.shared_layers)[-1]
-        return self._embed_tapped(tapped, heard)
+        self._check_lengths(waveforms, num_samples)
+        heard, outputs = self.speech(waveforms, num_samples, None, self.config.shared_layers)
+        return self._embed_tapped(outputs[-1], heard)
 
     def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
         """(B, R, F), (B, R, 4) as (x1, y1, x2, y2) over width and height → (B, D).
@@ -177,8 +177,8 @@ class VGSPlus(nn.Module):
         Raises:
             ValueError: an utterance shorter than one frame, or longer than its row.
         """
-        heard = self._hear(waveforms, num_samples)
-        outputs = self.speech.transform(heard, None, len(self.speech.layers))
+        self._check_lengths(waveforms, num_samples)
+        heard, outputs = self.speech(waveforms, num_samples, None, len(self.speech.layers))
         return tuple(self.speech.frames(output) for output in outputs), heard.valid
 
     # ---- training ----
@@ -209,19 +209,21 @@ class VGSPlus(nn.Module):
             raise ValueError(f"alpha must be in [0, 1], not {alpha}")
         if alpha > 0:
             self._require_grounding()
-        heard = self._hear(batch["waveforms"], batch["num_samples"])
+        waveforms, num_samples = batch["waveforms"], batch["num_samples"]
+        self._check_lengths(waveforms, num_samples)
         supervised = alpha < 1
         published = self.config.padding == "published"
         if mask is None and (supervised or (published and self.config.ssl_layers > 0)):
+            lengths, frames = self.speech.count_frames(num_samples, waveforms.shape[1])
             mask = span_mask(
-                heard.lengths,
-                heard.features.shape[1],
+                lengths,
+                frames,
                 probability=self.config.mask_probability,
                 span=self.config.mask_span,
                 equal=published,
             )
         depth = len(self.speech.layers) if supervised else self.config.shared_layers
-        outputs = self.speech.transform(heard, mask, depth)
+        heard, outputs = self.speech(waveforms, num_samples, mask, depth)
         found: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         if alpha > 0:
@@ -244,14 +246,13 @@ class VGSPlus(nn.Module):
         """`forward` by the name of what it returns; arguments and errors as there."""
         return self.forward(batch, alpha, mask, negatives)
 
-    def _hear(self, waveforms: Tensor, num_samples: Tensor) -> Frames:
+    def _check_lengths(self, waveforms: Tensor, num_samples: Tensor) -> None:
         frames = self.speech.waveform.num_frames(num_samples)
         if int(frames.min()) < 1 or int(num_samples.max()) > waveforms.shape[1]:
             raise ValueError(
                 f"num_samples ({num_samples.tolist()}) must give every utterance at least one frame and stay "
                 f"within the {waveforms.shape[1]} samples of a row"
             )
-        return self.speech.hear(waveforms, num_samples)
 
     def _require_grounding(self) -> None:
         if not self.config.grounded:

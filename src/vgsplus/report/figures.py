@@ -1,4 +1,4 @@
-"""Learning curves: the two panels of the paper's Fig. 3, and recall by epoch.
+"""Drawing of curves: the panels of the paper's Figs. 2 and 3, and recall by epoch.
 
 Nine lines stay apart by two marks: colour says what was trained last, dashes say what was trained first.
 Every line carries its name. On the page a figure is SVG whose colours are CSS variables, so it follows light
@@ -53,7 +53,7 @@ STRETCHES = 14  # points of a loss curve at least, where a run has fewer epochs
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A variant's curve; gaps are NaN."""
+    """A variant's curve by epoch, or by what else the panel's axis counts; gaps are NaN."""
 
     name: str
     epochs: tuple[float, ...]
@@ -62,13 +62,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes; `switches` are the epochs at which a phase ends, `chance` is None where unknown."""
+    """One pair of axes; `switches` are the epochs at which a phase ends, `chance` is None where unknown.
+
+    `axis` names what `Line.epochs` counts; `from_zero` says whether the values start at 0.
+    """
 
     title: str
     lines: tuple[Line, ...]
     switches: tuple[float, ...]
     log: bool
     chance: float | None = None
+    axis: str = "epoch"
+    from_zero: bool = True
 
 
 def loss_panels(results: Results, split: Literal["train", "validation"]) -> tuple[Panel, ...]:
@@ -244,7 +249,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
     """Scales, ticks, grid and title."""
     last = max(epoch for line in panel.lines for epoch in line.epochs)
     first = min(epoch for line in panel.lines for epoch in line.epochs)
-    axes.set_xlim(min(first, 0.0), last if last > first else last + 1)
+    axes.set_xlim(min(first, 0.0) if panel.axis == "epoch" else first, last if last > first else last + 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     if panel.log:
         axes.set_yscale("log")
@@ -256,7 +261,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
+    elif panel.from_zero:
         axes.set_ylim(bottom=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -265,7 +270,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
     axes.set_axisbelow(True)
     axes.patch.set_visible(False)
     axes.tick_params(length=0, colors=COLOURS["muted"], labelsize=FONT - 0.5)
-    axes.set_xlabel("epoch", color=COLOURS["muted"], loc="right")
+    axes.set_xlabel(panel.axis, color=COLOURS["muted"], loc="right")
     axes.set_title(
         panel.title, loc="left", color=COLOURS["ink"], fontsize=FONT + 1.5, fontweight="bold", pad=16
     )
@@ -299,6 +304,8 @@ def describe(panels: Sequence[Panel]) -> str:
     """An alternative text: what is drawn, and where every line ends."""
     parts = []
     for panel in panels:
-        ends = [f"{line.name} {line.values[-1]:.3g} at epoch {line.epochs[-1]:g}" for line in panel.lines]
+        ends = [
+            f"{line.name} {line.values[-1]:.3g} at {panel.axis} {line.epochs[-1]:g}" for line in panel.lines
+        ]
         parts.append(f"{panel.title}, last values: {'; '.join(ends)}.")
     return " ".join(parts)

@@ -14,9 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import KS
-from vgsplus.report import figures, tables
-from vgsplus.report.findings import findings, headline
+from vgsplus.report import figures, table2, tables
+from vgsplus.report.claims import claim_table, claims
 from vgsplus.report.gallery import PICTURES, cards
+from vgsplus.report.headline import headline
 from vgsplus.report.paper import VARIANTS, phases_of
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
     from vgsplus.corpora.format import Corpus
     from vgsplus.evaluation.retrieval import RetrievalScores
+    from vgsplus.report.claims import Evidence
     from vgsplus.report.figures import Panel
     from vgsplus.report.results import Results
 
 FOLDER = "report"
 PAGE, DATA = "index.html", "results.json"
-VERDICTS = {"agrees": "in line", "disagrees": "not in line", "open": "not settled", "not run": "not run"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ class FigureView:
 
 
 def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -> Path:
-    """Write `out`/report: index.html, results.json, table1.csv, curves.csv and the figures as PNG.
+    """Write `out`/report: index.html, results.json, the tables as CSV and the figures as PNG.
+
+    table1.csv (recalls), table2.csv and abx.csv (ABX, where measured), claims.csv, curves.csv.
 
     Everything is written to a temporary folder, which then takes the place of an earlier report.
 
@@ -100,13 +103,16 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
         arrows=tables.ARROWS,
         dash=tables.DASH,
         chance=tables.CHANCE,
-        verdicts=VERDICTS,
         trained=[variant.name for variant in tables.ordered(results)],
         number_of_variants=len(VARIANTS),
         headlines={test_set: headline(results, test_set) for test_set in results.test_sets},
         tables={test_set: tables.table_rows(results, test_set) for test_set in results.test_sets},
         details=tables.ordered(results),
-        findings={test_set: findings(results, test_set) for test_set in results.test_sets},
+        claims={test_set: claims(results, test_set) for test_set in results.test_sets},
+        seeds=1 + len(results.repeats),
+        abx_rows=table2.table_rows(results),
+        conditions=table2.TITLES,
+        points=_points,
         figures=_figures(results),
         cards=cards(results, corpus),
         timing=timing,
@@ -126,7 +132,15 @@ def _write_files(results: Results, folder: Path, corpus: Corpus | None) -> None:
     (folder / PAGE).write_text(render(results, corpus), encoding="utf-8")
     tables.table1(results).to_csv(folder / "table1.csv", index=False)
     tables.curves(results).to_csv(folder / "curves.csv", index=False)
-    drawn = {"fig3_losses": _loss_panels(results)[1]}
+    claim_table(results).to_csv(folder / "claims.csv", index=False)
+    if results.abx is not None:
+        table2.table2(results).to_csv(folder / "table2.csv", index=False)
+        table2.every_error(results).to_csv(folder / "abx.csv", index=False)
+    drawn = {
+        "fig2_abx_by_layer": table2.layer_panels(results),
+        "fig2_abx_by_epoch": table2.epoch_panels(results),
+        "fig3_losses": _loss_panels(results)[1],
+    }
     for index, test_set in enumerate(figures.recall_sets(results)):
         name = "recall_by_epoch" if index == 0 else f"recall_by_epoch_{test_set}"
         drawn[name] = figures.recall_panels(results, test_set)
@@ -165,6 +179,10 @@ def _figures(results: Results) -> tuple[FigureView, ...]:
         (f"Recall by epoch ({tables.label(test_set)})", figures.recall_panels(results, test_set))
         for test_set in figures.recall_sets(results)
     ]
+    views += [
+        ("ABX error by layer, at the end", table2.layer_panels(results)),
+        ("ABX error of the best layer, by epoch", table2.epoch_panels(results)),
+    ]
     return tuple(
         FigureView(
             title,
@@ -198,6 +216,17 @@ def _plain(value: JsonValue) -> str:
             )
         case _:
             return str(value)
+
+
+def _points(evidence: Evidence) -> str:
+    """The number behind a claim as text: mean, interval, and the values of several seeds."""
+    text = f"{evidence.mean:+.1f}" if evidence.unit.startswith("points") else f"{evidence.mean:.0f}"
+    if evidence.interval is not None:
+        text += f" ({evidence.interval[0]:.1f} to {evidence.interval[1]:.1f})"
+    text += f" {evidence.unit}"
+    if len(evidence.by_seed) > 1:
+        text += f"; by seed {', '.join(f'{value:.1f}' for value in evidence.by_seed)}"
+    return text
 
 
 def _mark(name: str) -> dict[str, str]:

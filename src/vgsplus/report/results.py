@@ -11,7 +11,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalScores
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +51,44 @@ class RecallPoint:
     image_to_speech: dict[int, float]
 
 
+type AbxErrors = dict[str, dict[int, float]]
+"""{"within" or "across": {layer from 1: error in [0, 1]}}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbxPoint:
+    """ABX errors of every layer during training, corrected and as published; `epoch` as in LossPoint."""
+
+    epoch: float
+    errors: AbxErrors
+    published: AbxErrors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbxBaseline:
+    """ABX errors {condition: error} of untrained features; `layer` is None where there are no layers."""
+
+    features: str
+    layer: int | None
+    errors: dict[str, float]
+    published: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbxTask:
+    """What ABX was measured on: the item file's name, its tokens, and what untrained features make of it."""
+
+    item: str
+    tokens: int
+    baselines: tuple[AbxBaseline, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One of the nine: `key` as in settings ("w2v2,vgs+"), `name` as in the paper ("(W2V2, VGS+)")."""
+    """One of the nine: `key` as in settings ("w2v2,vgs+"), `name` as in the paper ("(W2V2, VGS+)").
+
+    The last of `abx` is that of the finished model.
+    """
 
     key: str
     name: str
@@ -62,6 +97,15 @@ class Variant:
     retrieval: dict[str, RetrievalScores]
     losses: tuple[LossPoint, ...]
     recalls: tuple[RecallPoint, ...]
+    abx: tuple[AbxPoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """The variants trained again from another seed."""
+
+    seed: int
+    variants: tuple[Variant, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +126,12 @@ class Results:
     """The outcome of `vgsplus reproduce`, whole or partial.
 
     `created` is an ISO time, `seconds` the wall time of everything, evaluations included; `corpus`,
-    `settings`, `versions` and `machine` are shown as they are.
+    `settings`, `versions` and `machine` are shown as they are. `variants` are those of the first seed, which
+    tables and curves show; `repeats` are those of the others, with which the claims are judged. `abx` is None
+    where ABX was not measured.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     preset: str
     created: str
     versions: dict[str, str]
@@ -94,6 +140,8 @@ class Results:
     settings: dict[str, JsonValue]
     test_sets: tuple[str, ...]
     variants: tuple[Variant, ...]
+    repeats: tuple[Repeat, ...] = ()
+    abx: AbxTask | None = None
     gallery: tuple[GalleryItem, ...]
     seconds: float
 

@@ -1,0 +1,125 @@
+"""What a run's model is scored on while it trains and afterwards: retrieval on test sets, ABX on items.
+
+Scores have flat names, under which a run's log keeps them: "test/speech_to_image/R@10", "abx/across/3",
+"abx as published/across/3".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vgsplus.config import RunConfig
+from vgsplus.corpora.format import Corpus
+from vgsplus.evaluation.abx_items import read_items
+from vgsplus.evaluation.abx_layers import Means, Question, score_layers
+from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate
+from vgsplus.models.vgsplus import VGSPlus
+
+ABX, ABX_PUBLISHED = "abx", "abx as published"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What every model of a study is scored on.
+
+    Attributes:
+        corpus: holds the test sets.
+        test_sets: splits on which retrieval is scored.
+        abx: items on which ABX is scored, by both protocols; None for none.
+    """
+
+    corpus: Corpus
+    test_sets: tuple[str, ...]
+    abx: Question | None = None
+
+    def __call__(self, model: VGSPlus, config: RunConfig) -> dict[str, float]:
+        """Every score of a run's model, where it is, by its flat name.
+
+        Raises:
+            VgsplusError: as `retrieval.evaluate` and `score_layers`.
+        """
+        return recalls(model, config, self.corpus, self.test_sets) | self._abx_errors(model)
+
+    def _abx_errors(self, model: VGSPlus) -> dict[str, float]:
+        if self.abx is None:
+            return {}
+        means = Means(device=next(model.parameters()).device)
+        return {
+            f"{ABX_PUBLISHED if row.as_published else ABX}/{condition}/{row.layer}": error
+            for row in score_layers(model, self.abx, means)
+            for condition, error in row.errors.items()
+        }
+
+
+def abx_question(item: Path, audio: Path) -> Question:
+    """The question that an item file asks, of both protocols and conditions; all of its faults come now.
+
+    Raises:
+        ItemError: as `read_items`.
+    """
+    return Question(items=read_items(item, audio_root=audio), as_published=True)
+
+
+def own_abx_question(corpus: Corpus, test_sets: Sequence[str]) -> Question | None:
+    """The question of the item file that a corpus has for the first of its test sets, None where it has none.
+
+    Raises:
+        ItemError: as `read_items`.
+    """
+    for split in test_sets:
+        item = corpus.root / f"{split}.item"
+        if item.is_file():
+            return abx_question(item, corpus.audio_root)
+    return None
+
+
+def test_sets(corpus: Corpus) -> tuple[str, ...]:
+    """The splits held out for retrieval: those named test… whose captions all have a picture."""
+    return tuple(
+        split
+        for split in corpus.splits
+        if split.startswith("test") and all(caption.image for caption in corpus.captions(split))
+    )
+
+
+def evaluate_run(
+    model: VGSPlus,
+    config: RunConfig,
+    corpus: Corpus,
+    split: str,
+    *,
+    replicates: int = 2000,
+    gallery: int = 200,
+) -> RetrievalResult:
+    """Score a run's model, where it is, in the precision of its training; see `retrieval.evaluate`.
+
+    Raises:
+        VgsplusError: as `retrieval.evaluate`.
+    """
+    return evaluate(
+        model,
+        corpus,
+        split,
+        device=next(model.parameters()).device,
+        precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision),
+        replicates=replicates,
+        gallery=gallery,
+        seed=config.seed,
+    )
+
+
+def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
+    """Recall of a run's model on each split, as flat names: "test/speech_to_image/R@10".
+
+    Raises:
+        VgsplusError: as `retrieval.evaluate`.
+    """
+    return {
+        f"{split}/{direction}/R@{k}": estimate.value
+        for split in splits
+        for scores in [evaluate_run(model, config, corpus, split, replicates=1, gallery=1).scores]
+        for direction in DIRECTIONS
+        for k, estimate in scores.side(direction).recall.items()
+    }
