@@ -35,6 +35,7 @@ def test_help_of_data_lists_the_corpora(capsys):
         (["stamps"], "--root"),
         (["smoke", "--corpus", "/nowhere/at/all"], "/nowhere/at/all: there is no such folder"),
         (["smoke", "--set", "batch_sice=3"], "the nearest is 'batch_size'"),
+        (["smoke", "--item", "dev.item"], "--item and --audio come together"),
     ],
 )
 def test_reproduce_says_what_is_wrong_and_writes_nothing(tmp_path, capsys, arguments, said):
@@ -72,8 +73,19 @@ def test_smoke_reproduces_two_variants_and_finishes_once(tmp_path, capsys):
     assert all(len(variant["recalls"]) >= 2 for variant in results["variants"])
     assert results["gallery"]
 
-    assert run(capsys, *arguments)[0] == 0
+    assert all(variant["abx"][-1]["errors"]["across"].keys() == {"1", "2"} for variant in results["variants"])
+    assert {row["features"] for row in results["abx"]["baselines"]} == {"untrained", "log-Mel"}
+    assert not results["repeats"]
+
+    assert run(capsys, *arguments, "--seeds", "2")[0] == 0
     assert {path: path.read_text() for path in logs} == logs
+    again = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert again["variants"] == results["variants"]
+    (repeat,) = again["repeats"]
+    assert repeat["seed"] == 1
+    assert [variant["key"] for variant in repeat["variants"]] == ["vgs,vgs+", "vgs,w2v2"]
+    assert repeat["variants"][0]["losses"] != again["variants"][0]["losses"]
+    assert (tmp_path / "runs" / "seed-1" / "vgs-then-w2v2" / "config.yaml").is_file()
     code, out, _ = run(capsys, "evaluate", "retrieval", tmp_path / "runs" / "vgs-then-vgs+")
     assert code == 0
     assert "12 pictures" in out

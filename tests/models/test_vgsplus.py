@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from vgsplus.models.speech import CHUNK
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 TINY = ModelConfig(
@@ -56,6 +57,45 @@ def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch():
         alone, _ = model.speech_layers(wave, num)
         for one, many in zip(alone, layers, strict=True):
             torch.testing.assert_close(one[0], many[index][valid[index]], rtol=1e-4, atol=1e-4)
+
+
+def test_utterances_of_like_length_run_together_and_nothing_else_changes(monkeypatch):
+    model = make(dropout=0.0).double().eval()
+    generator = torch.Generator().manual_seed(2)
+    samples = torch.randint(4300, 20_000, (21,), generator=generator)
+    waveforms = torch.randn(21, 23_000, generator=generator).double()
+    waveforms[torch.arange(23_000) >= samples[:, None]] = 0
+    batch = {
+        "waveforms": waveforms,
+        "num_samples": samples,
+        "features": torch.randn(21, 4, 6, generator=generator).double(),
+        "boxes": torch.rand(21, 4, 4, generator=generator).double(),
+        "image_ids": torch.arange(21),
+    }
+    widths = []
+    model.speech.waveform.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape))
+
+    def measure():
+        widths.clear()
+        model.zero_grad()
+        torch.manual_seed(3)
+        losses = model(batch, 0.5)
+        losses.total.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        layers, valid = model.speech_layers(waveforms, samples)
+        return [losses.total.detach(), losses.feature_penalty.detach(), valid, *layers, *gradients]
+
+    together = measure()
+    assert [shape[0] for shape in widths[:3]] == [CHUNK, CHUNK, 5]
+    assert widths[2][1] < widths[0][1] <= 23_000
+    monkeypatch.setattr("vgsplus.models.speech.CHUNK", 21)
+    apart = measure()
+    assert widths[0] == (21, 23_000)
+    valid = together[2]
+    for one, other in zip(together, apart, strict=True):
+        if one.shape[:2] == valid.shape and one.ndim == 3:
+            one, other = one[valid], other[valid]  # noqa: PLW2901 - what padding holds is nobody's business
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_the_published_mode_depends_on_padding():

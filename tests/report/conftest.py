@@ -10,7 +10,17 @@ from PIL import Image, ImageDraw
 from vgsplus.corpora.format import Caption
 from vgsplus.evaluation import retrieval
 from vgsplus.report.paper import VARIANTS, phases_of
-from vgsplus.report.results import GalleryItem, LossPoint, PhaseResult, RecallPoint, Results, Variant
+from vgsplus.report.results import (
+    AbxBaseline,
+    AbxPoint,
+    AbxTask,
+    GalleryItem,
+    LossPoint,
+    PhaseResult,
+    RecallPoint,
+    Results,
+    Variant,
+)
 
 NOUNS = [
     "red boat",
@@ -106,6 +116,25 @@ def recalls(name):
                           image_to_speech={1: share / 2.5, 10: min(1.0, share * 1.08)})  # fmt: skip
 
 
+def abx(name):
+    """Errors that fall with training, lowest in the second of three layers; one half more as published."""
+    for epoch in (20, 45, 70):
+        lowest = 0.05 + 0.1 * math.exp(-epoch / 30) + 0.002 * VARIANTS.index(name)
+        errors = {
+            condition: {layer: extra * lowest + 0.01 * abs(layer - 2) for layer in (1, 2, 3)}
+            for condition, extra in (("within", 1.0), ("across", 1.5))
+        }
+        published = {c: {layer: 1.5 * error for layer, error in e.items()} for c, e in errors.items()}
+        yield AbxPoint(epoch=epoch, errors=errors, published=published)
+
+
+BASELINES = (
+    AbxBaseline(features="untrained", layer=1, errors={"within": 0.21, "across": 0.26}, published={}),
+    AbxBaseline(features="untrained", layer=2, errors={"within": 0.2, "across": 0.27}, published={}),
+    AbxBaseline(features="log-Mel", layer=None, errors={"within": 0.1, "across": 0.2}, published={}),
+)
+
+
 def variant(name, test_sets=("test",)):
     return Variant(
         key=name.strip("()").replace(" ", "").lower(),
@@ -115,6 +144,7 @@ def variant(name, test_sets=("test",)):
         retrieval={test_set: scores(SKILL[name], seed) for seed, test_set in enumerate(test_sets)},
         losses=tuple(losses(name)),
         recalls=tuple(recalls(name)),
+        abx=tuple(abx(name)),
     )
 
 
@@ -148,6 +178,7 @@ def make_results(names=VARIANTS, test_sets=("test",), gallery=6):
         },
         test_sets=test_sets,
         variants=tuple(variant(name, test_sets) for name in names),
+        abx=AbxTask(item="test.item", tokens=4321, baselines=BASELINES),
         gallery=tuple(gallery_item(n, test_sets[0]) for n in range(gallery)),
         seconds=21_000.0,
     )  # fmt: skip

@@ -1,10 +1,8 @@
 import dataclasses
 
-import pytest
-
 from vgsplus.evaluation.resampling import Estimate
 from vgsplus.evaluation.retrieval import DirectionScores, RetrievalScores
-from vgsplus.report.findings import findings, headline
+from vgsplus.report.headline import headline
 
 
 def side(value, width):
@@ -32,44 +30,8 @@ def run(results, values, width=0.02):
     return dataclasses.replace(results, variants=variants)
 
 
-def verdicts(results):
-    return [finding.verdict for finding in findings(results, "test")]
-
-
 LIKE_THE_PAPER = {"VGS": 0.28, "VGS+": 0.29, "(W2V2, VGS)": 0.4, "(W2V2, VGS+)": 0.4, "(VGS, W2V2)": 0.05,
                   "(VGS+, W2V2)": 0.15}  # fmt: skip
-
-
-def test_a_run_like_the_papers_is_in_line_with_it(results):
-    assert verdicts(run(results, LIKE_THE_PAPER)) == ["agrees"] * 4
-
-
-def test_the_reverse_is_not_in_line(results):
-    reverse = LIKE_THE_PAPER | {"VGS": 0.6, "VGS+": 0.5, "(VGS, W2V2)": 0.3, "(VGS+, W2V2)": 0.05}
-    assert verdicts(run(results, reverse)) == ["disagrees"] * 4
-
-
-def test_wide_intervals_settle_no_difference(results):
-    first, alike, forgets, _ = findings(run(results, LIKE_THE_PAPER, width=0.2), "test")
-    assert first.verdict == "open"
-    assert "8 with intervals that overlap" in first.detail
-    assert alike.verdict == "agrees"
-    assert forgets.verdict == "agrees"
-
-
-@pytest.mark.parametrize("place", [2, 3])
-def test_nothing_learned_is_nothing_to_forget_or_keep(results, place):
-    low = dict.fromkeys(LIKE_THE_PAPER, 0.05)
-    finding = findings(run(results, low), "test")[place]
-    assert finding.verdict == "open"
-    assert "itself did not rise above chance" in finding.detail
-
-
-def test_what_was_not_run_is_named(results):
-    found = findings(run(results, {"VGS+": 0.3, "(W2V2, VGS+)": 0.5}), "test")
-    assert [finding.verdict for finding in found] == ["agrees", "not run", "not run", "not run"]
-    assert found[0].detail.endswith("Needs VGS and (W2V2, VGS).")
-    assert found[3].detail == "Needs (VGS+, W2V2)."
 
 
 def test_the_headline_names_the_best_and_what_overlaps_it(results):

@@ -50,7 +50,8 @@ def test_a_report_has_all_its_files_and_can_be_drawn_again(results, corpus, tmp_
     folder = tmp_path / "out" / "report"
     assert page == folder / "index.html"
     assert {entry.name for entry in folder.iterdir()} == {
-        "index.html", "results.json", "table1.csv", "curves.csv", "fig3_losses.png", "recall_by_epoch.png"
+        "index.html", "results.json", "table1.csv", "table2.csv", "abx.csv", "claims.csv", "curves.csv",
+        "fig2_abx_by_layer.png", "fig2_abx_by_epoch.png", "fig3_losses.png", "recall_by_epoch.png",
     }  # fmt: skip
     with Image.open(folder / "fig3_losses.png") as picture:
         assert picture.width > 1.5 * picture.height
@@ -80,14 +81,25 @@ def test_the_page_is_sound_and_stands_alone(results, corpus):
 
 def test_the_page_shows_the_rows_figures_and_gallery(results, corpus):
     page = render(results, corpus)
-    assert page.count('<th scope="row">') == 10 + 9 + 12 + 1
+    assert page.count('<th scope="row">') == 10 + 9 + 11 + 12 + 1
     assert page.count("<audio") == 6
     assert page.count("✓ right picture") == 4
     assert page.count("Right picture, not among the first 5") == 2
-    assert page.count("<figure>") == 3
+    assert page.count("<figure>") == 5
     assert "prefers-color-scheme: dark" in page
     assert "speech_layers" in page
     assert "(10, 5), (3, 2)" in page
+
+
+def test_a_run_without_abx_has_neither_its_table_nor_its_figures(results, tmp_path):
+    deaf = dataclasses.replace(
+        results, abx=None, variants=tuple(dataclasses.replace(v, abx=()) for v in results.variants)
+    )
+    page = write_report(deaf, tmp_path).read_text()
+    assert 'id="abx"' not in page
+    assert 'href="#abx"' not in page
+    assert not {"table2.csv", "abx.csv"} & {entry.name for entry in (tmp_path / "report").iterdir()}
+    Checker(page)
 
 
 def test_a_partial_run_is_shown_with_dashes(partial, corpus):

@@ -7,8 +7,8 @@ import torch
 
 from vgsplus.audio import AudioError
 from vgsplus.corpora.format import Corpus
+from vgsplus.models.speech import PADDING_STEP
 from vgsplus.training.batches import (
-    PADDING_STEP,
     BatchReader,
     BatchRequest,
     TrainingOrder,

@@ -18,13 +18,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from vgsplus import audio
 from vgsplus.corpora.format import Caption, Corpus
 from vgsplus.errors import VgsplusError
+from vgsplus.models.speech import PADDING_STEP
 from vgsplus.training.randomness import Use
 from vgsplus.training.schedule import PlannedPhase
 
 type Batch = dict[str, Tensor]
-
-PADDING_STEP = 8_000
-"""Samples. Kernels are prepared anew for each length they meet, so that batches share a few lengths."""
 
 VALIDATION_SEED = 0
 """Validation draws its batches, and its masks, alike in every run: losses compare across runs and seeds."""
