@@ -223,7 +223,7 @@ class _Study:
         values = tuple(
             min(_abx(seed[other]) for other in others) - _abx(seed[better]) for seed in self._seeds
         )
-        versus = others[0] if len(others) == 1 else "the best other"
+        versus = others[0] if len(others) == 1 else "best of the others"
         return Evidence(
             what=f"{versus} − {better}",
             unit="points of error",

@@ -226,7 +226,7 @@ def _points(evidence: Evidence) -> str:
     text += f" {evidence.unit}"
     if len(evidence.by_seed) > 1:
         text += f"; by seed {', '.join(f'{value:.1f}' for value in evidence.by_seed)}"
-    return text
+    return text.replace("-", "−")
 
 
 def _mark(name: str) -> dict[str, str]:
