@@ -2,8 +2,9 @@
 
 from vgsplus import evaluation, interop
 from vgsplus.corpora.format import Corpus
+from vgsplus.evaluation.layers import embed
 from vgsplus.interop.loading import load
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training.schedule import Schedule
 
-__all__ = ["Corpus", "Schedule", "VGSPlus", "evaluation", "interop", "load"]
+__all__ = ["Corpus", "Schedule", "VGSPlus", "embed", "evaluation", "interop", "load"]

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchdtw import dtw_batch
 
-from vgsplus.evaluation.abx_frames import AbxError, FrameTable, frame_spans
+from vgsplus.evaluation.abx_frames import AbxError, FrameTable, check_finite, frame_spans
 from vgsplus.evaluation.abx_items import ItemError, read_items
 
 if TYPE_CHECKING:
@@ -91,17 +91,6 @@ def score(
     if len(widths := {frames.shape[1] for frames in kept}) > 1:
         raise AbxError(f"Features differ in width: {', '.join(map(str, sorted(widths)))} dimensions.")
     return comparisons.errors(torch.cat(kept), table)
-
-
-def check_finite(frames: Tensor, file: str) -> Tensor:
-    """The frames (T, D) of a file as they are.
-
-    Raises:
-        AbxError: some are not finite.
-    """
-    if not bool(torch.isfinite(frames).all()):
-        raise AbxError(f"Features of {file} are not finite. A model that gives such has diverged.")
-    return frames
 
 
 class Comparisons:

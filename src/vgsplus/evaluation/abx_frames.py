@@ -7,12 +7,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx_items import ItemError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from vgsplus.evaluation.abx_items import Items
 
@@ -21,6 +23,17 @@ HALF = Fraction(1, 2)
 
 class AbxError(VgsplusError):
     """Features or items that cannot be scored."""
+
+
+def check_finite(frames: Tensor, file: str) -> Tensor:
+    """The frames (T, D) of a file as they are.
+
+    Raises:
+        AbxError: some are not finite.
+    """
+    if not bool(torch.isfinite(frames).all()):
+        raise AbxError(f"Features of {file} are not finite. A model that gives such has diverged.")
+    return frames
 
 
 def frame_spans(items: Items, frame_rate: float | Fraction) -> NDArray[np.int64]:

@@ -16,8 +16,9 @@ import torch
 
 from vgsplus import audio
 from vgsplus.evaluation import layers as extraction
-from vgsplus.evaluation.abx import CONDITIONS, Comparisons, check_finite
-from vgsplus.evaluation.abx_frames import AbxError, FrameTable, frame_spans
+from vgsplus.evaluation.abx import CONDITIONS, Comparisons
+from vgsplus.evaluation.abx_frames import FrameTable, check_finite, frame_spans
+from vgsplus.evaluation.layers import choose_layers
 from vgsplus.evaluation.log_mel import FRAME_RATE, log_mel
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
@@ -92,20 +93,6 @@ class Means:
     progress: Progress = silent
 
 
-def choose_layers(text: str, depth: int) -> tuple[int, ...]:
-    """The layers that "all", or numbers from 1 as "1,2,8", mean in a model of `depth` layers, in order.
-
-    Raises:
-        AbxError: not a number, or a layer that the model does not have.
-    """
-    if text == "all":
-        return tuple(range(1, depth + 1))
-    numbers = [part.strip() for part in text.split(",")]
-    if wrong := [part for part in numbers if not (part.isdecimal() and 1 <= int(part) <= depth)]:
-        raise AbxError(f"There is no layer {wrong[0]!r}: name layers from 1 to {depth}, as 1,2, or all.")
-    return tuple(sorted({int(part) for part in numbers}))
-
-
 def score_layers(
     model: VGSPlus,
     question: Question,
@@ -130,7 +117,7 @@ def score_layers(
         AudioError: a sound that cannot be used.
     """
     depth = len(model.speech.layers)
-    layers = choose_layers("all" if layers is None else ",".join(map(str, layers)), depth)
+    layers = sorted(choose_layers("all" if layers is None else ",".join(map(str, layers)), depth))
     protocols, table = _prepare(
         question,
         extraction.frame_rate(model),

@@ -17,15 +17,17 @@ import numpy as np
 import torch
 
 from vgsplus import audio
-from vgsplus.evaluation.abx_frames import AbxError
+from vgsplus.evaluation.abx_frames import AbxError, check_finite
 from vgsplus.evaluation.embedding import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from io import BufferedRandom
 
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
+    from vgsplus.audio import Signal
     from vgsplus.models.vgsplus import VGSPlus
 
 READERS = 4
@@ -49,6 +51,22 @@ def frames_missing(model: VGSPlus) -> int:
     """The most frames centred in a sound for which the encoder, which pads nothing, has too little sound."""
     encoder = model.speech.waveform
     return math.ceil(encoder.receptive_field / encoder.stride + 0.5) - frame_lead(model)
+
+
+def choose_layers(text: str, depth: int) -> tuple[int, ...]:
+    """The layers that "all", or numbers from 1 as "1,2,8", mean in a model of `depth` layers.
+
+    In the order asked, each once.
+
+    Raises:
+        AbxError: not a number, or a layer that the model does not have.
+    """
+    if text == "all":
+        return tuple(range(1, depth + 1))
+    numbers = [part.strip() for part in text.split(",")]
+    if wrong := [part for part in numbers if not (part.isdecimal() and 1 <= int(part) <= depth)]:
+        raise AbxError(f"There is no layer {wrong[0]!r}: name layers from 1 to {depth}, as 1,2, or all.")
+    return tuple(dict.fromkeys(int(part) for part in numbers))
 
 
 def speech_layers(
@@ -91,6 +109,50 @@ def speech_layers(
                 outputs, valid = model.speech_layers(padded.to(device), lengths.to(device))
             for row, file in enumerate(files):
                 yield file, tuple(outputs[layer - 1][row][valid[row]].float() for layer in layers)
+
+
+def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, Tensor]:
+    """The frames of one sound in every transformer layer: {layer from 1: (T, D) float32 on the CPU}.
+
+    The sound is heard whole, normalised as in training, in evaluation mode; the model's modes are left as
+    they were.
+
+    Args:
+        model: as `vgsplus.load` gives it, on any device.
+        sound: a file of any rate and channels, or samples (S,) at 16 kHz of any scale.
+
+    Raises:
+        AudioError: a file that cannot be used, samples that are not (S,) finite real numbers, or too few for
+            a frame.
+        AbxError: the model's outputs are not finite.
+    """
+    if isinstance(sound, str | Path):
+        name, signal = str(sound), audio.load_any(sound)
+    else:
+        name, signal = "the samples", _samples(sound)
+    needed = model.speech.waveform.receptive_field
+    if len(signal) < needed:
+        raise audio.AudioError(f"{name}: {len(signal)} samples at 16 kHz; one frame needs {needed}.")
+    wave = torch.from_numpy(audio.normalise(signal))[None].to(next(model.parameters()).device)
+    with evaluating(model), torch.no_grad():
+        outputs, valid = model.speech_layers(wave, torch.tensor([len(signal)], device=wave.device))
+    return {
+        layer: check_finite(output[valid].float().cpu(), f"{name}, layer {layer}")
+        for layer, output in enumerate(outputs, start=1)
+    }
+
+
+def _samples(values: ArrayLike | Tensor) -> Signal:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().to("cpu", torch.float32).numpy()
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "fiu":
+        raise audio.AudioError(
+            f"Samples must be real numbers (S,) of one channel at 16 kHz, not {array.dtype} {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise audio.AudioError("The samples hold values that are not finite numbers.")
+    return array.astype(np.float32)
 
 
 def _batches(seconds: Mapping[str, float], limit: float) -> Iterator[list[str]]:

@@ -5,7 +5,6 @@ Shape letters: B batch, T frames, D dimensions, n recordings.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from vgsplus import audio
-from vgsplus.evaluation.embedding import READERS, evaluating, padded_batches
+from vgsplus.evaluation.abx_items import AUDIO_SUFFIXES
+from vgsplus.evaluation.embedding import evaluating, padded_batches
 from vgsplus.evaluation.lexical import LexicalError, group
+from vgsplus.evaluation.sounds import list_faults, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vgsplus.audio import Signal
+    from vgsplus.evaluation.sounds import Progress
     from vgsplus.models.vgsplus import VGSPlus
-
-    type Progress = Callable[[int, int], object]
-
-SOUNDS = frozenset({".wav", ".flac", ".ogg"})
-SHOWN_FAULTS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,35 +52,18 @@ def open_words(folder: str | Path, model: VGSPlus, word_of: Callable[[str], str]
     folder = Path(folder)
     if not folder.is_dir():
         raise LexicalError(f"{folder}: there is no such folder.")
-    paths = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SOUNDS))
+    paths = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES))
     if not paths:
-        raise LexicalError(f"{folder}: holds no sound files ({', '.join(sorted(SOUNDS))}).")
+        raise LexicalError(f"{folder}: holds no sound files ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     faults = []
     try:
         group([path.stem for path in paths], word_of)
     except LexicalError as error:
         faults.append(f"{folder}: {error}")
-
-    def length(path: Path) -> int | audio.AudioError:
-        try:
-            return len(audio.load_any(path))
-        except audio.AudioError as error:
-            return error
-
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(length, paths))
-    num_samples = []
-    for path, samples in zip(paths, found, strict=True):
-        if isinstance(samples, audio.AudioError):
-            faults.append(str(samples))
-        elif not int(model.speech.waveform.num_frames(torch.tensor(samples))):
-            faults.append(f"{path}: {samples} samples at 16 kHz are too short for one frame. {audio.MEND}")
-        else:
-            num_samples.append(samples)
+    num_samples, broken = measure(paths, model)
+    faults += broken
     if faults:
-        more = len(faults) - SHOWN_FAULTS
-        rest = [f"… and {more} more faults"] if more > 0 else []
-        raise LexicalError("\n".join([*faults[:SHOWN_FAULTS], *rest]))
+        raise LexicalError(list_faults(faults))
     return Recordings(paths=paths, num_samples=tuple(num_samples))
 
 

@@ -1,7 +1,5 @@
 """Everything a report shows, as data that is saved beside it, so that a report can be drawn again."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -10,6 +8,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalScores
+from vgsplus.files import whole_file
 
 FORMAT: Literal[2] = 2
 
@@ -166,15 +165,6 @@ class Results:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write to a temporary sibling and rename, so that `path` never holds half of it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write content so that `path` never holds half of it (see `files.whole_file`)."""
+    with whole_file(path) as file:
+        file.write(content)

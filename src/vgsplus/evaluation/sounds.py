@@ -1,0 +1,109 @@
+"""Sound files below a folder, and whether a model can hear them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vgsplus import audio
+from vgsplus.errors import VgsplusError
+from vgsplus.evaluation.abx_items import AUDIO_SUFFIXES
+from vgsplus.evaluation.embedding import READERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vgsplus.models.vgsplus import VGSPlus
+
+    type Progress = Callable[[int, int], object]
+
+SHOWN_FAULTS = 20
+
+
+class SoundsError(VgsplusError):
+    """Sounds that are not there, cannot be told apart or cannot be used."""
+
+
+def find_sounds(place: Path) -> dict[str, Path]:
+    """Every .wav, .flac and .ogg file below a folder (see `sounds_below`), or the one file.
+
+    Returns:
+        {name: file} in the order of the names.
+
+    Raises:
+        SoundsError: there is nothing, no sound, or two sounds differ in their suffix alone.
+    """
+    kinds = ", ".join(sorted(AUDIO_SUFFIXES))
+    if place.is_file():
+        if place.suffix.lower() not in AUDIO_SUFFIXES:
+            raise SoundsError(f"{place}: is no sound file ({kinds}).")
+        return {place.stem: place}
+    if not place.is_dir():
+        raise SoundsError(f"{place}: there is no such file or folder.")
+    if not (sounds := sounds_below(place)):
+        raise SoundsError(f"{place}: holds no sound files ({kinds}).")
+    return sounds
+
+
+def sounds_below(folder: Path) -> dict[str, Path]:
+    """The sounds below a folder at any depth, links followed; none where there is no folder.
+
+    Returns:
+        {name: file} in the order of the names: paths below the folder, with "/" and without suffix.
+
+    Raises:
+        SoundsError: two sounds differ in their suffix alone.
+    """
+    sounds: dict[str, Path] = {}
+    faults = []
+    for inner, _, names in os.walk(folder, followlinks=True):
+        for path in sorted(Path(inner, name) for name in names):
+            if path.suffix.lower() not in AUDIO_SUFFIXES:
+                continue
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            other = sounds.setdefault(name, path)
+            if other != path:
+                faults.append(f"{other} and {path} have one name, {name}. Rename or remove one of them.")
+    if faults:
+        raise SoundsError(list_faults(faults))
+    return dict(sorted(sounds.items()))
+
+
+def measure(
+    paths: Sequence[Path], model: VGSPlus, *, least_frames: int = 1, progress: Progress | None = None
+) -> tuple[list[int], list[str]]:
+    """Decode sounds of any rate (see `audio.load_any`): their lengths in samples at 16 kHz, and all faults.
+
+    A sound that cannot be read, is silent, or is too short for `least_frames` frames of the model is a fault
+    and has no length.
+    """
+
+    def length(path: Path) -> int | audio.AudioError:
+        try:
+            return len(audio.load_any(path))
+        except audio.AudioError as error:
+            return error
+
+    wanted = "one frame" if least_frames == 1 else f"{least_frames} frames"
+    num_samples, faults = [], []
+    with ThreadPoolExecutor(READERS) as pool:
+        for done, (path, found) in enumerate(zip(paths, pool.map(length, paths), strict=True), start=1):
+            if isinstance(found, audio.AudioError):
+                faults.append(str(found))
+            elif int(model.speech.waveform.num_frames(torch.tensor(found))) < least_frames:
+                faults.append(f"{path}: {found} samples at 16 kHz are too short for {wanted}. {audio.MEND}")
+            else:
+                num_samples.append(found)
+            if progress:
+                progress(done, len(paths))
+    return num_samples, faults
+
+
+def list_faults(faults: Sequence[str]) -> str:
+    """The faults as lines, the first of them if there are many."""
+    more = len(faults) - SHOWN_FAULTS
+    return "\n".join([*faults[:SHOWN_FAULTS], *([f"… and {more} more faults"] if more > 0 else [])])

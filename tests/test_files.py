@@ -1,0 +1,36 @@
+import pytest
+
+from vgsplus.files import whole_file
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "file"
+    with whole_file(path) as file:
+        file.write(b"some")
+        file.flush()
+        assert not path.exists()
+        file.write(b" more")
+    assert path.read_bytes() == b"some more"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"earlier")
+
+    def stop_while_writing():
+        with whole_file(path) as file:
+            file.write(b"later")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_while_writing()
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path):
+    (tmp_path / ".file.writing").write_bytes(b"half of something longer")
+    with whole_file(tmp_path / "file") as file:
+        file.write(b"whole")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"whole")]
