@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 
-from vgsplus.models.speech import CHUNK
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 TINY = ModelConfig(
@@ -59,7 +58,7 @@ def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch():
             torch.testing.assert_close(one[0], many[index][valid[index]], rtol=1e-4, atol=1e-4)
 
 
-def test_utterances_of_like_length_run_together_and_nothing_else_changes(monkeypatch):
+def test_utterances_of_like_length_run_together_and_nothing_else_changes():
     model = make(dropout=0.0).double().eval()
     generator = torch.Generator().manual_seed(2)
     samples = torch.randint(4300, 20_000, (21,), generator=generator)
@@ -86,9 +85,9 @@ def test_utterances_of_like_length_run_together_and_nothing_else_changes(monkeyp
         return [losses.total.detach(), losses.feature_penalty.detach(), valid, *layers, *gradients]
 
     together = measure()
-    assert [shape[0] for shape in widths[:3]] == [CHUNK, CHUNK, 5]
+    assert [shape[0] for shape in widths[:3]] == [8, 8, 5]
     assert widths[2][1] < widths[0][1] <= 23_000
-    monkeypatch.setattr("vgsplus.models.speech.CHUNK", 21)
+    model.speech.chunk = 21
     apart = measure()
     assert widths[0] == (21, 23_000)
     valid = together[2]

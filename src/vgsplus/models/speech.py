@@ -16,9 +16,6 @@ from vgsplus.models.resdavenet import ResDAVEnet
 from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
 from vgsplus.models.waveform import WaveformEncoder
 
-CHUNK = 8
-"""Utterances of like length that run together: enough to fill a processor, few enough to share a length."""
-
 PADDING_STEP = 4_000
 """Samples. Kernels are prepared anew for each length they meet, so that chunks share a few lengths."""
 
@@ -44,9 +41,14 @@ class SpeechEncoder(nn.Module):
     """From samples to the outputs of the transformer layers (wav2vec 2.0, section 2).
 
     `cls` puts a learned vector before the frames, which gathers what grounding needs (FaST-VGS, section 2).
+
+    Attributes:
+        chunk: utterances of like length that run together: enough to fill a processor, few enough to share a
+            length.
     """
 
     cls: nn.Parameter | None
+    chunk: int = 8
 
     def __init__(
         self,
@@ -78,12 +80,12 @@ class SpeechEncoder(nn.Module):
         Where an utterance's output does not depend on its batch, utterances of like length run together, and
         padding is computed for a chunk's longest, not for the batch's.
         """
-        if not self.waveform.exact or len(num_samples) <= CHUNK:
+        if not self.waveform.exact or len(num_samples) <= self.chunk:
             heard = self.hear(waveforms, num_samples)
             return heard, self.transform(heard, mask, depth)
         order = num_samples.argsort(descending=True, stable=True)
         parts = []
-        for rows in torch.split(order, CHUNK):
+        for rows in torch.split(order, self.chunk):
             longest = -(-int(num_samples[rows[0]]) // PADDING_STEP) * PADDING_STEP
             heard = self.hear(waveforms[rows, :longest], num_samples[rows])
             masked = None if mask is None else mask[rows, : heard.features.shape[1]]
