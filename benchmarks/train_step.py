@@ -1,9 +1,10 @@
 """How fast a training step is: captions and seconds of audio a second, on synthetic batches.
 
 Compares α = 0, 0.5 and 1, float32 and bfloat16 autocast, and three ways of padding: to a fixed 8 s (as
-published), to the longest caption of the batch, and in chunks of captions of like length (ours). A step is forward, backward, clipping and the optimiser's
-update; reading and moving data is left out. All settings of a size take turns in each repeat, so that a
-machine that slows down slows all of them; the medians over the repeats are reported.
+published), to the longest caption of the batch, and in chunks of captions of like length (ours). A step is
+forward, backward, clipping and the optimiser's update; reading and moving data is left out. All settings of a
+size take turns in each repeat, so that a machine that slows down slows all of them; the medians over the
+repeats are reported.
 
     python benchmarks/train_step.py --sizes toy --repeats 5 --json times.json
 """
