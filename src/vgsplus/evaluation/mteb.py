@@ -9,6 +9,7 @@ Shape letters: N inputs, B of them in a batch, S samples, R regions, F region fe
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from torch.utils.data import DataLoader
 
 from vgsplus import audio
 from vgsplus.audio import SAMPLE_RATE
@@ -30,11 +32,13 @@ if TYPE_CHECKING:
     from mteb.models import ModelMeta
     from numpy.typing import ArrayLike
     from torch import Tensor
-    from torch.utils.data import DataLoader
 
     from vgsplus.audio import Signal
     from vgsplus.corpora.regions import Array
     from vgsplus.models.vgsplus import VGSPlus
+
+    type Describe = Callable[[Image.Image], tuple[Array, Array]]
+    type Prepared = tuple[str, Tensor, Tensor]
 
 SOUND, PICTURE = "audio", "image"
 MODALITIES = (SOUND, PICTURE)
@@ -81,7 +85,7 @@ class MtebEncoder:
         model: VGSPlus,
         *,
         device: torch.device | str = "cpu",
-        regions: Callable[[Image.Image], tuple[Array, Array]] = grid_regions,
+        regions: Describe = grid_regions,
         name: str = "vgsplus/model",
     ) -> None:
         if not model.config.grounded:
@@ -111,7 +115,7 @@ class MtebEncoder:
             from mteb.models.model_meta import ScoringFunction  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise VgsplusError(
-                f"mteb cannot be used ({error}). Install the extra: pip install 'vgsplus[mteb]'."
+                f"mteb cannot be used ({error}). Install vgsplus with its extra 'mteb', as docs/mteb.md says."
             ) from None
         return ModelMeta.create_empty(
             {
@@ -137,7 +141,7 @@ class MtebEncoder:
         """Embeddings (N, D) of all inputs in their order, float32 on the CPU.
 
         Args:
-            inputs: batches, {"audio": B sounds} or {"image": B pictures of Pillow's}; a sound is
+            inputs: a loader of rows {"audio": sound} or {"image": Pillow's picture}; a sound is
                 {"array": (S,) or (channels, S), "sampling_rate": Hz}. Ids and the like are not looked at.
             task_metadata: the task. Whether the model can do it at all is asked before anything is embedded.
             show_progress_bar: whether to show one.
@@ -148,23 +152,34 @@ class MtebEncoder:
                 otherwise than the model was trained on; a sound that is too short or not finite; embeddings
                 that are not finite.
         """
-        self._require_ability(task_metadata)
-        title = f"Embedding {task_metadata.name}"
-        console = Console(stderr=True)
-        parts: list[Tensor] = []
+        preparation = Preparation(
+            task=task_metadata.name,
+            shortest=self.model.speech.waveform.receptive_field,
+            feature_dim=self.model.config.feature_dim,
+            regions=self.regions,
+        )
+        _require_ability(task_metadata, preparation)
+        # A sound of mteb's is an open decoder, which is of no use in another process than the one that opened
+        # it: where the loader has workers, all is prepared in them.
+        prepared: DataLoader[Any] = DataLoader(
+            inputs.dataset,
+            batch_size=inputs.batch_size,
+            num_workers=inputs.num_workers,
+            collate_fn=preparation,
+        )
+        batches = track(
+            prepared,
+            f"Embedding {task_metadata.name}",
+            total=len(prepared),
+            console=Console(stderr=True),
+            disable=not show_progress_bar,
+        )
+        embed = {SOUND: self.model.embed_speech, PICTURE: self.model.embed_image}
         with evaluating(self.model), torch.no_grad():
-            batches = track(
-                inputs,
-                title,
-                total=len(inputs),
-                console=console,
-                disable=not show_progress_bar,
-                transient=True,
-            )
-            for batch in batches:
-                modality = _modality_of(batch, task_metadata)
-                embed = self._embed_sounds if modality == SOUND else self._embed_pictures
-                parts.append(embed(batch[modality]).float().cpu())
+            parts = [
+                embed[modality](first.to(self.device), second.to(self.device)).float().cpu()
+                for modality, first, second in batches
+            ]
         vectors = torch.cat(parts)
         require_finite(vectors, f"embeddings of the mteb task {task_metadata.name}")
         return vectors
@@ -177,57 +192,71 @@ class MtebEncoder:
         """Dot products (N,) of row with row, from (N, D) both."""
         return (_rows(embeddings1) * _rows(embeddings2)).sum(-1)
 
-    def _require_ability(self, task: Task) -> None:
-        for modality in task.modalities:
-            if modality not in MODALITIES:
-                raise VgsplusError(f"The mteb task {task.name} needs {modality}. {ABILITY}")
-        if PICTURE in task.modalities:
-            # A retrieval task may hand over 25,000 sounds before its first picture.
-            self._describe([Image.new("RGB", (96, 96))])
 
-    def _embed_sounds(self, items: Sequence[Mapping[str, Any]]) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """Makes of the rows of a batch what a model embeds.
+
+    Attributes:
+        task: name, for messages.
+        shortest: samples that give the model a frame.
+        feature_dim: F.
+        regions: as in `MtebEncoder`.
+    """
+
+    task: str
+    shortest: int
+    feature_dim: int
+    regions: Describe
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Prepared:
+        """B rows to "audio", waveforms (B, S) and num_samples (B,), or "image", features and boxes."""
+        given = [modality for modality in (*MODALITIES, *OTHER_MODALITIES) if modality in rows[0]]
+        if len(given) != 1 or given[0] not in MODALITIES:
+            held = " and ".join(given) or "none of these"
+            raise VgsplusError(f"An input of the mteb task {self.task} is made of {held}. {ABILITY}")
+        items = [row[given[0]] for row in rows]
+        return (given[0], *(self.sounds(items) if given[0] == SOUND else self.pictures(items)))
+
+    def sounds(self, items: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Waveforms (B, S), zero-padded, and num_samples (B,)."""
         signals = [torch.from_numpy(self._signal(item)) for item in items]
         waveforms = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True)
-        num_samples = torch.tensor([len(signal) for signal in signals])
-        return self.model.embed_speech(waveforms.to(self.device), num_samples.to(self.device))
+        return waveforms, torch.tensor([len(signal) for signal in signals])
 
     def _signal(self, item: Mapping[str, Any]) -> Signal:
-        """A sound of mteb's as the model hears it."""
         samples = np.asarray(item["array"], dtype=np.float32)
         if not np.isfinite(samples).all():
-            raise VgsplusError("A sound of the mteb task holds samples that are not finite numbers.")
+            raise VgsplusError(
+                f"A sound of the mteb task {self.task} holds samples that are not finite numbers."
+            )
         signal: Signal = np.atleast_2d(samples).mean(axis=0, dtype=np.float32)
         if item["sampling_rate"] != SAMPLE_RATE:
             signal = audio.resample(signal, item["sampling_rate"])
         cropped = signal[:MAX_SAMPLES]
-        shortest = self.model.speech.waveform.receptive_field
-        if len(cropped) < shortest:
+        if len(cropped) < self.shortest:
             raise VgsplusError(
-                f"A sound of the mteb task has {len(cropped)} samples at 16 kHz; the model hears nothing in "
-                f"fewer than {shortest}."
+                f"A sound of the mteb task {self.task} has {len(cropped)} samples at 16 kHz; the model hears "
+                f"nothing in fewer than {self.shortest}."
             )
         return audio.normalise(cropped)
 
-    def _embed_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        features, boxes = self._describe(pictures)
-        return self.model.embed_image(features.to(self.device), boxes.to(self.device))
-
-    def _describe(self, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+    def pictures(self, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Features (B, R, F) and boxes (B, R, 4)."""
         described = [self.regions(picture) for picture in pictures]
-        feature_dim, count = self.model.config.feature_dim, len(described[0][0])
+        count = len(described[0][0])
         for features, boxes in described:
-            if features.shape[1:] != (feature_dim,):
+            if features.shape[1:] != (self.feature_dim,):
                 raise VgsplusError(
-                    f"The model was trained on region features of {feature_dim} values, and pictures are "
-                    f"described here by {features.shape[-1]}. Give MtebEncoder as `regions` what "
-                    "described its training pictures (2048 values are those of the paper's detector), or "
-                    "evaluate a model trained on a corpus of `vgsplus data`, which takes the cells of a grid."
+                    f"The model was trained on region features of {self.feature_dim} values; pictures are "
+                    f"described here by {features.shape[-1]}. Give MtebEncoder as `regions` what described its "
+                    "training pictures (2048 values are those of the paper's detector), or evaluate a model "
+                    "trained on a corpus of `vgsplus data`, which takes the cells of a grid."
                 )
             if len(features) != count or boxes.shape != (count, 4):
                 raise VgsplusError(
                     f"`regions` gave features {features.shape} and boxes {boxes.shape}; a batch needs "
-                    f"({count}, {feature_dim}) and ({count}, 4) for every picture."
+                    f"({count}, {self.feature_dim}) and ({count}, 4) for every picture."
                 )
         return (
             torch.from_numpy(np.stack([features for features, _ in described])),
@@ -235,13 +264,13 @@ class MtebEncoder:
         )
 
 
-def _modality_of(batch: Mapping[str, Any], task: Task) -> str:
-    """Which of `MODALITIES` a batch is made of."""
-    given = [modality for modality in (*MODALITIES, *OTHER_MODALITIES) if modality in batch]
-    if len(given) != 1 or given[0] not in MODALITIES:
-        held = " and ".join(given) or "none of these"
-        raise VgsplusError(f"An input of the mteb task {task.name} is made of {held}. {ABILITY}")
-    return given[0]
+def _require_ability(task: Task, preparation: Preparation) -> None:
+    for modality in task.modalities:
+        if modality not in MODALITIES:
+            raise VgsplusError(f"The mteb task {task.name} needs {modality}. {ABILITY}")
+    if PICTURE in task.modalities:
+        # SpokenCOCO's task from sound to picture hands over 25,000 sounds before its first picture.
+        preparation.pictures([Image.new("RGB", (96, 96))])
 
 
 def _rows(embeddings: ArrayLike | Tensor) -> Tensor:
