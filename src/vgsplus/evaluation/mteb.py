@@ -249,8 +249,8 @@ class Preparation:
             if features.shape[1:] != (self.feature_dim,):
                 raise VgsplusError(
                     f"The model was trained on region features of {self.feature_dim} values; pictures are "
-                    f"described here by {features.shape[-1]}. Give MtebEncoder as `regions` what described its "
-                    "training pictures (2048 values are those of the paper's detector), or evaluate a model "
+                    f"described here by {features.shape[-1]}. Give MtebEncoder as `regions` what described "
+                    "its training pictures (2048 values are those of the paper's detector), or evaluate one "
                     "trained on a corpus of `vgsplus data`, which takes the cells of a grid."
                 )
             if len(features) != count or boxes.shape != (count, 4):
