@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vgsplus.corpora.format import Caption, Corpus
 
 READERS = 4
+MAX_SECONDS = 10.0
+"""How much of a long caption is heard in evaluation, as published for validation."""
 
 
 class HasModules(Protocol):
@@ -64,7 +66,7 @@ def embed_split(
     *,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
-    max_seconds: float = 10.0,
+    max_seconds: float = MAX_SECONDS,
     precision: torch.dtype | None = None,
 ) -> SplitEmbeddings:
     """Embed a whole split in evaluation mode and leave the model's modes as they were.
@@ -93,10 +95,15 @@ def embed_split(
         max_samples = round(max_seconds * audio.SAMPLE_RATE)
         speech = _embed_captions(model, corpus, captions, batch_size, device=device, max_samples=max_samples)
     for kind, vectors in (("image", images), ("speech", speech)):
-        if not bool(torch.isfinite(vectors).all()):
-            message = f"The model gives {kind} embeddings of split '{split}' that are not finite."
-            raise VgsplusError(f"{message} It has diverged: evaluate an earlier checkpoint.")
+        require_finite(vectors, f"{kind} embeddings of split '{split}'")
     return SplitEmbeddings(image_ids=image_ids, images=images, captions=captions, speech=speech)
+
+
+def require_finite(vectors: Tensor, what: str) -> None:
+    """Raise VgsplusError, naming what they are, where embeddings hold NaN or infinity."""
+    if not bool(torch.isfinite(vectors).all()):
+        message = f"The model gives {what} that are not finite."
+        raise VgsplusError(f"{message} It has diverged: evaluate an earlier checkpoint.")
 
 
 def _pictures_of(captions: Sequence[Caption], split: str) -> tuple[str, ...]:
