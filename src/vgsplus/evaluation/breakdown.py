@@ -7,7 +7,6 @@ Shape letters: M captions, Q captions of a part.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,11 +70,12 @@ def by_speaker(
     Raises:
         VgsplusError: impossible ks.
     """
-    speakers = np.array([caption.speaker for caption in captions])
-    spoken = Counter(speakers.tolist())
+    lengths = _lengths(captions)
+    speakers, speaker = np.unique([caption.speaker for caption in captions], return_inverse=True)
+    most_first = np.argsort(-np.bincount(speaker), kind="stable")
     return tuple(
-        _score(name, speakers == name, captions, found, ks, replicates=replicates, seed=seed)
-        for name in sorted(spoken, key=lambda name: (-spoken[name], name))
+        _score(str(speakers[n]), speaker == n, lengths, found, ks, replicates=replicates, seed=seed)
+        for n in most_first
     )
 
 
@@ -91,27 +91,24 @@ def by_length(
 
     Captions of equal length are in one quarter, so that quarters differ in size and may be left out.
     """
-    lengths = np.array([caption.num_samples for caption in captions])
+    lengths = _lengths(captions)
     edges = np.quantile(lengths, np.arange(1, QUARTERS) / QUARTERS)
-    quarters = np.searchsorted(edges, lengths, side="left")
+    quarter = np.searchsorted(edges, lengths, side="left")
     return tuple(
-        _score(
-            f"quarter {quarter + 1}",
-            quarters == quarter,
-            captions,
-            found,
-            ks,
-            replicates=replicates,
-            seed=seed,
-        )
-        for quarter in np.unique(quarters)
+        _score(f"quarter {n + 1}", quarter == n, lengths, found, ks, replicates=replicates, seed=seed)
+        for n in np.unique(quarter)
     )
+
+
+def _lengths(captions: Sequence[Caption]) -> NDArray[np.float64]:
+    """The length of each caption (M,) in seconds."""
+    return np.array([caption.num_samples for caption in captions]) / SAMPLE_RATE
 
 
 def _score(
     name: str,
     part: NDArray[np.bool_],
-    captions: Sequence[Caption],
+    lengths: NDArray[np.float64],
     found: Ranks,
     ks: Sequence[int],
     *,
@@ -125,13 +122,12 @@ def _score(
     totals = np.bincount(image)
     hits = np.stack([np.bincount(image[ranks <= k], minlength=len(totals)) for k in checked], axis=1)
     shares = resampled_shares(hits, np.tile(totals[:, None], len(checked)), replicates=replicates, seed=seed)
-    lengths = [captions[index].num_samples for index in np.flatnonzero(part)]
     return PartScores(
         name=name,
         captions=len(ranks),
         images=len(totals),
-        shortest=min(lengths) / SAMPLE_RATE,
-        longest=max(lengths) / SAMPLE_RATE,
+        shortest=float(lengths[part].min()),
+        longest=float(lengths[part].max()),
         recall=dict(zip(checked, shares, strict=True)),
         median_rank=float(np.median(ranks)),
     )

@@ -24,7 +24,7 @@ SCORES, BY_SPEAKER, BY_LENGTH = "retrieval.csv", "by_speaker.csv", "by_length.cs
 
 
 def retrieval_table(scores: RetrievalScores) -> Table:
-    """Recalls in percent with their intervals and chance, a row a k, and the median rank of each direction."""
+    """Recalls in percent with intervals and chance, a row a k, and the median rank of each direction."""
     table = Table(
         "direction",
         "k",
@@ -50,16 +50,15 @@ def retrieval_table(scores: RetrievalScores) -> Table:
 
 
 def part_table(parts: Sequence[PartScores], title: str) -> Table:
-    """Recalls from speech to image in percent, below them their intervals, and the median rank, a row a part."""
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("captions")
-    for heading in ("count", "pictures", "seconds", *(f"R@{k}" for k in parts[0].recall), "median\nrank"):
+    """Recalls from speech to image in percent, their intervals below them, and median ranks, a row a part."""
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("captions of", overflow="fold")
+    for heading in ("count", "seconds", *(f"R@{k}" for k in parts[0].recall), "median\nrank"):
         table.add_column(heading, justify="right", no_wrap=True)
     for part in parts:
         table.add_row(
             part.name,
             str(part.captions),
-            str(part.images),
             f"{part.shortest:.2f}{DASH}{part.longest:.2f}",
             *(f"{percent(share.value)}\n{interval(share)}" for share in part.recall.values()),
             f"{part.median_rank:g}",
