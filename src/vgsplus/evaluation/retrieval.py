@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 KS = (1, 5, 10)
 DIRECTIONS = ("speech_to_image", "image_to_speech")
-BLOCK_SCORES = 1 << 20  # scores made and compared at once: 4 MB
+BLOCK_SCORES = 1 << 22  # scores made and compared at once: 16 MB
 SHOWN = 5  # pictures kept for each caption of a gallery
 
 
