@@ -282,36 +282,48 @@ def evaluate_retrieval(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     corpus: Annotated[Path | None, typer.Option(help="Another corpus than that of the run.")] = None,
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
+    by: Annotated[
+        Literal["speaker", "length"] | None,
+        typer.Option(help="Also from speech to image by speaker, or by quarters of the captions' lengths."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for retrieval.csv, by_speaker.csv and by_length.csv.")
+    ] = None,
 ) -> None:
-    """Recall between speech and pictures, with 95 % intervals."""
-    from rich.table import Table
-
+    """Recall between speech and pictures, with 95 % intervals, and the median rank of the right answer."""
     from vgsplus.config import load_config
     from vgsplus.corpora.format import Corpus
-    from vgsplus.scoring import evaluate_run
+    from vgsplus.evaluation.breakdown import by_length, by_speaker
+    from vgsplus.evaluation.retrieval import rank_split, score_ranks
+    from vgsplus.report.lexical import prepare_folder
+    from vgsplus.report.retrieval import part_table, retrieval_table, write_retrieval
+    from vgsplus.scoring import embed_run
     from vgsplus.training.checkpoint import load_model
     from vgsplus.training.machine import device_name
     from vgsplus.training.run_folder import CONFIG_FILE
 
     config = load_config(run / CONFIG_FILE)
+    if out is not None:
+        prepare_folder(out)
     model = load_model(run).to(device_name(config.accelerator))
-    scores = evaluate_run(model, config, Corpus.open(corpus or config.corpus), split).scores
-    table = Table(
-        "direction",
-        "k",
-        "recall",
-        "95 %",
-        "chance",
-        title=f"{scores.captions} captions of {scores.images} pictures",
-    )
-    for direction in ("speech_to_image", "image_to_speech"):
-        side = scores.side(direction)
-        for k, found in side.recall.items():
-            interval = f"{found.low:.3f}–{found.high:.3f}"
-            table.add_row(
-                direction.replace("_", " "), str(k), f"{found.value:.3f}", interval, f"{side.chance[k]:.3f}"
-            )
-    Console().print(table)
+    embedded = embed_run(model, config, Corpus.open(corpus or config.corpus), split)
+    found = rank_split(embedded)
+    scores = score_ranks(found, seed=config.seed)
+    breakdowns = {"speaker": by_speaker, "length": by_length}
+    parts = {
+        name: breakdown(embedded.captions, found, seed=config.seed)
+        for name, breakdown in breakdowns.items()
+        if out is not None or name == by
+    }
+    console = Console()
+    console.print(retrieval_table(scores))
+    if by is not None:
+        console.print(
+            part_table(parts[by], f"Speech → image by {by}, recall in %, below it the 95 % interval")
+        )
+    if out is not None:
+        write_retrieval(scores, parts["speaker"], parts["length"], out)
+        console.print(f"{out}", markup=False, highlight=False, soft_wrap=True)
 
 
 @scoring.command("lexical")

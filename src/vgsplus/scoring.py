@@ -14,6 +14,7 @@ from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Corpus
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import Means, Question, score_layers
+from vgsplus.evaluation.embedding import SplitEmbeddings, embed_split
 from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate
 from vgsplus.models.vgsplus import VGSPlus
 
@@ -103,11 +104,25 @@ def evaluate_run(
         corpus,
         split,
         device=next(model.parameters()).device,
-        precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision),
+        precision=_autocast(config),
         replicates=replicates,
         gallery=gallery,
         seed=config.seed,
     )
+
+
+def embed_run(model: VGSPlus, config: RunConfig, corpus: Corpus, split: str) -> SplitEmbeddings:
+    """Embed a split with a run's model, where it is, in the precision of its training; see `embed_split`.
+
+    Raises:
+        VgsplusError: as `embed_split`.
+    """
+    device = next(model.parameters()).device
+    return embed_split(model, corpus, split, device=device, precision=_autocast(config))
+
+
+def _autocast(config: RunConfig) -> torch.dtype | None:
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
 
 
 def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:

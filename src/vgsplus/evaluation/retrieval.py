@@ -22,33 +22,28 @@ import torch
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embedding import embed_split
-from vgsplus.evaluation.resampling import Estimate, resampled_sums, spans
+from vgsplus.evaluation.ranks import (
+    Ranks,
+    count_ranks,
+    match_captions,
+    tiles_of_embeddings,
+    tiles_of_matrix,
+)
+from vgsplus.evaluation.resampling import Estimate, resampled_shares
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from vgsplus.corpora.format import Corpus
-    from vgsplus.evaluation.embedding import JointModel
+    from vgsplus.evaluation.embedding import JointModel, SplitEmbeddings
 
 KS = (1, 5, 10)
 DIRECTIONS = ("speech_to_image", "image_to_speech")
-BLOCK_SCORES = 1 << 22  # scores compared at once
+BLOCK_SCORES = 1 << 22  # scores made and compared at once: 16 MB
 SHOWN = 5  # pictures kept for each caption of a gallery
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ranks:
-    """The rank of the right answer of every query, from 1: what every number below is made from.
-
-    `speech_to_image` is (M,), `image_to_speech` is (N,), and `image_of_caption` (M,) is the row of each
-    caption's picture; all int64.
-    """
-
-    speech_to_image: NDArray[np.int64]
-    image_to_speech: NDArray[np.int64]
-    image_of_caption: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,30 +109,35 @@ def ranks(
 ) -> Ranks:
     """Rank the right answer of every query; arguments and errors as in `recall`.
 
-    One pass over blocks of rows that counts the competitors at or above the right score: no sort, and memory
-    for one block beside the matrix.
+    Competitors at or above the right score are counted in tiles of the matrix, which is not copied.
     """
     scores = _scores(similarity)
-    rows = _match(scores.shape, image_ids, caption_image_ids)
-    own = scores[rows, np.arange(len(rows))]
-    _refuse_nan(own)
-    best = np.full(len(scores), -np.inf)
-    np.maximum.at(best, rows, own)
-    best_of_row = best.astype(scores.dtype)
-    ahead_of_picture = np.zeros(len(rows), dtype=np.int64)
-    ahead_of_caption = np.empty(len(scores), dtype=np.int64)
-    for start, stop in spans(len(scores), BLOCK_SCORES // len(rows)):
-        block = scores[start:stop]
-        _refuse_nan(block)
-        ahead_of_picture += np.count_nonzero(block >= own, axis=0)
-        ahead_of_caption[start:stop] = np.count_nonzero(block >= best_of_row[start:stop, None], axis=1)
-    # The right picture counted itself; the captions of a picture are no competitors of each other.
-    siblings = np.bincount(rows[own >= best_of_row[rows]], minlength=len(scores))
-    return Ranks(
-        speech_to_image=ahead_of_picture,
-        image_to_speech=ahead_of_caption - siblings + 1,
-        image_of_caption=rows,
-    )
+    rows = match_captions(scores.shape, image_ids, caption_image_ids)
+    return count_ranks(tiles_of_matrix(scores), rows, len(scores), BLOCK_SCORES)
+
+
+def rank_embeddings(
+    images: Tensor, speech: Tensor, image_ids: Sequence[Hashable], caption_image_ids: Sequence[Hashable]
+) -> Ranks:
+    """Rank the right answer of every query by dot products, in memory for `BLOCK_SCORES` of them.
+
+    Args:
+        images: (N, D) float tensor on the CPU.
+        speech: (M, D), likewise.
+        image_ids: as in `recall`.
+        caption_image_ids: as in `recall`.
+
+    Raises:
+        VgsplusError: as in `recall`.
+    """
+    rows = match_captions((len(images), len(speech)), image_ids, caption_image_ids)
+    return count_ranks(tiles_of_embeddings(images, speech), rows, len(images), BLOCK_SCORES)
+
+
+def rank_split(embedded: SplitEmbeddings) -> Ranks:
+    """Rank the right answers of an embedded split; errors as in `recall`."""
+    spoken_of = [caption.image for caption in embedded.captions]
+    return rank_embeddings(embedded.images, embedded.speech, embedded.image_ids, spoken_of)
 
 
 def median_rank(found: Ranks) -> dict[str, float]:
@@ -153,19 +153,8 @@ def chance(
     Speech-to-image k / N; image-to-speech, for a picture with c of the M captions, 1 - C(M - c, k) / C(M, k),
     averaged over the pictures.
     """
-    rows = _match((len(image_ids), len(caption_image_ids)), image_ids, caption_image_ids)
-    pictures, captions = len(image_ids), len(rows)
-    sizes = Counter(np.bincount(rows, minlength=pictures).tolist())
-
-    def any_of_own(k: int) -> float:
-        missed = sum(n * (math.comb(captions - c, k) / math.comb(captions, k)) for c, n in sizes.items())
-        return 1 - missed / pictures
-
-    checked = _check_ks(ks)
-    return {
-        "speech_to_image": {k: min(k, pictures) / pictures for k in checked},
-        "image_to_speech": {k: any_of_own(min(k, captions)) for k in checked},
-    }
+    rows = match_captions((len(image_ids), len(caption_image_ids)), image_ids, caption_image_ids)
+    return _chance(rows, len(image_ids), ks)
 
 
 def bootstrap(
@@ -183,20 +172,13 @@ def bootstrap(
         seed: of the draws.
         level: coverage aimed at.
     """
-    checked = _check_ks(ks)
-    captions_of = np.bincount(found.image_of_caption, minlength=len(found.image_to_speech))
-    hits = np.stack([_hits(found, k) for k in checked], axis=1)  # (N, K, 2)
-    totals = np.stack([captions_of, np.ones_like(captions_of)], axis=1)  # (N, 2)
-    columns = np.concatenate([hits.reshape(len(hits), -1), totals], axis=1).astype(np.float64)
-    sums = resampled_sums(columns, replicates, np.random.default_rng([seed, 0]))
-    shares = sums[:, :-2].reshape(-1, len(checked), 2) / sums[:, None, -2:]  # (replicates, K, 2)
-    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    values = hits.sum(axis=0) / totals.sum(axis=0)
+    checked = check_ks(ks)
+    hits = np.concatenate([_hits(found, k) for k in checked], axis=1)  # (N, 2 K)
+    captions_of = np.bincount(found.image_of_caption, minlength=len(hits))
+    totals = np.tile(np.stack([captions_of, np.ones_like(captions_of)], axis=1), len(checked))
+    shares = resampled_shares(hits, totals, replicates=replicates, seed=seed, level=level)
     return {
-        direction: {
-            k: Estimate(value=float(values[i, d]), low=float(low[i, d]), high=float(high[i, d]))
-            for i, k in enumerate(checked)
-        }
+        direction: dict(zip(checked, shares[d :: len(DIRECTIONS)], strict=True))
         for d, direction in enumerate(DIRECTIONS)
     }
 
@@ -212,15 +194,21 @@ def score(
 ) -> RetrievalScores:
     """Recalls with intervals, median ranks and chance in one; arguments and errors as in `recall`."""
     found = ranks(similarity, image_ids, caption_image_ids)
+    return score_ranks(found, ks, replicates=replicates, seed=seed)
+
+
+def score_ranks(
+    found: Ranks, ks: Sequence[int] = KS, *, replicates: int = 2000, seed: int = 0
+) -> RetrievalScores:
+    """Recalls with intervals, median ranks and chance of known ranks; arguments as in `bootstrap`."""
     recalls = bootstrap(found, ks, replicates=replicates, seed=seed)
     medians = median_rank(found)
-    random = chance(image_ids, caption_image_ids, ks)
+    pictures, captions = len(found.image_to_speech), len(found.speech_to_image)
+    random = _chance(found.image_of_caption, pictures, ks)
     speech, image = (
         DirectionScores(recall=recalls[d], median_rank=medians[d], chance=random[d]) for d in DIRECTIONS
     )
-    return RetrievalScores(
-        images=len(image_ids), captions=len(caption_image_ids), speech_to_image=speech, image_to_speech=image
-    )
+    return RetrievalScores(images=pictures, captions=captions, speech_to_image=speech, image_to_speech=image)
 
 
 def evaluate(
@@ -254,15 +242,14 @@ def evaluate(
         VgsplusError: as `embed_split` and `recall`.
     """
     embedded = embed_split(model, corpus, split, batch_size=batch_size, device=device, precision=precision)
-    similarity = (embedded.images @ embedded.speech.T).numpy()
-    spoken_of = [caption.image for caption in embedded.captions]
-    scores = score(similarity, embedded.image_ids, spoken_of, ks, replicates=replicates, seed=seed)
-    count = min(gallery, len(spoken_of))
-    drawn = np.sort(np.random.default_rng([seed, 1]).choice(len(spoken_of), size=count, replace=False))
-    rows = _match(similarity.shape, embedded.image_ids, spoken_of)[drawn]
+    found = rank_split(embedded)
+    scores = score_ranks(found, ks, replicates=replicates, seed=seed)
+    count = min(gallery, scores.captions)
+    drawn = np.sort(np.random.default_rng([seed, 1]).choice(scores.captions, size=count, replace=False))
+    similarity = (embedded.images @ embedded.speech[torch.from_numpy(drawn)].T).numpy()
     retrieved = {
         embedded.captions[column].id: tuple(embedded.image_ids[row] for row in top)
-        for column, top in zip(drawn, top_images(similarity[:, drawn], rows), strict=True)
+        for column, top in zip(drawn, top_images(similarity, found.image_of_caption[drawn]), strict=True)
     }
     return RetrievalResult(split=split, scores=scores, retrieved=retrieved)
 
@@ -282,55 +269,40 @@ def _scores(similarity: NDArray[np.floating] | torch.Tensor) -> NDArray[np.float
     scores = np.asarray(similarity)
     if scores.ndim != 2:
         raise VgsplusError(f"The similarity matrix must be (pictures, captions), not {scores.shape}.")
-    return scores if scores.dtype.kind == "f" else scores.astype(np.float64)
+    known = scores.dtype in (np.float16, np.float32, np.float64)
+    return scores if known else scores.astype(np.float64)
 
 
-def _refuse_nan(scores: NDArray[np.floating]) -> None:
-    if np.isnan(scores).any():
-        raise VgsplusError("The similarity matrix holds NaN: the embeddings behind it are not finite.")
+def _chance(
+    image_of_caption: NDArray[np.int64], pictures: int, ks: Sequence[int]
+) -> dict[str, dict[int, float]]:
+    captions = len(image_of_caption)
+    sizes = Counter(np.bincount(image_of_caption, minlength=pictures).tolist())
+
+    def any_of_own(k: int) -> float:
+        missed = sum(n * (math.comb(captions - c, k) / math.comb(captions, k)) for c, n in sizes.items())
+        return 1 - missed / pictures
+
+    checked = check_ks(ks)
+    return {
+        "speech_to_image": {k: min(k, pictures) / pictures for k in checked},
+        "image_to_speech": {k: any_of_own(min(k, captions)) for k in checked},
+    }
 
 
-def _match(
-    shape: tuple[int, ...], image_ids: Sequence[Hashable], caption_image_ids: Sequence[Hashable]
-) -> NDArray[np.int64]:
-    """The row of each caption's picture (M,), once everything fits together."""
-    images, spoken_of = _plain(image_ids), _plain(caption_image_ids)
-    if shape != (len(images), len(spoken_of)):
-        counts = f"{len(images)} pictures and {len(spoken_of)} captions"
-        raise VgsplusError(f"The similarity matrix is {shape}, but there are ids of {counts}.")
-    if not images or not spoken_of:
-        raise VgsplusError("There is nothing to rank: no pictures or no captions.")
-    row_of = {image: row for row, image in enumerate(images)}
-    if len(row_of) != len(images):
-        twice = next(image for image, times in Counter(images).items() if times > 1)
-        raise VgsplusError(
-            f"Picture {twice!r} has several rows in the similarity matrix; each needs exactly one."
-        )
-    unknown = next((image for image in spoken_of if image not in row_of), None)
-    if unknown is not None:
-        raise VgsplusError(
-            f"A caption speaks of picture {unknown!r}, which is not among the pictures ranked."
-        )
-    silent = row_of.keys() - set(spoken_of)
-    if silent:
-        first = next(image for image in images if image in silent)
-        raise VgsplusError(f"{len(silent)} pictures have no caption to be found by, the first is {first!r}.")
-    return np.array([row_of[image] for image in spoken_of], dtype=np.int64)
+def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    """The numbers of first answers that count, as they are.
 
-
-def _plain(ids: Sequence[Hashable]) -> list[Hashable]:
-    # Elements of a tensor hash by identity and would never match.
-    return ids.tolist() if isinstance(ids, torch.Tensor | np.ndarray) else list(ids)
-
-
-def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    Raises:
+        VgsplusError: there is none, or one below 1.
+    """
     if not ks or any(k < 1 for k in ks):
         raise VgsplusError(f"Recall needs one k or several, each at least 1; got {tuple(ks)}.")
     return tuple(ks)
 
 
 def _shares(found: NDArray[np.int64], ks: Sequence[int]) -> dict[int, float]:
-    return {k: float(np.count_nonzero(found <= k) / len(found)) for k in _check_ks(ks)}
+    return {k: float(np.count_nonzero(found <= k) / len(found)) for k in check_ks(ks)}
 
 
 def _hits(found: Ranks, k: int) -> NDArray[np.int64]:

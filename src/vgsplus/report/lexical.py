@@ -88,7 +88,7 @@ def confusion_png(result: Separability) -> bytes:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder that `write_lexical` writes to, before long work.
+    """Make the folder that results will be written to, before long work.
 
     Raises:
         VgsplusError: it cannot be made.

@@ -1,0 +1,164 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from vgsplus.cli import main
+from vgsplus.config import load_config, save
+from vgsplus.corpora.format import Caption
+from vgsplus.errors import VgsplusError
+from vgsplus.evaluation.breakdown import by_length, by_speaker
+from vgsplus.evaluation.ranks import Ranks
+from vgsplus.evaluation.retrieval import score_ranks
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.report.retrieval import (
+    BY_LENGTH,
+    BY_SPEAKER,
+    SCORES,
+    part_table,
+    retrieval_table,
+    write_retrieval,
+)
+from vgsplus.training.checkpoint import TrainingState, save_checkpoint
+from vgsplus.training.run_folder import CONFIG_FILE
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """Scores, and those by speaker and by length."""
+    rng = np.random.default_rng(0)
+    found = Ranks(
+        speech_to_image=rng.integers(1, 30, size=90),
+        image_to_speech=rng.integers(1, 90, size=30),
+        image_of_caption=np.arange(90) % 30,
+    )
+    captions = [
+        Caption(
+            id=f"c{number}",
+            split="test",
+            audio="",
+            num_samples=8000 + 160 * number,
+            speaker=f"speaker {number % 2}",
+            language="en",
+            image="",
+            text=None,
+        )
+        for number in range(90)
+    ]
+    return score_ranks(found), by_speaker(captions, found), by_length(captions, found)
+
+
+def printed(table):
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_the_table_shows_recalls_and_median_ranks(scored):
+    scores, _, _ = scored
+    text = printed(retrieval_table(scores))
+    assert "90 captions of 30 pictures" in text
+    for side in (scores.speech_to_image, scores.image_to_speech):
+        assert f" {side.median_rank:g} " in text
+        for share in side.recall.values():
+            assert f" {100 * share.value:.1f} " in text
+
+
+def test_parts_fit_a_terminal_of_80_columns(scored):
+    _, _, quarters = scored
+    text = printed(part_table(quarters, "by length"))
+    assert "…" not in text
+    for part in quarters:
+        line = next(line for line in text.splitlines() if part.name in line)
+        assert f"{part.shortest:.2f}–{part.longest:.2f}" in line
+        assert f"{100 * part.recall[10].value:.1f}" in line
+        assert line.rstrip().endswith(f"{part.median_rank:g}")
+
+
+def test_files_hold_what_was_found(scored, tmp_path):
+    scores, speakers, quarters = scored
+    write_retrieval(scores, speakers, quarters, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([SCORES, BY_SPEAKER, BY_LENGTH])
+    rows = pd.read_csv(tmp_path / SCORES).set_index(["direction", "k"])
+    for direction in ("speech_to_image", "image_to_speech"):
+        side = scores.side(direction)
+        for k, share in side.recall.items():
+            row = rows.loc[direction, k]
+            assert (row["recall"], row["low"], row["high"]) == (share.value, share.low, share.high)
+            assert (row["chance"], row["median rank"]) == (side.chance[k], side.median_rank)
+    for name, heading, parts in ((BY_SPEAKER, "speaker", speakers), (BY_LENGTH, "length", quarters)):
+        table = pd.read_csv(tmp_path / name)
+        assert table[heading].tolist() == [part.name for part in parts]
+        assert table["captions"].sum() == 90
+        assert table["R@5 high"].tolist() == [part.recall[5].high for part in parts]
+        assert table["longest"].tolist() == [part.longest for part in parts]
+
+
+def test_a_folder_that_cannot_be_written_is_told(scored, tmp_path):
+    (tmp_path / SCORES).mkdir()
+    (tmp_path / SCORES / "full").touch()
+    with pytest.raises(VgsplusError, match="cannot be written"):
+        write_retrieval(*scored, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [SCORES]
+
+
+# ---- the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_corpus, tmp_path_factory):
+    """A run whose model has learned nothing."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    config = load_config("smoke", [f"corpus={tiny_corpus}", "accelerator=cpu", "model.feature_dim=12"])
+    config = dataclasses.replace(config, precision="32-true")
+    model = VGSPlus(config.model)
+    state = TrainingState(
+        phase=0,
+        phase_name="vgs",
+        step=1,
+        steps=1,
+        epoch=1.0,
+        global_step=1,
+        seed=0,
+        model=dataclasses.asdict(config.model),
+        run={},
+        corpus={},
+    )
+    save_checkpoint(run, state, model.state_dict(), {})
+    save(config, run / CONFIG_FILE)
+    return run
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "retrieval", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+@pytest.mark.parametrize(("by", "names"), [("speaker", ["ann", "bob", "cid"]), ("length", ["quarter 1"])])
+def test_the_command_breaks_down(run_folder, capsys, by, names):
+    code, out, err = command(capsys, run_folder, "--by", by)
+    assert code == 0, err
+    assert "8 captions of 4 pictures" in out
+    assert "median" in out
+    assert all(name in out for name in names)
+    assert not list(run_folder.glob("*.csv"))
+
+
+def test_the_command_writes_everything_and_prints_the_whole(run_folder, tmp_path, capsys):
+    code, out, err = command(capsys, run_folder, "--split", "validation", "--out", tmp_path / "a" / "b")
+    assert code == 0, err
+    assert "quarter" not in out
+    for name in (SCORES, BY_SPEAKER, BY_LENGTH):
+        assert len(pd.read_csv(tmp_path / "a" / "b" / name)) >= 3
+
+
+def test_a_bad_folder_is_told_before_anything_is_embedded(run_folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    code, _, err = command(capsys, run_folder, "--split", "absent", "--out", tmp_path / "file")
+    assert code == 1
+    assert "file: cannot be made a folder" in err
