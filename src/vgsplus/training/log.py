@@ -5,6 +5,8 @@ Each line has kind, step (updates done in the whole run), phase, phase_index, ph
                   captions_per_second, audio_seconds_per_second
     "validation"  alpha and the losses, averaged over the validation split
     "evaluation"  scores: whatever the evaluation returned
+    "stopped"     not_finite: the names of what became infinite or not a number in the next update, which
+                  ended the run; no lines follow unless it went on
 """
 
 import json
