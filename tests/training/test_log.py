@@ -49,8 +49,11 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_replaced(tmp_path):
     assert list(read_log(tmp_path)) == [train(1), train(2)]
 
 
-def test_a_broken_line_is_named(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 1}\nnonsense\n')
+@pytest.mark.parametrize("line", ["nonsense", "3", '{"kind": "train"}'])
+def test_a_broken_line_is_named(tmp_path, line):
+    write(tmp_path, [train(1)])
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(f"{line}\n")
     with pytest.raises(VgsplusError, match=r"log\.jsonl:2"):
         list(read_log(tmp_path))
 

@@ -86,7 +86,7 @@ def _corpus(out: Path) -> Iterator[Finding]:
 def _variant(out: Path, key: str, repeat: int) -> tuple[Finding, bool]:
     """What is found of a variant, and whether it is finished."""
     run = variant_folder(out, key, repeat)
-    about = f"{variant_title(key)}, again, {repeat}" if repeat else variant_title(key)
+    about = f"{variant_title(key)}, seed-{repeat}" if repeat else variant_title(key)
     remedy = f"vgsplus doctor {run} tells more."
     try:
         place = standing(run, latest(run), load_config(run / CONFIG_FILE), evaluated=True)
@@ -103,7 +103,7 @@ def _not_begun(runs: list[tuple[str, int]], seeds: int) -> Iterator[Finding]:
         wanted = [key for key in VARIANTS if not repeat or (key, 0) in runs]
         absent = [variant_title(key) for key in wanted if (key, repeat) not in runs]
         if absent:
-            about = f"not begun, again, {repeat}" if repeat else "not begun"
+            about = f"not begun, seed-{repeat}" if repeat else "not begun"
             yield Finding("ok", about, "; ".join(absent))
 
 

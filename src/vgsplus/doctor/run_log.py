@@ -29,17 +29,10 @@ def log_findings(run: Path, place: Standing | None) -> Iterator[Finding]:
     except VgsplusError as error:
         yield Finding("fault", "log", str(error))
         return
-    if strange := [number for number, record in enumerate(records, start=1) if not _is_record(record)]:
-        yield Finding("fault", "log", f"{path}:{strange[0]}: is no record of a run", "Remove the line.")
-        return
     yield _steps(run, records, saved)
     yield from _not_finite(records)
     yield from _stopped(records)
     yield from _last_numbers(records)
-
-
-def _is_record(record: object) -> bool:
-    return isinstance(record, dict) and {"kind", "step", "phase", "epoch"} <= record.keys()
 
 
 def _lost(run: Path) -> str:

@@ -29,6 +29,7 @@ from vgsplus.training.schedule import PlannedPhase
 LOG_FILE = "log.jsonl"
 TENSORBOARD = "tensorboard"
 _PLACE = ("kind", "step", "phase", "phase_index", "phase_step", "epoch", "scores")
+_REQUIRED = frozenset(_PLACE) - {"scores"}
 
 SCALARS = (
     "total",
@@ -49,7 +50,7 @@ def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
     """The records of a run in the order of writing, or those of one kind; a line cut off at the end is left.
 
     Raises:
-        VgsplusError: a line in the middle is broken (file:line).
+        VgsplusError: a line in the middle is broken, or no record (file:line).
     """
     path = run / LOG_FILE
     if not path.is_file():
@@ -64,6 +65,8 @@ def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
                 raise VgsplusError(
                     f"{path}:{number}: is no JSON ({error}); mend or remove the line"
                 ) from None
+            if not isinstance(record, dict) or not _REQUIRED <= record.keys():
+                raise VgsplusError(f"{path}:{number}: is no record of a run; mend or remove the line")
             if kind is None or record["kind"] == kind:
                 yield record
 
