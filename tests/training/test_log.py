@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -51,9 +53,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_replaced(tmp_path):
 
 @pytest.mark.parametrize("line", ["nonsense", "3", '{"kind": "train"}'])
 def test_a_broken_line_is_named(tmp_path, line):
-    write(tmp_path, [train(1)])
-    with (tmp_path / "log.jsonl").open("a") as file:
-        file.write(f"{line}\n")
+    (tmp_path / "log.jsonl").write_text(f"{json.dumps(train(1))}\n{line}\n")
     with pytest.raises(VgsplusError, match=r"log\.jsonl:2"):
         list(read_log(tmp_path))
 

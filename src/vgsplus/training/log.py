@@ -65,7 +65,7 @@ def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
                 raise VgsplusError(
                     f"{path}:{number}: is no JSON ({error}); mend or remove the line"
                 ) from None
-            if not isinstance(record, dict) or not _REQUIRED <= record.keys():
+            if not isinstance(record, dict) or not record.keys() >= _REQUIRED:
                 raise VgsplusError(f"{path}:{number}: is no record of a run; mend or remove the line")
             if kind is None or record["kind"] == kind:
                 yield record
