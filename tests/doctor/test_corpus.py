@@ -116,9 +116,11 @@ def test_a_corpus_of_one_voice_and_one_caption_a_picture_gets_hints(tmp_path, fo
     assert told["ABX items"].startswith("none")
 
 
-def test_a_caption_that_is_none_is_a_fault_and_no_crash(corpus, found):
+@pytest.mark.parametrize(("field", "value"), [("num_samples", "many"), ("audio", None), ("split", 3)])
+def test_a_caption_with_a_field_of_another_kind_is_a_fault_and_no_crash(corpus, found, field, value):
     path = corpus / "captions.jsonl"
-    first, *rest = path.read_text().splitlines()
-    broken = json.dumps(json.loads(first) | {"num_samples": "many"})
-    path.write_text("\n".join([broken, *rest]) + "\n")
-    assert any("num_samples" in text for _, text in found(examine(corpus), "fault"))
+    *others, last = path.read_text().splitlines()
+    assert json.loads(last)["split"] == "test"  # one that the items name
+    broken = json.dumps(json.loads(last) | {field: value})
+    path.write_text("\n".join([*others, broken]) + "\n")
+    assert any(field in text for _, text in found(examine(corpus), "fault"))

@@ -2,7 +2,7 @@ import itertools
 import shlex
 import shutil
 
-from vgsplus.config import load_config
+from vgsplus.config import load_config, save
 from vgsplus.doctor import examine
 from vgsplus.reproduce import variant_folder
 from vgsplus.training import checkpoint
@@ -78,3 +78,14 @@ def test_a_report_that_is_none_and_leftovers_are_told(reproduction, found):
     diagnosis = examine(reproduction)
     assert "results.json" in dict(found(diagnosis, "fault"))["report"]
     assert ".report-abc" in dict(found(diagnosis, "hint"))["leftovers"]
+
+
+def test_items_from_elsewhere_are_to_be_named_again(reproduction, corpus, found):
+    run = variant_folder(reproduction, VARIANT, 0)
+    assert "command" not in dict(found(examine(reproduction), "hint"))
+    log = run / "log.jsonl"
+    log.write_text(log.read_text().replace("test/speech_to_image/R@10", "abx/across/1"))
+    assert "command" not in dict(found(examine(reproduction), "hint"))
+    (corpus / "test.item").unlink()
+    save(load_config(run / CONFIG_FILE, [f"corpus={corpus}"]), run / CONFIG_FILE)
+    assert "--item" in dict(found(examine(reproduction), "hint"))["command"]

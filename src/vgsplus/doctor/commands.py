@@ -26,14 +26,14 @@ def resume_command(run: Path) -> str:
 
 def reproduction_of(run: Path) -> Path | None:
     """The folder of the reproduction to which a run belongs, None for a run of its own."""
-    place = run.absolute()
+    place = run.resolve()
     runs = place.parent.parent if re.fullmatch(r"seed-\d+", place.parent.name) else place.parent
     names = {variant_folder(Path(), key, 0).name for key in VARIANTS}
     if runs.name != RUNS or place.name not in names:
         return None
     # A run of `train` may lie in a folder "runs" under the name of a variant, too.
     made = any((runs.parent / name).exists() for name in (SECONDS, CORPUS))
-    return Path(*run.parts[: len(run.parts) - len(place.relative_to(runs.parent).parts)]) if made else None
+    return runs.parent if made else None
 
 
 def reproduce_command(

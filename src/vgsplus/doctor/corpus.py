@@ -32,23 +32,31 @@ def examine_corpus(root: Path) -> Diagnosis:
         *(Finding("fault", "contents", fault) for fault in faults[: SHOWN_FAULTS - 1]),
         *_last_faults(faults[SHOWN_FAULTS - 1 :]),
     ]
+    corpus, captions = _open(root)
+    if corpus is not None:
+        if not faults:
+            findings.append(Finding("ok", "contents", f"{corpus.name} {corpus.info['version']}: no faults"))
+        splits: dict[str, list[Caption]] = {split: [] for split in corpus.splits}
+        for caption in captions:
+            splits[caption.split].append(caption)
+        findings += [_split(split, held) for split, held in splits.items() if held]
+        findings += _regions(corpus)
+        findings += _items(corpus)
+        findings += _speakers(captions)
+        findings += _pictures(captions)
+        findings += _cropping(splits)
+        findings += _missing_splits(splits)
+    return Diagnosis(f"corpus {root}", (*findings, *_leftovers(root)))
+
+
+def _open(root: Path) -> tuple[Corpus | None, list[Caption]]:
+    """The corpus and its captions; None and no captions where faults leave nothing to count."""
     try:
         corpus = Corpus.open(root)
-    except CorpusError:  # among the faults already
-        return Diagnosis(f"corpus {root}", (*findings, *_leftovers(root)))
-    splits = {split: list(_captions(corpus, split)) for split in corpus.splits}
-    captions = list(chain.from_iterable(splits.values()))
-    if not faults:
-        findings.append(Finding("ok", "contents", f"{corpus.name} {corpus.info['version']}: no faults"))
-    if not any(map(caption_faults, captions)):
-        findings += [_split(split, held) for split, held in splits.items() if held]
-        findings += _cropping(splits)
-    findings += _regions(corpus)
-    findings += _items(corpus)
-    findings += _speakers(captions)
-    findings += _pictures(captions)
-    findings += _missing_splits(splits)
-    return Diagnosis(f"corpus {root}", (*findings, *_leftovers(root)))
+    except CorpusError:
+        return None, []
+    captions = list(chain.from_iterable(_captions(corpus, split) for split in corpus.splits))
+    return (None, []) if any(map(caption_faults, captions)) else (corpus, captions)
 
 
 def _last_faults(faults: Sequence[str]) -> Iterator[Finding]:

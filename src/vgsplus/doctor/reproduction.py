@@ -14,7 +14,9 @@ from vgsplus.errors import VgsplusError
 from vgsplus.report import Results
 from vgsplus.report.page import DATA, FOLDER, PAGE
 from vgsplus.reproduce import CORPUS, RUNS, variant_folder
+from vgsplus.scoring import ABX
 from vgsplus.training.checkpoint import checkpoints, latest
+from vgsplus.training.log import read_log
 from vgsplus.training.run_folder import CONFIG_FILE
 from vgsplus.training.schedule import VARIANTS, variant_title
 
@@ -42,6 +44,7 @@ def examine_reproduction(out: Path) -> Diagnosis:
     command = ""
     if unfinished or of_report.level != "ok":
         command = go_on_command(out, results.preset if results else None) or ""
+        findings += _items_from_elsewhere(out, runs)
         if not command:
             remedy = "Give the same vgsplus reproduce command again; it goes on where it stopped."
             findings.append(Finding("hint", "command", "no preset has the settings of these runs", remedy))
@@ -59,6 +62,21 @@ def go_on_command(out: Path, preset: str | None = None) -> str | None:
             except VgsplusError:  # a finding of its own
                 continue
     return reproduce_command(out, begun, seeds=_seeds(out), preset=preset) if begun else None
+
+
+def _items_from_elsewhere(out: Path, runs: list[tuple[str, int]]) -> Iterator[Finding]:
+    """Whether ABX was measured on other items than the corpus's, which nothing in the folder names."""
+    for key, repeat in runs:
+        run = variant_folder(out, key, repeat)
+        try:
+            corpus = Path(load_config(run / CONFIG_FILE).corpus)
+            scores = [name for record in read_log(run, "evaluation") for name in record["scores"]]
+        except VgsplusError:  # a finding of its own
+            continue
+        if any(name.startswith(f"{ABX}/") for name in scores) and not any(corpus.glob("*.item")):
+            remedy = "Add --item and --audio to the command, as it was begun."
+            yield Finding("hint", "command", "ABX was measured on items from elsewhere", remedy)
+            return
 
 
 def _seeds(out: Path) -> int:
