@@ -15,7 +15,7 @@ def run(capsys, *arguments):
 def test_help_lists_the_commands(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for command in ("data", "train", "reproduce", "embed", "evaluate", "report"):
+    for command in ("data", "train", "reproduce", "embed", "evaluate", "report", "doctor"):
         assert command in out
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from vgsplus.errors import VgsplusError
 from vgsplus.training.interruption import Interrupted
@@ -445,6 +446,33 @@ def report(out: Annotated[Path, typer.Argument(help="The folder of a reproductio
     console = Console()
     print_table(results, console)
     console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+# ---- examination ------------------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help='"machine", or the folder of a corpus, a run or a reproduction.', show_default=False
+        ),
+    ],
+) -> None:
+    """Tell what is there, what is wrong and what to do.
+
+    Exits with 1 if something is wrong, and changes nothing. All sound of a corpus and all tensors of a run's
+    checkpoints are read.
+    """
+    from vgsplus.doctor import examine
+    from vgsplus.doctor.table import print_diagnosis
+
+    with Console(stderr=True).status(f"examining {escape(what)}"):
+        diagnosis = examine(what)
+    print_diagnosis(diagnosis, Console())
+    if not diagnosis.well:
+        raise typer.Exit(1)
 
 
 # ---- progress ---------------------------------------------------------------------------------------------

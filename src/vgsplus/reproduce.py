@@ -96,7 +96,7 @@ def reproduce(
         if corpus is None:
             _prepare(preset, place, stamps_root, console)
         opened = Corpus.open(place)
-        runs = [_run_folder(out, key, repeat) for key in VARIANTS for repeat in range(seeds)]
+        runs = [variant_folder(out, key, repeat) for key in VARIANTS for repeat in range(seeds)]
         configs = {
             key: settle_precision(dataclasses.replace(config, corpus=str(place)), *runs)
             for key, config in configs.items()
@@ -318,7 +318,7 @@ class _Study:
         return dataclasses.replace(config, seed=config.seed + repeat)
 
     def _run(self, key: str, repeat: int) -> Path:
-        return _run_folder(self.out, key, repeat)
+        return variant_folder(self.out, key, repeat)
 
 
 def _baselines(rows: Sequence[AbxRow]) -> Iterator[report.AbxBaseline]:
@@ -334,7 +334,7 @@ def _baselines(rows: Sequence[AbxRow]) -> Iterator[report.AbxBaseline]:
             )
 
 
-def _run_folder(out: Path, key: str, repeat: int) -> Path:
+def variant_folder(out: Path, key: str, repeat: int) -> Path:
     """Where a variant is trained: for the first time, or again from the seed that lies `repeat` behind."""
     folder = out / RUNS / f"seed-{repeat}" if repeat else out / RUNS
     return folder / key.replace(",", "-then-")

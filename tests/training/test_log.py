@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -49,8 +51,9 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_replaced(tmp_path):
     assert list(read_log(tmp_path)) == [train(1), train(2)]
 
 
-def test_a_broken_line_is_named(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 1}\nnonsense\n')
+@pytest.mark.parametrize("line", ["nonsense", "3", '{"kind": "train"}'])
+def test_a_broken_line_is_named(tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(f"{json.dumps(train(1))}\n{line}\n")
     with pytest.raises(VgsplusError, match=r"log\.jsonl:2"):
         list(read_log(tmp_path))
 

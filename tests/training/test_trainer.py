@@ -553,6 +553,8 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(
     assert str(before) in message
     assert checkpoint.latest(tmp_path) == before
     assert len(numbers(tmp_path)) == 6
+    (stop,) = numbers(tmp_path, "stopped")
+    assert (stop["step"], "grad_norm" in stop["not_finite"]) == (6, True)
     saved = load_file(before / MODEL_FILE)
     assert all(torch.equal(saved[name], p) for name, p in models[-1].named_parameters())
 

@@ -48,12 +48,18 @@ def validate(root: str | Path) -> list[str]:
     if info["regions"] is not None:
         faults += _regions_file_faults(root, info, image_ids)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sounds = [(caption, root / info["audio_root"] / caption.audio) for caption in captions]
+        sounds = [
+            (caption, root / info["audio_root"] / caption.audio)
+            for caption in captions
+            if isinstance(caption.audio, str)
+        ]
         faults += filter(None, pool.map(_audio_fault, sounds, chunksize=64))
         if info["image_root"] is not None:
             pictures = [root / info["image_root"] / image_id for image_id in image_ids]
             faults += filter(None, pool.map(_image_fault, pictures, chunksize=64))
-    samples = {caption.id: caption.num_samples for caption in captions}
+    samples = {
+        caption.id: caption.num_samples for caption in captions if isinstance(caption.num_samples, int)
+    }
     faults += chain.from_iterable(_item_faults(path, samples) for path in sorted(root.glob("*.item")))
     return faults
 
@@ -116,7 +122,7 @@ def _split_faults(root: Path, info: dict[str, Any], captions: list[Caption]) -> 
     for caption in captions:
         if caption.image is not None:
             images.setdefault(caption.split, set()).add(caption.image)
-    for split in sorted(found.keys() | info["counts"].keys()):
+    for split in sorted(found.keys() | info["counts"].keys(), key=str):
         expected = info["counts"].get(split, {}).get("captions", 0)
         if not found[split]:
             yield f"{root / INFO_FILE}: the split {split!r} is empty"

@@ -5,6 +5,8 @@ Each line has kind, step (updates done in the whole run), phase, phase_index, ph
                   captions_per_second, audio_seconds_per_second
     "validation"  alpha and the losses, averaged over the validation split
     "evaluation"  scores: whatever the evaluation returned
+    "stopped"     not_finite: the names of what became infinite or not a number in the next update, which
+                  ended the run; no lines follow unless it went on
 """
 
 import json
@@ -27,6 +29,7 @@ from vgsplus.training.schedule import PlannedPhase
 LOG_FILE = "log.jsonl"
 TENSORBOARD = "tensorboard"
 _PLACE = ("kind", "step", "phase", "phase_index", "phase_step", "epoch", "scores")
+_REQUIRED = frozenset(_PLACE) - {"scores"}
 
 SCALARS = (
     "total",
@@ -47,7 +50,7 @@ def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
     """The records of a run in the order of writing, or those of one kind; a line cut off at the end is left.
 
     Raises:
-        VgsplusError: a line in the middle is broken (file:line).
+        VgsplusError: a line in the middle is broken, or no record (file:line).
     """
     path = run / LOG_FILE
     if not path.is_file():
@@ -62,6 +65,8 @@ def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
                 raise VgsplusError(
                     f"{path}:{number}: is no JSON ({error}); mend or remove the line"
                 ) from None
+            if not isinstance(record, dict) or not record.keys() >= _REQUIRED:
+                raise VgsplusError(f"{path}:{number}: is no record of a run; mend or remove the line")
             if kind is None or record["kind"] == kind:
                 yield record
 

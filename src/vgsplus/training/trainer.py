@@ -245,6 +245,7 @@ class Trainer:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if not bad or (bad == ["grad_norm"] and self._scaler_can_back_off()):
             return
+        self.log.write(place("stopped", planned, step) | {"not_finite": bad})
         what = ", ".join(name for name in bad if name != "grad_norm") or "the gradient"
         last = f"The last checkpoint is {self._saved}." if self._saved else "There is no checkpoint yet."
         raise NotFiniteError(

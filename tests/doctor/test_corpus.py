@@ -1,0 +1,126 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from vgsplus.audio import SAMPLE_RATE, write_wav
+from vgsplus.corpora.format import Caption, Corpus, CorpusWriter
+from vgsplus.doctor import examine
+from vgsplus.doctor.corpus import padding_share
+from vgsplus.models.speech import PADDING_STEP
+
+
+def captions(*lengths):
+    first = Caption(
+        id="a", split="train", audio="a", num_samples=1, speaker="s", language="x", image=None, text=None
+    )
+    return [dataclasses.replace(first, num_samples=length) for length in lengths]
+
+
+def test_a_sound_corpus_is_well_and_counted(tiny_corpus, found):
+    diagnosis = examine(tiny_corpus)
+    assert diagnosis.well
+    told = dict(found(diagnosis, "ok"))
+    assert "16 captions of 8 pictures, 3 speakers, 1 language" in told["train"]
+    seconds = [caption.num_samples / SAMPLE_RATE for caption in Corpus.open(tiny_corpus).captions("test")]
+    assert f"{min(seconds):.2f} to {max(seconds):.2f}" in told["test"]
+    assert "16 pictures of 5 regions with 12 features, float32" in told["regions"]
+    assert "32 tokens of 2 phones in 8 sounds" in told["ABX items"]
+
+
+def test_padding_is_what_batches_add_to_the_speech():
+    step = PADDING_STEP
+    assert padding_share(captions(step, step, step)) == 0
+    # Every batch of two holds one of each length, whatever the order, or two alike.
+    assert padding_share(captions(step, 3 * step), batch_size=2) == pytest.approx(6 / 4 - 1)
+    assert padding_share(captions(step // 2, step // 2)) == pytest.approx(1)
+    many = captions(*np.random.default_rng(0).integers(step, 9 * step, 500).tolist())
+    assert 0 < padding_share(many, batch_size=2) < padding_share(many, batch_size=50)
+    assert padding_share(many, seed=1) == padding_share(many, seed=1)
+
+
+def test_a_truncated_sound_is_a_fault_with_its_name(corpus, found):
+    sound = min((corpus / "audio").glob("train-*.wav"))
+    sound.write_bytes(sound.read_bytes()[:3000])
+    faults = found(examine(corpus), "fault")
+    assert len(faults) == 1
+    assert sound.stem in faults[0][1]
+
+
+def test_missing_regions_are_a_fault(corpus, found):
+    (corpus / "regions.h5").unlink()
+    diagnosis = examine(corpus)
+    assert not diagnosis.well
+    assert "regions.h5: is missing" in found(diagnosis, "fault")[0][1]
+
+
+def test_truncated_regions_are_a_fault(corpus, found):
+    regions = corpus / "regions.h5"
+    regions.write_bytes(regions.read_bytes()[:-500])
+    assert "regions.h5" in found(examine(corpus), "fault")[0][1]
+
+
+def test_a_corpus_without_its_description_is_still_taken_for_one(corpus, found):
+    (corpus / "corpus.json").unlink()
+    assert "corpus.json is missing" in found(examine(corpus), "fault")[0][1]
+
+
+def test_twenty_faults_are_shown_and_the_others_counted(corpus, found):
+    for sound in (corpus / "audio").glob("*.wav"):
+        sound.unlink()
+    shown = [text for about, text in found(examine(corpus), "fault") if about == "contents"]
+    assert len(shown) == 20
+    assert "… and 12 more faults" in shown[-1]
+    assert "vgsplus data" in shown[-1]
+    assert len(set(shown)) == 20
+
+
+def test_items_of_a_sound_that_is_gone_are_a_fault(corpus, found):
+    with (corpus / "test.item").open("a") as items:
+        items.write("nobody 0.1 0.2 a k t ann\n")
+    told = [text for about, text in found(examine(corpus), "fault") if about == "ABX items"]
+    assert len(told) == 1
+    assert "nobody" in told[0]
+
+
+def test_what_a_kill_left_is_a_hint(corpus, found):
+    (corpus.parent / f".{corpus.name}.preparing").mkdir()
+    (corpus.parent / ".another.preparing").mkdir()
+    (hint,) = [text for about, text in found(examine(corpus), "hint") if about == "leftovers"]
+    assert f".{corpus.name}.preparing" in hint
+    assert "another" not in hint
+
+
+def test_a_corpus_of_one_voice_and_one_caption_a_picture_gets_hints(tmp_path, found):
+    root = tmp_path / "small"
+    about = {"name": "small", "version": "1", "provenance": "made by a test", "licence": "CC0-1.0"}
+    with CorpusWriter(root, **about, image_root=None) as writer:
+        (writer.folder / "audio").mkdir()
+        samples = np.random.default_rng(0).normal(0, 0.1, 9 * SAMPLE_RATE).astype(np.float32)
+        write_wav(writer.folder / "audio" / "a.wav", samples)
+        writer.add_regions("a.png", np.ones((2, 3), np.float32), np.tile(np.float32([0, 0, 1, 1]), (2, 1)))
+        (caption,) = captions(len(samples))
+        writer.add_caption(dataclasses.replace(caption, audio="a.wav", image="a.png"))
+    diagnosis = examine(root)
+    assert diagnosis.well
+    hints = found(diagnosis, "hint")
+    told = dict(hints)
+    assert "one only, s" in told["speakers"]
+    assert "1 of 1 picture have one caption only" in told["pictures"]
+    assert "toy 1 after 2.5 s" in told["cropping"]
+    assert "paper 1 after 8 s" in told["cropping"]
+    splits = [text for name, text in hints if name == "splits"]
+    assert any("no split validation" in text for text in splits)
+    assert any("no test split" in text for text in splits)
+    assert told["ABX items"].startswith("none")
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_samples", "many"), ("audio", None), ("split", 3)])
+def test_a_caption_with_a_field_of_another_kind_is_a_fault_and_no_crash(corpus, found, field, value):
+    path = corpus / "captions.jsonl"
+    *others, last = path.read_text().splitlines()
+    assert json.loads(last)["split"] == "test"  # one that the items name
+    broken = json.dumps(json.loads(last) | {field: value})
+    path.write_text("\n".join([*others, broken]) + "\n")
+    assert any(field in text for _, text in found(examine(corpus), "fault"))
