@@ -101,6 +101,43 @@ def data_table(
     Console().print(prepare_table(csv, out, seed=seed, overwrite=overwrite))
 
 
+@data.command("librispeech")
+def data_librispeech(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    root: Annotated[Path, typer.Option(help="The folder in which LibriSpeech was unpacked.")],
+    *,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SUBSET", help="Train on it; may be repeated. By default all train-… that are there."
+        ),
+    ] = None,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SUBSET", help="Validate on it; may be repeated. By default dev-clean."),
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="A folder with ABX item files, as dev-clean.item, to take along.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare LibriSpeech: read speech, to train on sound alone."""
+    from vgsplus.corpora.librispeech import VALIDATION_SUBSETS, prepare_librispeech
+
+    with _bars("reading chapters", "decoding") as (read, decoded):
+        summary = prepare_librispeech(
+            root,
+            out,
+            train=train or (),
+            validation=validation or VALIDATION_SUBSETS,
+            items=items,
+            overwrite=overwrite,
+            progress=read,
+            checking=decoded,
+        )
+    Console().print(summary)
+
+
 @data.command("check")
 def data_check(corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")]) -> None:
     """Look for every fault of a prepared corpus: files, lengths, features, splits."""
@@ -441,9 +478,20 @@ def report(out: Annotated[Path, typer.Argument(help="The folder of a reproductio
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, and the call that moves it to what is done of a total."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with _bars(title) as (move,):
+        yield move
+
+
+@contextmanager
+def _bars(*titles: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
+    """A bar for each of the stages of one piece of work."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        tasks = [progress.add_task(title, total=None) for title in titles]
+
+        def move(task: TaskID, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield tuple(partial(move, task) for task in tasks)
