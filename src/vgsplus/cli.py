@@ -90,7 +90,9 @@ def data_stamps(
 
 @data.command("table")
 def data_table(
-    csv: Annotated[Path, typer.Argument(help="A CSV file that names a sound and a picture on every line.")],
+    csv: Annotated[
+        Path, typer.Argument(help="A CSV file that names a sound on every line, and its picture.")
+    ],
     out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -136,6 +138,36 @@ def data_librispeech(
             checking=decoded,
         )
     Console().print(summary)
+
+
+@data.command("manifest")
+def data_manifest(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    train: Annotated[Path, typer.Option(help="The manifest to train on.")],
+    *,
+    valid: Annotated[Path | None, typer.Option(help="The manifest to validate on.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare the sounds of fairseq's manifests, to train on sound alone."""
+    from vgsplus.corpora.manifest import prepare_manifests
+
+    with _bars("reading headers", "decoding") as (read, decoded):
+        summary = prepare_manifests(train, valid, out, overwrite=overwrite, progress=read, checking=decoded)
+    Console().print(summary)
+
+
+@data.command("to-manifest")
+def data_to_manifest(
+    corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
+    out: Annotated[Path, typer.Argument(help="The folder for train.tsv and valid.tsv.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a corpus's sounds as manifests of fairseq."""
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora.manifest import write_manifests
+
+    for path, sounds in write_manifests(Corpus.open(corpus), out, overwrite=overwrite).items():
+        Console().print(f"{path}: {sounds} sounds", markup=False, highlight=False, soft_wrap=True)
 
 
 @data.command("check")
