@@ -15,6 +15,8 @@ from vgsplus.errors import VgsplusError
 SAMPLE_RATE = 16_000
 SILENCE = 1e-4
 """A signal that nowhere leaves its mean by more than this (-80 dBFS) counts as silent."""
+UNKNOWN_LENGTH = 2**63 - 1
+"""What libsndfile tells of a FLAC file that was encoded from a stream."""
 MEND = "Leave this file out or replace it."
 
 type Signal = npt.NDArray[np.float32]
@@ -31,18 +33,23 @@ def read(path: str | Path, max_samples: int | None = None) -> Signal:
         AudioError: the file is absent, broken, empty, not 16 kHz or not mono.
     """
     with _open(path) as file:
-        if file.samplerate != SAMPLE_RATE or file.channels != 1:
-            raise AudioError(
-                f"{path}: {file.samplerate} Hz, {file.channels} channel(s); expected {SAMPLE_RATE} Hz mono. "
-                "Prepare the corpus again (vgsplus data …), which resamples."
-            )
-        if file.frames == 0:
-            raise AudioError(f"{path}: holds no samples. {MEND}")
+        _require_prepared(file, path)
         wanted = file.frames if max_samples is None else min(file.frames, max_samples)
         signal = _decode(file, path, wanted)
     if len(signal) < wanted:
         raise AudioError(f"{path}: ends after {len(signal)} of {wanted} samples. {MEND}")
     return signal[:, 0]
+
+
+def num_samples(path: str | Path) -> int:
+    """The length of a prepared file in samples at 16 kHz, from its header alone.
+
+    Raises:
+        AudioError: the file is absent, broken, empty, not 16 kHz or not mono, or its header states no length.
+    """
+    with _open(path) as file:
+        _require_prepared(file, path)
+        return int(file.frames)
 
 
 def load_any(path: str | Path) -> Signal:
@@ -113,6 +120,20 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         return soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path}: cannot be read as sound ({error}). {MEND}") from None
+
+
+def _require_prepared(file: soundfile.SoundFile, path: str | Path) -> None:
+    if file.samplerate != SAMPLE_RATE or file.channels != 1:
+        raise AudioError(
+            f"{path}: {file.samplerate} Hz, {file.channels} channel(s); expected {SAMPLE_RATE} Hz mono. "
+            "Prepare the corpus again (vgsplus data …), which resamples."
+        )
+    if file.frames == 0:
+        raise AudioError(f"{path}: holds no samples. {MEND}")
+    if file.frames >= UNKNOWN_LENGTH:
+        raise AudioError(
+            f"{path}: its header does not state how long it is. Write it again, or leave it out."
+        )
 
 
 def _decode(file: soundfile.SoundFile, path: str | Path, frames: int) -> Signal:

@@ -91,7 +91,9 @@ def data_stamps(
 
 @data.command("table")
 def data_table(
-    csv: Annotated[Path, typer.Argument(help="A CSV file that names a sound and a picture on every line.")],
+    csv: Annotated[
+        Path, typer.Argument(help="A CSV file that names a sound on every line, and its picture.")
+    ],
     out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -100,6 +102,73 @@ def data_table(
     from vgsplus.corpora.table import prepare_table
 
     Console().print(prepare_table(csv, out, seed=seed, overwrite=overwrite))
+
+
+@data.command("librispeech")
+def data_librispeech(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    root: Annotated[Path, typer.Option(help="The folder in which LibriSpeech was unpacked.")],
+    *,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SUBSET", help="Train on it; may be repeated. By default all train-… that are there."
+        ),
+    ] = None,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SUBSET", help="Validate on it; may be repeated. By default dev-clean."),
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="A folder with ABX item files, as dev-clean.item, to take along.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare LibriSpeech: read speech, to train on sound alone."""
+    from vgsplus.corpora.librispeech import VALIDATION_SUBSETS, prepare_librispeech
+
+    with _bars("reading chapters", "decoding") as (read, decoded):
+        summary = prepare_librispeech(
+            root,
+            out,
+            train=train or (),
+            validation=validation or VALIDATION_SUBSETS,
+            items=items,
+            overwrite=overwrite,
+            progress=read,
+            checking=decoded,
+        )
+    Console().print(summary)
+
+
+@data.command("manifest")
+def data_manifest(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    train: Annotated[Path, typer.Option(help="The manifest to train on.")],
+    *,
+    valid: Annotated[Path | None, typer.Option(help="The manifest to validate on.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare the sounds of fairseq's manifests, to train on sound alone."""
+    from vgsplus.corpora.manifest import prepare_manifests
+
+    with _bars("reading headers", "decoding") as (read, decoded):
+        summary = prepare_manifests(train, valid, out, overwrite=overwrite, progress=read, checking=decoded)
+    Console().print(summary)
+
+
+@data.command("to-manifest")
+def data_to_manifest(
+    corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
+    out: Annotated[Path, typer.Argument(help="The folder for train.tsv and valid.tsv.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a corpus's sounds as manifests of fairseq."""
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora.manifest import write_manifests
+
+    for path, sounds in write_manifests(Corpus.open(corpus), out, overwrite=overwrite).items():
+        Console().print(f"{path}: {sounds} sounds", markup=False, highlight=False, soft_wrap=True)
 
 
 @data.command("check")
@@ -481,9 +550,20 @@ def doctor(
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, and the call that moves it to what is done of a total."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with _bars(title) as (move,):
+        yield move
+
+
+@contextmanager
+def _bars(*titles: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
+    """A bar for each of the stages of one piece of work."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        tasks = [progress.add_task(title, total=None) for title in titles]
+
+        def move(task: TaskID, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield tuple(partial(move, task) for task in tasks)

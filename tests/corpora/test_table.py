@@ -66,6 +66,54 @@ def test_a_table_of_two_columns_becomes_a_sound_corpus(mine, tmp_path):
     assert (corpus.num_regions, corpus.name) == (36, "my")
 
 
+@pytest.mark.parametrize("table", ["audio\n", "audio,image\n"])
+def test_recordings_without_pictures_are_a_corpus_of_speech_alone(mine, tmp_path, table):
+    comma = "," * table.count(",")
+    lines = [f"clips/c{number}.wav{comma}\n" for number in range(20)]
+    dealt = []
+    for seed in range(4):
+        prepare_table(write(mine, table + "".join(lines)), tmp_path / "out", seed=seed, overwrite=True)
+        corpus = Corpus.open(tmp_path / "out")
+        assert [len(corpus.captions(split)) for split in ("train", "validation", "test")] == [16, 2, 2]
+        assert all(caption.image is None for caption in corpus.captions("train"))
+        dealt.append(tuple(sorted(split_of(corpus).items())))
+    assert validate(tmp_path / "out") == []
+    assert len(set(dealt)) > 1
+    assert (corpus.num_regions, corpus.info["image_root"]) == (0, None)
+
+
+def test_rows_without_a_picture_train_beside_those_that_have_one(mine, tmp_path):
+    for number in range(6):
+        tone(mine / f"more/m{number}.wav", 900 + number)
+    more = "".join(f"more/m{number}.wav,\n" for number in range(6)) + "clips/c7.wav,\n"
+    for seed in range(4):
+        table = write(mine, "audio,image\n" + rows() + more)
+        prepare_table(table, tmp_path / "out", seed=seed, overwrite=True)
+        corpus = Corpus.open(tmp_path / "out")
+        assert validate(tmp_path / "out") == []
+        splits = split_of(corpus)
+        assert all(splits[f"more/m{number}"] == "train" for number in range(6))
+        assert splits["clips/c7-28"] == splits["clips/c7"]
+        images = {one.id: one.image for split in corpus.splits for one in corpus.captions(split)}
+        assert [name for name, image in images.items() if image is None].count("more/m0") == 1
+        assert images["clips/c7"] == "pictures/p7.png"
+
+
+def test_splits_of_rows_without_pictures_are_checked_too(mine):
+    text = "audio,split,image\nclips/c0.wav,train,\nclips/c0.wav,train,\nclips/c0.wav,test,pictures/p0.png\n"
+    found = faults(write(mine, text + "clips/c1.wav,,\n,train,\nclips/absent.wav,train,\n"))
+    expected = [
+        "3: repeats line 2",
+        "4: audio c0.wav is in 'test'",
+        "5: the cell under 'split'",
+        "6: the cell under 'audio'",
+        "7: ",
+    ]
+    assert len(found) == len(expected)
+    for fault, start in zip(found, expected, strict=True):
+        assert fault.startswith(start)
+
+
 def test_prepared_sounds_and_pictures_stay_where_they_are(mine, tmp_path):
     tone(mine / "clips/c3.flac", 330)
     prepare_table(write(mine, "audio,image\nclips/c3.flac,pictures/p0.png\n" + rows()), tmp_path / "out")
@@ -201,7 +249,8 @@ def test_every_fault_is_reported_at_once_with_its_line(mine):
         ("audio,image,speakr", "unknown column 'speakr'. Did you mean 'speaker'?"),
         ("wav,image,text", "unknown column 'wav'. Did you mean 'audio'?"),
         ("audio,image,colour", "unknown column 'colour'. The columns are"),
-        ("audio,text,split", "there is no column 'image'"),
+        ("image,text,split", "there is no column 'audio'"),
+        ("audio,picture,text", "unknown column 'picture'. Did you mean 'image'?"),
         ("audio,image,audio", "two columns are named 'audio'"),
         ("clips/c0.wav,pictures/p0.png,a frog", "the header is missing"),
     ],
@@ -220,6 +269,8 @@ def test_faults_of_the_header_name_the_mend(mine, header, expected):
         ('audio,image\nclips/c0.wav,pictures/p0.png\n"clips/c1.wav,x\n', "3: cannot be split into cells"),
         ("audio,image,split\nclips/c0.wav,pictures/p0.png,test\n", "no row has the split 'train'"),
         ("audio,image\n" + rows(2), "2 picture(s) cannot be dealt"),
+        ("audio,image\n" + rows(2) + "clips/c3.wav,\n", "2 picture(s) cannot be dealt"),
+        ("audio\nclips/c0.wav\nclips/c1.wav\n", "2 recording(s) cannot be dealt"),
     ],
 )
 def test_tables_that_say_too_little_are_refused(mine, text, expected):

@@ -1,18 +1,21 @@
 """What the sources of real recordings share: work in parallel, pictures opened safely, the shortest clip."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import batched
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from vgsplus.audio import SAMPLE_RATE
+from vgsplus.audio import SAMPLE_RATE, AudioError
 from vgsplus.errors import VgsplusError
 
 MIN_SECONDS = 0.25
 """12 frames of speech: one masked span (10 frames) and something beside it to predict it from."""
 MIN_SAMPLES = int(MIN_SECONDS * SAMPLE_RATE)
+AT_ONCE = 1024
+"""Items handed to the threads at a time: what waits for them takes memory too."""
 
 type Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
@@ -26,13 +29,30 @@ def in_parallel[T, R](
     function: Callable[[T], R], items: Sequence[T], progress: Progress | None = None
 ) -> list[R]:
     """`[function(item) for item in items]` on all cores; what `function` spends its time in frees the GIL."""
-    results: list[R] = []
+    return list(stream_in_parallel(function, items, progress))
+
+
+def stream_in_parallel[T, R](
+    function: Callable[[T], R],
+    items: Sequence[T],
+    progress: Progress | None = None,
+    *,
+    at_once: int = AT_ONCE,
+) -> Iterator[R]:
+    """As `in_parallel`, result by result, of which at most `at_once` wait in memory."""
+    done = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for result in pool.map(function, items):
-            results.append(result)
-            if progress is not None:
-                progress(len(results), len(items))
-    return results
+        for part in batched(items, at_once):
+            for result in pool.map(function, part):
+                done += 1
+                if progress is not None:
+                    progress(done, len(items))
+                yield result
+
+
+def reason(error: AudioError, path: Path) -> str:
+    """What is wrong with the sound at `path`, without the path and the mend: a phrase that repeats."""
+    return str(error).removeprefix(f"{path}: ").split(" (")[0].split(".")[0]
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -33,6 +33,7 @@ from vgsplus.corpora.preparing import (
     Progress,
     in_parallel,
     open_picture,
+    reason,
 )
 from vgsplus.corpora.regions import grid_regions
 from vgsplus.corpora.stamp_recordings import MEND, Recording, Take, find_recordings
@@ -73,8 +74,8 @@ def prepare_stamps(
     with CorpusWriter(
         root, name="stamps", version="1", provenance=PROVENANCE, licence=LICENCE, overwrite=overwrite
     ) as writer:
-        for reason, what in skipped:
-            writer.skip(reason, what)
+        for why, what in skipped:
+            writer.skip(why, what)
         recordings, looks = _add_pictures(writer, stamps, recordings)
         takes = unite_copies(_convert(writer, stamps, recordings, progress), writer.folder / "audio")
         _add_captions(writer, takes, assign_splits(takes, looks, seed))
@@ -135,8 +136,7 @@ def _convert(
         try:
             signal = load_any(recording.path)
         except AudioError as error:
-            # "PATH: is silent from start to end. What to do": the middle is the reason.
-            return str(error).removeprefix(f"{recording.path}: ").split(" (")[0].split(".")[0]
+            return reason(error, recording.path)
         if len(signal) < MIN_SAMPLES:
             return f"shorter than {MIN_SECONDS} s"
         write_wav(audio / f"{recording.id}.wav", signal)

@@ -1,4 +1,4 @@
-"""A user's own corpus, from a table of recordings and pictures (see docs/own-data.md).
+"""A user's own corpus, from a table of recordings, with pictures or without (see docs/own-data.md).
 
 Every fault of the table and its files is found before anything is written, and reported with its line.
 """
@@ -29,7 +29,7 @@ from vgsplus.corpora.regions import grid_regions
 from vgsplus.corpora.table_rows import Row, Table, read_table
 
 HELD_OUT_SHARE = 0.1
-"""Of the pictures, for validation and for test each, where the table names no splits."""
+"""Of the pictures, or else recordings, for validation and for test each, where the table names no splits."""
 LEAST_TO_SPLIT = 3
 PICTURES_AT_ONCE = 512
 """Described before their features go to disk."""
@@ -59,8 +59,9 @@ def prepare_table(
     """Prepare the table at `csv_path` as a corpus at `root`.
 
     Where the table has no column "split", `seed` deals the pictures 80/10/10 to train, validation and test.
-    Pictures, and sounds that are 16 kHz mono WAV (PCM16) or FLAC, are used where they are; other sounds are
-    converted into the corpus.
+    Rows without a picture then train; where no row has one, the recordings are dealt. Pictures, and sounds
+    that are 16 kHz mono WAV (PCM16) or FLAC, are used where they are; other sounds are converted into the
+    corpus.
 
     Raises:
         CorpusError: every fault of the table, with its line; or `root` is taken.
@@ -87,10 +88,12 @@ def prepare_table(
         return writer.finish()
 
 
-def _image_root(table: Table) -> Path:
-    """The table's folder where that holds all pictures, else the closest folder that does."""
+def _image_root(table: Table) -> Path | None:
+    """The table's folder where that holds all pictures, else the closest that does; None without any."""
     folder = table.path.parent.absolute()
-    parents = [str(row.image.parent) for row in table.rows]
+    parents = [str(row.image.parent) for row in table.rows if row.image is not None]
+    if not parents:
+        return None
     if all(Path(parent).is_relative_to(folder) for parent in parents):
         return folder
     return Path(os.path.commonpath(parents))
@@ -111,22 +114,27 @@ def _check_sounds(table: Table, progress: Progress | None) -> dict[Path, Sound]:
     return sounds
 
 
-def _add_pictures(writer: CorpusWriter, table: Table, image_root: Path) -> dict[Path, str]:
+def _add_pictures(writer: CorpusWriter, table: Table, image_root: Path | None) -> dict[Path, str]:
     """Describe every picture the table names: their digests. What is wrong goes to the faults of its rows."""
     lines: dict[Path, list[int]] = defaultdict(list)
     for row in table.rows:
-        lines[row.image].append(row.line)
+        if row.image is not None:
+            lines[row.image].append(row.line)
     digests: dict[Path, str] = {}
     for paths in batched(sorted(lines), PICTURES_AT_ONCE):
         for path, outcome in zip(paths, in_parallel(_describe_picture, paths), strict=True):
             if isinstance(outcome, Picture):
                 digests[path] = outcome.digest
-                image_id = path.relative_to(image_root).as_posix()
-                writer.add_regions(image_id, outcome.features, outcome.boxes)
+                writer.add_regions(_image_id(path, image_root), outcome.features, outcome.boxes)
             else:
                 for line in lines[path]:
                     table.fault(line, outcome)
     return digests
+
+
+def _image_id(path: Path, image_root: Path | None) -> str:
+    assert image_root is not None, "a table with a picture has a folder that holds it"
+    return path.relative_to(image_root).as_posix()
 
 
 def _examine_sound(path: Path) -> Sound | str:
@@ -151,29 +159,33 @@ def _describe_picture(path: Path) -> Picture | str:
 
 def _with_splits(table: Table, digests: Mapping[Path, str], seed: int) -> list[tuple[Row, str]]:
     """Each row with its split: the table's, or dealt so that rows that share a file stay together."""
-    good = [row for row in table.rows if row.image in digests]
+    good = [row for row in table.rows if row.image is None or row.image in digests]
     if any(row.split is not None for row in good):
         _check_same_pictures(table, good, digests)
         return [(row, row.split or "train") for row in good]
-    groups = _linked(good, digests)
+    groups = _linked(good, digests) if digests else {row.audio: str(row.audio) for row in good}
     members = sorted(set(groups.values()))
+    what = "picture" if any(row.image is not None for row in table.rows) else "recording"
     if len(members) < LEAST_TO_SPLIT and len(good) == len(table.rows):
         table.faults.append(
-            f"{table.path}: {len(members)} picture(s) cannot be dealt to train, validation and test. "
+            f"{table.path}: {len(members)} {what}(s) cannot be dealt to train, validation and test. "
             f"Name {LEAST_TO_SPLIT} or more, or add a column 'split'."
         )
     held = max(1, round(len(members) * HELD_OUT_SHARE))
     order = np.random.default_rng([seed]).permutation(len(members))
     names = ["validation"] * held + ["test"] * held + ["train"] * len(members)
     splits = {members[index]: name for index, name in zip(order, names, strict=False)}
-    return [(row, splits[groups[row.image]]) for row in good]
+    # What is held out with pictures is asked about pictures, so other recordings train.
+    return [(row, splits[groups[row.audio]] if row.audio in groups else "train") for row in good]
 
 
 def _check_same_pictures(table: Table, rows: Iterable[Row], digests: Mapping[Path, str]) -> None:
     homes: dict[str, Row] = {}
     for row in rows:
+        if row.image is None:
+            continue
         home = homes.setdefault(digests[row.image], row)
-        if home.image != row.image and home.split != row.split:
+        if home.image is not None and home.image != row.image and home.split != row.split:
             table.fault(
                 row.line,
                 f"{row.image.name} in {row.split!r} is a copy of {home.image.name} in {home.split!r} (line "
@@ -182,17 +194,21 @@ def _check_same_pictures(table: Table, rows: Iterable[Row], digests: Mapping[Pat
 
 
 def _linked(rows: Sequence[Row], digests: Mapping[Path, str]) -> dict[Path, str]:
-    """A group for each picture: those of one digest, and those that one recording describes, share theirs."""
-    group = {row.image: digests[row.image] for row in rows}
+    """A group for each recording of a picture.
+
+    Pictures of one digest, and those that one recording describes, share theirs.
+    """
+    group = {row.image: digests[row.image] for row in rows if row.image is not None}
     described: dict[Path, list[Path]] = defaultdict(list)
     for row in rows:
-        described[row.audio].append(row.image)
+        if row.image is not None:
+            described[row.audio].append(row.image)
     for images in described.values():
         together = {group[image] for image in images}
         if len(together) > 1:
             name = min(together)
             group = {image: name if own in together else own for image, own in group.items()}
-    return group
+    return {audio: group[images[0]] for audio, images in described.items()}
 
 
 def _by_line(table: Table) -> list[str]:
@@ -210,7 +226,7 @@ def _add_captions(
     table: Table,
     rows: Sequence[tuple[Row, str]],
     sounds: Mapping[Path, Sound],
-    image_root: Path,
+    image_root: Path | None,
 ) -> None:
     """Write captions.jsonl, and the sounds that have to be converted."""
     audio = writer.folder / "audio"
@@ -231,7 +247,7 @@ def _add_captions(
                 num_samples=sounds[row.audio].num_samples,
                 speaker=row.speaker,
                 language=row.language,
-                image=row.image.relative_to(image_root).as_posix(),
+                image=None if row.image is None else _image_id(row.image, image_root),
                 text=row.text,
             )
         )

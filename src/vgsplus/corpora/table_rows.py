@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REQUIRED = ("audio", "image")
-COLUMNS = (*REQUIRED, "speaker", "split", "text", "language")
+REQUIRED = ("audio",)
+COLUMNS = (*REQUIRED, "image", "speaker", "split", "text", "language")
 SPLITS = ("train", "validation", "test")
 # What people call them elsewhere.
 COLUMN_NAMES = {
@@ -36,11 +36,14 @@ SPLIT_NAMES = {"val": "validation", "dev": "validation", "valid": "validation", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of the table, its files as absolute paths; `split` is None where the table has no such column."""
+    """A row of the table, its files as absolute paths.
+
+    `image` is None for speech alone, `split` where the table has no such column.
+    """
 
     line: int
     audio: Path
-    image: Path
+    image: Path | None
     speaker: str
     split: str | None
     text: str | None
@@ -75,7 +78,7 @@ def read_table(path: Path) -> Table:
     first = next(records, None)
     if first is None:
         if not table.faults:
-            table.fault(1, f"the table is empty. Its first line names the columns: {','.join(REQUIRED)},…")
+            table.fault(1, "the table is empty. Its first line names the columns: audio,image,…")
         return table
     columns = _header(table, *first)
     if columns is None:
@@ -147,7 +150,7 @@ def _header(table: Table, line: int, cells: Sequence[str]) -> list[str] | None:
             table.fault(line, f"unknown column {cells[index]!r}. {_column_hint(column)}")
     for column in REQUIRED:
         if column not in columns:
-            table.fault(line, f"there is no column {column!r}. It names the {column} file of each row.")
+            table.fault(line, f"there is no column {column!r}. It names the sound file of each row.")
     return columns if set(REQUIRED) <= set(columns) else None
 
 
@@ -183,7 +186,7 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
         Row(
             line=line,
             audio=_absolute(table.path, values["audio"]),
-            image=_absolute(table.path, values["image"]),
+            image=_absolute(table.path, values["image"]) if values.get("image") else None,
             # Blanks separate the columns of ABX item files.
             speaker="_".join(values.get("speaker", "").split()) or "unknown",
             split=split,
@@ -211,7 +214,7 @@ def _absolute(table: Path, cell: str) -> Path:
 
 def _check_rows(table: Table) -> None:
     """Faults between rows: the same row twice, a picture or a recording in two splits, no train split."""
-    pairs: dict[tuple[Path, Path], int] = {}
+    pairs: dict[tuple[Path, Path | None], int] = {}
     homes: dict[tuple[str, Path], Row] = {}
     for row in table.rows:
         pair = (row.audio, row.image)
@@ -219,6 +222,8 @@ def _check_rows(table: Table) -> None:
             table.fault(row.line, f"repeats line {pairs[pair]} (the same audio and image). Remove one.")
         pairs.setdefault(pair, row.line)
         for kind, path in (("image", row.image), ("audio", row.audio)):
+            if path is None:
+                continue
             home = homes.setdefault((kind, path), row)
             if home.split != row.split and _is_split(home.split) and _is_split(row.split):
                 table.fault(

@@ -1,9 +1,8 @@
 """Checking a whole corpus on disk: every fault, each with its place, before any long work starts."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, AudioError, is_silent, read
+from vgsplus.corpora.preparing import Progress, stream_in_parallel
 from vgsplus.corpora.reader import (
     CAPTIONS_FILE,
     INFO_FILE,
@@ -26,14 +26,17 @@ from vgsplus.corpora.reader import (
 )
 
 ITEM_COLUMNS = 7
+TIME_TOLERANCE = Decimal("0.01")
+"""Seconds by which an ABX item may end behind its sound: alignments round to hundredths."""
 
 
-def validate(root: str | Path) -> list[str]:
+def validate(root: str | Path, progress: Progress | None = None) -> list[str]:
     """Every fault of the corpus at `root`, an empty list if it is sound.
 
     Checks files, headers, rates, channels, lengths (num_samples against the sound), empty and silent clips,
     broken and missing pictures, non-finite features, boxes outside [0, 1], ids that resolve and do not
-    repeat, splits that share images, empty splits, counts, and the ABX item files. Decodes all sound.
+    repeat, splits that share images, empty splits, counts, and the ABX item files. Decodes all sound;
+    `progress` is called as (sounds done, sounds in all).
     """
     root = Path(root)
     try:
@@ -47,16 +50,17 @@ def validate(root: str | Path) -> list[str]:
     faults += _split_faults(root, info, captions)
     if info["regions"] is not None:
         faults += _regions_file_faults(root, info, image_ids)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sounds = [
-            (caption, root / info["audio_root"] / caption.audio)
-            for caption in captions
-            if isinstance(caption.audio, str)
-        ]
-        faults += filter(None, pool.map(_audio_fault, sounds, chunksize=64))
-        if info["image_root"] is not None:
-            pictures = [root / info["image_root"] / image_id for image_id in image_ids]
-            faults += filter(None, pool.map(_image_fault, pictures, chunksize=64))
+    audio_root = root / info["audio_root"]
+    heard = [caption for caption in captions if isinstance(caption.audio, str)]
+    faults += filter(
+        None,
+        stream_in_parallel(
+            lambda caption: _audio_fault(caption, audio_root / caption.audio), heard, progress
+        ),
+    )
+    if info["image_root"] is not None:
+        pictures = [root / info["image_root"] / image_id for image_id in image_ids]
+        faults += filter(None, stream_in_parallel(_image_fault, pictures))
     samples = {
         caption.id: caption.num_samples for caption in captions if isinstance(caption.num_samples, int)
     }
@@ -147,8 +151,7 @@ def _regions_file_faults(root: Path, info: dict[str, Any], image_ids: tuple[str,
                 yield f"{root / REGIONS_FILE}: image {image_id}: {fault}"
 
 
-def _audio_fault(sound: tuple[Caption, Path]) -> str | None:
-    caption, path = sound
+def _audio_fault(caption: Caption, path: Path) -> str | None:
     try:
         signal = read(path)
     except AudioError as error:
@@ -177,6 +180,8 @@ def _item_faults(path: Path, num_samples: dict[str, int]) -> Iterator[str]:
         next(lines, None)
         for number, line in enumerate(lines, start=2):
             fields = line.split()
+            if not fields:
+                continue
             if len(fields) != ITEM_COLUMNS:
                 yield f"{path}:{number}: expected {ITEM_COLUMNS} columns, found {len(fields)}"
             elif fields[0] not in num_samples:
@@ -187,6 +192,6 @@ def _item_faults(path: Path, num_samples: dict[str, int]) -> Iterator[str]:
 
 def _is_span(onset: str, offset: str, seconds: float) -> bool:
     try:
-        return 0 <= float(onset) < float(offset) <= seconds
+        return 0 <= float(onset) < float(offset) and Decimal(offset) <= Decimal(seconds) + TIME_TOLERANCE
     except ValueError:
         return False

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from vgsplus.audio import SAMPLE_RATE
+from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE, Caption, CorpusError
 from vgsplus.corpora.validation import caption_faults, region_faults, validate
 
@@ -67,7 +68,8 @@ class CorpusWriter:
 
     Everything goes to `folder`, a hidden sibling of `root`; `finish` validates it and renames it to `root`.
     An exception inside the block removes it; what a killed writer left is removed by the next one. A second
-    writer to the same root is refused while the first lives.
+    writer to the same root is refused while the first lives. `progress` follows the validation, which decodes
+    all sound.
 
     Raises:
         CorpusError: `root` exists and is not empty (unless `overwrite`, which replaces only a corpus),
@@ -85,10 +87,12 @@ class CorpusWriter:
         image_root: str | Path | None = "images",
         audio_root: str | Path = "audio",
         overwrite: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         self.root = Path(root).absolute()
         self.folder = self.root.with_name(f".{self.root.name}.preparing")
         self._overwrite = overwrite
+        self._progress = progress
         self._info: dict[str, Any] = {
             "format": FORMAT,
             "name": name,
@@ -203,7 +207,7 @@ class CorpusWriter:
         return summary
 
     def _check(self) -> None:
-        if faults := validate(self.folder):
+        if faults := validate(self.folder, self._progress):
             raise CorpusError([fault.replace(str(self.folder), str(self.root)) for fault in faults])
 
     def _complete(self) -> Summary:

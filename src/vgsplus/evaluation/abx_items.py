@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 
 from vgsplus import audio
 from vgsplus.corpora.reader import CorpusError
+from vgsplus.corpora.validation import TIME_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
 AUDIO_SUFFIXES = frozenset({".flac", ".wav", ".ogg"})
-TIME_TOLERANCE = Decimal("0.01")
-"""Seconds by which a time may lie behind the end of its sound: alignments round to hundredths."""
 READERS = 4
 
 

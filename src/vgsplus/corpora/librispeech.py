@@ -1,0 +1,301 @@
+"""LibriSpeech as it is unpacked: books read aloud in English, for training on sound alone.
+
+    LibriSpeech/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac
+    LibriSpeech/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt   "SPEAKER-CHAPTER-NNNN TEXT" a line
+    LibriSpeech/SPEAKERS.TXT (optional)                            "ID | SEX | SUBSET | MINUTES | NAME"
+
+The sounds stay where they are. A caption's id is the utterance's, as ABX item files name it.
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vgsplus.audio import AudioError, num_samples
+from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, reason, stream_in_parallel
+
+FOLDER = "LibriSpeech"
+TRAINING_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
+VALIDATION_SUBSETS = ("dev-clean",)
+SPEAKERS_FILE = "SPEAKERS.TXT"
+SPEAKERS_COLUMNS = 5
+ITEM_HEADER = "#file"
+CHAPTERS_AT_ONCE = 64
+LICENCE = "CC BY 4.0"
+PROVENANCE = {
+    "source": "LibriSpeech (V. Panayotov, G. Chen, D. Povey, S. Khudanpur, ICASSP 2015), OpenSLR 12",
+    "speech": "books of the LibriVox project, read aloud by volunteers",
+    "changes": "none: the FLAC files are used where they are",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Chapter:
+    """A folder of utterances; `split` is where its captions go."""
+
+    folder: Path
+    subset: str
+    split: str
+
+    @property
+    def speaker(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def transcript(self) -> Path:
+        return self.folder / f"{self.speaker}-{self.folder.name}.trans.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class _Utterances:
+    """What a chapter holds: captions, and (reason, file) of what is left out."""
+
+    captions: list[Caption]
+    skipped: list[tuple[str, str]]
+
+
+def prepare_librispeech(
+    source: str | Path,
+    root: str | Path,
+    *,
+    train: Sequence[str] = (),
+    validation: Sequence[str] = VALIDATION_SUBSETS,
+    items: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    checking: Progress | None = None,
+) -> Summary:
+    """Prepare subsets of LibriSpeech as a corpus of speech alone at `root`.
+
+    Left out, and counted by reason: sounds without a line in the transcript and lines without a sound, broken
+    headers, other rates than 16 kHz mono, clips under 0.25 s, and speakers whom SPEAKERS.TXT counts to a
+    subset that has no folder for them.
+
+    Args:
+        source: The folder with LibriSpeech in it, or LibriSpeech itself.
+        root: The corpus folder to make.
+        train: Subsets to train on; by default those of the three training subsets that are there.
+        validation: Subsets of the split "validation".
+        items: A folder with ABX item files SUBSET.item, at any depth, to be copied into the corpus.
+        overwrite: Replace a corpus that is there.
+        progress: Called as progress(chapters read, chapters in all).
+        checking: Called as checking(sounds decoded, sounds in all), while the finished corpus is checked.
+
+    Raises:
+        CorpusError: a subset is absent, named twice or holds nothing usable, an item file names sounds that
+            are not in its subset, SPEAKERS.TXT cannot be read, a sound breaks off, or `root` is taken.
+    """
+    top = Path(source).absolute()
+    top = top / FOLDER if (top / FOLDER).is_dir() else top
+    splits = _splits(top, tuple(train) or _training_subsets(top), validation)
+    chapters = {subset: list(_chapters(top, subset, split)) for subset, split in splits.items()}
+    item_files = {} if items is None else _item_files(Path(items), splits)
+    sexes, subsets = _speakers(top / SPEAKERS_FILE)
+    if faults := [
+        fault for subset, path in item_files.items() for fault in _strangers(path, chapters[subset])
+    ]:
+        raise CorpusError(faults)
+    with CorpusWriter(
+        root,
+        name="librispeech",
+        version="1",
+        provenance=PROVENANCE | {"subsets": splits},
+        licence=LICENCE,
+        image_root=None,
+        audio_root=top,
+        overwrite=overwrite,
+        progress=checking,
+    ) as writer:
+        for subset, speaker in _absent_speakers(chapters, subsets):
+            writer.skip(f"speaker of {SPEAKERS_FILE} without a folder", f"{subset}/{speaker}")
+        speakers = _add_captions(writer, top, chapters, progress)
+        if sexes:
+            writer.note("sex_of_speakers", {speaker: sexes.get(speaker) for speaker in sorted(speakers)})
+        for subset, path in item_files.items():
+            shutil.copyfile(path, writer.folder / f"{subset}.item")
+        return writer.finish()
+
+
+# ---- what is there ----------------------------------------------------------------------------------------
+
+
+def _training_subsets(top: Path) -> tuple[str, ...]:
+    there = tuple(subset for subset in TRAINING_SUBSETS if (top / subset).is_dir())
+    if not there:
+        raise CorpusError(
+            f"{top}: holds none of {', '.join(TRAINING_SUBSETS)}. "
+            f"Name the folder with {FOLDER} in it, or the subsets to train on."
+        )
+    return there
+
+
+def _splits(top: Path, train: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
+    """The split of each subset."""
+    splits: dict[str, str] = {}
+    faults = []
+    for split, subsets in (("train", train), ("validation", validation)):
+        for subset in subsets:
+            if subset in splits:
+                faults.append(f"{subset}: is named twice. A subset trains or validates, once.")
+            elif not (top / subset).is_dir():
+                faults.append(f"{top / subset}: there is no such subset. Unpack it there, or leave it out.")
+            splits[subset] = split
+    if faults:
+        raise CorpusError(faults)
+    return splits
+
+
+def _chapters(top: Path, subset: str, split: str) -> Iterator[_Chapter]:
+    """The chapters of a subset in the order of their names."""
+    for speaker in sorted(path for path in (top / subset).iterdir() if path.is_dir()):
+        for folder in sorted(path for path in speaker.iterdir() if path.is_dir()):
+            yield _Chapter(folder, subset, split)
+
+
+def _speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
+    """The sex of each speaker and the speakers of each subset; both empty where the file is absent."""
+    sexes: dict[str, str] = {}
+    subsets: dict[str, set[str]] = defaultdict(set)
+    faults = []
+    for number, line in enumerate(_lines(path) if path.is_file() else (), start=1):
+        if not line.strip() or line.startswith(";"):
+            continue
+        # Some readers' names hold a bar.
+        cells = [cell.strip() for cell in line.split("|", SPEAKERS_COLUMNS - 1)]
+        if len(cells) < SPEAKERS_COLUMNS:
+            faults.append(f"{path}:{number}: expected ID | SEX | SUBSET | MINUTES | NAME. Unpack it again.")
+            continue
+        speaker, sex, subset, *_ = cells
+        sexes[speaker] = sex
+        subsets[subset].add(speaker)
+    if faults:
+        raise CorpusError(faults)
+    return sexes, subsets
+
+
+def _absent_speakers(
+    chapters: Mapping[str, Sequence[_Chapter]], subsets: Mapping[str, set[str]]
+) -> Iterator[tuple[str, str]]:
+    """(subset, speaker) of those who are listed and have no folder, as after unpacking in part."""
+    for subset, found in chapters.items():
+        there = {chapter.speaker for chapter in found}
+        for speaker in sorted(subsets.get(subset, set()) - there):
+            yield subset, speaker
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text.
+
+    Raises:
+        CorpusError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise CorpusError(f"{path}: is not UTF-8 text. Unpack it again.") from None
+
+
+# ---- ABX items --------------------------------------------------------------------------------------------
+
+
+def _item_files(folder: Path, splits: Mapping[str, str]) -> dict[str, Path]:
+    """The item file of each subset that has one below `folder`."""
+    found = {subset: sorted(folder.rglob(f"{subset}.item")) for subset in splits}
+    if not any(found.values()):
+        names = ", ".join(f"{subset}.item" for subset in splits)
+        raise CorpusError(f"{folder}: holds none of {names}. Name the folder of the ABX item files.")
+    if faults := [
+        f"{paths[0]}: there is also {paths[1]}. Name a folder that holds one {subset}.item."
+        for subset, paths in found.items()
+        if len(paths) > 1
+    ]:
+        raise CorpusError(faults)
+    return {subset: paths[0] for subset, paths in found.items() if paths}
+
+
+def _strangers(path: Path, chapters: Sequence[_Chapter]) -> Iterator[str]:
+    """A fault for each file that the items name and the subset lacks; their times are checked at the end."""
+    utterances = {sound.stem for chapter in chapters for sound in chapter.folder.glob("*.flac")}
+    told: set[str] = set()
+    for number, line in enumerate(_lines(path), start=1):
+        file = (line.split() or [ITEM_HEADER])[0]
+        if number == 1 and file != ITEM_HEADER:
+            yield f"{path}:1: must begin with {ITEM_HEADER}, the name of the first column of ABX items."
+        elif file != ITEM_HEADER and file not in utterances and file not in told:
+            told.add(file)
+            yield f"{path}:{number}: there is no {file}.flac in {path.stem}. Is the subset unpacked whole?"
+
+
+# ---- captions ---------------------------------------------------------------------------------------------
+
+
+def _add_captions(
+    writer: CorpusWriter, top: Path, chapters: Mapping[str, Sequence[_Chapter]], progress: Progress | None
+) -> set[str]:
+    """Write the captions of all chapters; their speakers."""
+    every = [chapter for found in chapters.values() for chapter in found]
+    usable: set[str] = set()
+    speakers: set[str] = set()
+    read = stream_in_parallel(
+        lambda chapter: _read_chapter(top, chapter), every, progress, at_once=CHAPTERS_AT_ONCE
+    )
+    for chapter, utterances in zip(every, read, strict=True):
+        for caption in utterances.captions:
+            writer.add_caption(caption)
+            speakers.add(caption.speaker)
+            usable.add(chapter.subset)
+        for why, what in utterances.skipped:
+            writer.skip(why, what)
+    if faults := [
+        f"{top / subset}: no utterance of its {len(found)} chapters can be used. Unpack it again."
+        for subset, found in chapters.items()
+        if subset not in usable
+    ]:
+        raise CorpusError(faults)
+    return speakers
+
+
+def _read_chapter(top: Path, chapter: _Chapter) -> _Utterances:
+    """The captions of a chapter: its transcript, and the header of every sound."""
+    texts = _texts(chapter.transcript)
+    sounds = {path.stem: path for path in sorted(chapter.folder.glob("*.flac"))}
+    found = _Utterances([], [])
+    for missing in sorted(texts.keys() - sounds.keys()):
+        found.skipped.append(("no sound", f"{chapter.transcript.relative_to(top)}: {missing}"))
+    for utterance, path in sounds.items():
+        place = path.relative_to(top).as_posix()
+        if utterance not in texts:
+            found.skipped.append(("no line in the transcript", place))
+            continue
+        try:
+            length = num_samples(path)
+        except AudioError as error:
+            found.skipped.append((reason(error, path), place))
+            continue
+        if length < MIN_SAMPLES:
+            found.skipped.append((f"shorter than {MIN_SECONDS} s", place))
+            continue
+        found.captions.append(
+            Caption(
+                id=utterance,
+                split=chapter.split,
+                audio=place,
+                num_samples=length,
+                speaker=chapter.speaker,
+                language="en",
+                image=None,
+                text=texts[utterance],
+            )
+        )
+    return found
+
+
+def _texts(transcript: Path) -> dict[str, str]:
+    """The text of each utterance of a chapter; none where the transcript is missing."""
+    if not transcript.is_file():
+        return {}
+    parts = (line.strip().partition(" ") for line in _lines(transcript))
+    return {utterance: text.strip() for utterance, _, text in parts if text.strip()}
