@@ -257,7 +257,7 @@ def test_captions_without_sound_or_regions_are_refused_or_left_out(data):
 def test_an_image_without_regions_is_a_fault(data):
     del data.records[61]
     data.write_features()
-    with pytest.raises(CorpusError, match="000000000061.jpg: no file of --features holds its regions"):
+    with pytest.raises(CorpusError, match=r"000000000061\.jpg: no file of --features holds its regions"):
         data.prepare()
 
 

@@ -1,8 +1,8 @@
 """Regions of pictures found by a detector (bottom-up attention), as LXMERT's programs write them.
 
-    obj36 TSV    a picture a line, without a header, the columns of `COLUMNS` separated by tabs; the arrays are
-                 base64 of int64 (ids) and float32 in the byte order of x86; boxes in pixels (x1, y1, x2, y2)
-    store        HDF5 with data sets of the names in `STORED`, a picture a row, as the published code copies it
+    obj36 TSV    a picture a line, without a header, the columns of `COLUMNS` between tabs; arrays are base64
+                 of int64 (ids) and float32, little-endian; boxes in pixels (x1, y1, x2, y2)
+    store        HDF5 with data sets of the names in `STORED`, a picture a row; the published code's
 
 A file is read in pieces that know nothing of each other, so that processes share tens of gigabytes: of
 a TSV the lines that start in a span of bytes, of a store a span of rows.

@@ -1,8 +1,9 @@
-"""Making regions.h5 from files of detections: by several processes, and never twice the same piece.
+"""Making regions.h5 from files of detections: by several processes, no piece twice.
 
 The number of pictures is known before: those that captions name. So regions.h5 is laid out at once, its
 arrays as plain blocks of bytes, and processes write the rows where they belong without HDF5. What is done is
-noted in a journal, piece by piece, after the rows are on disk; started again on the same files, the work goes on.
+noted in a journal, piece by piece, after the rows are on disk; started again on the same files, the work goes
+on.
 """
 
 import hashlib
