@@ -40,6 +40,9 @@ JOURNAL, PLAN = "journal.jsonl", "plan.json"
 AT_ONCE = 256
 """Rows copied at a time where the file has to be made smaller."""
 
+WORTH_PROCESSES = 8
+"""Pieces from which on processes save more than the seconds that they take to start."""
+
 type Dtype = Literal["float16", "float32"]
 
 
@@ -189,8 +192,8 @@ def _write_pieces(
     pieces: Sequence[Piece], todo: Sequence[int], row_of: Mapping[int, int], layout: Layout
 ) -> Iterator[tuple[int, Outcome]]:
     """Write the rows of the pieces to do, in processes where there are several; (index, outcome) in order."""
-    workers = min(os.cpu_count() or 1, len(todo))
-    if workers < 2:
+    workers = os.cpu_count() or 1
+    if workers < 2 or len(todo) < WORTH_PROCESSES:
         yield from ((index, write_piece(pieces[index], row_of, layout)) for index in todo)
         return
     # Processes started anew: threads and open HDF5 files of this one do not survive a fork.
