@@ -89,6 +89,55 @@ def data_stamps(
     Console().print(prepare_stamps(root, out, seed=seed, overwrite=overwrite))
 
 
+@data.command("spokencoco")
+def data_spokencoco(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    features: Annotated[
+        list[Path],
+        typer.Option(help="Detected regions: an obj36 TSV or the HDF5 store; may be repeated."),
+    ],
+    root: Annotated[
+        Path | None, typer.Option(help="SpokenCOCO's folder, for what the following do not name.")
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="JSON list of the training captions.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="JSON list of the validation captions.")] = None,
+    test: Annotated[Path | None, typer.Option(help="JSON list of the test captions.")] = None,
+    audio_root: Annotated[Path | None, typer.Option(help="The folder that the wavs' paths start in.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder with train2014/ and val2014/.")] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"], typer.Option(help="Numbers of the features.")
+    ] = "float16",
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="Leave out captions without a good sound or regions.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare SpokenCOCO with detected regions; started again, it goes on with the regions."""
+    from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco
+    from vgsplus.report.abx import stage_bars
+
+    named = {"train": train, "validation": validation, "test": test}
+    lists = {split: path for split, path in named.items() if path is not None}
+    if root is not None:
+        lists = find_lists(root, besides=lists) | lists
+    sounds = audio_root or root
+    if sounds is None:
+        raise VgsplusError("--audio-root is missing: the folder that the wavs' paths start in")
+    with stage_bars(Console(stderr=True)) as progress:
+        summary = prepare_spokencoco(
+            out,
+            lists=lists,
+            audio_root=sounds,
+            features=features,
+            image_root=images,
+            dtype=dtype,
+            skip_faulty=skip_faulty,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    Console().print(summary)
+
+
 @data.command("table")
 def data_table(
     csv: Annotated[

@@ -1,7 +1,8 @@
 """Checking a whole corpus on disk: every fault, each with its place, before any long work starts."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import chain, combinations
 from pathlib import Path
@@ -28,15 +29,17 @@ from vgsplus.corpora.reader import (
 ITEM_COLUMNS = 7
 TIME_TOLERANCE = Decimal("0.01")
 """Seconds by which an ABX item may end behind its sound: alignments round to hundredths."""
+BLANK = re.compile(r"\s")
 
 
-def validate(root: str | Path, progress: Progress | None = None) -> list[str]:
+def validate(root: str | Path, progress: Progress | None = None, *, contents: bool = True) -> list[str]:
     """Every fault of the corpus at `root`, an empty list if it is sound.
 
     Checks files, headers, rates, channels, lengths (num_samples against the sound), empty and silent clips,
     broken and missing pictures, non-finite features, boxes outside [0, 1], ids that resolve and do not
-    repeat, splits that share images, empty splits, counts, and the ABX item files. Decodes all sound;
-    `progress` is called as (sounds done, sounds in all).
+    repeat, splits that share images, empty splits, counts, and the ABX item files. Decodes all sound
+    (`progress` is called as (sounds done, sounds in all)); with `contents` false it reads no sound, no
+    picture and no feature, and checks how the rest hangs together.
     """
     root = Path(root)
     try:
@@ -49,10 +52,27 @@ def validate(root: str | Path, progress: Progress | None = None) -> list[str]:
     faults += _resolve_faults(root, captions, image_ids)
     faults += _split_faults(root, info, captions)
     if info["regions"] is not None:
-        faults += _regions_file_faults(root, info, image_ids)
+        faults += _regions_file_faults(root, info, image_ids, contents=contents)
+    if contents:
+        faults += _file_faults(root, info, captions, image_ids, progress)
+    samples = {
+        caption.id: caption.num_samples for caption in captions if isinstance(caption.num_samples, int)
+    }
+    faults += chain.from_iterable(_item_faults(path, samples) for path in sorted(root.glob("*.item")))
+    return faults
+
+
+def _file_faults(
+    root: Path,
+    info: dict[str, Any],
+    captions: Sequence[Caption],
+    image_ids: Iterable[str],
+    progress: Progress | None,
+) -> Iterator[str]:
+    """What is wrong with the sound and picture files."""
     audio_root = root / info["audio_root"]
     heard = [caption for caption in captions if isinstance(caption.audio, str)]
-    faults += filter(
+    yield from filter(
         None,
         stream_in_parallel(
             lambda caption: _audio_fault(caption, audio_root / caption.audio), heard, progress
@@ -60,12 +80,7 @@ def validate(root: str | Path, progress: Progress | None = None) -> list[str]:
     )
     if info["image_root"] is not None:
         pictures = [root / info["image_root"] / image_id for image_id in image_ids]
-        faults += filter(None, stream_in_parallel(_image_fault, pictures))
-    samples = {
-        caption.id: caption.num_samples for caption in captions if isinstance(caption.num_samples, int)
-    }
-    faults += chain.from_iterable(_item_faults(path, samples) for path in sorted(root.glob("*.item")))
-    return faults
+        yield from filter(None, stream_in_parallel(_image_fault, pictures))
 
 
 def caption_faults(caption: Caption) -> list[str]:
@@ -82,7 +97,7 @@ def caption_faults(caption: Caption) -> list[str]:
     faults += [
         f"caption {caption.id!r}: {field} must hold no blank, is {getattr(caption, field)!r}"
         for field in ("id", "speaker")  # ABX item files separate their columns with blanks
-        if any(letter.isspace() for letter in str(getattr(caption, field)))
+        if BLANK.search(str(getattr(caption, field)))
     ]
     if not isinstance(caption.num_samples, int) or caption.num_samples <= 0:
         faults.append(
@@ -139,14 +154,16 @@ def _split_faults(root: Path, info: dict[str, Any], captions: list[Caption]) -> 
             yield f"{root}: splits {one!r} and {other!r} share {len(shared)} images, the first is {shared[0]}"
 
 
-def _regions_file_faults(root: Path, info: dict[str, Any], image_ids: tuple[str, ...]) -> Iterator[str]:
+def _regions_file_faults(
+    root: Path, info: dict[str, Any], image_ids: tuple[str, ...], *, contents: bool
+) -> Iterator[str]:
     expected = (len(image_ids), info["regions"]["count"], info["regions"]["dim"])
     with open_regions(root) as file:
         features, boxes = file["features"], file["boxes"]
         if features.shape != expected or boxes.shape != (*expected[:2], 4):
             yield f"{root / REGIONS_FILE}: has features {features.shape}, boxes {boxes.shape}, not {expected}"
             return
-        for row, image_id in enumerate(image_ids):
+        for row, image_id in enumerate(image_ids if contents else ()):
             for fault in region_faults(features[row], boxes[row]):
                 yield f"{root / REGIONS_FILE}: image {image_id}: {fault}"
 

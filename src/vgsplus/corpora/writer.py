@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -24,6 +25,7 @@ from vgsplus.corpora.validation import caption_faults, region_faults, validate
 
 LOCK_FILE = ".lock"
 SKIPPED_FILE = "skipped.jsonl"
+CAPTION_FIELDS = tuple(field.name for field in fields(Caption))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class CorpusWriter:
     Everything goes to `folder`, a hidden sibling of `root`; `finish` validates it and renames it to `root`.
     An exception inside the block removes it; what a killed writer left is removed by the next one. A second
     writer to the same root is refused while the first lives. `progress` follows the validation, which decodes
-    all sound.
+    all sound; with `check_contents` false, `finish` reads no sound, picture or feature again: for large
+    sources that have checked each one.
 
     Raises:
         CorpusError: `root` exists and is not empty (unless `overwrite`, which replaces only a corpus),
@@ -88,11 +91,13 @@ class CorpusWriter:
         audio_root: str | Path = "audio",
         overwrite: bool = False,
         progress: Progress | None = None,
+        check_contents: bool = True,
     ) -> None:
         self.root = Path(root).absolute()
         self.folder = self.root.with_name(f".{self.root.name}.preparing")
         self._overwrite = overwrite
         self._progress = progress
+        self._check_contents = check_contents
         self._info: dict[str, Any] = {
             "format": FORMAT,
             "name": name,
@@ -150,7 +155,8 @@ class CorpusWriter:
         images = self._split_images.setdefault(caption.split, set())
         if caption.image is not None:
             images.add(caption.image)
-        self._captions.write(json.dumps(asdict(caption), ensure_ascii=False) + "\n")
+        record = {name: getattr(caption, name) for name in CAPTION_FIELDS}
+        self._captions.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def add_regions(
         self, image_id: str, features: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]
@@ -183,6 +189,16 @@ class CorpusWriter:
             self._regions[name].resize(row + 1, axis=0)
             self._regions[name][row] = value
 
+    def adopt_regions(self, path: Path, image_ids: Sequence[str]) -> None:
+        """Move a finished regions.h5, whose rows are the images `image_ids`, into the corpus.
+
+        The corpus gets no others. The file is on the same file system; its maker has checked what is in it.
+        """
+        assert self._regions is None, "regions come from one place: add_regions or adopt_regions"
+        path.replace(self.folder / REGIONS_FILE)
+        self._regions = h5py.File(self.folder / REGIONS_FILE, "r+")
+        self._image_ids = dict.fromkeys(image_ids)
+
     def skip(self, reason: str, what: str) -> None:
         """Record that preparation left out `what` because of `reason` (a short phrase that repeats)."""
         self._skipped.append((reason, what))
@@ -207,7 +223,7 @@ class CorpusWriter:
         return summary
 
     def _check(self) -> None:
-        if faults := validate(self.folder, self._progress):
+        if faults := validate(self.folder, self._progress, contents=self._check_contents):
             raise CorpusError([fault.replace(str(self.folder), str(self.root)) for fault in faults])
 
     def _complete(self) -> Summary:
@@ -216,9 +232,10 @@ class CorpusWriter:
             count, dim = self._regions["features"].shape[1:]
             regions = {"count": int(count), "dim": int(dim)}
             text = h5py.string_dtype("utf-8")
-            self._regions.create_dataset(
-                "image_ids", data=list(self._image_ids), dtype=text, track_times=False
-            )
+            if "image_ids" not in self._regions:
+                self._regions.create_dataset(
+                    "image_ids", data=list(self._image_ids), dtype=text, track_times=False
+                )
         self._close()
         kept = {
             split: SplitCount(

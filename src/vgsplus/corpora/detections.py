@@ -1,0 +1,209 @@
+"""Regions of pictures found by a detector (bottom-up attention), as LXMERT's programs write them.
+
+    obj36 TSV    a picture a line, without a header, the columns of `COLUMNS` between tabs; arrays are base64
+                 of int64 (ids) and float32, little-endian; boxes in pixels (x1, y1, x2, y2)
+    store        HDF5 with data sets of the names in `STORED`, a picture a row; the published code's
+
+A file is read in pieces that know nothing of each other, so that processes share tens of gigabytes: of
+a TSV the lines that start in a span of bytes, of a store a span of rows.
+"""
+
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from vgsplus.corpora.reader import CorpusError
+
+COLUMNS = (
+    "img_id",
+    "img_h",
+    "img_w",
+    "objects_id",
+    "objects_conf",
+    "attrs_id",
+    "attrs_conf",
+    "num_boxes",
+    "boxes",
+    "features",
+)
+STORED = ("img_id", "img_h", "img_w", "objects_conf", "boxes", "features")
+OVERSHOOT = 1.0
+"""Pixels by which a box may leave its picture and is then clipped: detectors count from 0 or from 1."""
+TSV_PIECE = 64 << 20
+STORE_PIECE = 256
+NUMBER = re.compile(r"(?:^|_)(\d+)$")
+
+type Array = npt.NDArray[np.float32]
+
+
+class DetectionError(Exception):
+    """What is wrong with the record of one picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Regions by falling confidence: features (R, F), boxes (R, 4) in [0, 1] as (x1, y1, x2, y2)."""
+
+    features: Array
+    boxes: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The part of a file from `start` up to `stop`: bytes at which lines start, or rows."""
+
+    path: Path
+    kind: Literal["tsv", "store"]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record of a piece, not decoded yet: its place in the piece from 0, its picture, its contents."""
+
+    place: int
+    image: str
+    line: bytes | None
+
+
+def coco_number(image: str) -> int | None:
+    """The number of an MS-COCO picture, from its path, its name or the bare number; None if it has none."""
+    found = NUMBER.search(Path(image).stem)
+    return int(found[1]) if found else None
+
+
+def pieces_of(path: Path) -> list[Piece]:
+    """The pieces of a file, which is a store if it is HDF5, else a TSV.
+
+    Raises:
+        CorpusError: there is no such file, it is empty, or a store lacks a data set.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: there is no such file of region features.")
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as store:
+            if missing := [name for name in STORED if name not in store]:
+                raise CorpusError(f"{path}: lacks the data sets {', '.join(missing)}; expected {STORED}.")
+            lengths = {name: len(store[name]) for name in STORED}
+        if len(set(lengths.values())) > 1:
+            raise CorpusError(f"{path}: its data sets differ in length: {lengths}. Make the file again.")
+        total, step, kind = lengths["img_id"], STORE_PIECE, "store"
+    else:
+        total, step, kind = path.stat().st_size, TSV_PIECE, "tsv"
+    if total == 0:
+        raise CorpusError(f"{path}: is empty. Fetch or make the file again.")
+    return [
+        Piece(path, "store" if kind == "store" else "tsv", start, min(start + step, total))
+        for start in range(0, total, step)
+    ]
+
+
+def records_of(piece: Piece) -> Iterator[Record]:
+    """The records of a piece, in order; one at a time is in memory."""
+    if piece.kind == "store":
+        with h5py.File(piece.path) as store:
+            ids = store["img_id"].asstr()[piece.start : piece.stop]
+        yield from (Record(place, str(image), None) for place, image in enumerate(ids))
+        return
+    with piece.path.open("rb") as file:
+        if piece.start:
+            # The line that the byte before belongs to is the previous piece's.
+            file.seek(piece.start - 1)
+            file.readline()
+        place = 0
+        while file.tell() < piece.stop and (line := file.readline()):
+            image = line[: line.find(b"\t")] if b"\t" in line else line.strip()[:80]
+            yield Record(place, image.decode("utf-8", errors="replace"), line)
+            place += 1
+
+
+def place_name(piece: Piece, place: int, before: int) -> str:
+    """Where a record is: "file:line", or "file: row n"; `before` counts the lines of the pieces before."""
+    if piece.kind == "store":
+        return f"{piece.path}: row {piece.start + place}"
+    return f"{piece.path}:{before + place + 1}"
+
+
+def decode(piece: Piece, record: Record, store: h5py.File | None) -> Detections:
+    """Decode and check a record; `store` is the open file of a piece of that kind.
+
+    Raises:
+        DetectionError: what is wrong with it.
+    """
+    if store is not None:
+        row = piece.start + record.place
+        height, width = int(store["img_h"][row]), int(store["img_w"][row])
+        arrays = (np.asarray(store[name][row], np.float32) for name in ("objects_conf", "boxes", "features"))
+        return _checked(height, width, *arrays)
+    assert record.line is not None
+    columns = record.line.rstrip(b"\r\n").split(b"\t")
+    if len(columns) != len(COLUMNS):
+        ending = "" if record.line.endswith(b"\n") else "; the file breaks off here"
+        raise DetectionError(f"has {len(columns)} of {len(COLUMNS)} columns{ending}")
+    fields = dict(zip(COLUMNS, columns, strict=True))
+    height, width, boxes = (_whole(name, fields[name]) for name in ("img_h", "img_w", "num_boxes"))
+    if boxes <= 0:
+        raise DetectionError(f"num_boxes is {boxes}")
+    for name in ("objects_id", "attrs_id"):
+        _array(name, fields[name], np.dtype("<i8"), boxes)
+    _array("attrs_conf", fields["attrs_conf"], np.dtype("<f4"), boxes)
+    confidence = _array("objects_conf", fields["objects_conf"], np.dtype("<f4"), boxes)
+    corners = _array("boxes", fields["boxes"], np.dtype("<f4"), boxes * 4).reshape(boxes, 4)
+    features = _array("features", fields["features"], np.dtype("<f4"), None)
+    if features.size == 0 or features.size % boxes:
+        raise DetectionError(f"features holds {features.size} numbers, which {boxes} boxes cannot share")
+    return _checked(height, width, confidence, corners, features.reshape(boxes, -1))
+
+
+def _whole(name: str, text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise DetectionError(f"{name} is {text[:20].decode(errors='replace')!r}, no whole number") from None
+
+
+def _array(name: str, text: bytes, kind: np.dtype[np.generic], count: int | None) -> npt.NDArray[np.generic]:
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error as error:
+        raise DetectionError(f"{name} is not valid base64 ({error})") from None
+    if len(data) % kind.itemsize or (count is not None and len(data) != count * kind.itemsize):
+        expected = "" if count is None else f"; expected {count * kind.itemsize} ({count} of {kind.name})"
+        raise DetectionError(f"{name} holds {len(data)} bytes{expected}")
+    return np.frombuffer(data, kind)
+
+
+def _checked(
+    height: int,
+    width: int,
+    confidence: npt.NDArray[np.generic],
+    boxes: npt.NDArray[np.generic],
+    features: npt.NDArray[np.generic],
+) -> Detections:
+    """Regions in pixels, as detections by falling confidence; equal ones stay in the file's order."""
+    if height <= 0 or width <= 0:
+        raise DetectionError(f"the picture is {width} x {height} pixels")
+    values = {"objects_conf": confidence, "boxes": boxes, "features": features}
+    for name, array in values.items():
+        if not np.isfinite(array.astype(np.float32, copy=False)).all():
+            raise DetectionError(f"{name} holds values that are not finite numbers")
+    size = np.array([width, height, width, height], np.float32)
+    corners = boxes.astype(np.float32)
+    outside = (corners < -OVERSHOOT) | (corners > size + OVERSHOOT)
+    if outside.any():
+        box = corners[outside.any(axis=1).argmax()].tolist()
+        raise DetectionError(f"the box {box} lies outside the picture of {width} x {height} pixels")
+    corners = np.clip(corners, 0, size) / size
+    if not (corners[:, :2] <= corners[:, 2:]).all():
+        raise DetectionError("a box ends before it starts; expected (x1, y1, x2, y2)")
+    order = np.argsort(-confidence.astype(np.float32), kind="stable")
+    # Division may leave [0, 1] by a rounding.
+    return Detections(features.astype(np.float32, copy=False)[order], np.clip(corners[order], 0, 1))

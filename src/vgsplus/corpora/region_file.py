@@ -1,0 +1,323 @@
+"""Making regions.h5 from files of detections: by several processes, no piece twice.
+
+The number of pictures is known before: those that captions name. So regions.h5 is laid out at once, its
+arrays as plain blocks of bytes, and processes write the rows where they belong without HDF5. What is done is
+noted in a journal, piece by piece, after the rows are on disk; started again on the same files, the work goes
+on.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from vgsplus.corpora.detections import (
+    DetectionError,
+    Detections,
+    Piece,
+    coco_number,
+    decode,
+    pieces_of,
+    place_name,
+    records_of,
+)
+from vgsplus.corpora.preparing import Progress
+from vgsplus.corpora.reader import REGIONS_FILE, CorpusError
+
+JOURNAL, PLAN = "journal.jsonl", "plan.json"
+AT_ONCE = 256
+"""Rows copied at a time where the file has to be made smaller."""
+
+WORTH_PROCESSES = 8
+"""Pieces from which on processes save more than the seconds that they take to start."""
+
+type Dtype = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where rows lie in the file: regions R and features F of each, the type, the byte of the first."""
+
+    path: Path
+    regions: int
+    dim: int
+    dtype: Dtype
+    features_at: int
+    boxes_at: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a piece held: rows written with their places, records of no caption, faults with their places."""
+
+    records: int = 0
+    rows: list[tuple[int, int]] = field(default_factory=list)
+    unnamed: int = 0
+    faults: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionFile:
+    """What came of it: the pictures whose regions the file at `path` holds, in the order of its rows."""
+
+    path: Path
+    images: list[str]
+    missing: list[str]
+    unnamed: int
+
+
+def collect_regions(
+    files: Sequence[Path],
+    images: Mapping[int, str],
+    folder: Path,
+    *,
+    dtype: Dtype,
+    progress: Progress | None = None,
+) -> RegionFile:
+    """Gather the regions of `images` (COCO number to image id) from `files` into regions.h5 in `folder`.
+
+    What an interrupted call left in `folder` is used where it was about the same files and images. Rows go
+    in the order of `images`; those of images that no file holds are left out.
+
+    Raises:
+        CorpusError: a file is absent; or every fault of every record of the images, by file and line.
+    """
+    pieces = [piece for path in files for piece in pieces_of(path)]
+    row_of = {number: row for row, number in enumerate(images)}
+    layout = _open_plan(folder, pieces, images, dtype)
+    journal = folder / JOURNAL
+    done = _read_journal(journal)
+    outcomes = {index: outcome for index, outcome in done.items() if index < len(pieces)}
+    with journal.open("a", encoding="utf-8") as notes:
+        todo = [index for index in range(len(pieces)) if index not in outcomes]
+        for index, outcome in _write_pieces(pieces, todo, row_of, layout):
+            outcomes[index] = outcome
+            notes.write(json.dumps({"piece": index} | asdict(outcome)) + "\n")
+            notes.flush()
+            if progress is not None:
+                progress(len(outcomes), len(pieces))
+    return _settle(pieces, outcomes, list(images.values()), layout, folder)
+
+
+def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[int, str], dtype: Dtype) -> Layout:
+    """The layout of the file in `folder`, left by a call about the same, or laid out anew."""
+    files = sorted({piece.path for piece in pieces})
+    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    about = json.dumps([dtype, stats, [asdict(piece) | {"path": str(piece.path)} for piece in pieces]])
+    digest = hashlib.sha256((about + json.dumps(list(images.items()))).encode()).hexdigest()
+    plan = folder / PLAN
+    if plan.is_file():
+        left = json.loads(plan.read_text(encoding="utf-8"))
+        if left.pop("about") == digest:
+            return Layout(**left | {"path": folder / REGIONS_FILE})
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    regions, dim = _shape(pieces)
+    layout = _lay_out(folder / REGIONS_FILE, len(images), regions, dim, dtype)
+    half = plan.with_suffix(".half")
+    half.write_text(json.dumps(asdict(layout) | {"path": "", "about": digest}), encoding="utf-8")
+    half.replace(plan)
+    return layout
+
+
+def _shape(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """R and F of the first record that can be read."""
+    first = "none of its records can be read"
+    for piece in pieces:
+        with _store(piece) as store:
+            for record in records_of(piece):
+                try:
+                    regions, dim = decode(piece, record, store).features.shape
+                except DetectionError as error:
+                    first = f"image {record.image}: {error}"
+                else:
+                    return regions, dim
+    raise CorpusError(f"{pieces[-1].path}: {first}. No file holds a sound record.")
+
+
+def _store(piece: Piece) -> "h5py.File | nullcontext[None]":
+    return h5py.File(piece.path) if piece.kind == "store" else nullcontext()
+
+
+def _lay_out(path: Path, count: int, regions: int, dim: int, dtype: Dtype) -> Layout:
+    """An HDF5 file with room for all rows; where its arrays start."""
+    with h5py.File(path, "w") as file:
+        at = []
+        for name, width, kind in (("features", dim, dtype), ("boxes", 4, "float32")):
+            create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            create.set_obj_track_times(False)
+            space = h5py.h5s.create_simple((count, regions, width))
+            made = h5py.h5d.create(
+                file.id, name.encode(), h5py.h5t.py_create(np.dtype(kind).newbyteorder("<")), space, create
+            )
+            at.append(int(made.get_offset()))
+    return Layout(path, regions, dim, dtype, *at)
+
+
+def _read_journal(journal: Path) -> dict[int, Outcome]:
+    """Pieces that are done; a line that a kill cut short ends them."""
+    done: dict[int, Outcome] = {}
+    if not journal.is_file():
+        return done
+    whole = 0
+    with journal.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            note = json.loads(line)
+            index = note.pop("piece")
+            note["rows"] = [(place, row) for place, row in note["rows"]]
+            note["faults"] = [(place, what) for place, what in note["faults"]]
+            done[index] = Outcome(**note)
+    os.truncate(journal, whole)
+    return done
+
+
+def _write_pieces(
+    pieces: Sequence[Piece], todo: Sequence[int], row_of: Mapping[int, int], layout: Layout
+) -> Iterator[tuple[int, Outcome]]:
+    """Write the rows of the pieces to do, in processes where there are several; (index, outcome) in order."""
+    workers = os.cpu_count() or 1
+    if workers < 2 or len(todo) < WORTH_PROCESSES:
+        yield from ((index, write_piece(pieces[index], row_of, layout)) for index in todo)
+        return
+    # Processes started anew: threads and open HDF5 files of this one do not survive a fork.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(row_of, layout),
+    )
+    try:
+        waiting: list[tuple[int, Future[Outcome]]] = []
+        for index in todo:
+            waiting.append((index, pool.submit(_write_in_worker, pieces[index])))
+            if len(waiting) > 2 * workers:
+                ready, future = waiting.pop(0)
+                yield ready, future.result()
+        for ready, future in waiting:
+            yield ready, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[Mapping[int, int], Layout] | None = None
+
+
+def _start_worker(row_of: Mapping[int, int], layout: Layout) -> None:
+    global _worker  # noqa: PLW0603 - a process of the pool has one task, told once and not with every piece
+    # Ctrl-C reaches every process of the terminal; only the first is to say so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = (row_of, layout)
+
+
+def _write_in_worker(piece: Piece) -> Outcome:
+    assert _worker is not None
+    return write_piece(piece, *_worker)
+
+
+def write_piece(piece: Piece, row_of: Mapping[int, int], layout: Layout) -> Outcome:
+    """Write the rows of a piece's images into the file, and see them to disk."""
+    outcome = Outcome()
+    taken: set[int] = set()
+    with _store(piece) as store, layout.path.open("r+b", buffering=0) as file:
+        for record in records_of(piece):
+            outcome.records += 1
+            number = coco_number(record.image)
+            row = row_of.get(number) if number is not None else None
+            if number is None:
+                outcome.faults.append((record.place, f"img_id {record.image!r} ends in no COCO number"))
+            elif row is None:
+                outcome.unnamed += 1
+            else:
+                outcome.rows.append((record.place, row))
+                if row in taken:  # reported when the pieces are put together
+                    continue
+                taken.add(row)
+                try:
+                    _write_row(file.fileno(), layout, row, decode(piece, record, store))
+                except DetectionError as error:
+                    outcome.faults.append((record.place, f"image {record.image}: {error}"))
+        os.fsync(file.fileno())
+    return outcome
+
+
+def _write_row(file: int, layout: Layout, row: int, found: Detections) -> None:
+    shape = (layout.regions, layout.dim)
+    if found.features.shape != shape:
+        raise DetectionError(f"has features of shape {found.features.shape}, those before had {shape}")
+    with np.errstate(over="ignore"):
+        features = found.features.astype(np.dtype(layout.dtype).newbyteorder("<"))
+    if not np.isfinite(features).all():
+        raise DetectionError(f"features holds values beyond {layout.dtype}; ask for --dtype float32")
+    for at, array in ((layout.features_at, features), (layout.boxes_at, found.boxes.astype("<f4"))):
+        _write_at(file, array, at + row * array.nbytes)
+
+
+def _write_at(file: int, array: npt.NDArray[np.generic], at: int) -> None:
+    data = memoryview(array.tobytes())
+    while data:
+        written = os.pwrite(file, data, at)
+        data, at = data[written:], at + written
+
+
+def _settle(
+    pieces: Sequence[Piece],
+    outcomes: Mapping[int, Outcome],
+    images: Sequence[str],
+    layout: Layout,
+    folder: Path,
+) -> RegionFile:
+    """Report the faults of all pieces, or name the rows and leave out those that no file filled."""
+    faults: list[str] = []
+    places: dict[int, str] = {}
+    lines: dict[Path, int] = {}
+    for index, piece in enumerate(pieces):
+        outcome, before = outcomes[index], lines.get(piece.path, 0)
+        faults += [f"{place_name(piece, place, before)}: {what}" for place, what in outcome.faults]
+        for place, row in outcome.rows:
+            name = place_name(piece, place, before)
+            if row in places:
+                faults.append(f"{name}: image {images[row]} is there already: {places[row]}")
+            places.setdefault(row, name)
+        lines[piece.path] = before + outcome.records
+    if faults:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CorpusError(faults)
+    rows = sorted(places)
+    if len(rows) < len(images):
+        _keep_rows(layout, rows, folder)
+    kept = [images[row] for row in rows]
+    with h5py.File(layout.path, "r+") as file:
+        if "image_ids" not in file:
+            file.create_dataset("image_ids", data=kept, dtype=h5py.string_dtype("utf-8"), track_times=False)
+    missing = [image for row, image in enumerate(images) if row not in places]
+    return RegionFile(layout.path, kept, missing, sum(outcome.unnamed for outcome in outcomes.values()))
+
+
+def _keep_rows(layout: Layout, rows: Sequence[int], folder: Path) -> None:
+    """Make the file anew with these rows alone."""
+    smaller = folder / "fewer.h5"
+    (folder / PLAN).unlink()  # the layout changes: whatever happens from here on starts anew
+    _lay_out(smaller, len(rows), layout.regions, layout.dim, layout.dtype)
+    with h5py.File(layout.path) as source, h5py.File(smaller, "r+") as target:
+        for name in ("features", "boxes"):
+            for start in range(0, len(rows), AT_ONCE):
+                chosen = rows[start : start + AT_ONCE]
+                target[name][start : start + len(chosen)] = source[name][chosen]
+    smaller.replace(layout.path)

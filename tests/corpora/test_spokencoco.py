@@ -1,0 +1,334 @@
+import base64
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from vgsplus.audio import write_wav
+from vgsplus.corpora import detections, region_file, spokencoco_json
+from vgsplus.corpora.detections import COLUMNS, coco_number
+from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco, training_list
+from vgsplus.corpora.spokencoco_json import SpokenCaption, read_list
+
+REGIONS, DIM = 3, 5
+NUMBERS = {"train": (9, 25, 30), "validation": (42,), "test": (61, 71)}
+
+
+def image_name(number):
+    folder = "train2014" if number < 40 else "val2014"
+    return f"{folder}/COCO_{folder}_{number:012d}.jpg"
+
+
+def spoken(number, take):
+    name = f"m1-X_{number}_{take}"
+    return {"text": f"A DOG {take}", "speaker": "m1", "uttid": name, "wav": f"wavs/{name}.wav"}
+
+
+def detection(number):
+    """A picture of 200 x 100 pixels whose regions are not in the order of their confidence."""
+    rng = np.random.default_rng(number)
+    low = rng.uniform(0, 45, (REGIONS, 2))
+    return {
+        "img_id": image_name(number).split("/")[1][:-4],
+        "img_h": 100,
+        "img_w": 200,
+        "objects_id": np.arange(REGIONS, dtype=np.int64),
+        "objects_conf": np.float32([0.2, 0.9, 0.5]),
+        "attrs_id": np.arange(REGIONS, dtype=np.int64),
+        "attrs_conf": np.full(REGIONS, 0.5, np.float32),
+        "num_boxes": REGIONS,
+        "boxes": np.hstack([low, low + 50]).astype(np.float32),
+        "features": rng.random((REGIONS, DIM)).astype(np.float32),
+    }
+
+
+def line_of(record):
+    cells = [record[name] for name in COLUMNS]
+    texts = [base64.b64encode(c).decode() if isinstance(c, np.ndarray) else str(c) for c in cells]
+    return ("\t".join(texts) + "\r\n").encode()
+
+
+class Data:
+    """SpokenCOCO in small: lists, sounds, two TSV files with one picture of no caption."""
+
+    def __init__(self, root):
+        self.root = root
+        (root / "wavs").mkdir()
+        for split, numbers in NUMBERS.items():
+            entries = [
+                {"image": image_name(number), "captions": [spoken(number, take) for take in range(2)]}
+                for number in numbers
+            ]
+            self.list(split).write_text(json.dumps({"info": {"year": 2020}, "data": entries}))
+            for entry in entries:
+                for caption in entry["captions"]:
+                    write_wav(root / caption["wav"], np.sin(np.arange(4800, dtype=np.float32)))
+        numbers = [*sum(NUMBERS.values(), ()), 88]
+        self.records = {number: detection(number) for number in numbers}
+        self.write_features()
+
+    def list(self, split):
+        return self.root / f"{split}.json"
+
+    def write_features(self):
+        lines = [line_of(record) for record in self.records.values()]
+        (self.root / "a.tsv").write_bytes(b"".join(lines[:3]))
+        (self.root / "b.tsv").write_bytes(b"".join(lines[3:]))
+
+    def prepare(self, **options):
+        given = {
+            "lists": {split: self.list(split) for split in NUMBERS},
+            "audio_root": self.root,
+            "features": [self.root / "a.tsv", self.root / "b.tsv"],
+            "dtype": "float32",
+        }
+        return prepare_spokencoco(self.root / "out" / "c", **(given | options))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return Data(tmp_path)
+
+
+def assert_regions(corpus, data):
+    for number in sum(NUMBERS.values(), ()):
+        record = data.records[number]
+        features, boxes = corpus.regions([image_name(number)])
+        np.testing.assert_array_equal(features[0], record["features"][[1, 2, 0]])
+        size = np.float32([200, 100, 200, 100])
+        np.testing.assert_allclose(boxes[0], record["boxes"][[1, 2, 0]] / size, atol=1e-6)
+
+
+def test_a_corpus_is_prepared_with_its_regions_sorted(data):
+    summary = data.prepare()
+    corpus = Corpus.open(data.root / "out" / "c")
+    assert {split: count.captions for split, count in summary.kept.items()} == {
+        "train": 6,
+        "validation": 2,
+        "test": 4,
+    }
+    assert_regions(corpus, data)
+    assert validate(corpus.root) == []
+    caption = corpus.captions("train")[1]
+    assert (caption.id, caption.text, caption.num_samples) == ("m1-X_9_1", "A DOG 1", 4800)
+    assert corpus.audio_path(caption) == data.root / "wavs" / "m1-X_9_1.wav"
+    assert corpus.info["regions_of_no_caption"] == 1
+    assert [path.name for path in (data.root / "out").iterdir()] == ["c"]
+
+
+def test_float16_is_the_default_and_unrolled_lists_give_the_same(data):
+    data.prepare()
+    lines = (data.root / "out" / "c" / "captions.jsonl").read_bytes()
+    for split in NUMBERS:
+        entries = json.loads(data.list(split).read_text())["data"]
+        unrolled = [{"image": e["image"], "caption": c} for e in entries for c in e["captions"]]
+        data.list(split).write_text(json.dumps({"data": unrolled}, indent=1))
+    lists = {split: data.list(split) for split in NUMBERS}
+    files = [data.root / "a.tsv", data.root / "b.tsv"]
+    root = data.root / "half"
+    prepare_spokencoco(root, lists=lists, audio_root=data.root, features=files)
+    assert (root / "captions.jsonl").read_bytes() == lines
+    with h5py.File(root / "regions.h5") as file:
+        assert file["features"].dtype == np.float16
+
+
+def test_the_store_gives_the_same_corpus(data):
+    records = list(data.records.values())[::-1]
+    with h5py.File(data.root / "x.hdf5", "w") as file:
+        names = [record["img_id"] for record in records]
+        file.create_dataset("img_id", data=names, dtype=h5py.string_dtype("utf-8", 27))
+        for name in set(COLUMNS) - {"img_id", "num_boxes"}:
+            file[name] = np.stack([record[name] for record in records])
+    data.prepare(features=[data.root / "x.hdf5"])
+    assert_regions(Corpus.open(data.root / "out" / "c"), data)
+
+
+def test_small_pieces_in_processes_give_the_same_corpus(data, monkeypatch):
+    monkeypatch.setattr(detections, "TSV_PIECE", 400)
+    monkeypatch.setattr(region_file.os, "cpu_count", lambda: 2)
+    data.prepare()
+    assert_regions(Corpus.open(data.root / "out" / "c"), data)
+
+
+@pytest.mark.parametrize("size", [1, 7, 333])
+def test_a_line_belongs_to_one_piece(data, monkeypatch, size):
+    monkeypatch.setattr(detections, "TSV_PIECE", size)
+    found = [
+        record.image
+        for piece in detections.pieces_of(data.root / "b.tsv")
+        for record in detections.records_of(piece)
+    ]
+    assert found == [record["img_id"] for record in list(data.records.values())[3:]]
+
+
+def test_an_interrupted_preparation_goes_on(data, monkeypatch):
+    monkeypatch.setattr(region_file.os, "cpu_count", lambda: 1)
+    write_piece, seen = region_file.write_piece, []
+
+    def interrupted(piece, *arguments):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(piece.path.name)
+        return write_piece(piece, *arguments)
+
+    monkeypatch.setattr(region_file, "write_piece", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare()
+    assert not (data.root / "out" / "c").exists()
+
+    def noted(piece, *arguments):
+        seen.append(piece.path.name)
+        return write_piece(piece, *arguments)
+
+    monkeypatch.setattr(region_file, "write_piece", noted)
+    data.prepare()
+    assert seen == ["a.tsv", "b.tsv"]
+    assert_regions(Corpus.open(data.root / "out" / "c"), data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": "AAA*"}, r"b\.tsv:1: image .*42: features is not valid base64"),
+        ({"objects_conf": np.ones(2, np.float32)}, r"b\.tsv:1: .*objects_conf holds 8 bytes; expected 12"),
+        ({"features": np.ones(7, np.float32)}, "features holds 7 numbers, which 3 boxes cannot share"),
+        ({"features": np.ones((3, 6), np.float32)}, r"shape \(3, 6\), those before had \(3, 5\)"),
+        ({"num_boxes": 0}, "num_boxes is 0"),
+        ({"num_boxes": "many"}, "num_boxes is 'many', no whole number"),
+        ({"features": np.full((3, 5), np.nan, np.float32)}, "features holds values that are not finite"),
+        ({"boxes": np.tile(np.float32([0, 0, 210, 50]), (3, 1))}, "lies outside the picture of 200 x 100"),
+        ({"boxes": np.tile(np.float32([50, 0, 20, 50]), (3, 1))}, "a box ends before it starts"),
+        ({"img_h": 0}, "the picture is 200 x 0 pixels"),
+        ({"img_id": "dog"}, r"b\.tsv:1: img_id 'dog' ends in no COCO number"),
+        ({"img_id": image_name(9)[10:-4]}, r"b\.tsv:1: image .* is there already: .*a\.tsv:1"),
+    ],
+)
+def test_a_faulty_record_is_told_with_its_line_and_leaves_nothing(data, change, message):
+    data.records[42] |= change
+    data.write_features()
+    with pytest.raises(CorpusError, match=message):
+        data.prepare()
+    assert list((data.root / "out").iterdir()) == []
+
+
+def test_a_small_overshoot_is_clipped(data):
+    data.records[42]["boxes"] = np.tile(np.float32([-0.5, 0, 200.5, 100]), (3, 1))
+    data.write_features()
+    data.prepare()
+    _, boxes = Corpus.open(data.root / "out" / "c").regions([image_name(42)])
+    np.testing.assert_array_equal(boxes[0, 0], [0, 0, 1, 1])
+
+
+def test_a_truncated_last_line_is_a_fault(data):
+    data.records.pop(88)
+    data.write_features()
+    path = data.root / "b.tsv"
+    path.write_bytes(path.read_bytes().rsplit(b"\t", 2)[0])
+    with pytest.raises(CorpusError, match=r"b\.tsv:3: .*has 8 of 10 columns; the file breaks off here"):
+        data.prepare()
+
+
+def test_float16_refuses_what_it_cannot_hold(data):
+    data.records[42]["features"] *= np.float32(1e6)
+    data.write_features()
+    with pytest.raises(CorpusError, match="beyond float16; ask for --dtype float32"):
+        data.prepare(dtype="float16")
+
+
+def test_captions_without_sound_or_regions_are_refused_or_left_out(data):
+    (data.root / "wavs" / "m1-X_9_0.wav").unlink()
+    (data.root / "wavs" / "m1-X_9_1.wav").write_bytes(b"RIFF")
+    with pytest.raises(
+        CorpusError, match=r"train\.json: entry 1: wavs/m1-X_9_0\.wav: absent sound"
+    ) as raised:
+        data.prepare()
+    assert len(raised.value.faults) == 2
+    del data.records[61]
+    data.write_features()
+    summary = data.prepare(skip_faulty=True)
+    assert summary.skipped == {"absent sound": 1, "broken sound": 1, "picture without regions": 2}
+    corpus = Corpus.open(data.root / "out" / "c")
+    assert len(corpus.captions("test")) == 2
+    assert validate(corpus.root) == []
+
+
+def test_an_image_without_regions_is_a_fault(data):
+    del data.records[61]
+    data.write_features()
+    with pytest.raises(CorpusError, match=r"000000000061\.jpg: no file of --features holds its regions"):
+        data.prepare()
+
+
+def test_short_sounds_are_left_out(data):
+    write_wav(data.root / "wavs" / "m1-X_9_0.wav", np.ones(100, np.float32))
+    assert data.prepare().skipped == {"shorter than 0.25 s": 1}
+
+
+@pytest.mark.parametrize(
+    ("split", "entry", "message"),
+    [
+        ("test", {"image": image_name(9), "captions": [spoken(9, 7)]}, "is in the split 'train' already"),
+        ("train", {"image": image_name(9), "captions": [spoken(9, 0)]}, "uttid m1-X_9_0 has come before"),
+        ("train", {"image": "dog.jpg", "captions": [spoken(9, 7)]}, "'dog.jpg' is no picture of MS-COCO"),
+        ("train", {"image": image_name(9)}, 'neither a "caption" nor'),
+        ("train", {"image": image_name(9), "caption": {"text": "A"}}, "lacks speaker, uttid, wav"),
+        ("train", {"captions": []}, r"train\.json: entry 4: names no \"image\""),
+    ],
+)
+def test_faults_of_the_lists_are_told_with_their_entry(data, split, entry, message):
+    content = json.loads(data.list(split).read_text())
+    content["data"].append(entry)
+    data.list(split).write_text(json.dumps(content))
+    with pytest.raises(CorpusError, match=message):
+        data.prepare()
+
+
+@pytest.mark.parametrize("block", [1, 16, 1000])
+def test_lists_are_read_whatever_the_window(data, monkeypatch, block):
+    monkeypatch.setattr(spokencoco_json, "BLOCK", block)
+    captions = list(read_list(data.list("train")))
+    assert [caption.uttid for caption in captions] == [f"m1-X_{n}_{k}" for n in (9, 25, 30) for k in (0, 1)]
+    assert all(isinstance(caption, SpokenCaption) for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"data": [{"image": "a', "breaks off"),
+        ('{"data": [{"image": "a"}', "breaks off"),
+        ("[]", "expected '{'"),
+        ('{"info": 1}', 'has no list "data"'),
+        ("", "breaks off"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(CorpusError, match=message):
+        list(read_list(path))
+
+
+def test_pictures_are_known_by_their_number():
+    assert {coco_number(name) for name in (image_name(391), "COCO_val2014_000000000391", "391")} == {391}
+    assert coco_number("dog") is None
+
+
+def test_lists_are_found_by_name_unless_two_are_there(tmp_path):
+    for name in ("SpokenCOCO_train.json", "SpokenCOCO_val_unrolled_karpathy.json", "SpokenCOCO_ids.json"):
+        (tmp_path / name).touch()
+    assert {split: path.name for split, path in find_lists(tmp_path).items()} == {
+        "train": "SpokenCOCO_train.json",
+        "validation": "SpokenCOCO_val_unrolled_karpathy.json",
+    }
+    (tmp_path / "SpokenCOCO_train_karpathy.json").touch()
+    with pytest.raises(CorpusError, match="Choose one with --train"):
+        find_lists(tmp_path)
+    assert set(find_lists(tmp_path, besides={"train"})) == {"validation"}
+
+
+def test_training_lists_are_told_apart_by_their_size():
+    assert "Karpathy" in training_list(113_287)
+    assert "published training list" in training_list(118_285)
+    assert "like none" in training_list(1000)
