@@ -1,10 +1,31 @@
 """Joint speech models that learn from sound and from pictures, weighted by α and trained by schedule."""
 
-from vgsplus import evaluation, interop
-from vgsplus.corpora.format import Corpus
-from vgsplus.evaluation.layers import embed
-from vgsplus.interop.loading import load
-from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.training.schedule import Schedule
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vgsplus import evaluation, interop
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.evaluation.layers import embed
+    from vgsplus.interop.loading import load
+    from vgsplus.models.vgsplus import VGSPlus
+    from vgsplus.training.schedule import Schedule
 
 __all__ = ["Corpus", "Schedule", "VGSPlus", "embed", "evaluation", "interop", "load"]
+
+_HOMES = {
+    "Corpus": "vgsplus.corpora.format",
+    "Schedule": "vgsplus.training.schedule",
+    "VGSPlus": "vgsplus.models.vgsplus",
+    "embed": "vgsplus.evaluation.layers",
+    "load": "vgsplus.interop.loading",
+}
+
+
+def __getattr__(name: str) -> object:
+    # PyTorch takes seconds and half a gigabyte; a process that prepares a corpus needs neither.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"vgsplus.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,9 @@
 import base64
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -186,6 +190,66 @@ def test_an_interrupted_preparation_goes_on(data, monkeypatch):
     data.prepare()
     assert seen == ["a.tsv", "b.tsv"]
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
+
+
+STOPPED_AFTER_A_PIECE = """
+import multiprocessing, sys, time
+from pathlib import Path
+from vgsplus.corpora import detections, region_file
+from vgsplus.corpora.spokencoco import prepare_spokencoco
+
+def tell(stage, done, total):
+    if stage == "regions":
+        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+        time.sleep(600)
+
+if __name__ == "__main__":
+    detections.TSV_PIECE, region_file.os.cpu_count = 400, lambda: 2
+    root = Path(sys.argv[1])
+    lists = {split: root / f"{split}.json" for split in ("train", "validation", "test")}
+    files = [root / "a.tsv", root / "b.tsv"]
+    prepare_spokencoco(
+        root / "out" / "c", lists=lists, audio_root=root, features=files, dtype="float32", progress=tell
+    )
+"""
+
+
+def test_a_killed_preparation_leaves_no_process_and_goes_on(data, monkeypatch):
+    script = data.root / "killed.py"
+    script.write_text(STOPPED_AFTER_A_PIECE)
+    with subprocess.Popen([sys.executable, script, data.root], stdout=subprocess.PIPE, text=True) as killed:
+        workers = [int(pid) for pid in killed.stdout.readline().split()]
+        killed.kill()
+    assert len(workers) == 2
+    wait_until(lambda: not any(is_running(pid) for pid in workers))
+
+    monkeypatch.setattr(detections, "TSV_PIECE", 400)
+    monkeypatch.setattr(region_file.os, "cpu_count", lambda: 1)
+    write_piece, written = region_file.write_piece, []
+
+    def noted(piece, *arguments):
+        written.append(piece)
+        return write_piece(piece, *arguments)
+
+    monkeypatch.setattr(region_file, "write_piece", noted)
+    data.prepare()
+    pieces = [piece for name in ("a.tsv", "b.tsv") for piece in detections.pieces_of(data.root / name)]
+    assert written == pieces[-len(written) :]
+    assert len(written) < len(pieces)
+    assert_regions(Corpus.open(data.root / "out" / "c"), data)
+
+
+def is_running(pid):
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "has not come about"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
@@ -223,7 +224,16 @@ def _start_worker(row_of: Mapping[int, int], layout: Layout) -> None:
     global _worker  # noqa: PLW0603 - a process of the pool has one task, told once and not with every piece
     # Ctrl-C reaches every process of the terminal; only the first is to say so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = (row_of, layout)
+
+
+def _end_with_parent() -> None:
+    """End this process when the first one is killed: the next preparation must be alone with the file."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write_in_worker(piece: Piece) -> Outcome:
