@@ -1,16 +1,12 @@
 """ABX errors while they are computed, as a table to look at and as a CSV file."""
 
 import csv
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
-from vgsplus.evaluation.abx_layers import AbxRow, Progress
+from vgsplus.evaluation.abx_layers import AbxRow
 
 BEST = "*"
 
@@ -39,21 +35,6 @@ def abx_table(rows: Sequence[AbxRow], title: str) -> Table:
             *(f"{100 * found[column]:.2f}{BEST if marks[column] else ' '}" for column in columns),
         )
     return table
-
-
-@contextmanager
-def stage_bars(console: Console) -> Iterator[Progress]:
-    """A bar for each stage of the scoring, in a terminal; elsewhere the bars are printed when all is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console) as bars:
-        known: dict[str, TaskID] = {}
-
-        def progress(stage: str, done: int, total: int, /) -> None:
-            if stage not in known:
-                known[stage] = bars.add_task(stage, total=total)
-            bars.update(known[stage], completed=done)
-
-        yield progress
 
 
 def write_abx(rows: Sequence[AbxRow], path: Path) -> None:

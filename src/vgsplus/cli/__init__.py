@@ -1,0 +1,46 @@
+"""The command line: `vgsplus --help`.
+
+What needs PyTorch is imported by the commands that use it, so that help comes at once.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+
+from vgsplus.cli import models, runs
+from vgsplus.cli.corpora import data
+from vgsplus.cli.evaluation import scoring
+from vgsplus.errors import VgsplusError
+from vgsplus.training.interruption import Interrupted
+
+INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C ended."""
+
+app = typer.Typer(
+    help="VGS+: one speech encoder that learns from speech alone and from speech with pictures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (runs.train, runs.reproduce, models.convert, models.embed, runs.report, runs.doctor):
+    app.command()(command)
+app.add_typer(data, name="data")
+app.add_typer(scoring, name="evaluate")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; errors that the user can mend are printed without a traceback.
+
+    Exits with 0, 1 after an error, 2 for a command that cannot be understood, 130 when interrupted.
+    """
+    console = Console(stderr=True)
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except Interrupted as stopped:
+        console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(INTERRUPTED)
+    except VgsplusError as error:
+        console.print(f"vgsplus: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,127 @@
+"""Commands that train, reproduce the paper, report, and examine what is there."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from vgsplus.cli.options import Settings
+from vgsplus.errors import VgsplusError
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    out: Annotated[Path, typer.Option(help="The run folder.")],
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+) -> None:
+    """Train one run and score its retrieval on the test splits; Ctrl-C saves and stops it."""
+    from vgsplus.config import load_config
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.interop.loading import load_weights
+    from vgsplus.scoring import recalls, test_sets
+    from vgsplus.training.checks import needs_images
+    from vgsplus.training.progress import console_progress
+    from vgsplus.training.run_folder import settle_precision
+    from vgsplus.training.trainer import train as train_run
+
+    loaded = settle_precision(load_config(config, settings or []), out)
+    corpus = Corpus.open(loaded.corpus)
+    splits = test_sets(corpus) if needs_images(loaded) else ()
+    result = train_run(
+        loaded,
+        out,
+        resume=resume,
+        evaluate=partial(recalls, config=loaded, corpus=corpus, splits=splits) if splits else None,
+        load_weights=load_weights,
+        progress=console_progress(),
+    )
+    Console().print(
+        f"{result.steps} updates; {result.checkpoint}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def reproduce(
+    preset: Annotated[str, typer.Argument(help="smoke, toy, stamps, paper, or a YAML file.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the corpus, the runs and the report.")],
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help='One variant, as "VGS+" or "W2V2, VGS+"; may be repeated. All nine by default.',
+        ),
+    ] = None,
+    corpus: Annotated[Path | None, typer.Option(help="A prepared corpus to use.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder of stamps, for the preset stamps.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train every variant so often, to tell the schedule from luck.")
+    ] = 1,
+    item: Annotated[
+        Path | None,
+        typer.Option(help="An ABX item file, as LibriSpeech's; by default that of the corpus's test set."),
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="The folder with the sounds of --item.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Train the paper's nine variants, evaluate them and write the report.
+
+    The same command goes on where it was stopped; with more --seeds it trains those that are not there yet.
+    """
+    from vgsplus.reproduce import reproduce as run
+
+    if (item is None) != (audio is None):
+        raise VgsplusError("--item and --audio come together: an item file, and the folder of its sounds")
+
+    page = run(
+        preset,
+        out,
+        variants=variants,
+        corpus=corpus,
+        overrides=settings or [],
+        stamps_root=root,
+        seeds=seeds,
+        abx=(item, audio) if item and audio else None,
+        console=Console(),
+    )
+    Console().print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
+    """Write the report of a reproduction again from its saved results."""
+    from vgsplus.corpora.format import Corpus
+    from vgsplus.report import Results, print_table, write_report
+    from vgsplus.report.page import DATA
+
+    results = Results.load(out / "report" / DATA)
+    own = out / "corpus"
+    page = write_report(results, out, corpus=Corpus.open(own) if own.is_dir() else None)
+    console = Console()
+    print_table(results, console)
+    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def doctor(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help='"machine", or the folder of a corpus, a run or a reproduction.', show_default=False
+        ),
+    ],
+) -> None:
+    """Tell what is there, what is wrong and what to do.
+
+    Exits with 1 if something is wrong, and changes nothing. All sound of a corpus and all tensors of a run's
+    checkpoints are read.
+    """
+    from vgsplus.doctor import examine
+    from vgsplus.doctor.table import print_diagnosis
+
+    with Console(stderr=True).status(f"examining {escape(what)}"):
+        diagnosis = examine(what)
+    print_diagnosis(diagnosis, Console())
+    if not diagnosis.well:
+        raise typer.Exit(1)
