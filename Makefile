@@ -37,8 +37,8 @@ $(READY): requirements.lock pyproject.toml
 
 # The toy preset with half the pictures and a quarter of the steps: ten minutes on two cores, set-up included.
 DEMO_IMAGES ?= 800
-DEMO_EPOCHS ?= 3
-DEMO_PRETRAINING_EPOCHS ?= 1.8
+DEMO_EPOCHS ?= 2.6
+DEMO_PRETRAINING_EPOCHS ?= 1.4
 
 demo: $(READY) ## make a toy corpus, train three schedules, evaluate, write the report to out/demo
 	@test -d out/demo/corpus || $(BIN)/vgsplus data toy out/demo/corpus --train-images $(DEMO_IMAGES)
@@ -46,7 +46,7 @@ demo: $(READY) ## make a toy corpus, train three schedules, evaluate, write the 
 		--variants VGS --variants "(W2V2, VGS)" --variants W2V2 \
 		--set schedule.epochs=$(DEMO_EPOCHS) \
 		--set schedule.pretraining_epochs=$(DEMO_PRETRAINING_EPOCHS) \
-		--set validate_every=1 --set evaluate_every=2
+		--set validate_every=1 --set evaluate_every=null
 
 test: lint smoke check ## lint, types, a smoke run of the whole pipeline, the test suite
 
