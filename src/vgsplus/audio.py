@@ -3,6 +3,7 @@
 A prepared file is 16 kHz mono (WAV PCM16 or FLAC). Signals are float32 arrays (samples,) in [-1, 1].
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ SILENCE = 1e-4
 """A signal that nowhere leaves its mean by more than this (-80 dBFS) counts as silent."""
 UNKNOWN_LENGTH = 2**63 - 1
 """What libsndfile tells of a FLAC file that was encoded from a stream."""
+DATA_SIZES = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+STREAMED = 0x7FFF0000
+"""Bytes from which on a size in a WAV header means that the writer did not know it yet."""
 MEND = "Leave this file out or replace it."
 
 type Signal = npt.NDArray[np.float32]
@@ -117,9 +121,18 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if not Path(path).is_file():
         raise AudioError(f"{path}: there is no such sound file.")
     try:
-        return soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path}: cannot be read as sound ({error}). {MEND}") from None
+    # libsndfile takes what is there of a WAV file cut short, and says so only in its log.
+    if file.format == "WAV" and (sizes := DATA_SIZES.search(file.extra_info)):
+        stated, there = map(int, sizes.groups())
+        if there < stated < STREAMED:
+            file.close()
+            raise AudioError(
+                f"{path}: breaks off: its header states {stated} bytes, there are {there}. {MEND}"
+            )
+    return file
 
 
 def _require_prepared(file: soundfile.SoundFile, path: str | Path) -> None:

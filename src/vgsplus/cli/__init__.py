@@ -3,8 +3,10 @@
 What needs PyTorch is imported by the commands that use it, so that help comes at once.
 """
 
+import errno
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -17,6 +19,11 @@ from vgsplus.training.interruption import Interrupted
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended."""
+THE_MACHINES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+}
+"""Errors that are no faults of the program: what may not be written, full disks, broken ones."""
 
 app = typer.Typer(
     help="VGS+: one speech encoder that learns from speech alone and from speech with pictures.",
@@ -42,5 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
         sys.exit(INTERRUPTED)
     except VgsplusError as error:
-        console.print(f"vgsplus: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _say(console, str(error))
+    except OSError as error:
+        if error.errno not in THE_MACHINES:
+            raise
+        _say(console, f"{error.filename or 'a file'}: {error.strerror}.")
+
+
+def _say(console: Console, error: str) -> NoReturn:
+    console.print(f"vgsplus: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)

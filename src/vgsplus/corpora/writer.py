@@ -21,6 +21,7 @@ from rich.table import Table
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE, Caption, CorpusError
+from vgsplus.corpora.regions_writer import RegionsWriter
 from vgsplus.corpora.validation import caption_faults, region_faults, validate
 
 LOCK_FILE = ".lock"
@@ -116,7 +117,8 @@ class CorpusWriter:
         self._split_images: dict[str, set[str]] = {}
         self._lock: IO[str] | None = None
         self._captions: IO[str] | None = None
-        self._regions: h5py.File | None = None
+        self._regions: RegionsWriter | None = None
+        self._shape: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
         self._refuse_target()
@@ -137,6 +139,7 @@ class CorpusWriter:
             self.finish()
         else:
             self._abandon()
+            self._explain(error)
 
     def add_caption(self, caption: Caption) -> None:
         """Append a spoken caption; its sound file may be written before or after, until `finish`.
@@ -174,20 +177,17 @@ class CorpusWriter:
         path = Path(image_id)
         if not image_id or path.is_absolute() or ".." in path.parts:
             faults.append(f"image {image_id!r}: an image id is the picture's path relative to image_root")
-        if self._regions is not None and features.shape != self._regions["features"].shape[1:]:
-            expected = self._regions["features"].shape[1:]
+        if self._shape is not None and features.shape != self._shape:
             faults.append(
-                f"image {image_id}: features of shape {features.shape}, those before had {expected}"
+                f"image {image_id}: features of shape {features.shape}, those before had {self._shape}"
             )
         if faults:
             raise CorpusError(faults)
         if self._regions is None:
-            self._regions = _create_regions(self.folder / REGIONS_FILE, features)
-        row = len(self._image_ids)
+            self._regions = RegionsWriter(self.folder / REGIONS_FILE, features)
+            self._shape = self._regions.shape
         self._image_ids[image_id] = None
-        for name, value in (("features", features), ("boxes", boxes)):
-            self._regions[name].resize(row + 1, axis=0)
-            self._regions[name][row] = value
+        self._regions.append(features, boxes)
 
     def adopt_regions(self, path: Path, image_ids: Sequence[str]) -> None:
         """Move a finished regions.h5, whose rows are the images `image_ids`, into the corpus.
@@ -196,7 +196,8 @@ class CorpusWriter:
         """
         assert self._regions is None, "regions come from one place: add_regions or adopt_regions"
         path.replace(self.folder / REGIONS_FILE)
-        self._regions = h5py.File(self.folder / REGIONS_FILE, "r+")
+        with h5py.File(self.folder / REGIONS_FILE) as file:
+            self._shape = file["features"].shape[1:]
         self._image_ids = dict.fromkeys(image_ids)
 
     def skip(self, reason: str, what: str) -> None:
@@ -217,25 +218,27 @@ class CorpusWriter:
             summary = self._complete()
             self._check()
             self._publish()
-        except BaseException:
+        except BaseException as error:
             self._abandon()
+            self._explain(error)
             raise
         return summary
+
+    def _explain(self, error: BaseException | None) -> None:
+        """Raise what a write that failed means; such an error names no file, or one of the corpus."""
+        if isinstance(error, OSError) and Path(error.filename or self.folder).is_relative_to(self.folder):
+            raise CorpusError(
+                f"{self.root}: cannot be written ({error.strerror or error}), so it is not there. "
+                "Make room, or choose another folder."
+            ) from error
 
     def _check(self) -> None:
         if faults := validate(self.folder, self._progress, contents=self._check_contents):
             raise CorpusError([fault.replace(str(self.folder), str(self.root)) for fault in faults])
 
     def _complete(self) -> Summary:
-        regions = None
         if self._regions is not None:
-            count, dim = self._regions["features"].shape[1:]
-            regions = {"count": int(count), "dim": int(dim)}
-            text = h5py.string_dtype("utf-8")
-            if "image_ids" not in self._regions:
-                self._regions.create_dataset(
-                    "image_ids", data=list(self._image_ids), dtype=text, track_times=False
-                )
+            self._regions.complete(list(self._image_ids))
         self._close()
         kept = {
             split: SplitCount(
@@ -245,6 +248,7 @@ class CorpusWriter:
         }
         skipped = dict(sorted(Counter(reason for reason, _ in self._skipped).items()))
         counts = {split: asdict(count) for split, count in kept.items()}
+        regions = None if self._shape is None else {"count": self._shape[0], "dim": self._shape[1]}
         info = self._info | {"counts": counts, "regions": regions, "skipped": skipped} | self._notes
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
         (self.folder / INFO_FILE).write_text(text, encoding="utf-8")
@@ -313,14 +317,3 @@ def _lock(folder: Path, root: Path) -> IO[str]:
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
     return lock
-
-
-def _create_regions(path: Path, features: npt.NDArray[np.floating]) -> h5py.File:
-    """An HDF5 file whose bytes depend on its contents alone; a chunk an image, so that rows read fast."""
-    file = h5py.File(path, "w")
-    kind = np.float16 if features.dtype == np.float16 else np.float32
-    for name, shape, dtype in (("features", features.shape, kind), ("boxes", (len(features), 4), np.float32)):
-        file.create_dataset(
-            name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape), track_times=False
-        )
-    return file
