@@ -130,6 +130,7 @@ def pieces_of(path: Path) -> list[Piece]:
             if missing := [name for name in STORED if name not in store]:
                 raise CorpusError(f"{path}: lacks the data sets {', '.join(missing)}; expected {STORED}.")
             lengths = {name: len(store[name]) for name in STORED}
+            names = _names_file(path, store["img_id"])
         if len(set(lengths.values())) > 1:
             raise CorpusError(f"{path}: its data sets differ in length: {lengths}. Make the file again.")
         total, step, kind = lengths["img_id"], STORE_PIECE, "store"
@@ -147,7 +148,7 @@ def records_of(piece: Piece) -> Iterator[Record]:
     """The records of a piece, in order; one at a time is in memory."""
     if piece.kind == "store":
         if piece.names is not None:
-            ids = _read_names(piece.names)[piece.start : piece.stop]
+            ids = _read_names(piece.names, piece.names.stat().st_mtime_ns)[piece.start : piece.stop]
         else:
             with h5py.File(piece.path) as store:
                 ids = store["img_id"].asstr()[piece.start : piece.stop]
@@ -175,7 +176,7 @@ def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
     name = NAMES_FILE.format(path.stem)
     for names in (path.with_name(name), path.absolute().parent.parent / "metadata" / name):
         if names.is_file():
-            whole = [name.encode()[:width] for name in _read_names(names)]
+            whole = [name.encode()[:width] for name in _read_names(names, names.stat().st_mtime_ns)]
             if whole != stored:
                 raise CorpusError(f"{names}: its names are not those of {path}. Make both again.")
             return names
@@ -185,8 +186,8 @@ def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
 
 
 @lru_cache(maxsize=8)
-def _read_names(path: Path) -> tuple[str, ...]:
-    """The names in a JSON from names to rows, in the order of the rows."""
+def _read_names(path: Path, written: int) -> tuple[str, ...]:  # noqa: ARG001 - so that none is kept too long
+    """The names in a JSON from names to rows, `written` then, in the order of the rows."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -316,6 +316,10 @@ def _settle(
         shutil.rmtree(folder, ignore_errors=True)
         raise CorpusError(faults)
     rows = sorted(places)
+    if not rows:
+        shutil.rmtree(folder, ignore_errors=True)
+        files = ", ".join(dict.fromkeys(str(piece.path) for piece in pieces))
+        raise CorpusError(f"{files}: hold no picture of the captions. Name others with --features.")
     if len(rows) < len(images):
         _keep_rows(layout, rows, folder)
     kept = [images[row] for row in rows]
