@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from vgsplus.audio import write_wav
 from vgsplus.corpora import detections, json_entries, region_file
@@ -324,6 +325,18 @@ def test_an_image_without_regions_is_a_fault(data):
     data.write_features()
     with pytest.raises(CorpusError, match=r"000000000061\.jpg: no file of --features holds its regions"):
         data.prepare()
+
+
+def test_pictures_alone_are_described_by_a_grid(data):
+    images = [image_name(number) for number in sum(NUMBERS.values(), ())]
+    for image in images:
+        path = data.root / "images" / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), "red").save(path)
+    data.prepare(features=(), image_root=data.root / "images")
+    corpus = Corpus.open(data.root / "out" / "c")
+    assert corpus.regions(images)[0].shape == (6, 36, 224)
+    assert validate(corpus.root) == []
 
 
 def test_short_sounds_are_left_out(data):
