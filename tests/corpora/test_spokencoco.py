@@ -12,9 +12,9 @@ from PIL import Image
 
 from vgsplus.audio import write_wav
 from vgsplus.corpora import detections, json_entries, region_file
+from vgsplus.corpora.caption_lists import SpokenCaption
 from vgsplus.corpora.detections import COLUMNS, coco_number
 from vgsplus.corpora.format import Corpus, CorpusError, validate
-from vgsplus.corpora.spoken_captions import SpokenCaption
 from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco, training_list
 from vgsplus.corpora.spokencoco_json import read_list
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vgsplus.corpora.caption_lists import Source, SpokenCaption
 from vgsplus.corpora.detections import STEMS
 from vgsplus.corpora.format import CorpusError, Summary
 from vgsplus.corpora.region_file import Dtype
-from vgsplus.corpora.spoken_captions import Source, SpokenCaption, Stages, prepare_spoken_captions
+from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 """The splits of a corpus, and how Flickr8k's files call them."""

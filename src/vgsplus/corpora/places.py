@@ -10,17 +10,12 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vgsplus.corpora.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.detections import PATHS
 from vgsplus.corpora.format import CorpusError, Summary
 from vgsplus.corpora.json_entries import entries_of
 from vgsplus.corpora.region_file import Dtype
-from vgsplus.corpora.spoken_captions import (
-    Source,
-    SpokenCaption,
-    Stages,
-    lists_by_name,
-    prepare_spoken_captions,
-)
+from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 
 LIST_NAMES = {
     "train": r"train(_2020)?\.json",

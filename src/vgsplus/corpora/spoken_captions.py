@@ -1,29 +1,28 @@
 """What corpora of pictures with captions read aloud share: lists of captions and regions become a corpus.
 
-A source says how its lists are read and how its pictures are named. The lists are read several times rather
-than held, so that half a million captions take no memory. Sounds are used where they are.
+The lists are read several times rather than held, so that half a million captions take no memory. Sounds are
+used where they are.
 """
 
 import json
 import os
-import re
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import batched
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from vgsplus.audio import SAMPLE_RATE
-from vgsplus.corpora.detections import Key, PictureNames
+from vgsplus.corpora.caption_lists import Source, walk
+from vgsplus.corpora.detections import Key
 from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
 from vgsplus.corpora.preparing import (
     MIN_SAMPLES,
@@ -51,49 +50,6 @@ type Stages = Callable[[str, int, int], None]
 type Regions = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
-class SpokenCaption(NamedTuple):
-    """A caption as a list names it, at `place` ("file: entry n" or "file:line").
-
-    `wav` is relative to the folder of the wavs; `speaker` is None where the lists name none.
-    """
-
-    place: str
-    image: str
-    text: str | None
-    speaker: str | None
-    uttid: str
-    wav: str
-
-
-type Read = Callable[[], Iterator[tuple[str | None, SpokenCaption | str]]]
-"""(split or None, caption or its fault) of every caption, the same each time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A corpus as its distributors lay it out.
-
-    Args:
-        name: The corpus's name, in corpus.json.
-        title: The same for people to read.
-        licence: What it is distributed under.
-        pictures: Where its pictures are from, for people to read.
-        names: How its pictures are named.
-        files: What it is read from, by what it is.
-        read: Reads its lists; a caption of the split None is left out.
-        notes: Further keys of corpus.json, from the number of pictures of each split.
-    """
-
-    name: str
-    title: str
-    licence: str
-    pictures: str
-    names: PictureNames
-    files: Mapping[str, Path]
-    read: Read
-    notes: Callable[[Mapping[str, int]], Mapping[str, Any]] = lambda _: {}
-
-
 @dataclass(slots=True)
 class Survey:
     """What the lists hold: each picture's id and split by its key, captions left out, faults."""
@@ -102,29 +58,6 @@ class Survey:
     splits: dict[Key, str] = field(default_factory=dict)
     captions: int = 0
     faults: list[str] = field(default_factory=list)
-
-
-def lists_by_name(
-    folders: Sequence[Path], patterns: Mapping[str, str], besides: Collection[str] = ()
-) -> dict[str, Path]:
-    """The lists in `folders` by split, whose whole names match the pattern of a split not in `besides`.
-
-    Raises:
-        CorpusError: two files claim the same split.
-    """
-    found: dict[str, Path] = {}
-    for split, pattern in patterns.items():
-        if split in besides:
-            continue
-        paths = (path for folder in folders for path in folder.glob("*.json"))
-        matching = sorted(path for path in paths if re.fullmatch(pattern, path.name))
-        if len(matching) > 1:
-            names = ", ".join(path.name for path in matching)
-            option = split.replace("_", "-")
-            raise CorpusError(f"{folders[0]}: holds {names}. Choose one with --{option}.")
-        if matching:
-            found[split] = matching[0]
-    return found
 
 
 def prepare_spoken_captions(
@@ -213,13 +146,6 @@ def _check_inputs(
         raise CorpusError([f"{path}: there is no such file of region features." for path in absent])
 
 
-def _walk(source: Source) -> Iterator[tuple[str | None, SpokenCaption]]:
-    """(split, caption) of every good caption, the same each time."""
-    for split, caption in source.read():
-        if isinstance(caption, SpokenCaption):
-            yield split, caption
-
-
 def _survey(source: Source, image_root: Path | None, *, skip_faulty: bool) -> Survey:
     """Read all lists once for what is wrong with them, alone and together."""
     survey = Survey()
@@ -262,7 +188,7 @@ def _measure(
     samples = array("i")
     reasons: dict[int, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for some in batched(_walk(source), SOUNDS_AT_ONCE):
+        for some in batched(walk(source), SOUNDS_AT_ONCE):
             paths = [audio_root / caption.wav for _, caption in some]
             for (split, caption), length in zip(some, pool.map(_length, paths), strict=True):
                 if split is None:
@@ -295,7 +221,7 @@ def _caption_faults(source: Source, reasons: Mapping[int, str]) -> list[str]:
         return []
     return [
         f"{caption.place}: {caption.wav}: {reasons[index]}"
-        for index, (_, caption) in enumerate(_walk(source))
+        for index, (_, caption) in enumerate(walk(source))
         if reasons.get(index, TOO_SHORT) not in NO_FAULTS
     ]
 
@@ -332,7 +258,7 @@ def _add_captions(
     missing: Collection[str],
 ) -> None:
     uttids: set[str] = set()
-    for index, (split, caption) in enumerate(_walk(source)):
+    for index, (split, caption) in enumerate(walk(source)):
         key = source.names.key(caption.image)
         image = caption.image if key is None else survey.images.get(key, caption.image)
         reason = reasons.get(index)

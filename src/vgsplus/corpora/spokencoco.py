@@ -7,16 +7,11 @@ lists.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vgsplus.corpora.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.detections import COCO_NUMBERS
 from vgsplus.corpora.format import CorpusError, Summary
 from vgsplus.corpora.region_file import Dtype
-from vgsplus.corpora.spoken_captions import (
-    Source,
-    SpokenCaption,
-    Stages,
-    lists_by_name,
-    prepare_spoken_captions,
-)
+from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 from vgsplus.corpora.spokencoco_json import read_list
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}

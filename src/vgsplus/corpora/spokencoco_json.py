@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vgsplus.corpora.caption_lists import SpokenCaption
 from vgsplus.corpora.json_entries import entries_of
-from vgsplus.corpora.spoken_captions import SpokenCaption
 
 FIELDS = ("text", "speaker", "uttid", "wav")
 
