@@ -8,13 +8,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora import detections, region_file, spokencoco_json
+from vgsplus.corpora import detections, json_entries, region_file
+from vgsplus.corpora.caption_lists import SpokenCaption
 from vgsplus.corpora.detections import COLUMNS, coco_number
 from vgsplus.corpora.format import Corpus, CorpusError, validate
 from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco, training_list
-from vgsplus.corpora.spokencoco_json import SpokenCaption, read_list
+from vgsplus.corpora.spokencoco_json import read_list
 
 REGIONS, DIM = 3, 5
 NUMBERS = {"train": (9, 25, 30), "validation": (42,), "test": (61, 71)}
@@ -150,7 +152,7 @@ def test_the_store_gives_the_same_corpus(data):
 
 
 def test_small_pieces_in_processes_give_the_same_corpus(data, monkeypatch):
-    monkeypatch.setattr(detections, "TSV_PIECE", 400)
+    monkeypatch.setattr(detections, "TSV_PIECE", 200)
     monkeypatch.setattr(region_file.os, "cpu_count", lambda: 2)
     data.prepare()
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
@@ -204,7 +206,7 @@ def tell(stage, done, total):
         time.sleep(600)
 
 if __name__ == "__main__":
-    detections.TSV_PIECE, region_file.os.cpu_count = 400, lambda: 2
+    detections.TSV_PIECE, region_file.os.cpu_count = 200, lambda: 2
     root = Path(sys.argv[1])
     lists = {split: root / f"{split}.json" for split in ("train", "validation", "test")}
     files = [root / "a.tsv", root / "b.tsv"]
@@ -223,7 +225,7 @@ def test_a_killed_preparation_leaves_no_process_and_goes_on(data, monkeypatch):
     assert len(workers) == 2
     wait_until(lambda: not any(is_running(pid) for pid in workers))
 
-    monkeypatch.setattr(detections, "TSV_PIECE", 400)
+    monkeypatch.setattr(detections, "TSV_PIECE", 200)
     monkeypatch.setattr(region_file.os, "cpu_count", lambda: 1)
     write_piece, written = region_file.write_piece, []
 
@@ -325,6 +327,18 @@ def test_an_image_without_regions_is_a_fault(data):
         data.prepare()
 
 
+def test_pictures_alone_are_described_by_a_grid(data):
+    images = [image_name(number) for number in sum(NUMBERS.values(), ())]
+    for image in images:
+        path = data.root / "images" / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), "red").save(path)
+    data.prepare(features=(), image_root=data.root / "images")
+    corpus = Corpus.open(data.root / "out" / "c")
+    assert corpus.regions(images)[0].shape == (6, 36, 224)
+    assert validate(corpus.root) == []
+
+
 def test_short_sounds_are_left_out(data):
     write_wav(data.root / "wavs" / "m1-X_9_0.wav", np.ones(100, np.float32))
     assert data.prepare().skipped == {"shorter than 0.25 s": 1}
@@ -351,7 +365,7 @@ def test_faults_of_the_lists_are_told_with_their_entry(data, split, entry, messa
 
 @pytest.mark.parametrize("block", [1, 16, 1000])
 def test_lists_are_read_whatever_the_window(data, monkeypatch, block):
-    monkeypatch.setattr(spokencoco_json, "BLOCK", block)
+    monkeypatch.setattr(json_entries, "BLOCK", block)
     captions = list(read_list(data.list("train")))
     assert [caption.uttid for caption in captions] == [f"m1-X_{n}_{k}" for n in (9, 25, 30) for k in (0, 1)]
     assert all(isinstance(caption, SpokenCaption) for caption in captions)

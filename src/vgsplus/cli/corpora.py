@@ -41,27 +41,34 @@ def data_stamps(
     Console().print(prepare_stamps(root, out, seed=seed, overwrite=overwrite))
 
 
+Features = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Detected regions: an obj36 TSV or the HDF5 store; may be repeated. Without, a plain grid."
+    ),
+]
+Images = Annotated[Path | None, typer.Option(help="The folder that the pictures' paths start in.")]
+AudioRoot = Annotated[Path | None, typer.Option(help="The folder that the wavs' paths start in.")]
+Numbers = Annotated[Literal["float16", "float32"], typer.Option(help="Numbers of the features.")]
+SkipFaulty = Annotated[
+    bool, typer.Option("--skip-faulty", help="Leave out captions without a good sound or regions.")
+]
+
+
 @data.command("spokencoco")
 def data_spokencoco(
     out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
-    features: Annotated[
-        list[Path],
-        typer.Option(help="Detected regions: an obj36 TSV or the HDF5 store; may be repeated."),
-    ],
+    features: Features = None,
     root: Annotated[
         Path | None, typer.Option(help="SpokenCOCO's folder, for what the following do not name.")
     ] = None,
     train: Annotated[Path | None, typer.Option(help="JSON list of the training captions.")] = None,
     validation: Annotated[Path | None, typer.Option(help="JSON list of the validation captions.")] = None,
     test: Annotated[Path | None, typer.Option(help="JSON list of the test captions.")] = None,
-    audio_root: Annotated[Path | None, typer.Option(help="The folder that the wavs' paths start in.")] = None,
+    audio_root: AudioRoot = None,
     images: Annotated[Path | None, typer.Option(help="The folder with train2014/ and val2014/.")] = None,
-    dtype: Annotated[
-        Literal["float16", "float32"], typer.Option(help="Numbers of the features.")
-    ] = "float16",
-    skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="Leave out captions without a good sound or regions.")
-    ] = False,
+    dtype: Numbers = "float16",
+    skip_faulty: SkipFaulty = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare SpokenCOCO with detected regions; started again, it goes on with the regions."""
@@ -71,15 +78,12 @@ def data_spokencoco(
     lists = {split: path for split, path in named.items() if path is not None}
     if root is not None:
         lists = find_lists(root, besides=lists) | lists
-    sounds = audio_root or root
-    if sounds is None:
-        raise VgsplusError("--audio-root is missing: the folder that the wavs' paths start in")
     with stage_bars() as progress:
         summary = prepare_spokencoco(
             out,
             lists=lists,
-            audio_root=sounds,
-            features=features,
+            audio_root=_audio_root(audio_root, root),
+            features=features or (),
             image_root=images,
             dtype=dtype,
             skip_faulty=skip_faulty,
@@ -87,6 +91,89 @@ def data_spokencoco(
             progress=progress,
         )
     Console().print(summary)
+
+
+@data.command("places")
+def data_places(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    features: Features = None,
+    root: Annotated[
+        Path | None, typer.Option(help="PlacesAudio's folder, for what the following do not name.")
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="JSON list of the training captions.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="That to validate on: val or dev_seen.")] = None,
+    validation_unseen: Annotated[Path | None, typer.Option(help="dev_unseen, of 2020.")] = None,
+    test: Annotated[Path | None, typer.Option(help="test_seen, of 2020.")] = None,
+    test_unseen: Annotated[Path | None, typer.Option(help="test_unseen, of 2020.")] = None,
+    audio_root: AudioRoot = None,
+    images: Images = None,
+    dtype: Numbers = "float16",
+    skip_faulty: SkipFaulty = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare Spoken Places, with detected regions or its pictures."""
+    from vgsplus.corpora.places import find_lists, prepare_places
+
+    named = {
+        "train": train,
+        "validation": validation,
+        "validation_unseen": validation_unseen,
+        "test": test,
+        "test_unseen": test_unseen,
+    }
+    lists = {split: path for split, path in named.items() if path is not None}
+    if root is not None:
+        lists = find_lists(root, besides=lists) | lists
+    with stage_bars() as progress:
+        summary = prepare_places(
+            out,
+            lists=lists,
+            audio_root=_audio_root(audio_root, root),
+            features=features or (),
+            image_root=images,
+            dtype=dtype,
+            skip_faulty=skip_faulty,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    Console().print(summary)
+
+
+@data.command("flickr8k")
+def data_flickr8k(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    audio: Annotated[Path, typer.Option(help="The folder with wav2capt.txt, wav2spk.txt and wavs/.")],
+    text: Annotated[
+        Path, typer.Option(help="The folder of Flickr8k's lists, or Karpathy's dataset_flickr8k.json.")
+    ],
+    features: Features = None,
+    images: Images = None,
+    dtype: Numbers = "float16",
+    skip_faulty: SkipFaulty = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare the Flickr8k Audio Caption Corpus, with detected regions or its pictures."""
+    from vgsplus.corpora.flickr8k import prepare_flickr8k
+
+    with stage_bars() as progress:
+        summary = prepare_flickr8k(
+            out,
+            audio=audio,
+            text=text,
+            features=features or (),
+            image_root=images,
+            dtype=dtype,
+            skip_faulty=skip_faulty,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    Console().print(summary)
+
+
+def _audio_root(audio_root: Path | None, root: Path | None) -> Path:
+    if (folder := audio_root or root) is None:
+        raise VgsplusError("--audio-root is missing: the folder that the wavs' paths start in")
+    return folder
 
 
 @data.command("table")

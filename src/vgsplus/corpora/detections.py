@@ -4,14 +4,19 @@
                  of int64 (ids) and float32, little-endian; boxes in pixels (x1, y1, x2, y2)
     store        HDF5 with data sets of the names in `STORED`, a picture a row; the published code's
 
+The published store of Places keeps 27 bytes of an id, less than its pictures' names: these are then read from
+the JSON from names to rows that is beside it.
+
 A file is read in pieces that know nothing of each other, so that processes share tens of gigabytes: of
 a TSV the lines that start in a span of bytes, of a store a span of rows.
 """
 
 import binascii
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -39,8 +44,21 @@ OVERSHOOT = 1.0
 TSV_PIECE = 64 << 20
 STORE_PIECE = 256
 NUMBER = re.compile(r"(?:^|_)(\d+)$")
+NAMES_FILE = "{}_imgid2idex.json"
+"""The published code's name for the JSON from names to rows, after the store's own name."""
+PICTURE_ENDINGS = {".jpg", ".jpeg", ".png"}
 
 type Array = npt.NDArray[np.float32]
+type Key = int | str
+"""What names of one picture have in common, in lists of captions and in files of regions."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureNames:
+    """How a corpus names its pictures: the key of a name, or None, and what a name without one is told."""
+
+    key: Callable[[str], Key | None]
+    keyless: str
 
 
 class DetectionError(Exception):
@@ -63,6 +81,8 @@ class Piece:
     kind: Literal["tsv", "store"]
     start: int
     stop: int
+    names: Path | None = None
+    """The JSON from names to rows, of a store that has cut its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +100,29 @@ def coco_number(image: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def path_key(image: str) -> str | None:
+    """A picture's path without its ending; None if it is empty."""
+    return Path(image).with_suffix("").as_posix() if Path(image).name else None
+
+
+def stem_key(image: str) -> str | None:
+    """A picture's name without folder and ending; None if it is empty."""
+    return Path(image).stem or None
+
+
+COCO_NUMBERS = PictureNames(coco_number, "ends in no COCO number")
+PATHS = PictureNames(path_key, "is no path of a picture")
+STEMS = PictureNames(stem_key, "is no name of a picture")
+
+
 def pieces_of(path: Path) -> list[Piece]:
     """The pieces of a file, which is a store if it is HDF5, else a TSV.
 
     Raises:
-        CorpusError: there is no such file, it is empty, or a store lacks a data set.
+        CorpusError: there is no such file, it is empty, a store lacks a data set, or its names are cut and
+            no JSON beside it holds them.
     """
+    names: Path | None = None
     if not path.is_file():
         raise CorpusError(f"{path}: there is no such file of region features.")
     if h5py.is_hdf5(path):
@@ -93,6 +130,7 @@ def pieces_of(path: Path) -> list[Piece]:
             if missing := [name for name in STORED if name not in store]:
                 raise CorpusError(f"{path}: lacks the data sets {', '.join(missing)}; expected {STORED}.")
             lengths = {name: len(store[name]) for name in STORED}
+            names = _names_file(path, store["img_id"])
         if len(set(lengths.values())) > 1:
             raise CorpusError(f"{path}: its data sets differ in length: {lengths}. Make the file again.")
         total, step, kind = lengths["img_id"], STORE_PIECE, "store"
@@ -101,7 +139,7 @@ def pieces_of(path: Path) -> list[Piece]:
     if total == 0:
         raise CorpusError(f"{path}: is empty. Fetch or make the file again.")
     return [
-        Piece(path, "store" if kind == "store" else "tsv", start, min(start + step, total))
+        Piece(path, "store" if kind == "store" else "tsv", start, min(start + step, total), names)
         for start in range(0, total, step)
     ]
 
@@ -109,8 +147,11 @@ def pieces_of(path: Path) -> list[Piece]:
 def records_of(piece: Piece) -> Iterator[Record]:
     """The records of a piece, in order; one at a time is in memory."""
     if piece.kind == "store":
-        with h5py.File(piece.path) as store:
-            ids = store["img_id"].asstr()[piece.start : piece.stop]
+        if piece.names is not None:
+            ids = _read_names(piece.names, piece.names.stat().st_mtime_ns)[piece.start : piece.stop]
+        else:
+            with h5py.File(piece.path) as store:
+                ids = store["img_id"].asstr()[piece.start : piece.stop]
         yield from (Record(place, str(image), None) for place, image in enumerate(ids))
         return
     with piece.path.open("rb") as file:
@@ -123,6 +164,37 @@ def records_of(piece: Piece) -> Iterator[Record]:
             image = line[: line.find(b"\t")] if b"\t" in line else line.strip()[:80]
             yield Record(place, image.decode("utf-8", errors="replace"), line)
             place += 1
+
+
+def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
+    """The JSON that holds the names of a store that has cut them; None if they are whole."""
+    width = h5py.check_string_dtype(ids.dtype).length
+    stored = [bytes(name) for name in ids[:]] if width is not None else []
+    full = [name.decode(errors="replace") for name in stored if len(name) == width]
+    if all(Path(name).suffix.lower() in PICTURE_ENDINGS or coco_number(name) is not None for name in full):
+        return None
+    name = NAMES_FILE.format(path.stem)
+    for names in (path.with_name(name), path.absolute().parent.parent / "metadata" / name):
+        if names.is_file():
+            whole = [name.encode()[:width] for name in _read_names(names, names.stat().st_mtime_ns)]
+            if whole != stored:
+                raise CorpusError(f"{names}: its names are not those of {path}. Make both again.")
+            return names
+    raise CorpusError(
+        f"{path}: its names of pictures are cut to {width} bytes. Put {name}, from names to rows, beside it."
+    )
+
+
+@lru_cache(maxsize=8)
+def _read_names(path: Path, written: int) -> tuple[str, ...]:  # noqa: ARG001 - so that none is kept too long
+    """The names in a JSON from names to rows, `written` then, in the order of the rows."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorpusError(f"{path}: is no JSON ({error}). Fetch or make the file again.") from None
+    if not isinstance(rows, dict) or sorted(rows.values()) != list(range(len(rows))):
+        raise CorpusError(f"{path}: expected an object from names to rows, each row from 0 on once.")
+    return tuple(sorted(rows, key=rows.__getitem__))
 
 
 def place_name(piece: Piece, place: int, before: int) -> str:

@@ -27,8 +27,9 @@ import numpy.typing as npt
 from vgsplus.corpora.detections import (
     DetectionError,
     Detections,
+    Key,
+    PictureNames,
     Piece,
-    coco_number,
     decode,
     pieces_of,
     place_name,
@@ -81,13 +82,14 @@ class RegionFile:
 
 def collect_regions(
     files: Sequence[Path],
-    images: Mapping[int, str],
+    images: Mapping[Key, str],
     folder: Path,
     *,
+    names: PictureNames,
     dtype: Dtype,
     progress: Progress | None = None,
 ) -> RegionFile:
-    """Gather the regions of `images` (COCO number to image id) from `files` into regions.h5 in `folder`.
+    """Gather the regions of `images` (key of `names` to image id) from `files` into regions.h5 in `folder`.
 
     What an interrupted call left in `folder` is used where it was about the same files and images. Rows go
     in the order of `images`; those of images that no file holds are left out.
@@ -96,14 +98,14 @@ def collect_regions(
         CorpusError: a file is absent; or every fault of every record of the images, by file and line.
     """
     pieces = [piece for path in files for piece in pieces_of(path)]
-    row_of = {number: row for row, number in enumerate(images)}
+    row_of = {key: row for row, key in enumerate(images)}
     layout = _open_plan(folder, pieces, images, dtype)
     journal = folder / JOURNAL
     done = _read_journal(journal)
     outcomes = {index: outcome for index, outcome in done.items() if index < len(pieces)}
     with journal.open("a", encoding="utf-8") as notes:
         todo = [index for index in range(len(pieces)) if index not in outcomes]
-        for index, outcome in _write_pieces(pieces, todo, row_of, layout):
+        for index, outcome in _write_pieces(pieces, todo, names, row_of, layout):
             outcomes[index] = outcome
             notes.write(json.dumps({"piece": index} | asdict(outcome)) + "\n")
             notes.flush()
@@ -112,11 +114,11 @@ def collect_regions(
     return _settle(pieces, outcomes, list(images.values()), layout, folder)
 
 
-def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[int, str], dtype: Dtype) -> Layout:
+def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str], dtype: Dtype) -> Layout:
     """The layout of the file in `folder`, left by a call about the same, or laid out anew."""
-    files = sorted({piece.path for piece in pieces})
+    files = sorted({path for piece in pieces for path in (piece.path, piece.names) if path is not None})
     stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    about = json.dumps([dtype, stats, [asdict(piece) | {"path": str(piece.path)} for piece in pieces]])
+    about = json.dumps([dtype, stats, [asdict(piece) for piece in pieces]], default=str)
     digest = hashlib.sha256((about + json.dumps(list(images.items()))).encode()).hexdigest()
     plan = folder / PLAN
     if plan.is_file():
@@ -190,19 +192,23 @@ def _read_journal(journal: Path) -> dict[int, Outcome]:
 
 
 def _write_pieces(
-    pieces: Sequence[Piece], todo: Sequence[int], row_of: Mapping[int, int], layout: Layout
+    pieces: Sequence[Piece],
+    todo: Sequence[int],
+    names: PictureNames,
+    row_of: Mapping[Key, int],
+    layout: Layout,
 ) -> Iterator[tuple[int, Outcome]]:
     """Write the rows of the pieces to do, in processes where there are several; (index, outcome) in order."""
     workers = os.cpu_count() or 1
     if workers < 2 or len(todo) < WORTH_PROCESSES:
-        yield from ((index, write_piece(pieces[index], row_of, layout)) for index in todo)
+        yield from ((index, write_piece(pieces[index], names, row_of, layout)) for index in todo)
         return
     # Processes started anew: threads and open HDF5 files of this one do not survive a fork.
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(row_of, layout),
+        initargs=(names, row_of, layout),
     )
     try:
         waiting: list[tuple[int, Future[Outcome]]] = []
@@ -217,15 +223,15 @@ def _write_pieces(
         pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[Mapping[int, int], Layout] | None = None
+_worker: tuple[PictureNames, Mapping[Key, int], Layout] | None = None
 
 
-def _start_worker(row_of: Mapping[int, int], layout: Layout) -> None:
+def _start_worker(names: PictureNames, row_of: Mapping[Key, int], layout: Layout) -> None:
     global _worker  # noqa: PLW0603 - a process of the pool has one task, told once and not with every piece
     # Ctrl-C reaches every process of the terminal; only the first is to say so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (row_of, layout)
+    _worker = (names, row_of, layout)
 
 
 def _end_with_parent() -> None:
@@ -241,17 +247,17 @@ def _write_in_worker(piece: Piece) -> Outcome:
     return write_piece(piece, *_worker)
 
 
-def write_piece(piece: Piece, row_of: Mapping[int, int], layout: Layout) -> Outcome:
+def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], layout: Layout) -> Outcome:
     """Write the rows of a piece's images into the file, and see them to disk."""
     outcome = Outcome()
     taken: set[int] = set()
     with _store(piece) as store, layout.path.open("r+b", buffering=0) as file:
         for record in records_of(piece):
             outcome.records += 1
-            number = coco_number(record.image)
-            row = row_of.get(number) if number is not None else None
-            if number is None:
-                outcome.faults.append((record.place, f"img_id {record.image!r} ends in no COCO number"))
+            key = names.key(record.image)
+            row = row_of.get(key) if key is not None else None
+            if key is None:
+                outcome.faults.append((record.place, f"img_id {record.image!r} {names.keyless}"))
             elif row is None:
                 outcome.unnamed += 1
             else:
@@ -310,6 +316,10 @@ def _settle(
         shutil.rmtree(folder, ignore_errors=True)
         raise CorpusError(faults)
     rows = sorted(places)
+    if not rows:
+        shutil.rmtree(folder, ignore_errors=True)
+        files = ", ".join(dict.fromkeys(str(piece.path) for piece in pieces))
+        raise CorpusError(f"{files}: hold no picture of the captions. Name others with --features.")
     if len(rows) < len(images):
         _keep_rows(layout, rows, folder)
     kept = [images[row] for row in rows]
