@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from vgsplus.cli import fetching
+from vgsplus.cli.fetching import Download, Mirror
 from vgsplus.cli.options import Overwrite, Seed
 from vgsplus.cli.progress import bars, stage_bars
 from vgsplus.errors import VgsplusError
 
 data = typer.Typer(help="Prepare and check corpora.", no_args_is_help=True)
+data.command("fetch")(fetching.fetch)
 
 
 @data.command("toy")
@@ -45,9 +48,9 @@ def data_stamps(
 def data_spokencoco(
     out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
     features: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(help="Detected regions: an obj36 TSV or the HDF5 store; may be repeated."),
-    ],
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="SpokenCOCO's folder, for what the following do not name.")
     ] = None,
@@ -62,11 +65,17 @@ def data_spokencoco(
     skip_faulty: Annotated[
         bool, typer.Option("--skip-faulty", help="Leave out captions without a good sound or regions.")
     ] = False,
+    download: Download = False,
+    mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare SpokenCOCO with detected regions; started again, it goes on with the regions."""
     from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco
 
+    if download:
+        root, features = fetching.fetch_spokencoco(root, features, mirror or ())
+    if not features:
+        raise VgsplusError("--features is missing: the detected regions, or --download to fetch them")
     named = {"train": train, "validation": validation, "test": test}
     lists = {split: path for split, path in named.items() if path is not None}
     if root is not None:
@@ -122,11 +131,15 @@ def data_librispeech(
     items: Annotated[
         Path | None, typer.Option(help="A folder with ABX item files, as dev-clean.item, to take along.")
     ] = None,
+    download: Download = False,
+    mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare LibriSpeech: read speech, to train on sound alone."""
     from vgsplus.corpora.librispeech import VALIDATION_SUBSETS, prepare_librispeech
 
+    if download:
+        fetching.fetch_librispeech(root, train or (), validation or VALIDATION_SUBSETS, mirror or ())
     with bars("reading chapters", "decoding") as (read, decoded):
         summary = prepare_librispeech(
             root,
