@@ -87,7 +87,8 @@ def fetch_librispeech(
     from vgsplus.corpora.fetching.archives import find_archive
     from vgsplus.corpora.librispeech import FOLDER, TRAINING_SUBSETS
 
-    folder = root.parent if root.absolute().name == FOLDER else root
+    root = root.absolute()
+    folder = root.parent if root.name == FOLDER else root
     if not train and not any((folder / FOLDER / subset).is_dir() for subset in TRAINING_SUBSETS):
         raise VgsplusError(
             f"--download needs --train, the subset to fetch and train on: {', '.join(TRAINING_SUBSETS)}"
@@ -112,7 +113,8 @@ def fetch_spokencoco(
     if root is None:
         raise VgsplusError("--download needs --root, the folder to fetch into")
     spokencoco = find_archive("spokencoco")
-    folder = root.parent if root.absolute().name == spokencoco.unpacks_to else root
+    root = root.absolute()
+    folder = root.parent if root.name == spokencoco.unpacks_to else root
     (unpacked,) = fetch_all([spokencoco], folder, mirrors)
     if features:
         return unpacked, list(features)

@@ -100,7 +100,14 @@ def test_a_server_that_ignores_ranges_starts_again(server, fetch, path):
 def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(server, fetch, path):
     served = server.serve("a", BODY, *[server.breaks_off(1000)] * 50, ranges=False)
     assert "broke off after 1000" in fails(fetch, server.url("a"))
-    assert len(served.requests) == 1 + QUICK.attempts - 1
+    assert len(served.requests) == QUICK.attempts
+    assert left(path) == (BODY[:1000], False)
+
+
+def test_a_server_without_validators_that_always_breaks_off_is_given_up(server, fetch, path):
+    served = server.serve("a", BODY, *[server.breaks_off(1000)] * 50, etag=None)
+    assert "broke off after 1000" in fails(fetch, server.url("a"), digest=False)
+    assert len(served.requests) == QUICK.attempts
     assert left(path) == (BODY[:1000], False)
 
 
@@ -133,9 +140,20 @@ def test_another_address_goes_on_where_a_digest_vouches(server, fetch, path):
 
 def test_another_address_that_is_dead_costs_nothing_of_what_is_here(server, fetch, path):
     server.serve("a", BODY, server.breaks_off(1000), *[server.breaks_off(0)] * 3)
-    told = fails(fetch, server.url("a"), server.url("absent"), digest=False)
+    busy = server.serve("busy", BODY, *[server.answers(503)] * 9)
+    told = fails(fetch, server.url("a"), server.url("absent"), server.url("busy"), digest=False)
     assert "answers 404" in told
+    assert "answers 503" in told
+    assert len(busy.requests) == QUICK.attempts
     assert left(path) == (BODY[:1000], False)
+
+
+def test_another_address_begins_anew_where_nothing_vouches(server, fetch, path):
+    server.serve("a", BODY, server.breaks_off(5000), *[server.breaks_off(0)] * 3)
+    other = server.serve("b", BODY, *[server.breaks_off(900)] * 5)
+    fetch(server.url("a"), server.url("b"), digest=False)
+    assert path.read_bytes() == BODY
+    assert [r.get("Range") for r in other.requests[:2]] == [None, "bytes=900-"]
 
 
 def test_a_wrong_file_is_removed_and_the_next_address_tried(server, fetch, path):

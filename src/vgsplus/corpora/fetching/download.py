@@ -7,8 +7,6 @@ validator (ETag, or Last-Modified) that address knew them. What Range and If-Ran
 import http.client
 import json
 import os
-import re
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -18,13 +16,20 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from vgsplus.corpora.fetching.answers import (
+    BrokenError,
+    RefusedError,
+    failure,
+    length_of,
+    range_of,
+    refusal,
+    validator_of,
+)
 from vgsplus.corpora.fetching.archives import FetchError
 from vgsplus.files import whole_file
 
 CHUNK = 1 << 20
 LONGEST_PAUSE = 60.0
-PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-"""Refusals that pass, besides the server's own faults, 500 and above."""
 
 type Progress = Callable[[str, int, int | None], None]
 """Called with (stage, bytes done, bytes in all or None where nobody knows) as the work goes on."""
@@ -51,14 +56,6 @@ class _Origin:
 
     url: str = ""
     validator: str | None = None
-
-
-class _BrokenError(Exception):
-    """A connection that failed in a way that may pass."""
-
-
-class _RefusedError(Exception):
-    """An address that cannot give the file."""
 
 
 class Download:
@@ -122,8 +119,8 @@ class Download:
         inherited = self._have() > 0
         try:
             self._persist(url)
-        except _RefusedError as refusal:
-            return str(refusal)
+        except RefusedError as refused:
+            return str(refused)
         if reason := self._fault(self.part):
             self._discard()
             # The wrong bytes may be those of another day or address.
@@ -132,17 +129,17 @@ class Download:
 
     def _persist(self, url: str) -> None:
         """Connect until the file is whole, or until nothing new comes."""
-        furthest, failures = self._reusable(url, self._origin()), 0
+        furthest, failures = self._received(url), 0
         while True:
             try:
                 self._attempt(url)
-            except _BrokenError as broken:
-                if self._have() > furthest:
-                    furthest, failures = self._reusable(url, self._origin()), 0
+            except BrokenError as broken:
+                if self._received(url) > furthest:
+                    furthest, failures = self._received(url), 0
                 failures += 1
                 if failures >= self._patience.attempts:
                     times = f"{failures} times in a row" if failures > 1 else "once"
-                    raise _RefusedError(f"{broken} ({times})") from None
+                    raise RefusedError(f"{broken} ({times})") from None
                 time.sleep(min(self._patience.pause * 2 ** (failures - 1), LONGEST_PAUSE))
             else:
                 return
@@ -151,8 +148,8 @@ class Download:
         """Receive what is missing over one connection.
 
         Raises:
-            _BrokenError: it ended too early.
-            _RefusedError: the address has another file, or none.
+            BrokenError: it ended too early.
+            RefusedError: the address has another file, or none.
         """
         if self._size is not None and self._have() == self._size:
             return
@@ -171,12 +168,16 @@ class Download:
             with error:
                 if self._is_whole(error, have):
                     return
-                raise _refusal(error) from None
+                raise refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _failure(error) from None
+            raise failure(error) from None
         with response:
             first, total = self._place(response, url, origin, have)
-            self._receive(response, _Origin(url, _validator(response)), first, total)
+            self._receive(response, _Origin(url, validator_of(response)), first, total)
+
+    def _received(self, url: str) -> int:
+        """How far this address has brought the file; 0 if the bytes that are here are another's."""
+        return self._have() if self._origin().url == url else 0
 
     def _reusable(self, url: str, origin: _Origin) -> int:
         """How many of the bytes that are here may be the start of what `url` holds: all, or none."""
@@ -192,26 +193,26 @@ class Download:
         if self._size is None and error.headers.get("Content-Range", "").strip() == f"bytes */{have}":
             return True
         self._start_again()
-        raise _BrokenError(f"has no byte {have}")
+        raise BrokenError(f"has no byte {have}")
 
     def _place(
         self, response: http.client.HTTPResponse, url: str, origin: _Origin, have: int
     ) -> tuple[int, int | None]:
         """Where the bytes of a response belong, and the size that the server claims; the .part is ready."""
-        validator = _validator(response)
+        validator = validator_of(response)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
-            first, total = _range(response)
+            first, total = range_of(response)
             known = None not in (origin.validator, validator)
             changed = have > 0 and origin.url == url and known and origin.validator != validator
             if first != have or changed:
                 self._start_again()
-                raise _BrokenError("the file has changed" if changed else "sends another part than asked for")
+                raise BrokenError("the file has changed" if changed else "sends another part than asked for")
         elif response.status == HTTPStatus.OK:
-            first, total = 0, _length(response)
+            first, total = 0, length_of(response)
         else:
-            raise _RefusedError(f"answers {response.status} {response.reason}")
+            raise RefusedError(f"answers {response.status} {response.reason}")
         if None not in (self._size, total) and total != self._size:
-            raise _RefusedError(
+            raise RefusedError(
                 f"its file is {total} bytes, the published one {self._size}: another, or a page of errors"
             )
         total = self._size or total
@@ -246,9 +247,9 @@ class Download:
             ) from None
         if total is not None and have > total:
             self._discard()
-            raise _RefusedError(f"sends more than the {total} bytes of the file")
+            raise RefusedError(f"sends more than the {total} bytes of the file")
         if total is not None and have < total:
-            raise _BrokenError(f"broke off after {have} of {total} bytes")
+            raise BrokenError(f"broke off after {have} of {total} bytes")
 
     # ---- the .part ----------------------------------------------------------------------------------------
 
@@ -276,51 +277,9 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-# ---- what a server says -----------------------------------------------------------------------------------
-
-
 def _read(response: http.client.HTTPResponse) -> bytes:
     """The next bytes of a response, as they come; none at its end, or where the connection was closed."""
     try:
         return response.read1(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise _failure(error) from None
-
-
-def _failure(error: OSError | http.client.HTTPException) -> _BrokenError | _RefusedError:
-    """What became of a connection, in words."""
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return _RefusedError(f"its certificate is not trusted ({cause.verify_message})")
-    if isinstance(cause, TimeoutError):
-        return _BrokenError("does not answer in time")
-    return _BrokenError(str(cause) or type(cause).__name__)
-
-
-def _refusal(error: urllib.error.HTTPError) -> _BrokenError | _RefusedError:
-    told = f"answers {error.code} {error.reason}".strip()
-    passes = error.code in PASSING or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR
-    return _BrokenError(told) if passes else _RefusedError(told)
-
-
-def _validator(response: http.client.HTTPResponse) -> str | None:
-    """What may stand in If-Range: a strong ETag, else the date; weak ETags must not."""
-    tag = response.headers.get("ETag")
-    if tag is not None and not tag.startswith("W/"):
-        return str(tag)
-    date = response.headers.get("Last-Modified")
-    return None if date is None else str(date)
-
-
-def _length(response: http.client.HTTPResponse) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
-
-
-def _range(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """The first byte that a partial answer holds, and the size of the whole file, where it is told."""
-    said = response.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", said.strip())
-    if match is None:
-        raise _RefusedError(f"sends a part without saying which ({said!r})")
-    return int(match[1]), None if match[2] == "*" else int(match[2])
+        raise failure(error) from None
