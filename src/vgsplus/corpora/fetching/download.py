@@ -82,7 +82,7 @@ class Download:
         progress: Progress,
     ) -> None:
         self.path = path
-        self.part = part_of(path)
+        self.part = path.with_name(f"{path.name}.part")
         self._note = self.part.with_name(f"{self.part.name}.json")
         self._size = size
         self._fault = fault
@@ -270,11 +270,6 @@ class Download:
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
-
-
-def part_of(path: Path) -> Path:
-    """Where the bytes of a file are until it is whole."""
-    return path.with_name(f"{path.name}.part")
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
