@@ -22,7 +22,7 @@ def test_help_lists_the_commands(capsys):
 def test_help_of_data_lists_the_corpora(capsys):
     code, out, _ = run(capsys, "data", "--help")
     assert code == 0
-    for command in ("toy", "stamps", "librispeech", "manifest", "to-manifest", "table", "check"):
+    for command in ("toy", "stamps", "librispeech", "manifest", "to-manifest", "table", "fetch", "check"):
         assert command in out
 
 

@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from vgsplus.files import whole_file
+from vgsplus.files import HeldError, hold, whole_file
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -34,3 +36,13 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path):
     with whole_file(tmp_path / "file") as file:
         file.write(b"whole")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"whole")]
+
+
+def test_a_lock_is_held_by_one_and_names_its_holder(tmp_path):
+    path = tmp_path / ".lock"
+    with hold(path):
+        with pytest.raises(HeldError, match=f"^process {os.getpid()} on "):
+            hold(path)
+        path.unlink()
+        hold(path).close()
+    hold(path).close()

@@ -1,10 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and those by which one process keeps others away."""
 
+import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
+from typing import IO
+
+
+class HeldError(Exception):
+    """A lock file that another process holds; the text says which, as "process 7 on host"."""
 
 
 @contextmanager
@@ -23,3 +30,27 @@ def whole_file(path: Path) -> Iterator[BufferedWriter]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def hold(path: Path) -> IO[str]:
+    """Hold a lock file until it is closed; the system lets go of it at a kill. Unlink it before closing.
+
+    Raises:
+        HeldError: another process holds it.
+    """
+    lock = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The first holder may have finished, and its lock file gone, between the opening and the locking.
+        busy = not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())))
+    except BlockingIOError:
+        busy = True
+    if busy:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise HeldError(holder)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock

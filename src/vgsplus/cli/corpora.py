@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from vgsplus.cli import fetching
+from vgsplus.cli.fetching import Download, Mirror
 from vgsplus.cli.options import Overwrite, Seed
 from vgsplus.cli.progress import bars, stage_bars
 from vgsplus.errors import VgsplusError
 
 data = typer.Typer(help="Prepare and check corpora.", no_args_is_help=True)
+data.command("fetch")(fetching.fetch)
 
 
 @data.command("toy")
@@ -69,11 +72,15 @@ def data_spokencoco(
     images: Annotated[Path | None, typer.Option(help="The folder with train2014/ and val2014/.")] = None,
     dtype: Numbers = "float16",
     skip_faulty: SkipFaulty = False,
+    download: Download = False,
+    mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare SpokenCOCO with detected regions; started again, it goes on with the regions."""
     from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco
 
+    if download:
+        root, features = fetching.fetch_spokencoco(root, features, mirror or ())
     named = {"train": train, "validation": validation, "test": test}
     lists = {split: path for split, path in named.items() if path is not None}
     if root is not None:
@@ -109,11 +116,15 @@ def data_places(
     images: Images = None,
     dtype: Numbers = "float16",
     skip_faulty: SkipFaulty = False,
+    download: Download = False,
+    mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare Spoken Places, with detected regions or its pictures."""
     from vgsplus.corpora.places import find_lists, prepare_places
 
+    if download:
+        root = fetching.fetch_corpus("places-audio", root, mirror or ())
     named = {
         "train": train,
         "validation": validation,
@@ -150,11 +161,15 @@ def data_flickr8k(
     images: Images = None,
     dtype: Numbers = "float16",
     skip_faulty: SkipFaulty = False,
+    download: Download = False,
+    mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare the Flickr8k Audio Caption Corpus, with detected regions or its pictures."""
     from vgsplus.corpora.flickr8k import prepare_flickr8k
 
+    if download:
+        audio = fetching.fetch_corpus("flickr8k-audio", audio, mirror or ())
     with stage_bars() as progress:
         summary = prepare_flickr8k(
             out,
@@ -209,11 +224,15 @@ def data_librispeech(
     items: Annotated[
         Path | None, typer.Option(help="A folder with ABX item files, as dev-clean.item, to take along.")
     ] = None,
+    download: Download = False,
+    mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare LibriSpeech: read speech, to train on sound alone."""
     from vgsplus.corpora.librispeech import VALIDATION_SUBSETS, prepare_librispeech
 
+    if download:
+        fetching.fetch_librispeech(root, train or (), validation or VALIDATION_SUBSETS, mirror or ())
     with bars("reading chapters", "decoding") as (read, decoded):
         summary = prepare_librispeech(
             root,

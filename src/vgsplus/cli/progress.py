@@ -5,7 +5,17 @@ from contextlib import contextmanager
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 
 @contextmanager
@@ -37,9 +47,29 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield move
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+@contextmanager
+def byte_bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """As `stage_bars`, of bytes, with their rate; the total of a stage may be unknown."""
+    with _progress(DownloadColumn(), TransferSpeedColumn()) as progress:
+        known: dict[str, TaskID] = {}
+
+        def move(stage: str, done: int, total: int | None, /) -> None:
+            if stage not in known:  # bytes that were there before do not count into the rate
+                known[stage] = progress.add_task(stage, completed=done, total=total)
+            progress.update(known[stage], completed=done, total=total)
+
+        yield move
+
+
+def _progress(*amounts: ProgressColumn) -> Progress:
+    columns = amounts or (MofNCompleteColumn(),)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 def _move(progress: Progress, task: TaskID, done: int, total: int) -> None:

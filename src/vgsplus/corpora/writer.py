@@ -1,11 +1,8 @@
 """Writing a corpus: beside its target under a temporary name, validated, then renamed; never half-written."""
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
-import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +20,7 @@ from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE, Caption, CorpusError
 from vgsplus.corpora.regions_writer import RegionsWriter
 from vgsplus.corpora.validation import caption_faults, region_faults, validate
+from vgsplus.files import HeldError, hold
 
 LOCK_FILE = ".lock"
 SKIPPED_FILE = "skipped.jsonl"
@@ -299,21 +297,9 @@ class CorpusWriter:
 
 
 def _lock(folder: Path, root: Path) -> IO[str]:
-    """Hold the folder's lock file for as long as this process lives; the system lets go of it at a kill."""
-    path = folder / LOCK_FILE
-    lock = path.open("a+", encoding="utf-8")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The first writer may have finished, and its lock file gone, between the opening and the locking.
-        busy = not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())))
-    except BlockingIOError:
-        busy = True
-    if busy:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise CorpusError(f"{root}: {holder} is preparing this corpus. Wait for it or choose another folder.")
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
-    return lock
+        return hold(folder / LOCK_FILE)
+    except HeldError as holder:
+        raise CorpusError(
+            f"{root}: {holder} is preparing this corpus. Wait for it or choose another folder."
+        ) from None
