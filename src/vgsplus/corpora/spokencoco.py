@@ -21,7 +21,9 @@ from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora.detections import coco_number
 from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS
-from vgsplus.corpora.region_file import Dtype, RegionFile, collect_regions
+from vgsplus.corpora.region_file import RegionFile, collect_regions
+from vgsplus.corpora.region_layout import Dtype
+from vgsplus.corpora.region_store import provenance_of
 from vgsplus.corpora.spokencoco_json import SpokenCaption, read_list
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -120,6 +122,7 @@ def prepare_spokencoco(
             "source": "SpokenCOCO",
             "lists": {split: str(path.absolute()) for split, path in lists.items()},
             "features": [str(path.absolute()) for path in features],
+            "regions": [provenance_of(path) for path in features],
         },
         licence=LICENCE,
         audio_root=audio_root.absolute(),
