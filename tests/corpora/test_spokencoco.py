@@ -149,6 +149,25 @@ def test_the_store_gives_the_same_corpus(data):
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
 
 
+def test_a_file_of_regions_gives_the_same_corpus(data):
+    records = [data.records[number] for number in [*data.records][::-1]]
+    size = np.float32([200, 100, 200, 100])
+    with h5py.File(data.root / "regions.h5", "w") as file:
+        names = [f"pictures/{record['img_id']}.jpg" for record in records]
+        file.create_dataset("image_ids", data=names, dtype=h5py.string_dtype("utf-8"))
+        file["features"] = np.stack([record["features"][[1, 2, 0]] for record in records])
+        file["boxes"] = np.clip([record["boxes"][[1, 2, 0]] / size for record in records], 0, 1)
+        file.attrs["provenance"] = json.dumps({"model": "a detector"})
+    data.prepare(features=[data.root / "regions.h5"])
+    corpus = Corpus.open(data.root / "out" / "c")
+    assert_regions(corpus, data)
+    assert corpus.info["provenance"]["regions"] == [{"model": "a detector"}]
+    with h5py.File(data.root / "regions.h5", "r+") as file:
+        file["boxes"][0, 0] = 2
+    with pytest.raises(CorpusError, match=r"regions\.h5: row 0: .*outside \[0, 1\]"):
+        data.prepare(features=[data.root / "regions.h5"], overwrite=True)
+
+
 def test_small_pieces_in_processes_give_the_same_corpus(data, monkeypatch):
     monkeypatch.setattr(detections, "TSV_PIECE", 400)
     monkeypatch.setattr(region_file.os, "cpu_count", lambda: 2)

@@ -33,7 +33,7 @@ def from_hub(model: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise VisionError(
-            f"{model}: its weights cannot be had: {what} Check the name. Without a network, name a local "
-            "copy (--weights FILE; for transformers the folder, as --model transformers:FOLDER), copy the cache "
-            "of a machine that has them, or take efficientnet-lite0, whose weights come with its package."
+            f"{model}: its weights cannot be had: {what} Check the name. Without a network, name a file "
+            "(--weights FILE; else --model transformers:FOLDER), copy the cache of a machine that has them, "
+            " or take efficientnet-lite0, whose weights come with its package."
         ) from None
