@@ -163,8 +163,8 @@ def test_a_file_of_regions_gives_the_same_corpus(data):
     assert_regions(corpus, data)
     assert corpus.info["provenance"]["regions"] == [{"model": "a detector"}]
     with h5py.File(data.root / "regions.h5", "r+") as file:
-        file["boxes"][0, 0] = 2
-    with pytest.raises(CorpusError, match=r"regions\.h5: row 0: .*outside \[0, 1\]"):
+        file["boxes"][1, 0] = 2
+    with pytest.raises(CorpusError, match=r"regions\.h5: row 1: .*outside \[0, 1\]"):
         data.prepare(features=[data.root / "regions.h5"], overwrite=True)
 
 

@@ -1,7 +1,9 @@
+import json
 import sys
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -14,6 +16,19 @@ from vgsplus.vision.models import open_describer
 from vgsplus.vision.weights import digest, fill
 
 CPU = torch.device("cpu")
+
+
+class Maps(nn.Module):
+    """A backbone that gives its one map by name, as those with a feature pyramid do."""
+
+    out_channels = 8
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 16, stride=16)
+
+    def forward(self, pictures):
+        return {"0": self.convolution(pictures)}
 
 
 def extra(name):
@@ -78,11 +93,47 @@ def test_a_timm_backbone_tells_pictures_apart(tmp_path, name):
     assert not torch.allclose(features[0], features[1])
 
 
+@pytest.mark.parametrize("kind", ["dinov2", "resnet", "clip"])
+def test_a_backbone_of_transformers_comes_from_its_folder(tmp_path, kind):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    if kind == "dinov2":
+        network = transformers.Dinov2Model(transformers.Dinov2Config(patch_size=14, **sizes))
+    elif kind == "resnet":
+        config = transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
+        )
+        network = transformers.ResNetModel(config)
+    else:
+        small = sizes | {"intermediate_size": 16, "patch_size": 7}
+        text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+        network = transformers.CLIPModel(transformers.CLIPConfig(vision_config=small, text_config=text))
+    network.save_pretrained(tmp_path)
+    preparation = {"size": {"height": 28, "width": 28}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preparation))
+    describer = open_describer(f"transformers:{tmp_path}", device=CPU)
+    pictures = [describer.prepare(Image.new("RGB", (30, 20), colour)) for colour in ("red", "blue")]
+    assert pictures[0].shape == (3, 28, 28)
+    features, boxes = describer.describe(pictures)
+    assert features.shape == (2, 36, 16)
+    assert boxes.shape == (2, 36, 4)
+    assert not torch.allclose(features[0], features[1])
+
+
+def test_a_model_of_text_is_refused(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=50
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(VisionError, match="no model of pictures"):
+        open_describer(f"transformers:{tmp_path}", device=CPU)
+
+
 def test_a_detector_gives_36_boxes_that_do_not_depend_on_other_pictures():
     detection = extra("torchvision.models.detection")
     torch.manual_seed(0)
-    backbone = nn.Conv2d(3, 8, 16, stride=16)
-    backbone.out_channels = 8
+    backbone = Maps()
     anchors = detection.rpn.AnchorGenerator(((16, 32),), ((0.5, 1.0, 2.0),))
     network = detection.FasterRCNN(backbone, 4, min_size=64, max_size=96, rpn_anchor_generator=anchors)
     describer = DetectorDescriber(network, device=CPU, provenance={"model": "tiny"})

@@ -1,4 +1,6 @@
+import fcntl
 import json
+import os
 import shutil
 
 import h5py
@@ -127,6 +129,18 @@ def test_what_float16_cannot_hold_is_refused(folder, tmp_path):
     with pytest.raises(CorpusError, match="--dtype float32"):
         describe_folder(folder, tmp_path / "out.h5", Mean(factor=1e4))
     describe_folder(folder, tmp_path / "out.h5", Mean(factor=1e4), dtype="float32")
+
+
+def test_another_process_that_writes_is_left_alone(folder, tmp_path):
+    staging = tmp_path / ".out.h5.writing"
+    staging.mkdir()
+    handle = os.open(staging, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(VisionError, match="another process is writing it"):
+        describe_folder(folder, tmp_path / "out.h5", Mean())
+    os.close(handle)
+    describe_folder(folder, tmp_path / "out.h5", Mean())
+    assert not staging.exists()
 
 
 def test_a_device_without_memory_asks_for_smaller_batches(folder, tmp_path):

@@ -141,19 +141,18 @@ def _add_pictures(
     describe = partial(_describe_picture, grid=store is None)
     for paths in batched(sorted(lines), PICTURES_AT_ONCE):
         for path, outcome in zip(paths, in_parallel(describe, paths), strict=True):
-            fault = None
-            if isinstance(outcome, Picture):
+            if isinstance(outcome, str):
+                fault = outcome
+            else:
                 digests[path] = outcome.digest
                 image_id = _image_id(path, image_root)
                 found = outcome.grid if store is None else store.regions(image_id, outcome.digest)
-                if found is None:
-                    assert store is not None, "the grid describes every picture"
-                    fault = f"{path}: {store.absence()}"
-                else:
+                if found is not None:
                     writer.add_regions(image_id, *found)
-            else:
-                fault = outcome
-            for line in lines[path] if fault is not None else ():
+                    continue
+                assert store is not None, "the grid describes every picture"
+                fault = f"{path}: {store.absence()}"
+            for line in lines[path]:
                 table.fault(line, fault)
     return digests
 

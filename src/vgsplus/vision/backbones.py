@@ -146,4 +146,5 @@ def _as_map(hidden: Tensor, side: int, config: Any) -> Tensor:  # noqa: ANN401 -
         along = math.isqrt(hidden.shape[1])
         if along**2 != hidden.shape[1]:
             raise VisionError(f"{hidden.shape[1]} tokens are no square of patches. Choose another backbone.")
-    return hidden[:, -(along**2) :].transpose(1, 2).unflatten(2, (along, along))
+    patches = hidden[:, -(along**2) :].transpose(1, 2)
+    return patches.reshape(*patches.shape[:2], along, along)

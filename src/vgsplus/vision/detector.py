@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from vgsplus.corpora.regions import over_white
 from vgsplus.vision.describer import VisionError
@@ -34,8 +34,14 @@ class DetectorDescriber:
     Pictures run one by one: padded to the size of another, a picture would be described differently.
     """
 
-    def __init__(self, network: nn.Module, *, device: torch.device, provenance: dict[str, Any]) -> None:
-        self.network: Any = network.eval().requires_grad_(requires_grad=False).to(device)
+    def __init__(
+        self,
+        network: Any,  # noqa: ANN401 - a FasterRCNN of torchvision, which is optional
+        *,
+        device: torch.device,
+        provenance: dict[str, Any],
+    ) -> None:
+        self.network = network.eval().requires_grad_(requires_grad=False).to(device)
         self.device = device
         self._operations = library("torchvision.ops")
         self._image_list = library("torchvision.models.detection.image_list").ImageList
@@ -124,7 +130,7 @@ def faster_rcnn(weights: Path | None, device: torch.device) -> DetectorDescriber
 def _cached(weights: Any) -> Path:  # noqa: ANN401 - torchvision is optional
     """The file of torchvision's weights in PyTorch's cache, fetched if it is not there."""
     name = weights.url.rsplit("/", 1)[1]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path: Path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,9 +31,9 @@ def from_hub(model: str) -> Iterator[None]:
         yield
     # The libraries raise their network's own errors, of no common class.
     except Exception as error:  # noqa: BLE001
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")
         raise VisionError(
-            f"{model}: its weights cannot be had: {what} Check the name. Without a network, name a file "
+            f"{model}: its weights cannot be had: {what}. Check the name. Without a network, name a file "
             "(--weights FILE; else --model transformers:FOLDER), copy the cache of a machine that has them, "
-            " or take efficientnet-lite0, whose weights come with its package."
+            "or take efficientnet-lite0, whose weights come with its package."
         ) from None

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import batched
 from pathlib import Path
@@ -85,23 +86,20 @@ def describe_folder(
         raise CorpusError(f"{folder}: none of its {len(faults)} pictures can be decoded.")
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.absolute().with_name(f".{out.name}.writing")
-    layout = _open_plan(staging, pictures, describer, dtype)
-    with (staging / JOURNAL).open("r+b") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise VisionError(f"{out}: another process is writing it. Wait for it.") from None
-        whole = journal.read().rpartition(b"\n")[0]
-        done = sum(map(int, whole.split()))
-        # A line that a kill cut short is written over.
-        journal.seek(len(whole) + 1 if whole else 0)
-        journal.truncate()
-        for rows in _describe(folder, pictures, done, describer, layout, batch_size):
-            done += rows
-            journal.write(f"{rows}\n".encode())
-            journal.flush()
-            if progress is not None:
-                progress("regions", done, len(pictures))
+    with _alone(staging, out):
+        layout = _open_plan(staging, pictures, describer, dtype)
+        with (staging / JOURNAL).open("r+b") as journal:
+            whole = journal.read().rpartition(b"\n")[0]
+            done = sum(map(int, whole.split()))
+            # A line that a kill cut short is written over.
+            journal.seek(len(whole) + 1 if whole else 0)
+            journal.truncate()
+            for rows in _describe(folder, pictures, done, describer, layout, batch_size):
+                done += rows
+                journal.write(f"{rows}\n".encode())
+                journal.flush()
+                if progress is not None:
+                    progress("regions", done, len(pictures))
         layout.path.replace(out)
         shutil.rmtree(staging)
     return Written(out, len(pictures), layout.regions, layout.dim, tuple(faults))
@@ -136,6 +134,21 @@ def _survey(folder: Path, progress: Stages | None) -> tuple[list[Picture], list[
     return pictures, [outcome for outcome in outcomes if isinstance(outcome, str)]
 
 
+@contextmanager
+def _alone(staging: Path, out: Path) -> Iterator[None]:
+    """Make the folder `staging` and hold it; the system lets go of it at a kill."""
+    staging.mkdir(exist_ok=True)
+    handle = os.open(staging, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise VisionError(f"{out}: another process is writing it. Wait for it.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 def _open_plan(staging: Path, pictures: Sequence[Picture], describer: Describer, dtype: Dtype) -> Layout:
     """The layout of the file in `staging`, left by a call about the same, or laid out anew."""
     provenance = describer.provenance | {"torch": torch.__version__}
@@ -147,8 +160,8 @@ def _open_plan(staging: Path, pictures: Sequence[Picture], describer: Describer,
         if left.pop("about") == digest:
             return Layout(**left | {"path": staging / WRITING})
     features, _ = describer.describe([describer.prepare(Image.new("RGB", (64, 64)))])
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
+    for leftover in staging.iterdir():
+        leftover.unlink()
     layout = lay_out(staging / WRITING, len(pictures), features.shape[1], features.shape[2], dtype)
     # All that HDF5 itself writes is written now: rows that follow cannot leave the file torn.
     with h5py.File(layout.path, "r+") as file:
