@@ -171,6 +171,7 @@ def test_a_file_of_regions_gives_the_same_corpus(data):
 def test_small_pieces_in_processes_give_the_same_corpus(data, monkeypatch):
     monkeypatch.setattr(detections, "TSV_PIECE", 400)
     monkeypatch.setattr(region_file.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(region_file, "WORTH_PROCESSES", 1)
     data.prepare()
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
 
@@ -223,7 +224,7 @@ def tell(stage, done, total):
         time.sleep(600)
 
 if __name__ == "__main__":
-    detections.TSV_PIECE, region_file.os.cpu_count = 400, lambda: 2
+    detections.TSV_PIECE, region_file.os.cpu_count, region_file.WORTH_PROCESSES = 400, lambda: 2, 1
     root = Path(sys.argv[1])
     lists = {split: root / f"{split}.json" for split in ("train", "validation", "test")}
     files = [root / "a.tsv", root / "b.tsv"]
