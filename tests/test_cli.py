@@ -22,8 +22,17 @@ def test_help_lists_the_commands(capsys):
 def test_help_of_data_lists_the_corpora(capsys):
     code, out, _ = run(capsys, "data", "--help")
     assert code == 0
-    for command in ("toy", "stamps", "librispeech", "manifest", "to-manifest", "table", "fetch", "check"):
+    for command in ("toy", "stamps", "librispeech", "manifest", "to-manifest", "table", "places", "flickr8k"):
         assert command in out
+    for command in ("spokencoco", "regions", "fetch", "check"):
+        assert command in out
+
+
+def test_regions_name_the_models_before_any_work(capsys, tmp_path):
+    code, _, err = run(capsys, "data", "regions", tmp_path, tmp_path / "out.h5", "--model", "resnet")
+    assert code == 1
+    assert "there is no model 'resnet'" in err
+    assert "efficientnet-lite0" in err
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,29 @@ def test_the_store_gives_the_same_corpus(data):
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
 
 
+def test_a_file_of_regions_gives_the_same_corpus(data):
+    records = [data.records[number] for number in [*data.records][::-1]]
+    size = np.float32([200, 100, 200, 100])
+    with h5py.File(data.root / "regions.h5", "w") as file:
+        names = [f"pictures/{record['img_id']}.jpg" for record in records]
+        file.create_dataset("image_ids", data=names, dtype=h5py.string_dtype("utf-8"))
+        file["features"] = np.stack([record["features"][[1, 2, 0]] for record in records])
+        file["boxes"] = np.clip([record["boxes"][[1, 2, 0]] / size for record in records], 0, 1)
+        file.attrs["provenance"] = json.dumps({"model": "a detector"})
+    data.prepare(features=[data.root / "regions.h5"])
+    corpus = Corpus.open(data.root / "out" / "c")
+    assert_regions(corpus, data)
+    assert corpus.info["provenance"]["regions"] == [{"model": "a detector"}]
+    with h5py.File(data.root / "regions.h5", "r+") as file:
+        file["boxes"][1, 0] = 2
+    with pytest.raises(CorpusError, match=r"regions\.h5: row 1: .*outside \[0, 1\]"):
+        data.prepare(features=[data.root / "regions.h5"], overwrite=True)
+
+
 def test_small_pieces_in_processes_give_the_same_corpus(data, monkeypatch):
-    monkeypatch.setattr(detections, "TSV_PIECE", 200)
+    monkeypatch.setattr(detections, "TSV_PIECE", 400)
     monkeypatch.setattr(region_file.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(region_file, "WORTH_PROCESSES", 1)
     data.prepare()
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
 
@@ -206,7 +226,7 @@ def tell(stage, done, total):
         time.sleep(600)
 
 if __name__ == "__main__":
-    detections.TSV_PIECE, region_file.os.cpu_count = 200, lambda: 2
+    detections.TSV_PIECE, region_file.os.cpu_count, region_file.WORTH_PROCESSES = 400, lambda: 2, 1
     root = Path(sys.argv[1])
     lists = {split: root / f"{split}.json" for split in ("train", "validation", "test")}
     files = [root / "a.tsv", root / "b.tsv"]
@@ -225,7 +245,7 @@ def test_a_killed_preparation_leaves_no_process_and_goes_on(data, monkeypatch):
     assert len(workers) == 2
     wait_until(lambda: not any(is_running(pid) for pid in workers))
 
-    monkeypatch.setattr(detections, "TSV_PIECE", 200)
+    monkeypatch.setattr(detections, "TSV_PIECE", 400)
     monkeypatch.setattr(region_file.os, "cpu_count", lambda: 1)
     write_piece, written = region_file.write_piece, []
 

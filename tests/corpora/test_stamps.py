@@ -1,6 +1,8 @@
+import hashlib
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
@@ -257,3 +259,23 @@ def test_an_existing_corpus_is_replaced_only_on_demand(prepared, stamps):
         prepare_stamps(stamps, root)
     prepare_stamps(stamps, root, overwrite=True)
     assert validate(root) == []
+
+
+def test_pictures_may_be_described_by_a_file_of_regions(stamps, tmp_path):
+    pictures = sorted(stamps.rglob("*.png"))
+    with h5py.File(tmp_path / "regions.h5", "w") as file:
+        file["features"] = np.ones((len(pictures), 2, 3), np.float16)
+        file["boxes"] = np.zeros((len(pictures), 2, 4), np.float32)
+        text = h5py.string_dtype("utf-8")
+        file.create_dataset("image_ids", data=[one.name for one in pictures], dtype=text)
+        digests = [hashlib.sha256(one.read_bytes()).hexdigest() for one in pictures]
+        file.create_dataset("sha256", data=digests, dtype=text)
+        file.attrs["provenance"] = '{"model": "ones"}'
+    prepare_stamps(stamps, tmp_path / "out", regions=tmp_path / "regions.h5")
+    corpus = Corpus.open(tmp_path / "out")
+    assert (corpus.num_regions, corpus.feature_dim) == (2, 3)
+    assert corpus.info["provenance"]["regions"] == {"model": "ones"}
+    with h5py.File(tmp_path / "regions.h5", "r+") as file:
+        file["sha256"][pictures.index(stamps / "things/thing3.png")] = "0" * 64
+    with pytest.raises(CorpusError, match=r"thing3\.png: .* holds no regions"):
+        prepare_stamps(stamps, tmp_path / "out", regions=tmp_path / "regions.h5", overwrite=True)

@@ -1,5 +1,8 @@
+import hashlib
+import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
@@ -293,3 +296,41 @@ def test_copies_of_one_picture_in_two_splits_are_refused(mine):
 def test_an_absent_table_is_named(tmp_path):
     with pytest.raises(CorpusError, match=r"absent\.csv: there is no such table"):
         prepare_table(tmp_path / "absent.csv", tmp_path / "out")
+
+
+def regions_file(path: Path, pictures, dim: int = 5):
+    """A file of regions, a picture's features all its number, known by the contents of the pictures."""
+    with h5py.File(path, "w") as file:
+        numbers = np.arange(len(pictures), dtype=np.float16)
+        file["features"] = np.broadcast_to(numbers[:, None, None], (len(pictures), 3, dim))
+        file["boxes"] = np.tile(np.float32([0, 0, 1, 1]), (len(pictures), 3, 1))
+        text = h5py.string_dtype("utf-8")
+        file.create_dataset("image_ids", data=[f"other/{one.name}" for one in pictures], dtype=text)
+        digests = [hashlib.sha256(one.read_bytes()).hexdigest() for one in pictures]
+        file.create_dataset("sha256", data=digests, dtype=text)
+        file.attrs["provenance"] = json.dumps({"model": "counting"})
+
+
+def test_pictures_may_be_described_by_a_file_of_regions(mine, tmp_path):
+    pictures = [mine / f"pictures/p{number}.png" for number in range(20)]
+    regions_file(tmp_path / "regions.h5", pictures)
+    table = write(mine, "audio,image\n" + rows())
+    prepare_table(table, tmp_path / "out", regions=tmp_path / "regions.h5")
+    corpus = Corpus.open(tmp_path / "out")
+    assert validate(tmp_path / "out") == []
+    assert (corpus.num_regions, corpus.feature_dim) == (3, 5)
+    features, _ = corpus.regions(["pictures/p7.png", "pictures/p12.png"])
+    assert features[:, 0, 0].tolist() == [7, 12]
+    assert corpus.info["provenance"]["regions"] == {"model": "counting"}
+
+
+def test_pictures_that_a_file_of_regions_lacks_are_told_with_their_lines(mine, tmp_path):
+    regions_file(tmp_path / "regions.h5", [mine / f"pictures/p{number}.png" for number in range(18)])
+    table = write(mine, "audio,image\n" + rows())
+    with pytest.raises(CorpusError) as told:
+        prepare_table(table, tmp_path / "out", regions=tmp_path / "regions.h5")
+    assert [fault.split(": ")[0] for fault in told.value.faults] == [f"{table}:20", f"{table}:21"]
+    assert "vgsplus data regions" in str(told.value)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CorpusError, match="there is no such file of regions"):
+        prepare_table(table, tmp_path / "out", regions=tmp_path / "absent.h5")

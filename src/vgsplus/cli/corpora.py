@@ -15,6 +15,11 @@ from vgsplus.errors import VgsplusError
 data = typer.Typer(help="Prepare and check corpora.", no_args_is_help=True)
 data.command("fetch")(fetching.fetch)
 
+Regions = Annotated[
+    Path | None,
+    typer.Option(help="The pictures' regions, from `vgsplus data regions`; without it, a grid of pixels."),
+]
+
 
 @data.command("toy")
 def data_toy(
@@ -35,19 +40,21 @@ def data_toy(
 def data_stamps(
     out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
     root: Annotated[Path, typer.Option(help="The folder of stamps.")],
+    regions: Regions = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare a folder of stamps: pictures and words recorded in many languages."""
     from vgsplus.corpora.stamps import prepare_stamps
 
-    Console().print(prepare_stamps(root, out, seed=seed, overwrite=overwrite))
+    Console().print(prepare_stamps(root, out, regions=regions, seed=seed, overwrite=overwrite))
 
 
 Features = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Detected regions: an obj36 TSV or the HDF5 store; may be repeated. Without, a plain grid."
+        help="Regions: an obj36 TSV, the HDF5 store, or a file of `data regions`; may be repeated. "
+        "Without it, a grid of pixels."
     ),
 ]
 Images = Annotated[Path | None, typer.Option(help="The folder that the pictures' paths start in.")]
@@ -197,13 +204,63 @@ def data_table(
         Path, typer.Argument(help="A CSV file that names a sound on every line, and its picture.")
     ],
     out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    regions: Regions = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare your own recordings and pictures, listed in a table."""
     from vgsplus.corpora.table import prepare_table
 
-    Console().print(prepare_table(csv, out, seed=seed, overwrite=overwrite))
+    Console().print(prepare_table(csv, out, regions=regions, seed=seed, overwrite=overwrite))
+
+
+@data.command("regions")
+def data_regions(
+    images: Annotated[Path, typer.Argument(help="The folder of pictures, in folders or not.")],
+    out: Annotated[Path, typer.Argument(help="The HDF5 file to make.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="fasterrcnn_resnet50_fpn_v2, efficientnet-lite0, timm:NAME, transformers:NAME or "
+            "transformers:FOLDER."
+        ),
+    ] = "fasterrcnn_resnet50_fpn_v2",
+    *,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model's weights, safetensors or PyTorch's. By default its library finds them."
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"], typer.Option(help="Numbers of the features.")
+    ] = "float16",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures described at once.")] = 16,
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="Leave out pictures that cannot be decoded.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Describe pictures by a model's regions, for --regions and --features; started again, it goes on."""
+    import torch
+
+    from vgsplus.training.machine import device_name
+    from vgsplus.vision.models import open_describer
+    from vgsplus.vision.region_writing import describe_folder
+
+    describer = open_describer(model, weights=weights, device=torch.device(device_name("auto")))
+    with stage_bars() as progress:
+        written = describe_folder(
+            images,
+            out,
+            describer,
+            dtype=dtype,
+            batch_size=batch_size,
+            skip_faulty=skip_faulty,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    Console().print(str(written), markup=False, highlight=False, soft_wrap=True)
 
 
 @data.command("librispeech")

@@ -1,14 +1,16 @@
-"""Regions of pictures found by a detector (bottom-up attention), as LXMERT's programs write them.
+"""Regions of pictures found by a detector (bottom-up attention), as LXMERT's programs write them, or by ours.
 
     obj36 TSV    a picture a line, without a header, the columns of `COLUMNS` between tabs; arrays are base64
                  of int64 (ids) and float32, little-endian; boxes in pixels (x1, y1, x2, y2)
     store        HDF5 with data sets of the names in `STORED`, a picture a row; the published code's
+    regions      HDF5 with data sets of the names in `REGION_SETS`, as `vgsplus data regions` writes them:
+                 boxes in [0, 1], regions in order
 
 The published store of Places keeps 27 bytes of an id, less than its pictures' names: these are then read from
 the JSON from names to rows that is beside it.
 
 A file is read in pieces that know nothing of each other, so that processes share tens of gigabytes: of
-a TSV the lines that start in a span of bytes, of a store a span of rows.
+a TSV the lines that start in a span of bytes, of HDF5 a span of rows.
 """
 
 import binascii
@@ -24,7 +26,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.reader import CorpusError
+from vgsplus.corpora.reader import REGION_SETS, CorpusError
+from vgsplus.corpora.validation import region_faults
 
 COLUMNS = (
     "img_id",
@@ -78,7 +81,7 @@ class Piece:
     """The part of a file from `start` up to `stop`: bytes at which lines start, or rows."""
 
     path: Path
-    kind: Literal["tsv", "store"]
+    kind: Literal["tsv", "store", "regions"]
     start: int
     stop: int
     names: Path | None = None
@@ -116,7 +119,7 @@ STEMS = PictureNames(stem_key, "is no name of a picture")
 
 
 def pieces_of(path: Path) -> list[Piece]:
-    """The pieces of a file, which is a store if it is HDF5, else a TSV.
+    """The pieces of a file: HDF5 with image ids is of the kind "regions", other HDF5 a store, the rest a TSV.
 
     Raises:
         CorpusError: there is no such file, it is empty, a store lacks a data set, or its names are cut and
@@ -125,33 +128,35 @@ def pieces_of(path: Path) -> list[Piece]:
     names: Path | None = None
     if not path.is_file():
         raise CorpusError(f"{path}: there is no such file of region features.")
+    kind: Literal["tsv", "store", "regions"]
+    sets: tuple[str, ...]
     if h5py.is_hdf5(path):
         with h5py.File(path) as store:
-            if missing := [name for name in STORED if name not in store]:
-                raise CorpusError(f"{path}: lacks the data sets {', '.join(missing)}; expected {STORED}.")
-            lengths = {name: len(store[name]) for name in STORED}
-            names = _names_file(path, store["img_id"])
+            sets, kind = (REGION_SETS, "regions") if "image_ids" in store else (STORED, "store")
+            if missing := [name for name in sets if name not in store]:
+                raise CorpusError(f"{path}: lacks the data sets {', '.join(missing)}; expected {sets}.")
+            lengths = {name: len(store[name]) for name in sets}
+            if kind == "store":
+                names = _names_file(path, store["img_id"])
         if len(set(lengths.values())) > 1:
             raise CorpusError(f"{path}: its data sets differ in length: {lengths}. Make the file again.")
-        total, step, kind = lengths["img_id"], STORE_PIECE, "store"
+        total, step = lengths["features"], STORE_PIECE
     else:
         total, step, kind = path.stat().st_size, TSV_PIECE, "tsv"
     if total == 0:
         raise CorpusError(f"{path}: is empty. Fetch or make the file again.")
-    return [
-        Piece(path, "store" if kind == "store" else "tsv", start, min(start + step, total), names)
-        for start in range(0, total, step)
-    ]
+    return [Piece(path, kind, start, min(start + step, total), names) for start in range(0, total, step)]
 
 
 def records_of(piece: Piece) -> Iterator[Record]:
     """The records of a piece, in order; one at a time is in memory."""
-    if piece.kind == "store":
+    if piece.kind != "tsv":
         if piece.names is not None:
             ids = _read_names(piece.names, piece.names.stat().st_mtime_ns)[piece.start : piece.stop]
         else:
             with h5py.File(piece.path) as store:
-                ids = store["img_id"].asstr()[piece.start : piece.stop]
+                data = store["img_id" if piece.kind == "store" else "image_ids"]
+                ids = data.asstr()[piece.start : piece.stop]
         yield from (Record(place, str(image), None) for place, image in enumerate(ids))
         return
     with piece.path.open("rb") as file:
@@ -199,19 +204,24 @@ def _read_names(path: Path, written: int) -> tuple[str, ...]:  # noqa: ARG001 - 
 
 def place_name(piece: Piece, place: int, before: int) -> str:
     """Where a record is: "file:line", or "file: row n"; `before` counts the lines of the pieces before."""
-    if piece.kind == "store":
+    if piece.kind != "tsv":
         return f"{piece.path}: row {piece.start + place}"
     return f"{piece.path}:{before + place + 1}"
 
 
 def decode(piece: Piece, record: Record, store: h5py.File | None) -> Detections:
-    """Decode and check a record; `store` is the open file of a piece of that kind.
+    """Decode and check a record; `store` is the open file of a piece of HDF5.
 
     Raises:
         DetectionError: what is wrong with it.
     """
     if store is not None:
         row = piece.start + record.place
+        if piece.kind == "regions":
+            found = Detections(*(np.asarray(store[name][row], np.float32) for name in ("features", "boxes")))
+            if faults := region_faults(found.features, found.boxes):
+                raise DetectionError(faults[0])
+            return found
         height, width = int(store["img_h"][row]), int(store["img_w"][row])
         arrays = (np.asarray(store[name][row], np.float32) for name in ("objects_conf", "boxes", "features"))
         return _checked(height, width, *arrays)

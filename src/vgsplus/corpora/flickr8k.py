@@ -18,7 +18,7 @@ from pathlib import Path
 from vgsplus.corpora.caption_lists import Source, SpokenCaption
 from vgsplus.corpora.detections import STEMS
 from vgsplus.corpora.format import CorpusError, Summary
-from vgsplus.corpora.region_file import Dtype
+from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}

@@ -14,7 +14,7 @@ from vgsplus.corpora.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.detections import PATHS
 from vgsplus.corpora.format import CorpusError, Summary
 from vgsplus.corpora.json_entries import entries_of
-from vgsplus.corpora.region_file import Dtype
+from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 
 LIST_NAMES = {

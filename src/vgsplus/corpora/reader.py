@@ -15,6 +15,7 @@ from vgsplus.errors import VgsplusError
 
 FORMAT = 1
 INFO_FILE, CAPTIONS_FILE, REGIONS_FILE = "corpus.json", "captions.jsonl", "regions.h5"
+REGION_SETS = ("image_ids", "features", "boxes")
 SHOWN_FAULTS = 20
 
 
@@ -222,7 +223,7 @@ def open_regions(root: Path) -> h5py.File:
         file = h5py.File(path, "r")
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read as HDF5 ({error}). Prepare the corpus again.") from None
-    if missing := {"image_ids", "features", "boxes"} - set(file):
+    if missing := set(REGION_SETS) - set(file):
         file.close()
         raise CorpusError(f"{path}: lacks {', '.join(sorted(missing))}. Prepare the corpus again.")
     return file

@@ -18,11 +18,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import h5py
-import numpy as np
-import numpy.typing as npt
 
 from vgsplus.corpora.detections import (
     DetectionError,
@@ -37,6 +34,7 @@ from vgsplus.corpora.detections import (
 )
 from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import REGIONS_FILE, CorpusError
+from vgsplus.corpora.region_layout import Dtype, Layout, lay_out, write_row
 
 JOURNAL, PLAN = "journal.jsonl", "plan.json"
 AT_ONCE = 256
@@ -44,20 +42,6 @@ AT_ONCE = 256
 
 WORTH_PROCESSES = 8
 """Pieces from which on processes save more than the seconds that they take to start."""
-
-type Dtype = Literal["float16", "float32"]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where rows lie in the file: regions R and features F of each, the type, the byte of the first."""
-
-    path: Path
-    regions: int
-    dim: int
-    dtype: Dtype
-    features_at: int
-    boxes_at: int
 
 
 @dataclass(slots=True)
@@ -128,7 +112,7 @@ def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str],
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     regions, dim = _shape(pieces)
-    layout = _lay_out(folder / REGIONS_FILE, len(images), regions, dim, dtype)
+    layout = lay_out(folder / REGIONS_FILE, len(images), regions, dim, dtype)
     half = plan.with_suffix(".half")
     half.write_text(json.dumps(asdict(layout) | {"path": "", "about": digest}), encoding="utf-8")
     half.replace(plan)
@@ -151,24 +135,7 @@ def _shape(pieces: Sequence[Piece]) -> tuple[int, int]:
 
 
 def _store(piece: Piece) -> "h5py.File | nullcontext[None]":
-    return h5py.File(piece.path) if piece.kind == "store" else nullcontext()
-
-
-def _lay_out(path: Path, count: int, regions: int, dim: int, dtype: Dtype) -> Layout:
-    """An HDF5 file with room for all rows; where its arrays start."""
-    with h5py.File(path, "w") as file:
-        at = []
-        for name, width, kind in (("features", dim, dtype), ("boxes", 4, "float32")):
-            create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            create.set_obj_track_times(False)
-            space = h5py.h5s.create_simple((count, regions, width))
-            made = h5py.h5d.create(
-                file.id, name.encode(), h5py.h5t.py_create(np.dtype(kind).newbyteorder("<")), space, create
-            )
-            at.append(int(made.get_offset()))
-    return Layout(path, regions, dim, dtype, *at)
+    return h5py.File(piece.path) if piece.kind != "tsv" else nullcontext()
 
 
 def _read_journal(journal: Path) -> dict[int, Outcome]:
@@ -277,19 +244,8 @@ def _write_row(file: int, layout: Layout, row: int, found: Detections) -> None:
     shape = (layout.regions, layout.dim)
     if found.features.shape != shape:
         raise DetectionError(f"has features of shape {found.features.shape}, those before had {shape}")
-    with np.errstate(over="ignore"):
-        features = found.features.astype(np.dtype(layout.dtype).newbyteorder("<"))
-    if not np.isfinite(features).all():
-        raise DetectionError(f"features holds values beyond {layout.dtype}; ask for --dtype float32")
-    for at, array in ((layout.features_at, features), (layout.boxes_at, found.boxes.astype("<f4"))):
-        _write_at(file, array, at + row * array.nbytes)
-
-
-def _write_at(file: int, array: npt.NDArray[np.generic], at: int) -> None:
-    data = memoryview(array.tobytes())
-    while data:
-        written = os.pwrite(file, data, at)
-        data, at = data[written:], at + written
+    if (fault := write_row(file, layout, row, found.features, found.boxes)) is not None:
+        raise DetectionError(fault)
 
 
 def _settle(
@@ -334,7 +290,7 @@ def _keep_rows(layout: Layout, rows: Sequence[int], folder: Path) -> None:
     """Make the file anew with these rows alone."""
     smaller = folder / "fewer.h5"
     (folder / PLAN).unlink()  # the layout changes: whatever happens from here on starts anew
-    _lay_out(smaller, len(rows), layout.regions, layout.dim, layout.dtype)
+    lay_out(smaller, len(rows), layout.regions, layout.dim, layout.dtype)
     with h5py.File(layout.path) as source, h5py.File(smaller, "r+") as target:
         for name in ("features", "boxes"):
             for start in range(0, len(rows), AT_ONCE):

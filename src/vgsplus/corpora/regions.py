@@ -43,17 +43,22 @@ def grid_regions(image: Image.Image) -> tuple[Array, Array]:
     patches = colours.reshape(GRID_REGIONS, PATCH, block, PATCH, block, 3).mean(axis=(2, 4))
     gradients = (_orientations(padded) - GRADIENT_MEAN) / GRADIENT_SCALE
     features = np.concatenate([patches.reshape(GRID_REGIONS, -1), gradients], axis=1)
-    return features.astype(np.float32), _boxes()
+    return features.astype(np.float32), grid_boxes()
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """The picture in RGB, what is transparent laid over white."""
+    if "A" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    return image.convert("RGB")
 
 
 def _stretched(image: Image.Image) -> Array:
     """The picture over white, as (96, 96, 3) in [0, 1]."""
-    if "A" in image.getbands() or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
     side = GRID * CELL
     # Pillow's bilinear filter averages over the whole area when it shrinks.
-    resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    resized = over_white(image).resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32) / 255.0
 
 
@@ -82,7 +87,7 @@ def _orientations(padded: Array) -> Array:
     return shares.reshape(GRID_REGIONS, -1)
 
 
-def _boxes() -> Array:
-    """The cells' boxes (36, 4), by rows."""
+def grid_boxes() -> Array:
+    """The cells' boxes (36, 4) in [0, 1], by rows."""
     top, left = np.divmod(np.arange(GRID_REGIONS), GRID)
     return (np.stack([left, top, left + 1, top + 1], axis=1) / GRID).astype(np.float32)

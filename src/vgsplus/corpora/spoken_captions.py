@@ -32,7 +32,9 @@ from vgsplus.corpora.preparing import (
     open_picture,
     stream_in_parallel,
 )
-from vgsplus.corpora.region_file import Dtype, RegionFile, collect_regions
+from vgsplus.corpora.region_file import RegionFile, collect_regions
+from vgsplus.corpora.region_layout import Dtype
+from vgsplus.corpora.region_store import provenance_of
 from vgsplus.corpora.regions import grid_regions
 
 SOUNDS_AT_ONCE = 4096
@@ -90,6 +92,7 @@ def prepare_spoken_captions(
             "source": source.title,
             "lists": {what: str(path.absolute()) for what, path in source.files.items()},
             "features": [str(path.absolute()) for path in features],
+            "regions": [provenance_of(path) for path in features],
         },
         licence=source.licence,
         audio_root=audio_root.absolute(),

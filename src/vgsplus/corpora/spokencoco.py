@@ -10,7 +10,7 @@ from pathlib import Path
 from vgsplus.corpora.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.detections import COCO_NUMBERS
 from vgsplus.corpora.format import CorpusError, Summary
-from vgsplus.corpora.region_file import Dtype
+from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 from vgsplus.corpora.spokencoco_json import read_list
 

@@ -18,6 +18,8 @@ import hashlib
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ from vgsplus.corpora.preparing import (
     open_picture,
     reason,
 )
+from vgsplus.corpora.region_store import RegionStore
 from vgsplus.corpora.regions import grid_regions
 from vgsplus.corpora.stamp_recordings import MEND, Recording, Take, find_recordings
 from vgsplus.corpora.stamp_splits import assign_splits, unite_copies
@@ -54,29 +57,49 @@ PROVENANCE = {
         "es Estefanía Ortiz, fr PaulK, lt Andrius Jurkus, ro Tabbytha, ru Edwin Veber; pt_BR various school "
         "children. So `speaker` is the language."
     ),
-    "changes": "resampled to 16 kHz mono WAV PCM16; pictures unchanged; regions are cells of a 6x6 grid",
+    "changes": "resampled to 16 kHz mono WAV PCM16; pictures unchanged",
+    "regions": "cells of a 6x6 grid, described by their pixels",
 }
+type Regions = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
+
 SHARED_IMAGES = [["train", "validation"], ["train", "test_recordings"], ["validation", "test_recordings"]]
 
 
 def prepare_stamps(
-    stamps: Path, root: Path, *, seed: int = 0, overwrite: bool = False, progress: Progress | None = None
+    stamps: Path,
+    root: Path,
+    *,
+    regions: Path | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Summary:
     """Prepare the stamps in the folder `stamps` as a corpus at `root`; `seed` decides the splits.
+
+    Pictures are described by the cells of a grid, or as the file `regions` holds them (see `region_store`).
 
     Left out, and counted by reason: recordings without a picture or a text, broken, silent or short ones.
 
     Raises:
-        CorpusError: `stamps` is no folder of stamps, nothing in it is usable, or `root` is taken.
+        CorpusError: `stamps` is no folder of stamps, nothing in it is usable, `root` is taken, or `regions`
+            lacks a picture; then every such picture.
     """
     stamps = Path(stamps)
     recordings, skipped = find_recordings(stamps)
-    with CorpusWriter(
-        root, name="stamps", version="1", provenance=PROVENANCE, licence=LICENCE, overwrite=overwrite
-    ) as writer:
+    with (
+        RegionStore(regions) if regions is not None else nullcontext() as store,
+        CorpusWriter(
+            root,
+            name="stamps",
+            version="1",
+            provenance=PROVENANCE | ({} if store is None else {"regions": store.provenance}),
+            licence=LICENCE,
+            overwrite=overwrite,
+        ) as writer,
+    ):
         for why, what in skipped:
             writer.skip(why, what)
-        recordings, looks = _add_pictures(writer, stamps, recordings)
+        recordings, looks = _add_pictures(writer, stamps, recordings, store)
         takes = unite_copies(_convert(writer, stamps, recordings, progress), writer.folder / "audio")
         _add_captions(writer, takes, assign_splits(takes, looks, seed))
         _note_oddities(writer, stamps, takes, looks)
@@ -84,36 +107,45 @@ def prepare_stamps(
 
 
 def _add_pictures(
-    writer: CorpusWriter, stamps: Path, recordings: Sequence[Recording]
+    writer: CorpusWriter, stamps: Path, recordings: Sequence[Recording], store: RegionStore | None
 ) -> tuple[list[Recording], dict[str, str]]:
     """Copy and describe the pictures: the recordings whose picture is good, and the look of each picture."""
     looks: dict[str, str] = {}
     broken: set[str] = set()
+    absent: list[str] = []
     names = sorted({recording.name for recording in recordings})
-    for name, described in zip(
-        names, in_parallel(_describe, [stamps / f"{name}.png" for name in names]), strict=True
-    ):
+    describe = partial(_describe, stamps, store)
+    for name, described in zip(names, in_parallel(describe, names), strict=True):
         if described is None:
             broken.add(name)
             continue
-        look, features, boxes = described
-        looks[name] = look
-        writer.add_regions(f"{name}.png", features, boxes)
+        looks[name], found = described
+        if found is None:
+            assert store is not None, "the grid describes every picture"
+            absent.append(f"{stamps / name}.png: {store.absence()}")
+            continue
+        writer.add_regions(f"{name}.png", *found)
         target = writer.folder / "images" / f"{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(stamps / f"{name}.png", target)
+    if absent:
+        raise CorpusError(absent)
     for recording in recordings:
         if recording.name in broken:
             writer.skip("broken picture", recording.path.relative_to(stamps).as_posix())
     return [recording for recording in recordings if recording.name not in broken], looks
 
 
-def _describe(path: Path) -> tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+def _describe(stamps: Path, store: RegionStore | None, name: str) -> tuple[str, Regions | None] | None:
+    """The look of a picture, and its regions unless the store has none; None for a broken picture."""
+    path = stamps / f"{name}.png"
     try:
         picture = open_picture(path)
     except PictureError:
         return None
-    return look_of(picture), *grid_regions(picture)
+    if store is None:
+        return look_of(picture), grid_regions(picture)
+    return look_of(picture), store.regions(f"{name}.png", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def look_of(picture: Image.Image) -> str:

@@ -7,7 +7,9 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import batched
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from vgsplus.corpora.preparing import (
     in_parallel,
     open_picture,
 )
+from vgsplus.corpora.region_store import RegionStore
 from vgsplus.corpora.regions import grid_regions
 from vgsplus.corpora.table_rows import Row, Table, read_table
 
@@ -46,17 +49,24 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture described: the digest of its file, its regions' features (R, F) and boxes (R, 4)."""
+    """A picture that is good: the digest of its file, and its grid's regions where these are wanted."""
 
     digest: str
-    features: npt.NDArray[np.float32]
-    boxes: npt.NDArray[np.float32]
+    grid: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
 
 
 def prepare_table(
-    csv_path: Path, root: Path, *, seed: int = 0, overwrite: bool = False, progress: Progress | None = None
+    csv_path: Path,
+    root: Path,
+    *,
+    regions: Path | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Summary:
     """Prepare the table at `csv_path` as a corpus at `root`.
+
+    Pictures are described by the cells of a grid, or as the file `regions` holds them (see `region_store`).
 
     Where the table has no column "split", `seed` deals the pictures 80/10/10 to train, validation and test.
     Rows without a picture then train; where no row has one, the recordings are dealt. Pictures, and sounds
@@ -64,23 +74,28 @@ def prepare_table(
     corpus.
 
     Raises:
-        CorpusError: every fault of the table, with its line; or `root` is taken.
+        CorpusError: every fault of the table, with its line, a picture that `regions` lacks included; or
+            `root` is taken.
     """
     table = read_table(Path(csv_path))
     if not table.rows:
         raise CorpusError(table.faults)
     image_root = _image_root(table)
-    with CorpusWriter(
-        root,
-        name=table.path.stem,
-        version="1",
-        provenance={"source": "table", "table": str(table.path.absolute())},
-        licence="the user's own",
-        image_root=image_root,
-        overwrite=overwrite,
-    ) as writer:
+    with (
+        RegionStore(regions) if regions is not None else nullcontext() as store,
+        CorpusWriter(
+            root,
+            name=table.path.stem,
+            version="1",
+            provenance={"source": "table", "table": str(table.path.absolute())}
+            | ({} if store is None else {"regions": store.provenance}),
+            licence="the user's own",
+            image_root=image_root,
+            overwrite=overwrite,
+        ) as writer,
+    ):
         sounds = _check_sounds(table, progress)
-        digests = _add_pictures(writer, table, image_root)
+        digests = _add_pictures(writer, table, image_root, store)
         rows = _with_splits(table, digests, seed)
         if table.faults:
             raise CorpusError(_by_line(table))
@@ -114,21 +129,31 @@ def _check_sounds(table: Table, progress: Progress | None) -> dict[Path, Sound]:
     return sounds
 
 
-def _add_pictures(writer: CorpusWriter, table: Table, image_root: Path | None) -> dict[Path, str]:
+def _add_pictures(
+    writer: CorpusWriter, table: Table, image_root: Path | None, store: RegionStore | None
+) -> dict[Path, str]:
     """Describe every picture the table names: their digests. What is wrong goes to the faults of its rows."""
     lines: dict[Path, list[int]] = defaultdict(list)
     for row in table.rows:
         if row.image is not None:
             lines[row.image].append(row.line)
     digests: dict[Path, str] = {}
+    describe = partial(_describe_picture, grid=store is None)
     for paths in batched(sorted(lines), PICTURES_AT_ONCE):
-        for path, outcome in zip(paths, in_parallel(_describe_picture, paths), strict=True):
-            if isinstance(outcome, Picture):
-                digests[path] = outcome.digest
-                writer.add_regions(_image_id(path, image_root), outcome.features, outcome.boxes)
+        for path, outcome in zip(paths, in_parallel(describe, paths), strict=True):
+            if isinstance(outcome, str):
+                fault = outcome
             else:
-                for line in lines[path]:
-                    table.fault(line, outcome)
+                digests[path] = outcome.digest
+                image_id = _image_id(path, image_root)
+                found = outcome.grid if store is None else store.regions(image_id, outcome.digest)
+                if found is not None:
+                    writer.add_regions(image_id, *found)
+                    continue
+                assert store is not None, "the grid describes every picture"
+                fault = f"{path}: {store.absence()}"
+            for line in lines[path]:
+                table.fault(line, fault)
     return digests
 
 
@@ -149,12 +174,13 @@ def _examine_sound(path: Path) -> Sound | str:
     return Sound(len(signal), fits and (info.format == "FLAC" or (info.format, info.subtype) in PREPARED))
 
 
-def _describe_picture(path: Path) -> Picture | str:
+def _describe_picture(path: Path, *, grid: bool) -> Picture | str:
     try:
-        features, boxes = grid_regions(open_picture(path))
+        picture = open_picture(path)
     except PictureError as error:
         return str(error)
-    return Picture(hashlib.sha256(path.read_bytes()).hexdigest(), features, boxes)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Picture(digest, grid_regions(picture) if grid else None)
 
 
 def _with_splits(table: Table, digests: Mapping[Path, str], seed: int) -> list[tuple[Row, str]]:

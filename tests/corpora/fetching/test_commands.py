@@ -163,9 +163,3 @@ def test_spokencoco_fetches_sounds_lists_and_regions(table, tar_of, zip_of, tmp_
         assert (code, "Traceback" in err) == (0, False), err
         assert ids(corpus) == {"train": ["m1_9"]}
     assert len(served.requests) == 1
-
-
-def test_spokencoco_needs_regions_or_a_download(tmp_path, capsys):
-    code, _, err = run(capsys, "data", "spokencoco", tmp_path / "corpus", "--root", tmp_path)
-    assert code == 1
-    assert "--features is missing" in err
