@@ -10,7 +10,7 @@ that of the total: so an update holds the activations of one batch at a time.
 """
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -127,9 +127,12 @@ def read_steps(
     Raises:
         AudioError, CorpusError: as `StepReader.read`.
     """
+    beside: Iterable[BatchRequest | None] = (
+        additional.order_beside(order) if additional else repeat(None, len(order))
+    )
     return read_batches(
         StepReader(captions=reader, additional=additional.train if additional else None),
-        zip(order, additional.order_beside(order) if additional else repeat(None, len(order)), strict=True),
+        zip(order, beside, strict=True),
         workers=workers,
         pin_memory=pin_memory,
     )
