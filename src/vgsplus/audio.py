@@ -30,8 +30,10 @@ class AudioError(VgsplusError):
     """A sound file that cannot be used: absent, broken, of a wrong rate, empty, silent."""
 
 
-def read(path: str | Path, max_samples: int | None = None) -> Signal:
-    """Read a prepared file, or only its first `max_samples`: float32 (samples,).
+def read(path: str | Path, max_samples: int | None = None, *, crop: float = 0.0) -> Signal:
+    """Read a prepared file, or only `max_samples` of it: float32 (samples,).
+
+    `crop` in [0, 1) says where these lie in a longer file: 0 at its start, towards 1 at its end.
 
     Raises:
         AudioError: the file is absent, broken, empty, not 16 kHz or not mono.
@@ -39,9 +41,10 @@ def read(path: str | Path, max_samples: int | None = None) -> Signal:
     with _open(path) as file:
         _require_prepared(file, path)
         wanted = file.frames if max_samples is None else min(file.frames, max_samples)
-        signal = _decode(file, path, wanted)
+        start = int(crop * (file.frames - wanted + 1))
+        signal = _decode(file, path, wanted, start)
     if len(signal) < wanted:
-        raise AudioError(f"{path}: ends after {len(signal)} of {wanted} samples. {MEND}")
+        raise AudioError(f"{path}: ends after {start + len(signal)} of {start + wanted} samples. {MEND}")
     return signal[:, 0]
 
 
@@ -149,9 +152,11 @@ def _require_prepared(file: soundfile.SoundFile, path: str | Path) -> None:
         )
 
 
-def _decode(file: soundfile.SoundFile, path: str | Path, frames: int) -> Signal:
-    """Decode up to `frames` samples (-1: all): float32 (samples, channels)."""
+def _decode(file: soundfile.SoundFile, path: str | Path, frames: int, start: int = 0) -> Signal:
+    """Decode up to `frames` samples (-1: all) from `start` on: float32 (samples, channels)."""
     try:
+        if start:
+            file.seek(start)
         signal: Signal = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path}: breaks off while decoding ({error}). {MEND}") from None

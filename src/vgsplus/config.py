@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vgsplus.errors import VgsplusError
 from vgsplus.models.vgsplus import ModelConfig
-from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule, ScheduleError
+from vgsplus.training.schedule import (
+    AdditionalSpeech,
+    Alpha,
+    OptimizerSettings,
+    Phase,
+    Schedule,
+    ScheduleError,
+)
 
 
 class ConfigError(VgsplusError):
@@ -28,7 +36,7 @@ class RunConfig:
     Attributes:
         corpus: folder of a prepared corpus.
         schedule: the phases; in YAML a list of phases, the name of a variant, or a mapping of `variant`,
-            `pretraining_epochs`, `epochs`, `plus_alpha` and `optimizer`.
+            `pretraining_epochs`, `epochs`, `plus_alpha`, `optimizer` and `additional_speech`.
         model: the model's sizes.
         seed: every random choice of the run is a function of it.
         batch_size: captions in a batch.
@@ -73,6 +81,7 @@ class _Variant:
     epochs: float = 70.0
     plus_alpha: float = 0.5
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    additional_speech: AdditionalSpeech | None = None
 
 
 # ---- reading ----------------------------------------------------------------------------------------------
@@ -253,6 +262,8 @@ def _keys_at(kind: Any, place: Sequence[str | int]) -> list[str]:  # noqa: ANN40
     """The keys of the dataclass that lies at `place` within `kind`."""
     for part in place:
         kind = typing.get_args(kind)[0] if isinstance(part, int) else typing.get_type_hints(kind)[part]
+        if isinstance(kind, types.UnionType):  # of a dataclass and None
+            kind = next(filter(dataclasses.is_dataclass, typing.get_args(kind)), kind)
     return [item.name for item in dataclasses.fields(kind) if item.init]
 
 
@@ -271,6 +282,9 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
             return value.plain()
         case Schedule():
             return _plain(value.phases)
+        case Phase(additional_speech=None):
+            # Left out where it is not given: such runs are written as before there was such a setting.
+            return {key: item for key, item in to_dict(value).items() if key != "additional_speech"}
         case tuple() | list():
             return [_plain(item) for item in value]
         case dict():

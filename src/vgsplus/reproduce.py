@@ -255,7 +255,8 @@ class _Study:
             corpus={
                 name: corpus.info.get(name) for name in ("name", "version", "provenance", "licence", "counts")
             },
-            settings={name: value for name, value in plain.items() if name not in ("corpus", "schedule")},
+            settings={name: value for name, value in plain.items() if name not in ("corpus", "schedule")}
+            | self._additional_speech(),
             test_sets=self.scoring.test_sets,
             variants=variants,
             repeats=repeats,
@@ -265,6 +266,16 @@ class _Study:
             ),
             seconds=seconds(),
         )
+
+    def _additional_speech(self) -> dict[str, JsonValue]:
+        """What the variants heard beside the captions, as a setting to be shown; empty for nothing."""
+        heard: dict[str, JsonValue] = {
+            phase.name: settings.to_dict(speech)
+            for config in self.configs.values()
+            for phase in config.schedule.phases
+            if (speech := phase.weighted_speech)
+        }
+        return {"additional_speech": heard} if heard else {}
 
     def _evaluate(
         self, repeat: int

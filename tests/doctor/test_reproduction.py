@@ -4,6 +4,7 @@ import shutil
 
 from vgsplus.config import load_config, save
 from vgsplus.doctor import examine
+from vgsplus.doctor.commands import reproduce_command
 from vgsplus.reproduce import variant_folder
 from vgsplus.training import checkpoint
 from vgsplus.training.run_folder import CONFIG_FILE
@@ -89,3 +90,10 @@ def test_items_from_elsewhere_are_to_be_named_again(reproduction, corpus, found)
     (corpus / "test.item").unlink()
     save(load_config(run / CONFIG_FILE, [f"corpus={corpus}"]), run / CONFIG_FILE)
     assert "--item" in dict(found(examine(reproduction), "hint"))["command"]
+
+
+def test_what_is_heard_beside_the_captions_is_in_the_command(tmp_path):
+    begun = [f"schedule.variant={VARIANT}", "corpus=c"]
+    config = load_config("smoke", [*begun, "schedule.additional_speech={corpus: s, weight: 0.5}"])
+    command = reproduce_command(tmp_path, {VARIANT: config})
+    assert load_config("smoke", [*options(command, "--set"), *begun]) == config

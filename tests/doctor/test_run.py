@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -5,12 +6,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vgsplus.config import load_config, save
+from vgsplus.corpora.format import Corpus
 from vgsplus.doctor import examine
 from vgsplus.doctor import run as subject
+from vgsplus.doctor.standing import Standing
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE
 from vgsplus.training.log import LOG_FILE
-from vgsplus.training.run_folder import CONFIG_FILE
+from vgsplus.training.run_folder import CONFIG_FILE, fingerprint
 from vgsplus.training.trainer import train
 
 STEPS, FIRST_STEPS = 6, 2
@@ -181,3 +184,15 @@ def test_a_run_without_a_checkpoint_starts_anew(run, found):
     diagnosis = examine(run)
     assert "no checkpoint yet" in dict(found(diagnosis, "hint"))["progress"]
     assert diagnosis.command.endswith("--resume")
+
+
+def test_additional_speech_that_is_no_longer_the_same_is_a_fault(trained, tiny_corpus):
+    speech = f"schedule.additional_speech={{corpus: {tiny_corpus}, weight: 0.5}}"
+    config = load_config("smoke", ["schedule.variant=w2v2,vgs", speech])
+    known = fingerprint(Corpus.open(tiny_corpus))
+    state = checkpoint.load_state(checkpoint.latest(trained))
+    for heard, level in ((known, "ok"), (known | {"captions": "others"}, "fault")):
+        place = Standing(dataclasses.replace(state, additional_speech={"w2v2": heard}), STEPS)
+        (finding,) = subject._additional_speech(config, place)
+        assert (finding.about, finding.level) == ("additional speech", level)
+        assert "of phase w2v2" in finding.what

@@ -13,7 +13,7 @@ from vgsplus.config import ConfigError, RunConfig, load_config, presets
 from vgsplus.corpora.reader import INFO_FILE
 from vgsplus.reproduce import CORPUS, RUNS, SECONDS, variant_folder
 from vgsplus.training.run_folder import CONFIG_FILE
-from vgsplus.training.schedule import VARIANTS, Schedule, variant_title
+from vgsplus.training.schedule import VARIANTS, AdditionalSpeech, Schedule, variant_title
 
 type Begun = Mapping[str, RunConfig]
 """The settings of the variants of a reproduction's first seed, by key."""
@@ -119,6 +119,9 @@ def _schedule_overrides(base: RunConfig, begun: Begun) -> list[str]:
     alpha = _plus_alpha([config.schedule for config in begun.values()])
     if alpha is not None and alpha != (_plus_alpha([base.schedule]) or 0.5):
         overrides.append(_override("schedule.plus_alpha", alpha))
+    speech = _additional_speech([config.schedule for config in begun.values()])
+    if speech is not None and speech != _additional_speech([base.schedule]):
+        overrides.append(_override("schedule.additional_speech", settings.to_dict(speech)))
     old = settings.to_dict(base.schedule.phases[0].optimizer)
     overrides += [
         _override(f"schedule.optimizer.{name}", value)
@@ -132,6 +135,12 @@ def _plus_alpha(schedules: Sequence[Schedule]) -> float | None:
     """α of VGS+, None where no schedule has it."""
     phases = [phase for schedule in schedules for phase in schedule.phases if phase.name == "vgs+"]
     return phases[0].alpha.at(0.0) if phases else None
+
+
+def _additional_speech(schedules: Sequence[Schedule]) -> AdditionalSpeech | None:
+    """What is heard beside the captions, None where no phase hears any."""
+    heard = (phase.additional_speech for schedule in schedules for phase in schedule.phases)
+    return next(filter(None, heard), None)
 
 
 def _override(name: str, value: object) -> str:

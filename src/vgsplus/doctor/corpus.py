@@ -17,8 +17,7 @@ from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers
 from vgsplus.evaluation.abx_items import ItemError, read_items
 from vgsplus.models.speech import PADDING_STEP
-from vgsplus.training.batches import epoch_order
-from vgsplus.training.checks import TRAIN, VALIDATION
+from vgsplus.training.batches import TRAIN, VALIDATION, epoch_order
 
 BATCH = 64
 """Captions in the batches for which padding is told: those of the paper."""

@@ -17,6 +17,7 @@ from vgsplus.errors import VgsplusError
 from vgsplus.interop.loading import load_weights
 from vgsplus.scoring import test_sets
 from vgsplus.training import checkpoint
+from vgsplus.training.additional import open_additional
 from vgsplus.training.checks import check_run, needs_images
 from vgsplus.training.machine import device_name, native_precision, versions
 from vgsplus.training.run_folder import CONFIG_FILE, fingerprint, newest
@@ -44,6 +45,7 @@ def examine_run(run: Path) -> Diagnosis:
     if config:
         findings += _precision(config)
         findings += _corpus(run, config, opened, place)
+        findings += _additional_speech(config, place)
         if isinstance(opened, Corpus) and not (place and place.trained):
             findings += _checks(config, opened)
     if place and place.state:
@@ -149,6 +151,28 @@ def _corpus(
         return
     same = "the one that was trained on" if known is not None else "not trained on yet"
     yield Finding("ok", "corpus", f"{config.corpus}: {opened.name} {opened.info['version']}, {same}")
+
+
+def _additional_speech(config: RunConfig, place: Standing | None) -> Iterator[Finding]:
+    """Whether what the phases hear beside the captions is still what was trained on, where it is there."""
+    try:
+        opened = open_additional(config.schedule)
+    except CorpusError as error:
+        if place is not None and place.trained:
+            yield Finding("hint", "additional speech", str(error), "The weights no longer need it.")
+        return  # a fault of going on, where it is needed
+    known = place.state.additional_speech if place and place.state else {}
+    for phase, corpus in opened.items():
+        changed = settings.differences(known[phase], fingerprint(corpus)) if phase in known else []
+        if changed:
+            yield Finding(
+                "fault",
+                "additional speech",
+                f"{corpus.root}, of phase {phase}, is not what was trained on: {'; '.join(changed)}",
+                "Bring it back as it was, or train into another folder.",
+            )
+        else:
+            yield Finding("ok", "additional speech", f"{corpus.root}: {corpus.name}, of phase {phase}")
 
 
 def _checks(config: RunConfig, corpus: Corpus) -> Iterator[Finding]:

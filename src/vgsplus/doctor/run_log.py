@@ -10,7 +10,7 @@ from vgsplus.doctor.findings import Finding, count
 from vgsplus.doctor.standing import Standing
 from vgsplus.errors import VgsplusError
 from vgsplus.training.checkpoint import FOLDER
-from vgsplus.training.log import LOG_FILE, SCALARS, Record, read_log
+from vgsplus.training.log import ADDITIONAL_SCALARS, LOG_FILE, SCALARS, Record, read_log
 
 SHOWN_SCORES = 4
 RECALL = "R@10"
@@ -100,7 +100,8 @@ def _last_numbers(records: Sequence[Record]) -> Iterator[Finding]:
     for kind in ("train", "validation"):
         if kind in last:
             record = last[kind]
-            losses = [f"{name} {record[name]:.4g}" for name in SCALARS if record.get(name) is not None]
+            names = [name for name in (*SCALARS, *ADDITIONAL_SCALARS) if record.get(name) is not None]
+            losses = [f"{name} {record[name]:.4g}" for name in names]
             what = f"{', '.join(losses)}; after {record['epoch']:.3g} epochs"
             yield Finding("ok", f"last {kind}", what)
     if scores := last.get("evaluation", {}).get("scores"):

@@ -37,13 +37,18 @@ class Quantizer(nn.Module):
         self.codebook = nn.Parameter(torch.rand(groups, codes, dim // groups))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, frames: Tensor) -> Quantized:
-        """(N, C) → Quantized; in evaluation mode the likeliest code, without noise."""
+    def forward(self, frames: Tensor, *, anneal: bool = True) -> Quantized:
+        """(N, C) → Quantized; in evaluation mode the likeliest code, without noise.
+
+        In training the temperature moves on with every call, unless `anneal` is false: a call that shares its
+        update with one that does.
+        """
         logits = full_precision(self.logits(frames)).view(-1, self.groups, self.num_codes)
         if self.training:
             first, last, decay = self.temperature
             heat = (first * decay ** self.updates.double()).clamp(min=last).to(logits.dtype)
-            self.updates += 1
+            if anneal:
+                self.updates += 1
             noise = -torch.empty_like(logits).exponential_().log()
             soft = F.softmax((logits + noise) / heat, dim=-1)
             codes = soft.argmax(-1)

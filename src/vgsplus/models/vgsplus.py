@@ -189,6 +189,8 @@ class VGSPlus(nn.Module):
         alpha: float = 0.5,
         mask: Tensor | None = None,
         negatives: Tensor | None = None,
+        *,
+        anneal: bool = True,
     ) -> Losses:
         """The losses of a batch, and only those that α asks for (paper, equation 1).
 
@@ -200,6 +202,8 @@ class VGSPlus(nn.Module):
                 in the published code), at 0 no picture is looked at.
             mask: (B, T) bool to use instead of drawing one.
             negatives: (B, N·M) int64 into the B·M masked frames, to use instead of drawing; needs equal M.
+            anneal: whether the Gumbel temperature moves on in training, as it does once an update; false for
+                a further batch of the same update.
 
         Raises:
             ValueError: α outside [0, 1], α > 0 without a grounding side, or an utterance shorter than a
@@ -231,7 +235,7 @@ class VGSPlus(nn.Module):
             total = total + alpha * found["grounding"]
         if supervised:
             assert mask is not None
-            found |= self._ssl(heard, self.speech.frames(outputs[-1]), mask, negatives)
+            found |= self._ssl(heard, self.speech.frames(outputs[-1]), mask, negatives, anneal=anneal)
             total = total + (1 - alpha) * found["ssl"]
         assert isinstance(total, Tensor)
         return Losses(total=total, **found)
@@ -273,13 +277,15 @@ class VGSPlus(nn.Module):
         loss = grounding_loss(similarity, _as_numbers(batch["image_ids"], similarity.device))
         return {"grounding": loss, "similarity": similarity}
 
-    def _ssl(self, heard: Frames, last: Tensor, mask: Tensor, negatives: Tensor | None) -> dict[str, Tensor]:
+    def _ssl(
+        self, heard: Frames, last: Tensor, mask: Tensor, negatives: Tensor | None, *, anneal: bool
+    ) -> dict[str, Tensor]:
         c = self.config
         counts = mask.sum(-1)
         num_masked = int(counts.max())
         present = frame_mask(counts, num_masked)
         predictions = _unpack(self.project_prediction(last[mask]), present)
-        quantized = self.quantizer(self.target_dropout(heard.features)[mask])
+        quantized = self.quantizer(self.target_dropout(heard.features)[mask], anneal=anneal)
         targets = _unpack(self.project_target(quantized.targets), present)
         codes = _unpack(quantized.codes, present)
         if negatives is None:

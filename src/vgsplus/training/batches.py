@@ -7,6 +7,7 @@ where α > 0, features (B, R, F) and boxes (B, R, 4) float32 and image_ids (B,) 
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vgsplus import audio
+from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Caption, Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.models.speech import PADDING_STEP
@@ -23,6 +25,16 @@ from vgsplus.training.randomness import Use
 from vgsplus.training.schedule import PlannedPhase
 
 type Batch = dict[str, Tensor]
+
+
+class Reader[Request, Read](Protocol):
+    """Whatever reads what a step asks for; it goes to the workers."""
+
+    def read(self, request: Request) -> Read:
+        """Read what one step needs; raises VgsplusError where that cannot be."""
+
+
+TRAIN, VALIDATION = "train", "validation"
 
 VALIDATION_SEED = 0
 """Validation draws its batches, and its masks, alike in every run: losses compare across runs and seeds."""
@@ -34,6 +46,14 @@ VALIDATION_SEED = 0
 def epoch_order(num: int, seed: int, epoch: int, phase: int = 0) -> npt.NDArray[np.int64]:
     """A random order (num,) of `num` captions: a pure function of its arguments."""
     return np.random.default_rng([seed, Use.ORDER, phase, epoch]).permutation(num)
+
+
+def batch_places(num: int, batch_size: int, steps: range) -> Iterator[tuple[int, slice]]:
+    """The epoch of each step, and where the batch lies in that epoch's order of `num` captions."""
+    per_epoch = batches_per_epoch(num, batch_size)
+    for step in steps:
+        epoch, index = divmod(step, per_epoch)
+        yield epoch, slice(index * batch_size, (index + 1) * batch_size)
 
 
 def batches_per_epoch(num: int, batch_size: int) -> int:
@@ -48,10 +68,14 @@ def batches_per_epoch(num: int, batch_size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """One batch to read: positions (B,) of captions in their split, and whether images are needed."""
+    """One batch to read: positions (B,) of captions in their split, and whether images are needed.
+
+    `crops` (B,) in [0, 1) says where longer captions are cut out (see `audio.read`); None at their start.
+    """
 
     captions: tuple[int, ...]
     images: bool
+    crops: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +93,12 @@ class TrainingOrder:
     first_step: int = 0
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        per_epoch = batches_per_epoch(self.num, self.batch_size)
+        steps = range(self.first_step, self.planned.steps)
         order, order_epoch = np.empty(0, np.int64), -1
-        for step in range(self.first_step, self.planned.steps):
-            epoch, index = divmod(step, per_epoch)
+        for step, (epoch, place) in zip(steps, batch_places(self.num, self.batch_size, steps), strict=True):
             if epoch != order_epoch:
                 order, order_epoch = epoch_order(self.num, self.seed, epoch, self.planned.index), epoch
-            yield BatchRequest(_slice(order, self.batch_size, index), images=self.planned.alpha(step) > 0)
+            yield BatchRequest(tuple(order[place].tolist()), images=self.planned.alpha(step) > 0)
 
     def __len__(self) -> int:
         return self.planned.steps - self.first_step
@@ -85,13 +108,9 @@ def validation_order(num: int, batch_size: int, *, images: bool) -> list[BatchRe
     """The batches of a validation: always the same, mixed so that a batch holds different images."""
     order = epoch_order(num, VALIDATION_SEED, 0)
     return [
-        BatchRequest(_slice(order, batch_size, index), images=images)
-        for index in range(batches_per_epoch(num, batch_size))
+        BatchRequest(tuple(order[place].tolist()), images=images)
+        for _, place in batch_places(num, batch_size, range(batches_per_epoch(num, batch_size)))
     ]
-
-
-def _slice(order: npt.NDArray[np.int64], batch_size: int, index: int) -> tuple[int, ...]:
-    return tuple(order[index * batch_size : (index + 1) * batch_size].tolist())
 
 
 # ---- reading ----------------------------------------------------------------------------------------------
@@ -99,7 +118,7 @@ def _slice(order: npt.NDArray[np.int64], batch_size: int, index: int) -> tuple[i
 
 @dataclass(frozen=True, kw_only=True)
 class BatchReader:
-    """Reads batches of one split; captions are cut after `max_samples` samples.
+    """Reads batches of one split; captions are cut to `max_samples` samples.
 
     Waveforms are padded to the longest of the batch, rounded up to PADDING_STEP, or always to `max_samples`
     where `pad_to_max`.
@@ -118,7 +137,7 @@ class BatchReader:
             CorpusError: an image is unknown.
         """
         captions = [self.captions[position] for position in request.captions]
-        batch = self._waveforms(captions)
+        batch = self._waveforms(captions, request.crops or [0.0] * len(captions))
         if request.images:
             image_ids = [caption.image for caption in captions if caption.image is not None]
             features, boxes = self.corpus.regions(image_ids)
@@ -127,8 +146,11 @@ class BatchReader:
             batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in image_ids])
         return batch
 
-    def _waveforms(self, captions: Sequence[Caption]) -> Batch:
-        signals = [audio.read(self.corpus.audio_path(caption), self.max_samples) for caption in captions]
+    def _waveforms(self, captions: Sequence[Caption], crops: Sequence[float]) -> Batch:
+        signals = [
+            audio.read(self.corpus.audio_path(caption), self.max_samples, crop=crop)
+            for caption, crop in zip(captions, crops, strict=True)
+        ]
         longest = self.max_samples if self.pad_to_max else _rounded_up(max(map(len, signals)))
         waveforms = np.zeros((len(signals), longest), np.float32)
         for row, samples in zip(waveforms, signals, strict=True):
@@ -137,13 +159,28 @@ class BatchReader:
         return {"waveforms": torch.from_numpy(waveforms), "num_samples": lengths}
 
 
+def split_reader(config: RunConfig, corpus: Corpus, split: str) -> BatchReader:
+    """Reads the training or the validation split of a corpus as a run does.
+
+    Raises:
+        CorpusError: the split is unknown or empty.
+    """
+    seconds = config.max_seconds if split == TRAIN else config.validation_max_seconds
+    return BatchReader(
+        corpus=corpus,
+        captions=corpus.captions(split),
+        max_samples=round(seconds * audio.SAMPLE_RATE),
+        pad_to_max=config.model.padding == "published",
+    )
+
+
 def _rounded_up(num_samples: int) -> int:
     return -(-num_samples // PADDING_STEP) * PADDING_STEP
 
 
-def read_batches(
-    reader: BatchReader, requests: Iterable[BatchRequest], *, workers: int = 0, pin_memory: bool = False
-) -> Generator[Batch]:
+def read_batches[Request, Read](
+    reader: Reader[Request, Read], requests: Iterable[Request], *, workers: int = 0, pin_memory: bool = False
+) -> Generator[Read]:
     """Read batches in order, ahead of their use in `workers` processes, or in this one if 0.
 
     Close the generator where it may not run to its end: that ends the workers.
@@ -151,7 +188,7 @@ def read_batches(
     Raises:
         AudioError, CorpusError: as `BatchReader.read`, with their own message from workers too.
     """
-    loader: DataLoader[Batch | VgsplusError] = DataLoader(
+    loader: DataLoader[Read | VgsplusError] = DataLoader(
         _Requested(reader),
         sampler=requests,
         batch_size=None,
@@ -172,13 +209,13 @@ def read_batches(
             iterator._shutdown_workers()  # noqa: SLF001 - there is no public way
 
 
-class _Requested(Dataset["Batch | VgsplusError"]):
+class _Requested[Request, Read](Dataset["Read | VgsplusError"]):
     """Hands errors back as values: DataLoader would bury their message under a worker's traceback."""
 
-    def __init__(self, reader: BatchReader) -> None:
+    def __init__(self, reader: Reader[Request, Read]) -> None:
         self._reader = reader
 
-    def __getitem__(self, request: BatchRequest) -> Batch | VgsplusError:
+    def __getitem__(self, request: Request) -> Read | VgsplusError:
         try:
             return self._reader.read(request)
         except VgsplusError as error:

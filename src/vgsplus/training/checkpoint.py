@@ -54,6 +54,7 @@ class TrainingState:
         model: the model's configuration as plain values.
         run: the run's settings as plain values.
         corpus: what tells the corpus from another.
+        additional_speech: the same of the phases' additional speech, by their names.
         precision: state of the gradient scaler, empty but for 16-mixed.
         versions: of the packages that wrote the checkpoint.
         format: of the checkpoint.
@@ -69,6 +70,7 @@ class TrainingState:
     model: dict[str, Any]
     run: dict[str, Any]
     corpus: dict[str, Any]
+    additional_speech: dict[str, dict[str, Any]] = field(default_factory=dict)
     precision: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -7,14 +7,13 @@ import torch
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Caption, Corpus
+from vgsplus.corpora.format import Caption, Corpus, CorpusError
 from vgsplus.errors import VgsplusError
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.training.batches import TRAIN, VALIDATION
 
 type LoadWeights = Callable[[VGSPlus, str], str]
 """Puts the weights at a path into a model and says what was taken; on the meta device it only checks."""
-
-TRAIN, VALIDATION = "train", "validation"
 
 
 class RunCheckError(VgsplusError):
@@ -33,7 +32,9 @@ def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | Non
         *_init_faults(config, load_weights),
         *_batch_faults(config, corpus),
         *_image_faults(config, corpus),
-        *(fault for split in splits(config) for fault in _audio_faults(config, corpus, split)),
+        *_crop_faults(config),
+        *(fault for split in splits(config) for fault in _clip_faults(config, corpus, split)),
+        *_additional_faults(config),
     ]
     if faults:
         raise RunCheckError("the run cannot start:\n" + "\n".join(f"- {fault}" for fault in faults))
@@ -114,24 +115,50 @@ def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
             )
 
 
-def _audio_faults(config: RunConfig, corpus: Corpus, split: str) -> Iterator[str]:
+def _crop_faults(config: RunConfig) -> Iterator[str]:
+    least = min_samples(config.model)
+    crops = {"max_seconds": config.max_seconds}
+    if VALIDATION in splits(config):
+        crops["validation_max_seconds"] = config.validation_max_seconds
+    for setting, seconds in crops.items():
+        if round(seconds * SAMPLE_RATE) < least:
+            yield f"{setting}: {seconds} s are fewer than the {least} samples of a frame"
+
+
+def _clip_faults(config: RunConfig, corpus: Corpus, split: str, setting: str = "corpus") -> Iterator[str]:
     captions: Sequence[Caption] = corpus.captions(split)
     least = min_samples(config.model)
     short = [caption for caption in captions if caption.num_samples < least]
     if short:
         yield (
-            f"corpus: {len(short)} captions of the split {split} are shorter than the {least} samples "
+            f"{setting}: {len(short)} captions of the split {split} are shorter than the {least} samples "
             f"({1000 * least / SAMPLE_RATE:.0f} ms) of a frame, the first {short[0].id} with "
             f"{short[0].num_samples}; prepare the corpus without them"
         )
-    setting, seconds = (
-        ("max_seconds", config.max_seconds)
-        if split == TRAIN
-        else ("validation_max_seconds", config.validation_max_seconds)
-    )
-    if round(seconds * SAMPLE_RATE) < least:
-        yield f"{setting}: {seconds} s are fewer than the {least} samples of a frame"
     # Preparation checked every file; one look tells whether they are still where the corpus says.
     first = corpus.audio_path(captions[0])
     if not first.is_file():
-        yield f"corpus: there is no sound file {first}; were the files moved? prepare the corpus again"
+        yield f"{setting}: there is no sound file {first}; were the files moved? prepare the corpus again"
+
+
+def _additional_faults(config: RunConfig) -> Iterator[str]:
+    """What keeps the additional speech of any phase from being learnt from; each corpus is looked at once."""
+    opened: dict[str, Corpus] = {}
+    for index, phase in enumerate(config.schedule.phases):
+        speech, setting = phase.weighted_speech, f"schedule.{index}.additional_speech"
+        if speech is None:
+            continue
+        try:
+            if speech.corpus not in opened:
+                opened[speech.corpus] = Corpus.open(speech.corpus)
+                for split in splits(config):
+                    yield from _clip_faults(config, opened[speech.corpus], split, f"{setting}.corpus")
+            num = len(opened[speech.corpus].captions(TRAIN))
+        except CorpusError as error:
+            yield f"{setting}.corpus: {error}"
+            continue
+        if speech.batch_size is not None and speech.batch_size > num:
+            yield (
+                f"{setting}.batch_size: {speech.batch_size} is more than the {num} captions of the split "
+                f"{TRAIN} of {speech.corpus}"
+            )

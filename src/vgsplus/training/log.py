@@ -2,8 +2,9 @@
 
 Each line has kind, step (updates done in the whole run), phase, phase_index, phase_step and epoch.
     "train"       every update: alpha, lr, the losses (null where α did not ask for one), grad_norm,
-                  captions_per_second, audio_seconds_per_second
-    "validation"  alpha and the losses, averaged over the validation split
+                  captions_per_second, audio_seconds_per_second; with additional speech its losses too, under
+                  names such as "additional_speech/contrastive", and its part in total
+    "validation"  alpha and the losses, averaged over the validation split (of additional speech over its own)
     "evaluation"  scores: whatever the evaluation returned
     "stopped"     not_finite: the names of what became infinite or not a number in the next update, which
                   ended the run; no lines follow unless it went on
@@ -42,6 +43,9 @@ SCALARS = (
     "code_perplexity",
 )
 """The fields of `Losses` that are logged."""
+ADDITIONAL = "additional_speech/"
+ADDITIONAL_SCALARS = tuple(f"{ADDITIONAL}{name}" for name in SCALARS if name not in ("total", "grounding"))
+"""The same of additional speech, which has self-supervision alone."""
 
 type Record = dict[str, Any]
 
@@ -155,10 +159,11 @@ def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, stacked.tolist(), strict=True))
 
 
-def speed(batch: Batch, seconds: float) -> Record:
-    """How fast a step went that took `seconds`, reading included."""
-    captions, samples = len(batch["num_samples"]), int(batch["num_samples"].sum())
+def speed(batch: Batch, additional: Batch | None, seconds: float) -> Record:
+    """How fast a step went that took `seconds`, reading included; additional speech counts as audio only."""
+    batches = [batch, additional] if additional else [batch]
+    samples = sum(int(one["num_samples"].sum()) for one in batches)
     return {
-        "captions_per_second": captions / seconds,
+        "captions_per_second": len(batch["num_samples"]) / seconds,
         "audio_seconds_per_second": samples / SAMPLE_RATE / seconds,
     }

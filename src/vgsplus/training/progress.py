@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBar
 
-from vgsplus.training.log import Record
+from vgsplus.training.log import ADDITIONAL, Record
 
 PLAIN_INTERVAL = 30.0
 """Seconds between plain lines."""
@@ -115,7 +115,7 @@ def describe(record: Record) -> str:
     """The numbers of a step in words."""
     losses = [
         f"{name} {record[name]:.3f}"
-        for name in ("total", "grounding", "contrastive", "diversity")
+        for name in ("total", "grounding", "contrastive", "diversity", f"{ADDITIONAL}contrastive")
         if record.get(name) is not None
     ]
     return "  ".join([*losses, f"{record['captions_per_second']:.1f} captions/s"])

@@ -12,6 +12,9 @@ class Use(IntEnum):
     ORDER = 1
     STEP = 2
     VALIDATION = 3
+    ADDITIONAL_ORDER = 4
+    ADDITIONAL_STEP = 5
+    ADDITIONAL_VALIDATION = 6
 
 
 def indexed_seed(seed: int, use: Use, *index: int) -> int:

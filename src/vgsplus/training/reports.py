@@ -1,7 +1,7 @@
 """Validation and evaluation of a model between steps, where they are due and not done yet."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import torch
@@ -9,10 +9,12 @@ import torch
 from vgsplus.config import RunConfig
 from vgsplus.losses import Losses
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.training.additional import AdditionalBatches, with_additional
 from vgsplus.training.batches import (
     VALIDATION_SEED,
     Batch,
     BatchReader,
+    BatchRequest,
     read_batches,
     validation_order,
 )
@@ -38,6 +40,7 @@ class Reporter:
         losses: Callable[[Batch, float], Losses],
         *,
         reader: BatchReader | None,
+        additional: Sequence[AdditionalBatches | None],
         evaluate: Evaluate | None,
         log: RunLog,
         progress: Progress,
@@ -45,7 +48,7 @@ class Reporter:
         pin_memory: bool,
     ) -> None:
         self._config, self._model, self._losses = config, model, losses
-        self._reader, self._evaluate = reader, evaluate
+        self._reader, self._additional, self._evaluate = reader, additional, evaluate
         self._log, self._progress, self._stop = log, progress, stop
         self._pin_memory = pin_memory
 
@@ -71,27 +74,38 @@ class Reporter:
         return math.isfinite(every) and done % max(1, round(every * planned.steps_per_epoch)) == 0
 
     def _write_validation(self, planned: PlannedPhase, done: int) -> None:
-        """Average the losses over the validation split, with the same masks every time."""
+        """Average the losses over the validation split, and those of additional speech over its own."""
         assert self._reader is not None
         alpha = planned.alpha(done - 1)
         requests = validation_order(len(self._reader.captions), self._config.batch_size, images=alpha > 0)
-        batches = read_batches(
-            self._reader, requests, workers=self._config.workers, pin_memory=self._pin_memory
-        )
+        means = self._means(self._reader, requests, alpha, Use.VALIDATION)
+        if means and (additional := self._additional[planned.index]):
+            assert additional.validation is not None
+            own = self._means(
+                additional.validation, additional.validation_order(), 0.0, Use.ADDITIONAL_VALIDATION
+            )
+            means = with_additional(means, own, planned.additional_weight) if own else None
+        if means:
+            self._write(place("validation", planned, done) | {"alpha": alpha} | means, means)
+
+    def _means(
+        self, reader: BatchReader, requests: Sequence[BatchRequest], alpha: float, use: Use
+    ) -> dict[str, float] | None:
+        """The losses averaged over captions, with the same masks every time; None when the run is to stop."""
+        batches = read_batches(reader, requests, workers=self._config.workers, pin_memory=self._pin_memory)
         totals: dict[str, float] = {}
         captions = 0
         with closing(batches):
             for index, batch in enumerate(batches):
-                torch.manual_seed(indexed_seed(VALIDATION_SEED, Use.VALIDATION, index))
+                torch.manual_seed(indexed_seed(VALIDATION_SEED, use, index))
                 with torch.no_grad():
                     values = to_numbers(scalars(self._losses(batch, alpha)))
                 if self._stop.requested:
-                    return
+                    return None
                 size = len(batch["num_samples"])
                 captions += size
                 totals = {name: totals.get(name, 0.0) + value * size for name, value in values.items()}
-        means = {name: total / captions for name, total in totals.items()}
-        self._write(place("validation", planned, done) | {"alpha": alpha} | means, means)
+        return {name: total / captions for name, total in totals.items()}
 
     def _write(self, record: Record, numbers: dict[str, float]) -> None:
         self._log.write(record)

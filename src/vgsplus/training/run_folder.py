@@ -8,9 +8,10 @@ RUN/checkpoints/     see `checkpoint`
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig
@@ -21,6 +22,7 @@ from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import TrainingState
 from vgsplus.training.log import LOG_FILE, copy_log
 from vgsplus.training.machine import native_precision
+from vgsplus.training.schedule import Phase
 
 CONFIG_FILE = "config.yaml"
 FREE = frozenset(
@@ -28,7 +30,7 @@ FREE = frozenset(
 )
 """Settings that may change when a run goes on: they do not change what it learns.
 
-The corpus may have moved; that it is still the same one is checked by its contents.
+Corpora, that of additional speech too, may have moved; that they are the same is checked by their contents.
 """
 
 
@@ -74,15 +76,26 @@ def newest(run: Path, config: RunConfig) -> Found | None:
     return Found(latest, state)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a run is trained on: the fingerprints of its corpus and, by phase, of additional speech."""
+
+    corpus: dict[str, Any]
+    additional_speech: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, corpus: Corpus, additional: Mapping[str, Corpus]) -> Self:
+        """The identity of a run on a corpus and, by phase, additional speech."""
+        return cls(fingerprint(corpus), {phase: fingerprint(speech) for phase, speech in additional.items()})
+
+
 def open_run(
-    run: Path, config: RunConfig, corpus: dict[str, Any], *, start: Path | None, resume: bool
+    run: Path, config: RunConfig, identity: Identity, *, start: Path | None, resume: bool
 ) -> Found | None:
     """Make the folder ready and give the checkpoint from which the run goes on, if from any.
 
-    `corpus` is the corpus's `fingerprint`.
-
     Raises:
-        RunFolderError: it holds a run and `resume` is false; or settings or corpus are not those of that
+        RunFolderError: it holds a run and `resume` is false; or settings or corpora are not those of that
             run, or of the first phases of `start`.
         CheckpointError: a checkpoint is broken or cannot be written.
     """
@@ -92,8 +105,10 @@ def open_run(
         )
     found = newest(run, config)
     origin = _origin(start, config) if found is None and start is not None else None
-    for known in filter(None, (found, origin)):
-        _require_same_corpus(known, corpus)
+    if found:
+        _require_same_corpora(found, identity, config.schedule.phases)
+    if origin:
+        _require_same_corpora(origin, identity, config.schedule.phases[: origin.state.phase + 1])
     try:
         run.mkdir(parents=True, exist_ok=True)
         settings.save(config, run / CONFIG_FILE)
@@ -113,8 +128,16 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
     return {"name": corpus.name, "version": corpus.info["version"], "captions": digest, "regions": regions}
 
 
-def _require_same_corpus(found: Found, corpus: dict[str, Any]) -> None:
-    if changed := settings.differences(found.state.corpus, corpus):
+def _require_same_corpora(found: Found, identity: Identity, phases: Sequence[Phase]) -> None:
+    """The corpus, and what is heard beside it in `phases`, must be what the checkpoint was trained on."""
+    names = {phase.name for phase in phases}
+    known = {name: speech for name, speech in found.state.additional_speech.items() if name in names}
+    given = {name: speech for name, speech in identity.additional_speech.items() if name in names}
+    changed = [
+        *settings.differences(found.state.corpus, identity.corpus),
+        *settings.differences(known, given, "additional_speech"),
+    ]
+    if changed:
         listed = "\n".join(f"- {line}" for line in changed)
         raise RunFolderError(f"{found.checkpoint}: was trained on another corpus:\n{listed}")
 
@@ -136,7 +159,7 @@ def _origin(start: Path, config: RunConfig) -> Found:
     if changed := _changed(state.run, new, FREE | {"schedule"}):
         raise RunFolderError(f"{path}: was trained with other settings:\n{changed}")
     phases = state.phase + 1
-    old_phases, new_phases = state.run["schedule"][:phases], new["schedule"][:phases]
+    old_phases, new_phases = (_without_folders(plain["schedule"][:phases]) for plain in (state.run, new))
     if old_phases != new_phases:
         listed = "\n".join(f"- {line}" for line in settings.differences(old_phases, new_phases, "schedule"))
         raise RunFolderError(f"{path}: is not the end of this schedule's first {phases} phase(s):\n{listed}")
@@ -144,6 +167,22 @@ def _origin(start: Path, config: RunConfig) -> Found:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any], free: frozenset[str]) -> str:
-    old = {key: value for key, value in old.items() if key not in free}
-    new = {key: value for key, value in new.items() if key not in free}
+    old, new = (
+        {
+            key: _without_folders(value) if key == "schedule" else value
+            for key, value in plain.items()
+            if key not in free
+        }
+        for plain in (old, new)
+    )
     return "\n".join(f"- {line}" for line in settings.differences(old, new))
+
+
+def _without_folders(phases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plain phases without the folders of their additional speech."""
+    return [
+        phase | {"additional_speech": {k: v for k, v in speech.items() if k != "corpus"}}
+        if (speech := phase.get("additional_speech"))
+        else phase
+        for phase in phases
+    ]

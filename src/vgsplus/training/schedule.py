@@ -160,10 +160,42 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdditionalSpeech:
+    """Speech that a phase learns from beside the captions, by self-supervision alone (FaST-VGS+).
+
+    Every update draws a batch of it too: total = α · L_AV + (1 - α) · L_AUD(captions) + weight · L_AUD(this).
+
+    Attributes:
+        corpus: folder of a prepared corpus; it needs no pictures, and those that it has are not used.
+        weight: of its L_AUD; with 0 the phase is the one without it.
+        batch_size: clips in a batch; null for as many as take one epoch of the captions to go through the
+            corpus, but no more than there are captions in a batch, as published.
+
+    Raises:
+        ScheduleError: no corpus, a negative or infinite weight, or a batch size below 1.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    corpus: str
+    weight: float
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.corpus), "corpus must name the folder of a prepared corpus")
+        _require(0 <= self.weight < math.inf, f"weight must be at least 0, not {self.weight}")
+        _require(
+            self.batch_size is None or self.batch_size >= 1,
+            f"batch_size must be at least 1, not {self.batch_size}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """A stretch of training with one α, one optimiser and a length in epochs (fractions are allowed).
 
-    `init` names weights to start from in place of those that the phase before left.
+    `init` names weights to start from in place of those that the phase before left. `additional_speech` is
+    learnt from beside the captions, whose epochs and batches measure the phase.
 
     Raises:
         ScheduleError: an empty or unprintable name, or a length that is not above 0.
@@ -176,6 +208,7 @@ class Phase:
     epochs: float
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     init: str | None = None
+    additional_speech: AdditionalSpeech | None = None
 
     def __post_init__(self) -> None:
         # The name becomes part of checkpoint folder names.
@@ -184,6 +217,12 @@ class Phase:
             f"name must consist of letters, digits and any of + . - _, not {self.name!r}",
         )
         _require(0 < self.epochs < math.inf, f"epochs must be above 0, not {self.epochs}")
+
+    @property
+    def weighted_speech(self) -> AdditionalSpeech | None:
+        """The additional speech, None where there is none or its weight is 0."""
+        speech = self.additional_speech
+        return speech if speech and speech.weight > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +244,12 @@ class PlannedPhase:
         """The learning rate at `step` (from 0) of the phase."""
         settings = self.phase.optimizer
         return settings.lr * learning_rate(step, self.steps, settings.warmup, settings.decay)
+
+    @property
+    def additional_weight(self) -> float:
+        """The weight of additional speech; 0 where there is none."""
+        speech = self.phase.additional_speech
+        return speech.weight if speech else 0.0
 
     def epoch(self, done: int) -> float:
         """Epochs of the whole run that are behind after `done` steps of the phase."""
@@ -237,6 +282,7 @@ class Schedule:
         epochs: float = 70,
         optimizer: OptimizerSettings | None = None,
         plus_alpha: float = 0.5,
+        additional_speech: AdditionalSpeech | None = None,
     ) -> Self:
         """One of the paper's nine (section 3): a base model, or a base model that initialises another.
 
@@ -246,6 +292,7 @@ class Schedule:
             epochs: length of the whole run.
             optimizer: of each phase; the paper's by default.
             plus_alpha: α of VGS+.
+            additional_speech: of each phase with self-supervision (α < 1); VGS stays grounding alone.
 
         Raises:
             ScheduleError: no such variant, or pre-training leaves nothing for the second phase.
@@ -264,6 +311,7 @@ class Schedule:
                     alpha=Alpha.constant(alphas[base]),
                     epochs=length,
                     optimizer=optimizer or OptimizerSettings(),
+                    additional_speech=additional_speech if alphas[base] < 1 else None,
                 )
                 for base, length in zip(bases, lengths, strict=True)
             )

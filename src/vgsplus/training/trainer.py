@@ -5,36 +5,59 @@ A run that is killed anywhere and resumed ends with the weights, bit for bit, of
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
+from torch import Tensor
 from torch.optim import Optimizer
 
 from vgsplus import config as settings
-from vgsplus.audio import SAMPLE_RATE
 from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.losses import Losses
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training import checkpoint
-from vgsplus.training.batches import Batch, BatchReader, TrainingOrder, batches_per_epoch, read_batches
+from vgsplus.training.additional import (
+    Step,
+    additional_batches,
+    open_additional,
+    read_steps,
+    with_additional,
+)
+from vgsplus.training.batches import (
+    TRAIN,
+    VALIDATION,
+    Batch,
+    TrainingOrder,
+    batches_per_epoch,
+    split_reader,
+)
 from vgsplus.training.checkpoint import TrainingState
-from vgsplus.training.checks import TRAIN, VALIDATION, LoadWeights, check_run
+from vgsplus.training.checks import LoadWeights, check_run
 from vgsplus.training.interruption import Interrupted, StopRequest
-from vgsplus.training.log import SCALARS, Record, RunLog, place, read_log, scalars, speed, to_numbers
+from vgsplus.training.log import (
+    ADDITIONAL_SCALARS,
+    SCALARS,
+    Record,
+    RunLog,
+    place,
+    read_log,
+    scalars,
+    speed,
+    to_numbers,
+)
 from vgsplus.training.machine import deterministic, device_name, keep_freed_memory, versions
 from vgsplus.training.optimizer import build_optimizer, load_named_state, named_state
 from vgsplus.training.progress import Progress, Silent
 from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.reports import Evaluate, Reporter
-from vgsplus.training.run_folder import Found, fingerprint, newest, open_run, settle_precision
+from vgsplus.training.run_folder import Found, Identity, newest, open_run, settle_precision
 from vgsplus.training.schedule import PlannedPhase
 
 
@@ -89,7 +112,8 @@ def train(
         return result
     corpus = Corpus.open(config.corpus)
     check_run(config, corpus, load_weights)
-    identity = fingerprint(corpus)
+    additional = open_additional(config.schedule)
+    identity = Identity.of(corpus, additional)
     found = open_run(out, config, identity, start=start, resume=resume)
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
@@ -100,6 +124,7 @@ def train(
             config,
             out,
             corpus,
+            additional,
             identity=identity,
             log=log,
             stop=stop,
@@ -122,8 +147,9 @@ class Trainer:
         config: RunConfig,
         out: Path,
         corpus: Corpus,
+        additional: Mapping[str, Corpus],
         *,
-        identity: dict[str, Any],
+        identity: Identity,
         log: RunLog,
         stop: StopRequest,
         progress: Progress,
@@ -146,22 +172,24 @@ class Trainer:
         self.model = VGSPlus(config.model)
         self.fabric.setup_module(self.model)
         self._pin_memory = self.fabric.device.type == "cuda"
-        self.train_reader = _reader(config, corpus, TRAIN, config.max_seconds)
+        self.train_reader = split_reader(config, corpus, TRAIN)
+        self.plan = config.schedule.plan(
+            batches_per_epoch(len(self.train_reader.captions), config.batch_size)
+        )
+        self.additional = tuple(
+            additional_batches(config, planned, additional.get(planned.phase.name)) for planned in self.plan
+        )
         self.reporter = Reporter(
             config,
             self.model,
             self._losses,
-            reader=None
-            if config.validate_every is None
-            else _reader(config, corpus, VALIDATION, config.validation_max_seconds),
+            reader=None if config.validate_every is None else split_reader(config, corpus, VALIDATION),
+            additional=self.additional,
             evaluate=evaluate,
             log=log,
             progress=progress,
             stop=stop,
             pin_memory=self._pin_memory,
-        )
-        self.plan = config.schedule.plan(
-            batches_per_epoch(len(self.train_reader.captions), config.batch_size)
         )
         self._saved: Path | None = None
         self._saved_at = time.monotonic()
@@ -194,15 +222,15 @@ class Trainer:
         assert isinstance(prepared, Optimizer)
         with closing(self._training_batches(planned, done)) as batches:
             started = time.perf_counter()
-            for step, batch in enumerate(batches, start=done):
-                record = self._update(planned, step, batch, prepared)
-                record |= speed(batch, time.perf_counter() - started)
+            for step, (batch, additional) in enumerate(batches, start=done):
+                record = self._update(planned, step, batch, additional, prepared)
+                record |= speed(batch, additional, time.perf_counter() - started)
                 self.log.write(record)
                 self.progress.step(record)
                 self._after(planned, step + 1, optimizer)
                 started = time.perf_counter()
 
-    def _training_batches(self, planned: PlannedPhase, done: int) -> Generator[Batch]:
+    def _training_batches(self, planned: PlannedPhase, done: int) -> Generator[Step]:
         order = TrainingOrder(
             num=len(self.train_reader.captions),
             batch_size=self.config.batch_size,
@@ -210,33 +238,62 @@ class Trainer:
             planned=planned,
             first_step=done,
         )
-        return read_batches(
-            self.train_reader, order, workers=self.config.workers, pin_memory=self._pin_memory
+        return read_steps(
+            self.train_reader,
+            order,
+            self.additional[planned.index],
+            workers=self.config.workers,
+            pin_memory=self._pin_memory,
         )
 
     # ---- one step ----
 
-    def _update(self, planned: PlannedPhase, step: int, batch: Batch, optimizer: Optimizer) -> Record:
+    def _update(
+        self,
+        planned: PlannedPhase,
+        step: int,
+        batch: Batch,
+        additional: Batch | None,
+        optimizer: Optimizer,
+    ) -> Record:
         alpha, lr = planned.alpha(step), planned.lr(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        optimizer.zero_grad()
+        beside = self._learn_additional(planned, step, additional) if additional else {}
         # Masks, negatives, Gumbel noise and dropout all come from torch's generators.
         torch.manual_seed(indexed_seed(self.config.seed, Use.STEP, planned.index, step))
-        optimizer.zero_grad()
         losses = self._losses(batch, alpha)
         self.fabric.backward(losses.total)
         norm = self.fabric.clip_gradients(
             self.model, optimizer, max_norm=self.config.gradient_clip, error_if_nonfinite=False
         )
         assert norm is not None
-        values = to_numbers(scalars(losses) | {"grad_norm": norm})
+        found = scalars(losses)
+        if beside:
+            found = with_additional(found, beside, planned.additional_weight)
+        values = to_numbers(found | {"grad_norm": norm})
         self._require_finite(values, planned, step, lr)
         optimizer.step()
         none = dict.fromkeys(SCALARS)
         return place("train", planned, step + 1) | {"alpha": alpha, "lr": lr} | none | values
 
+    def _learn_additional(self, planned: PlannedPhase, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Leave the weighted gradient of additional speech, to which that of the captions is added.
+
+        Returns:
+            Its losses, not weighted.
+        """
+        torch.manual_seed(indexed_seed(self.config.seed, Use.ADDITIONAL_STEP, planned.index, step))
+        # The Gumbel temperature moves on once an update: with the captions, if they reach the quantiser.
+        anneal = planned.alpha(step) == 1
+        with self.fabric.autocast():
+            losses: Losses = self.model(self.fabric.to_device(batch), alpha=0.0, anneal=anneal)
+        self.fabric.backward(planned.additional_weight * losses.total)
+        return scalars(losses)
+
     def _losses(self, batch: Batch, alpha: float) -> Losses:
-        """Call the model: the one place where batches meet it, in training and validation."""
+        """The losses of captions in training, and of whatever is validated."""
         with self.fabric.autocast():
             losses: Losses = self.model(self.fabric.to_device(batch), alpha)
         return losses
@@ -297,7 +354,8 @@ class Trainer:
             seed=self.config.seed,
             model=settings.to_dict(self.config.model),
             run=settings.to_dict(self.config),
-            corpus=self._identity,
+            corpus=self._identity.corpus,
+            additional_speech=self._identity.additional_speech,
             precision=self.precision.state_dict(),
             versions=versions(),
         )
@@ -308,15 +366,6 @@ class Trainer:
         )
         checkpoint.prune(self.out)
         self._saved_at = time.monotonic()
-
-
-def _reader(config: RunConfig, corpus: Corpus, split: str, seconds: float) -> BatchReader:
-    return BatchReader(
-        corpus=corpus,
-        captions=corpus.captions(split),
-        max_samples=round(seconds * SAMPLE_RATE),
-        pad_to_max=config.model.padding == "published",
-    )
 
 
 def _finished(config: RunConfig, out: Path, evaluate: Evaluate | None) -> TrainResult | None:
@@ -332,6 +381,8 @@ def _finished(config: RunConfig, out: Path, evaluate: Evaluate | None) -> TrainR
     return TrainResult(
         checkpoint=found.checkpoint,
         steps=step,
-        validation={name: validation[name] for name in SCALARS if name in validation} if validation else None,
+        validation={name: validation[name] for name in (*SCALARS, *ADDITIONAL_SCALARS) if name in validation}
+        if validation
+        else None,
         evaluation=evaluation["scores"] if evaluation else None,
     )

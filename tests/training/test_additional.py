@@ -1,0 +1,364 @@
+import copy
+import dataclasses
+import json
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vgsplus import config as settings
+from vgsplus.config import ConfigError
+from vgsplus.corpora.format import Corpus
+from vgsplus.training import checkpoint
+from vgsplus.training.additional import AdditionalOrder, additional_batches, open_additional
+from vgsplus.training.batches import BatchReader, BatchRequest, TrainingOrder
+from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE
+from vgsplus.training.checks import RunCheckError, check_run
+from vgsplus.training.interruption import Interrupted, StopRequest
+from vgsplus.training.log import ADDITIONAL_SCALARS, SCALARS, RunLog, read_log
+from vgsplus.training.optimizer import build_optimizer
+from vgsplus.training.progress import Silent
+from vgsplus.training.randomness import Use, indexed_seed
+from vgsplus.training.run_folder import Identity, RunFolderError
+from vgsplus.training.schedule import AdditionalSpeech, Alpha, Phase, Schedule, ScheduleError
+from vgsplus.training.trainer import Trainer, train
+
+WEIGHT, CLIPS, STEPS = 0.7, 3, 9
+SPEEDS = ("captions_per_second", "audio_seconds_per_second")
+
+
+@pytest.fixture
+def with_speech(make_config, speech_root):
+    """The run of two phases, α = 0, then α from 0.2 to 0.8, beside both of which speech is heard."""
+
+    def make(*, phases=(0, 1), **changes):
+        speech = {"corpus": str(speech_root), "weight": WEIGHT, "batch_size": CLIPS} | changes
+        config = make_config(max_seconds=0.4)
+        return dataclasses.replace(
+            config,
+            schedule=Schedule(
+                tuple(
+                    dataclasses.replace(phase, additional_speech=AdditionalSpeech(**speech))
+                    if index in phases
+                    else phase
+                    for index, phase in enumerate(config.schedule.phases)
+                )
+            ),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs that several tests look at, trained when first asked for."""
+    trained = {}
+
+    def get(name, config):
+        if name not in trained:
+            out = tmp_path_factory.mktemp("runs") / name
+            train(config, out)
+            trained[name] = out
+        return trained[name]
+
+    return get
+
+
+def assert_same_bits(one, other):
+    for file in (MODEL_FILE, OPTIMIZER_FILE):
+        ours, theirs = (load_file(checkpoint.latest(run) / file) for run in (one, other))
+        assert ours.keys() == theirs.keys()
+        assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def numbers(run, kind="train"):
+    return [{k: v for k, v in record.items() if k not in SPEEDS} for record in read_log(run, kind)]
+
+
+class StopAfter(Silent):
+    def __init__(self, step):
+        self._step = step
+
+    def step(self, record):
+        if record["step"] == self._step:
+            signal.raise_signal(signal.SIGINT)
+
+
+# ---- settings ---------------------------------------------------------------------------------------------
+
+
+def test_settings_are_read_written_and_left_out_where_they_are_not_given(make_config, with_speech):
+    config = with_speech(phases=(1,), batch_size=None)
+    plain = settings.to_dict(config)
+    assert "additional_speech" not in plain["schedule"][0]
+    assert plain["schedule"][1]["additional_speech"]["weight"] == WEIGHT
+    assert settings.from_dict(plain) == config
+    assert "additional_speech" not in json.dumps(settings.to_dict(make_config()))
+
+
+def test_a_variant_hears_speech_in_the_phases_that_teach_themselves():
+    speech = AdditionalSpeech(corpus="c", weight=0.5)
+    heard = {
+        name: [phase.additional_speech for phase in Schedule.variant(name, additional_speech=speech).phases]
+        for name in ("vgs", "vgs+", "w2v2,vgs")
+    }
+    assert heard == {"vgs": [None], "vgs+": [speech], "w2v2,vgs": [speech, None]}
+    chosen = ["schedule.additional_speech.corpus=c", "schedule.additional_speech.weight=0.5"]
+    (phase,) = settings.load_config("smoke", chosen).schedule.phases
+    assert phase.additional_speech == speech
+
+
+@pytest.mark.parametrize(
+    ("speech", "message"),
+    [
+        ({"corpus": "c", "weight": -1}, "schedule.additional_speech: weight must be at least 0, not -1"),
+        ({"corpus": "c", "weight": 1, "batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"corpus": "", "weight": 1}, "corpus must name the folder"),
+        ({"corpus": "c"}, "schedule.additional_speech.weight: is missing"),
+        ({"corpus": "c", "wieght": 1, "weight": 1}, "wieght: there is no such key; the nearest is 'weight'"),
+    ],
+)
+def test_impossible_settings_are_refused_with_their_path(speech, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        settings.from_dict({"corpus": "x", "schedule": {"variant": "vgs+", "additional_speech": speech}})
+
+
+def test_an_infinite_weight_is_refused():
+    with pytest.raises(ScheduleError, match="weight"):
+        AdditionalSpeech(corpus="c", weight=float("inf"))
+
+
+# ---- what a step hears ------------------------------------------------------------------------------------
+
+
+def order(first_step=0, *, captions=13, phase=0, num=7, batch_size=2, seed=1):
+    phases = tuple(Phase(name=str(i), alpha=Alpha.constant(0.5), epochs=12 / captions) for i in range(2))
+    planned = Schedule(phases).plan(captions)[phase]
+    return list(
+        AdditionalOrder(num=num, batch_size=batch_size, seed=seed, planned=planned, first_step=first_step)
+    )
+
+
+def test_an_epoch_of_the_corpus_takes_no_clip_twice_and_epochs_differ():
+    requests = order()
+    epochs = [[c for one in requests[3 * e : 3 * e + 3] for c in one.captions] for e in range(4)]
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    crops = [crop for one in requests for crop in one.crops]
+    assert len(set(crops)) == len(crops) == 24
+    assert all(0 <= crop < 1 for crop in crops)
+
+
+@pytest.mark.parametrize("first_step", range(13))
+def test_any_step_is_reached_without_those_before(first_step):
+    assert order(first_step) == order()[first_step:]
+
+
+def test_the_order_depends_on_seed_and_phase_and_not_on_the_captions():
+    assert order() != order(seed=2)
+    assert order() != order(phase=1)
+    assert order() == order(captions=6)
+    planned = Schedule((Phase(name="a", alpha=Alpha.constant(0.5), epochs=3),)).plan(3)[0]
+    captions = TrainingOrder(num=7, batch_size=2, seed=1, planned=planned)
+    assert [one.captions for one in captions] != [one.captions for one in order(captions=3)][: len(captions)]
+
+
+def test_a_crop_lies_where_it_is_asked_for(speech_root):
+    corpus = Corpus.open(speech_root)
+    captions = corpus.captions("train")
+    whole = BatchReader(corpus=corpus, captions=captions, max_samples=16000)
+    short = BatchReader(corpus=corpus, captions=captions, max_samples=4000)
+    (signal_,) = whole.read(BatchRequest((2,), images=False))["waveforms"]
+    signal_ = signal_[: captions[2].num_samples]
+    for crop in (0.0, 0.3, np.nextafter(1.0, 0.0)):
+        start = int(crop * (len(signal_) - 4000 + 1))
+        part = signal_[start : start + 4000]
+        (read,) = short.read(BatchRequest((2,), images=False, crops=(crop,)))["waveforms"]
+        expected = (part - part.mean()) / part.std(correction=0)
+        torch.testing.assert_close(read[:4000], expected, rtol=1e-3, atol=1e-3)
+    assert start == len(signal_) - 4000, "the last crop ends with the clip"
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(None, 4), (2, 2)])
+def test_by_default_an_epoch_of_captions_takes_the_corpus_once(with_speech, batch_size, expected):
+    config = with_speech(batch_size=batch_size)
+    corpus = open_additional(config.schedule)["w2v2"]
+    planned = config.schedule.plan(4)[0]
+    assert additional_batches(config, planned, corpus).batch_size == expected  # 13 clips in 4 steps
+    assert additional_batches(config, config.schedule.plan(1)[0], corpus).batch_size == (batch_size or 4)
+
+
+# ---- the total and its gradient ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech, tmp_path, alpha):
+    """In float64, on the batches of a real step; the Gumbel temperature moves on once."""
+    config = with_speech()
+    phase = dataclasses.replace(config.schedule.phases[0], alpha=Alpha.constant(alpha))
+    config = dataclasses.replace(config, schedule=Schedule((phase,)), gradient_clip=1e9)
+    corpus, additional = Corpus.open(config.corpus), open_additional(config.schedule)
+    with RunLog(tmp_path, 0) as log, StopRequest() as stop:
+        trainer = Trainer(
+            config,
+            tmp_path,
+            corpus,
+            additional,
+            identity=Identity.of(corpus, additional),
+            log=log,
+            stop=stop,
+            progress=Silent(),
+        )
+        model = trainer.model.double().train()
+        twin = copy.deepcopy(model)
+        planned = trainer.plan[0]
+        captions, speech = (doubled(batch) for batch in next(trainer._training_batches(planned, 0)))
+        optimizer = trainer.fabric.setup_optimizers(build_optimizer(model, phase.optimizer))
+        record = trainer._update(planned, 0, captions, speech, optimizer)
+    assert len(speech["num_samples"]) == CLIPS
+    assert "features" not in speech
+    torch.manual_seed(indexed_seed(config.seed, Use.STEP, 0, 0))
+    own = twin(captions, alpha)
+    twin.quantizer.updates.zero_()
+    torch.manual_seed(indexed_seed(config.seed, Use.ADDITIONAL_STEP, 0, 0))
+    beside = twin(speech, 0.0)
+    total = WEIGHT * beside.ssl
+    if alpha > 0:
+        total = total + alpha * own.grounding
+    if alpha < 1:
+        total = total + (1 - alpha) * own.ssl
+    total.backward()
+    for (name, p), expected in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert (p.grad is None) == (expected.grad is None), name
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, expected.grad, rtol=1e-9, atol=1e-12, msg=name)
+    assert record["total"] == pytest.approx(total.item(), rel=1e-6)
+    assert record["additional_speech/contrastive"] == pytest.approx(beside.contrastive.item(), rel=1e-6)
+    assert model.quantizer.updates == 1
+
+
+def doubled(batch):
+    return {name: t.double() if t.is_floating_point() else t for name, t in batch.items()}
+
+
+# ---- runs -------------------------------------------------------------------------------------------------
+
+
+def test_log_and_validation_tell_its_losses_apart_and_count_them_in_the_total(with_speech, runs):
+    out = runs("whole", with_speech())
+    lines, validations = numbers(out), numbers(out, "validation")
+    assert len(lines) == STEPS
+    assert [line["step"] for line in validations] == [3, 5, 8, 9]
+    for line in [*lines, *validations]:
+        assert {name for name in line if name.startswith("additional_speech/")} == set(ADDITIONAL_SCALARS)
+        own = (1 - line["alpha"]) * line["ssl"] + line["alpha"] * (line.get("grounding") or 0.0)
+        assert line["total"] == pytest.approx(own + WEIGHT * line["additional_speech/ssl"], rel=1e-5)
+    weights = load_file(checkpoint.latest(out) / MODEL_FILE)
+    assert weights["quantizer.updates"] == STEPS, "the temperature moves on once an update"
+
+
+def test_with_weight_0_the_run_is_the_one_without(make_config, with_speech, runs):
+    without = runs("without", make_config(max_seconds=0.4))
+    nothing = runs("nothing", with_speech(weight=0.0, corpus="/nowhere"))
+    assert_same_bits(without, nothing)
+    for kind in ("train", "validation"):
+        assert numbers(without, kind) == numbers(nothing, kind)
+    assert set(numbers(without)[0]) >= set(SCALARS)
+    assert not [name for name in numbers(without)[0] if name.startswith("additional")]
+
+
+@pytest.mark.parametrize(("step", "workers"), [(2, 0), (5, 0), (7, 2)])
+def test_a_run_stopped_and_resumed_is_the_run_that_was_not(with_speech, runs, tmp_path, step, workers):
+    whole = runs("whole", with_speech())
+    config = dataclasses.replace(with_speech(), workers=workers)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", progress=StopAfter(step))
+    train(config, tmp_path / "run", resume=True)
+    assert_same_bits(tmp_path / "run", whole)
+    for kind in ("train", "validation"):
+        assert numbers(tmp_path / "run", kind) == numbers(whole, kind)
+
+
+def test_a_first_phase_without_it_is_shared_and_the_corpus_may_move(
+    make_config, with_speech, runs, tmp_path, speech_root
+):
+    whole = runs("second", with_speech(phases=(1,)))
+    without = runs("without", make_config(max_seconds=0.4))
+    start = without / "checkpoints" / "step-00000005-end-of-w2v2"
+    moved = shutil.copytree(speech_root, tmp_path / "moved")
+    state = json.loads((start / STATE_FILE).read_text())
+    del state["additional_speech"]  # as written before there was such a setting
+    (start / STATE_FILE).write_text(json.dumps(state))
+    with pytest.raises(Interrupted):
+        train(with_speech(phases=(1,)), tmp_path / "run", start=start, progress=StopAfter(7))
+    train(with_speech(phases=(1,), corpus=str(moved)), tmp_path / "run", resume=True)
+    assert_same_bits(tmp_path / "run", whole)
+    with pytest.raises(RunFolderError, match="additional_speech"):
+        train(with_speech(), tmp_path / "other", start=start)
+    (moved / "captions.jsonl").write_text(
+        "".join(reversed((moved / "captions.jsonl").read_text().splitlines(keepends=True)))
+    )
+    unfinished = tmp_path / "run" / "checkpoints" / "step-00000009-end-of-mixed"
+    shutil.rmtree(unfinished)
+    with pytest.raises(RunFolderError, match=r"another corpus:\n- additional_speech\.mixed\.captions"):
+        train(with_speech(phases=(1,), corpus=str(moved)), tmp_path / "run", resume=True)
+
+
+def test_its_pictures_are_never_looked_at(with_speech, corpus_root, monkeypatch, tmp_path):
+    monkeypatch.setattr(Corpus, "regions", lambda *_: pytest.fail("images were read"))
+    config = with_speech(corpus=str(corpus_root))
+    phase = dataclasses.replace(config.schedule.phases[0], epochs=1 / 3)
+    train(dataclasses.replace(config, schedule=Schedule((phase,))), tmp_path / "run")
+
+
+# ---- checks before the first step -------------------------------------------------------------------------
+
+
+def faults(config):
+    with pytest.raises(RunCheckError) as error:
+        check_run(config, Corpus.open(config.corpus), None)
+    return str(error.value)
+
+
+def test_a_run_that_fits_passes(with_speech):
+    config = with_speech()
+    check_run(config, Corpus.open(config.corpus), None)
+
+
+def test_what_its_corpus_lacks_is_named_with_the_setting(with_speech, speech_root, tmp_path):
+    assert "- schedule.1.additional_speech.corpus: /nowhere: there is no such folder" in faults(
+        with_speech(corpus="/nowhere")
+    )
+    assert "schedule.0.additional_speech.batch_size: 14 is more than the 13 captions" in faults(
+        with_speech(batch_size=14)
+    )
+    for split, name in (("train", "no-train"), ("validation", "no-validation")):
+        root = shutil.copytree(speech_root, tmp_path / name)
+        edit(root, lambda caption, split=split: caption["split"] != split)
+        assert f"schedule.0.additional_speech.corpus: {root}: the split '{split}' is empty" in faults(
+            with_speech(corpus=str(root))
+        )
+    check_run(
+        dataclasses.replace(with_speech(corpus=str(root)), validate_every=None),
+        Corpus.open(with_speech().corpus),
+        None,
+    )
+
+
+def test_its_clips_that_are_too_short_or_gone_are_named(with_speech, speech_root, tmp_path):
+    root = shutil.copytree(speech_root, tmp_path / "short")
+    edit(root, lambda caption: caption.update(num_samples=5, audio="gone.wav") is None)
+    message = faults(with_speech(corpus=str(root)))
+    assert "schedule.0.additional_speech.corpus: 13 captions of the split train are shorter" in message
+    assert "schedule.0.additional_speech.corpus: there is no sound file" in message
+
+
+def edit(root, change):
+    """Keep the captions for which `change`, which may alter them, is true."""
+    path = root / "captions.jsonl"
+    captions = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{json.dumps(caption)}\n" for caption in captions if change(caption)))
