@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.reader import CorpusError
+from vgsplus.corpora.faults import CorpusError
 
 COLUMNS = (
     "img_id",

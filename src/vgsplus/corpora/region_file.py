@@ -34,8 +34,9 @@ from vgsplus.corpora.detections import (
     place_name,
     records_of,
 )
+from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress
-from vgsplus.corpora.reader import REGIONS_FILE, CorpusError
+from vgsplus.corpora.reader import REGIONS_FILE
 
 JOURNAL, PLAN = "journal.jsonl", "plan.json"
 AT_ONCE = 256
