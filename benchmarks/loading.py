@@ -1,11 +1,12 @@
 """How fast batches are read on one core: captions a second from WAV and FLAC, with and without regions.
 
-Compares our reader (`vgsplus.training.batches`) with the published loader's way, written anew: every sound
-read whole, cut or padded to 8 s, the regions of every caption looked up as a row of HDF5 and copied as
-float32, samples stacked to a batch. The corpus is noise, written to a temporary folder: lengths are gamma
-distributed, shape 12, 4.4 s in the mean, clipped to 0.8 to 30 s; both ways hear 8 s at most. Ways take turns
-in each repeat; times are of the processor, not of the clock, so that other programs disturb them little, and
-files are in the system's cache. Medians over the repeats are reported.
+Compares our reader (`vgsplus.training.batches`), also on the corpus packed (`vgsplus data pack`), with the
+published loader's way, written anew: every sound read whole, cut or padded to 8 s, the regions of every
+caption looked up as a row of HDF5 and copied as float32, samples stacked to a batch. The corpus is noise,
+written to a temporary folder: lengths are gamma distributed, shape 12, 4.4 s in the mean, clipped to 0.8 to
+30 s; all ways hear 8 s at most. Ways take turns in each repeat; times are of the processor, not of the clock,
+so that other programs disturb them little, and files are in the system's cache. Medians over the repeats are
+reported.
 
 Padding is told for random batches of those lengths: the share of samples that the speech encoder computes
 without need in chunks of like length, beside padding to 8 s.
@@ -31,6 +32,7 @@ import torch
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora.format import Caption, Corpus, CorpusWriter
+from vgsplus.corpora.packing import pack
 from vgsplus.models.speech import PADDING_STEP, SpeechEncoder
 from vgsplus.training.batches import Batch, BatchReader, BatchRequest, epoch_order
 
@@ -160,9 +162,11 @@ class PublishedWay:
 # ---- measuring --------------------------------------------------------------------------------------------
 
 
-def measure(corpus: Corpus, sound: str, batch_size: int, repeats: int, seed: int) -> list[Speed]:
+def measure(
+    corpus: Corpus, packed: Corpus, sound: str, batch_size: int, repeats: int, seed: int
+) -> list[Speed]:
     """Read an epoch each way in each repeat, in another order every time."""
-    ways = {"ours": our_way(corpus), "published": PublishedWay(corpus)}
+    ways = {"ours": our_way(corpus), "packed": our_way(packed), "published": PublishedWay(corpus)}
     cases = [(images, way) for images in (False, True) for way in ways]
     captions = len(corpus.captions(SPLIT)) // batch_size * batch_size
     rates: dict[tuple[bool, str], list[float]] = {case: [] for case in cases}
@@ -258,7 +262,9 @@ def main() -> None:
             corpus = write_corpus(
                 Path(folder) / "corpus", sound, arguments.captions, arguments.images, arguments.seed
             )
-            speeds += measure(corpus, sound, arguments.batch_size, arguments.repeats, arguments.seed)
+            pack(corpus.root, Path(folder) / "packed")
+            packed = Corpus.open(Path(folder) / "packed")
+            speeds += measure(corpus, packed, sound, arguments.batch_size, arguments.repeats, arguments.seed)
     padded = paddings(arguments.batch_size, arguments.seed)
     show(speeds, padded)
     if arguments.json is not None:

@@ -171,6 +171,12 @@ def test_every_fault_is_told_with_its_line_in_any_block_of_lines(corpus, monkeyp
     assert Corpus.open(corpus).captions("train")[:] == whole
 
 
+def test_a_length_that_is_no_number_is_a_fault_of_its_caption(corpus):
+    edit_line(corpus, 3, lambda line: re.sub(r'"num_samples": \d+', '"num_samples": "many"', line))
+    with pytest.raises(CorpusError, match=r"^\S*captions.jsonl: caption train-001-0: num_samples is 'many'$"):
+        Corpus.open(corpus)
+
+
 def test_captions_that_change_under_an_open_corpus_are_refused(corpus):
     captions = Corpus.open(corpus).captions("train")
     (corpus / "captions.jsonl").write_text("\n" * 40)

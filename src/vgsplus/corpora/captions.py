@@ -100,27 +100,30 @@ def index_captions(
 ) -> tuple[dict[str, Captions], list[str]]:
     """The captions of captions.jsonl by split, those of `splits` first, and every fault of it.
 
-    A line that does not parse is a fault "file:line: …"; a caption of an image that is not in `image_rows`
-    is one that names the caption.
+    A line that does not parse is a fault "file:line: …"; a caption of an image that is not in `image_rows`,
+    or whose length is no whole number, is one that names the caption.
 
     Raises:
         CorpusError: there is no such file.
     """
     faults: list[str] = []
-    unknown: list[str] = []
+    misfits: list[str] = []
     rows: Mapping[str | None, int] = {None: NO_IMAGE, **image_rows}
     columns: dict[str, array[int]] = {split: array("q") for split in splits}
     for start, end, record in _records(path, faults):
-        split, num_samples = record["split"], record["num_samples"]
         row = rows.get(record["image"])
         if row is None:
-            unknown.append(f"{path}: caption {record['id']} names the unknown image {record['image']}")
+            misfits.append(f"{path}: caption {record['id']} names the unknown image {record['image']}")
             continue
-        flat = columns.get(split)
+        flat = columns.get(record["split"])
         if flat is None:
-            flat = columns[split] = array("q")
-        flat.extend((start, end, num_samples, row))
-    return {split: _captions(path, flat) for split, flat in columns.items()}, faults + unknown
+            flat = columns[record["split"]] = array("q")
+        try:
+            flat.extend((start, end, record["num_samples"], row))
+        except TypeError:
+            del flat[len(flat) // 4 * 4 :]
+            misfits.append(f"{path}: caption {record['id']}: num_samples is {record['num_samples']!r}")
+    return {split: _captions(path, flat) for split, flat in columns.items()}, faults + misfits
 
 
 def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
