@@ -98,7 +98,7 @@ def write_corpus(root: Path, sound: str, captions: int, images: int, seed: int) 
         check_contents=False,
     ) as writer:
         (writer.folder / "audio").mkdir()
-        boxes = np.tile(np.float32([0.1, 0.2, 0.5, 0.9]), (REGIONS, 1))
+        boxes = np.tile(np.array([0.1, 0.2, 0.5, 0.9], np.float32), (REGIONS, 1))
         for image in range(images):
             features = rng.standard_normal((REGIONS, FEATURES), np.float32).astype(np.float16)
             writer.add_regions(f"{image}.jpg", features, boxes)
@@ -166,7 +166,11 @@ def measure(
     corpus: Corpus, packed: Corpus, sound: str, batch_size: int, repeats: int, seed: int
 ) -> list[Speed]:
     """Read an epoch each way in each repeat, in another order every time."""
-    ways = {"ours": our_way(corpus), "packed": our_way(packed), "published": PublishedWay(corpus)}
+    ways: dict[str, Callable[[BatchRequest], Batch]] = {
+        "ours": our_way(corpus),
+        "packed": our_way(packed),
+        "published": PublishedWay(corpus),
+    }
     cases = [(images, way) for images in (False, True) for way in ways]
     captions = len(corpus.captions(SPLIT)) // batch_size * batch_size
     rates: dict[tuple[bool, str], list[float]] = {case: [] for case in cases}

@@ -108,7 +108,8 @@ def index_captions(
     """
     faults: list[str] = []
     misfits: list[str] = []
-    rows: Mapping[str | None, int] = {None: NO_IMAGE, **image_rows}
+    rows: dict[str | None, int] = {None: NO_IMAGE}
+    rows.update(image_rows)
     columns: dict[str, array[int]] = {split: array("q") for split in splits}
     for start, end, record in _records(path, faults):
         row = rows.get(record["image"])
