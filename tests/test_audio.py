@@ -112,3 +112,13 @@ def test_normalise_gives_zero_mean_and_unit_population_deviation():
 
 def test_normalise_turns_a_constant_into_zeros():
     np.testing.assert_array_equal(normalise(np.full(100, 0.25, np.float32)), np.zeros(100, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_16_bit_samples_are_read_as_libsndfile_scales_them(tmp_path, kind):
+    every = np.arange(-32768, 32768, dtype=np.int16)
+    soundfile.write(tmp_path / "a", every, SAMPLE_RATE, subtype="PCM_16", format=kind)
+    expected, _ = soundfile.read(tmp_path / "a", dtype="float32")
+    samples = read(tmp_path / "a")
+    assert samples.dtype == np.float32
+    assert np.array_equal(samples, expected)

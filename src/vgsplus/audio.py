@@ -1,8 +1,13 @@
 """Speech signals: reading prepared files fast, bringing any file to 16 kHz mono, writing, normalising.
 
 A prepared file is 16 kHz mono (WAV PCM16 or FLAC). Signals are float32 arrays (samples,) in [-1, 1].
+
+A path "shard.tar:START:SIZE" is the SIZE bytes from START of a tar file, a sound that lies in it as it is, as
+fairseq names sounds in archives.
 """
 
+import io
+import os
 import re
 from pathlib import Path
 
@@ -22,6 +27,8 @@ DATA_SIZES = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 STREAMED = 0x7FFF0000
 """Bytes from which on a size in a WAV header means that the writer did not know it yet."""
 MEND = "Leave this file out or replace it."
+
+MEMBER = re.compile(r"(?P<archive>.+\.tar):(?P<start>\d+):(?P<size>\d+)", re.DOTALL)
 
 type Signal = npt.NDArray[np.float32]
 
@@ -114,17 +121,28 @@ def normalise(samples: Signal) -> Signal:
 
     A constant signal, as the crop of a clip that starts with digital silence may be, becomes zeros.
     """
-    centred = samples - samples.mean(dtype=np.float64)
+    mean = samples.mean(dtype=np.float64)
+    centred = samples.astype(np.float64)
+    centred -= mean
     deviation = centred.std(dtype=np.float64)
-    scaled = centred / deviation if deviation > np.finfo(np.float32).eps else np.zeros_like(centred)
-    return scaled.astype(np.float32)
+    if deviation <= np.finfo(np.float32).eps:
+        return np.zeros_like(samples)
+    centred /= deviation
+    return centred.astype(np.float32)
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file, or such an archive."""
+    member = MEMBER.fullmatch(str(path))
+    return Path(member["archive"] if member else path).is_file()
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
-    if not Path(path).is_file():
+    if not is_there(path):
         raise AudioError(f"{path}: there is no such sound file.")
     try:
-        file = soundfile.SoundFile(path)
+        member = MEMBER.fullmatch(str(path))
+        file = soundfile.SoundFile(io.BytesIO(_member_bytes(member)) if member else path)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path}: cannot be read as sound ({error}). {MEND}") from None
     # libsndfile takes what is there of a WAV file cut short, and says so only in its log.
@@ -136,6 +154,11 @@ def _open(path: str | Path) -> soundfile.SoundFile:
                 f"{path}: breaks off: its header states {stated} bytes, there are {there}. {MEND}"
             )
     return file
+
+
+def _member_bytes(member: re.Match[str]) -> bytes:
+    with Path(member["archive"]).open("rb", buffering=0) as archive:
+        return os.pread(archive.fileno(), int(member["size"]), int(member["start"]))
 
 
 def _require_prepared(file: soundfile.SoundFile, path: str | Path) -> None:
@@ -154,10 +177,13 @@ def _require_prepared(file: soundfile.SoundFile, path: str | Path) -> None:
 
 def _decode(file: soundfile.SoundFile, path: str | Path, frames: int, start: int = 0) -> Signal:
     """Decode up to `frames` samples (-1: all) from `start` on: float32 (samples, channels)."""
+    pcm16 = file.subtype == "PCM_16"
     try:
         if start:
             file.seek(start)
-        signal: Signal = file.read(frames, dtype="float32", always_2d=True)
+        decoded = file.read(frames, dtype="int16" if pcm16 else "float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path}: breaks off while decoding ({error}). {MEND}") from None
+    # The same numbers as libsndfile's own scaling, in less time than that takes.
+    signal: Signal = decoded * np.float32(1 / 32768) if pcm16 else decoded
     return signal

@@ -110,6 +110,80 @@ def test_half_precision_features_are_read_as_single(tmp_path):
     assert Corpus.open(tmp_path / "c").regions(["a"])[0].dtype == np.float32
 
 
+@pytest.mark.parametrize("layout", [{}, {"chunks": (1, 3, 4)}, {"chunks": (2, 3, 4), "compression": "gzip"}])
+def test_regions_are_read_however_they_lie_in_the_file(tmp_path, layout):
+    with CorpusWriter(tmp_path / "c", **ABOUT, image_root=None) as writer:
+        put_sound(writer)
+        for image in "abcd":
+            writer.add_regions(image, FEATURES, BOXES)
+        writer.add_caption(replace(CAPTION, image="a"))
+    features = np.random.default_rng(1).normal(size=(4, 3, 4)).astype(np.float16)
+    with h5py.File(tmp_path / "c" / "regions.h5", "r+") as file:
+        del file["features"]
+        file.create_dataset("features", data=features, **layout)
+    corpus = Corpus.open(tmp_path / "c")
+    np.testing.assert_array_equal(corpus.stored_regions("dbdaa")[0], features[[3, 1, 3, 0, 0]])
+    np.testing.assert_array_equal(corpus.regions("ca")[0], features[[2, 0]].astype(np.float32))
+
+
+def test_captions_are_a_sequence_that_goes_to_workers(tiny_corpus):
+    captions = Corpus.open(tiny_corpus).captions("train")
+    listed = list(captions)
+    assert len(captions) == len(listed) == 16
+    assert [captions[3], captions[-1]] == [listed[3], listed[-1]]
+    assert captions[2:9:3] == listed[2:9:3]
+    with pytest.raises(IndexError):
+        captions[16]
+    assert captions.num_samples.tolist() == [caption.num_samples for caption in listed]
+    image_ids = Corpus.open(tiny_corpus).image_ids
+    assert [image_ids[row] for row in captions.image_rows] == [caption.image for caption in listed]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(captions.__getitem__, 5).result() == listed[5]
+
+
+def test_captions_of_no_image_have_no_row(tmp_path):
+    with CorpusWriter(tmp_path / "c", **ABOUT) as writer:
+        put_sound(writer)
+        writer.add_caption(CAPTION)
+    assert Corpus.open(tmp_path / "c").captions("train").image_rows.tolist() == [-1]
+
+
+def test_every_fault_is_told_with_its_line_in_any_block_of_lines(corpus, monkeypatch):
+    monkeypatch.setattr("vgsplus.corpora.captions.LINES_AT_ONCE", 3)
+    lines = (corpus / "captions.jsonl").read_text().splitlines()
+    whole = Corpus.open(corpus).captions("train")[:]
+    broken = {
+        2: "{",
+        5: "[]",
+        6: f"{lines[5]}, {lines[5]}",
+        7: "",
+        11: lines[10].replace("speaker", "talker"),
+    }
+    for number, line in broken.items():
+        edit_line(corpus, number, lambda _, line=line: line)
+    with pytest.raises(CorpusError) as error:
+        Corpus.open(corpus)
+    told = [
+        re.search(r"jsonl:(\d+): is (?:not valid JSON|no caption)", fault) for fault in error.value.faults
+    ]
+    assert [int(found[1]) for found in told] == list(broken)
+    (corpus / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert Corpus.open(corpus).captions("train")[:] == whole
+
+
+def test_a_length_that_is_no_number_is_a_fault_of_its_caption(corpus):
+    edit_line(corpus, 3, lambda line: re.sub(r'"num_samples": \d+', '"num_samples": "many"', line))
+    with pytest.raises(CorpusError, match=r"^\S*captions.jsonl: caption train-001-0: num_samples is 'many'$"):
+        Corpus.open(corpus)
+
+
+def test_captions_that_change_under_an_open_corpus_are_refused(corpus):
+    captions = Corpus.open(corpus).captions("train")
+    (corpus / "captions.jsonl").write_text("\n" * 40)
+    with pytest.raises(CorpusError, match="has changed since"):
+        captions[3]
+
+
 def test_paths_lead_to_files(tiny_corpus):
     corpus = Corpus.open(tiny_corpus)
     for split in corpus.splits:

@@ -118,7 +118,7 @@ def test_published_padding_reaches_the_crop_length(corpus_root):
 
 
 def test_batches_without_grounding_never_touch_images(reader, monkeypatch):
-    monkeypatch.setattr(Corpus, "regions", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr(Corpus, "stored_regions", lambda *_: pytest.fail("images were read"))
     monkeypatch.setattr(Corpus, "image_row", lambda *_: pytest.fail("images were looked up"))
     assert reader.read(BatchRequest((0, 1), images=False)).keys() == {"waveforms", "num_samples"}
 

@@ -137,7 +137,7 @@ def test_the_trained_model_is_loaded_back(whole):
 
 
 def test_a_run_without_grounding_never_touches_images(make_config, tmp_path, monkeypatch, speech_root):
-    monkeypatch.setattr(Corpus, "regions", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr(Corpus, "stored_regions", lambda *_: pytest.fail("images were read"))
     config = make_config(schedule=Schedule.variant("w2v2", epochs=1), corpus=str(speech_root))
     assert train(config, tmp_path / "run").steps == 3
 

@@ -334,6 +334,29 @@ def data_to_manifest(
         Console().print(f"{path}: {sounds} sounds", markup=False, highlight=False, soft_wrap=True)
 
 
+@data.command("pack")
+def data_pack(
+    corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    *,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, in 10⁶ bytes.")] = 1000,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pack a corpus's sounds into few large tar files, for cluster file systems and object stores."""
+    from vgsplus.corpora.packing import pack
+
+    with bars("packing", "decoding") as (packed, decoded):
+        summary = pack(
+            corpus,
+            out,
+            shard_bytes=shard_mb * 1_000_000,
+            overwrite=overwrite,
+            progress=packed,
+            checking=decoded,
+        )
+    Console().print(summary)
+
+
 @data.command("check")
 def data_check(corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")]) -> None:
     """Look for every fault of a prepared corpus: files, lengths, features, splits."""

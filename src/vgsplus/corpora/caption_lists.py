@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vgsplus.corpora.detections import PictureNames
-from vgsplus.corpora.reader import CorpusError
+from vgsplus.corpora.faults import CorpusError
 
 
 class SpokenCaption(NamedTuple):

@@ -15,7 +15,9 @@
 No image is in two splits, except where corpus.json says so: "shared_images": [["train", "test_x"], ...].
 """
 
-from vgsplus.corpora.reader import Caption, Corpus, CorpusError
+from vgsplus.corpora.captions import Caption
+from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.reader import Corpus
 from vgsplus.corpora.validation import validate
 from vgsplus.corpora.writer import CorpusWriter, SplitCount, Summary
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vgsplus.corpora.reader import CorpusError
+from vgsplus.corpora.faults import CorpusError
 
 BLOCK = 1 << 20
 """Characters read at a time."""

@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,40 +10,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.errors import VgsplusError
+from vgsplus.corpora.captions import Caption, Captions, index_captions
+from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.stored_rows import StoredRows
 
 FORMAT = 1
 INFO_FILE, CAPTIONS_FILE, REGIONS_FILE = "corpus.json", "captions.jsonl", "regions.h5"
 REGION_SETS = ("image_ids", "features", "boxes")
-SHOWN_FAULTS = 20
-
-
-class CorpusError(VgsplusError):
-    """What is wrong with a corpus; `faults` holds every fault, the message the first 20."""
-
-    def __init__(self, faults: str | Sequence[str]) -> None:
-        self.faults = [faults] if isinstance(faults, str) else list(faults)
-        more = len(self.faults) - SHOWN_FAULTS
-        super().__init__(
-            "\n".join([*self.faults[:SHOWN_FAULTS], *([f"… and {more} more faults"] if more > 0 else [])])
-        )
-
-    def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
-        return type(self), (self.faults,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caption:
-    """One spoken caption: `num_samples` at 16 kHz; `audio` relative to audio_root or absolute."""
-
-    id: str
-    split: str
-    audio: str
-    num_samples: int
-    speaker: str
-    language: str
-    image: str | None
-    text: str | None
 
 
 class Corpus:
@@ -54,18 +26,16 @@ class Corpus:
         self,
         root: Path,
         info: dict[str, Any],
-        captions: Sequence[Caption],
+        captions: dict[str, Captions],
         image_ids: tuple[str, ...],
     ) -> None:
         self.root = root
         self.info = info
         self.image_ids = image_ids
-        self._rows = {image_id: row for row, image_id in enumerate(image_ids)}
-        self._captions: dict[str, list[Caption]] = {split: [] for split in info["counts"]}
-        for caption in captions:
-            self._captions.setdefault(caption.split, []).append(caption)
-        self._file: h5py.File | None = None
-        self._file_pid: int | None = None
+        self._rows = _rows(image_ids)
+        self._captions = captions
+        self._opened: tuple[StoredRows, StoredRows] | None = None
+        self._opened_pid: int | None = None
 
     @classmethod
     def open(cls, root: str | Path) -> Self:
@@ -78,16 +48,10 @@ class Corpus:
         root = Path(root)
         info = read_info(root)
         image_ids = read_image_ids(root) if info["regions"] is not None else ()
-        captions, faults = read_captions(root / CAPTIONS_FILE)
-        known = {None, *image_ids}
-        faults += [
-            f"{root / CAPTIONS_FILE}: caption {caption.id} names the unknown image {caption.image}"
-            for caption in captions
-            if caption.image not in known
-        ]
+        captions, faults = index_captions(root / CAPTIONS_FILE, tuple(info["counts"]), _rows(image_ids))
         if faults:
             raise CorpusError(faults)
-        if not captions:
+        if not any(captions.values()):
             raise CorpusError(f"{root / CAPTIONS_FILE}: the corpus holds no captions. Prepare it again.")
         return cls(root, info, captions, image_ids)
 
@@ -116,7 +80,7 @@ class Corpus:
         """The folder that captions' audio paths are relative to."""
         return self.root / str(self.info["audio_root"])
 
-    def captions(self, split: str) -> Sequence[Caption]:
+    def captions(self, split: str) -> Captions:
         """The captions of a split, in the order of captions.jsonl.
 
         Raises:
@@ -160,29 +124,35 @@ class Corpus:
         Raises:
             CorpusError: an image is unknown, or the corpus has no regions.
         """
-        rows = np.array([self.image_row(image_id) for image_id in image_ids], dtype=np.int64)
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        file = self._regions_file()
-        features = np.empty((len(distinct), self.num_regions, self.feature_dim), np.float32)
-        boxes = np.empty((len(distinct), self.num_regions, 4), np.float32)
-        for index, row in enumerate(distinct):
-            features[index] = file["features"][row]
-            boxes[index] = file["boxes"][row]
-        return features[inverse], boxes[inverse]
+        features, boxes = self.stored_regions(image_ids)
+        return features.astype(np.float32, copy=False), boxes.astype(np.float32, copy=False)
 
-    def _regions_file(self) -> h5py.File:
+    def stored_regions(
+        self, image_ids: Sequence[str]
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+        """As `regions`, in the types that are stored, float16 or float32: half the bytes to move."""
+        rows = [self.image_row(image_id) for image_id in image_ids]
+        features, boxes = self._region_rows()
+        return features.read(rows), boxes.read(rows)
+
+    def _region_rows(self) -> tuple[StoredRows, StoredRows]:
         # An HDF5 handle inherited through fork shares its file position: each process opens its own.
-        if self._file is None or self._file_pid != os.getpid():
-            self._file = open_regions(self.root)
-            self._file_pid = os.getpid()
-        return self._file
+        if self._opened is None or self._opened_pid != os.getpid():
+            file = open_regions(self.root)
+            self._opened = StoredRows(file["features"]), StoredRows(file["boxes"])
+            self._opened_pid = os.getpid()
+        return self._opened
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_file_pid": None}
+        return self.__dict__ | {"_opened": None, "_opened_pid": None}
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(captions)}" for split, captions in self._captions.items())
         return f"Corpus({self.name!r}: {sizes})"
+
+
+def _rows(image_ids: Sequence[str]) -> dict[str, int]:
+    return {image_id: row for row, image_id in enumerate(image_ids)}
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -227,23 +197,3 @@ def open_regions(root: Path) -> h5py.File:
         file.close()
         raise CorpusError(f"{path}: lacks {', '.join(sorted(missing))}. Prepare the corpus again.")
     return file
-
-
-def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
-    """The captions of captions.jsonl that parse, and a fault "file:line: …" for each line that does not."""
-    if not path.is_file():
-        raise CorpusError(f"{path}: is missing. Prepare the corpus again.")
-    faults: list[str] = []
-    return list(_parse(path, faults)), faults
-
-
-def _parse(path: Path, faults: list[str]) -> Iterator[Caption]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield Caption(**json.loads(line))
-            except ValueError as error:
-                faults.append(f"{path}:{number}: is not valid JSON ({error})")
-            except TypeError as error:
-                what = str(error).removeprefix("Caption.__init__() ")
-                faults.append(f"{path}:{number}: is no caption ({what})")

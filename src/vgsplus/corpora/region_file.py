@@ -32,8 +32,9 @@ from vgsplus.corpora.detections import (
     place_name,
     records_of,
 )
+from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress
-from vgsplus.corpora.reader import REGIONS_FILE, CorpusError
+from vgsplus.corpora.reader import REGIONS_FILE
 from vgsplus.corpora.region_layout import Dtype, Layout, lay_out, write_row
 
 JOURNAL, PLAN = "journal.jsonl", "plan.json"

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.reader import REGION_SETS, CorpusError
+from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.reader import REGION_SETS
 
 DIGESTS, PROVENANCE = "sha256", "provenance"
 

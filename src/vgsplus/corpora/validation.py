@@ -13,15 +13,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, AudioError, is_silent, read
+from vgsplus.corpora.captions import Caption, read_captions
+from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress, stream_in_parallel
 from vgsplus.corpora.reader import (
     CAPTIONS_FILE,
     INFO_FILE,
     REGIONS_FILE,
-    Caption,
-    CorpusError,
     open_regions,
-    read_captions,
     read_image_ids,
     read_info,
 )

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -16,15 +16,16 @@ import numpy.typing as npt
 from rich.table import Table
 
 from vgsplus.audio import SAMPLE_RATE
+from vgsplus.corpora.captions import CAPTION_FIELDS, Caption
+from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress
-from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE, Caption, CorpusError
+from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE
 from vgsplus.corpora.regions_writer import RegionsWriter
 from vgsplus.corpora.validation import caption_faults, region_faults, validate
 from vgsplus.files import HeldError, hold
 
 LOCK_FILE = ".lock"
 SKIPPED_FILE = "skipped.jsonl"
-CAPTION_FIELDS = tuple(field.name for field in fields(Caption))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from rich.filesize import decimal
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.config import load_config, presets
+from vgsplus.corpora.faults import SHOWN_FAULTS
 from vgsplus.corpora.format import Caption, Corpus, CorpusError, validate
-from vgsplus.corpora.reader import REGIONS_FILE, SHOWN_FAULTS, open_regions
+from vgsplus.corpora.reader import REGIONS_FILE, open_regions
 from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers

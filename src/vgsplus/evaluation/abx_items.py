@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from vgsplus import audio
-from vgsplus.corpora.reader import CorpusError
+from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.validation import TIME_TOLERANCE
 
 if TYPE_CHECKING:

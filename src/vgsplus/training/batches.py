@@ -140,9 +140,10 @@ class BatchReader:
         batch = self._waveforms(captions, request.crops or [0.0] * len(captions))
         if request.images:
             image_ids = [caption.image for caption in captions if caption.image is not None]
-            features, boxes = self.corpus.regions(image_ids)
-            batch["features"] = torch.from_numpy(features)
-            batch["boxes"] = torch.from_numpy(boxes)
+            features, boxes = self.corpus.stored_regions(image_ids)
+            # PyTorch widens float16 in a fraction of the time that NumPy takes.
+            batch["features"] = torch.from_numpy(features).float()
+            batch["boxes"] = torch.from_numpy(boxes).float()
             batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in image_ids])
         return batch
 

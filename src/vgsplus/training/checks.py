@@ -1,13 +1,14 @@
 """What must hold before a run starts, so that nothing fails hours later that could have failed at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from vgsplus.audio import SAMPLE_RATE
+from vgsplus.audio import SAMPLE_RATE, is_there
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Caption, Corpus, CorpusError
+from vgsplus.corpora.captions import NO_IMAGE
+from vgsplus.corpora.format import Corpus, CorpusError
 from vgsplus.errors import VgsplusError
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.training.batches import TRAIN, VALIDATION
@@ -107,11 +108,12 @@ def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
             f"{corpus.feature_dim} features"
         )
     for split in splits(config):
-        without = [caption.id for caption in corpus.captions(split) if caption.image is None]
-        if without:
+        captions = corpus.captions(split)
+        without = (captions.image_rows == NO_IMAGE).nonzero()[0]
+        if without.size:
             yield (
-                f"schedule: α > 0 needs an image for every caption, but {len(without)} of the split {split} "
-                f"have none, the first {without[0]}; use α = 0, or a corpus with images"
+                f"schedule: α > 0 needs an image for every caption, but {without.size} of the split {split} "
+                f"have none, the first {captions[int(without[0])].id}; use α = 0, or a corpus with images"
             )
 
 
@@ -126,19 +128,20 @@ def _crop_faults(config: RunConfig) -> Iterator[str]:
 
 
 def _clip_faults(config: RunConfig, corpus: Corpus, split: str, setting: str = "corpus") -> Iterator[str]:
-    captions: Sequence[Caption] = corpus.captions(split)
+    captions = corpus.captions(split)
     least = min_samples(config.model)
-    short = [caption for caption in captions if caption.num_samples < least]
-    if short:
+    short = (captions.num_samples < least).nonzero()[0]
+    if short.size:
+        first = captions[int(short[0])]
         yield (
-            f"{setting}: {len(short)} captions of the split {split} are shorter than the {least} samples "
-            f"({1000 * least / SAMPLE_RATE:.0f} ms) of a frame, the first {short[0].id} with "
-            f"{short[0].num_samples}; prepare the corpus without them"
+            f"{setting}: {short.size} captions of the split {split} are shorter than the {least} samples "
+            f"({1000 * least / SAMPLE_RATE:.0f} ms) of a frame, the first {first.id} with "
+            f"{first.num_samples}; prepare the corpus without them"
         )
     # Preparation checked every file; one look tells whether they are still where the corpus says.
-    first = corpus.audio_path(captions[0])
-    if not first.is_file():
-        yield f"{setting}: there is no sound file {first}; were the files moved? prepare the corpus again"
+    sound = corpus.audio_path(captions[0])
+    if not is_there(sound):
+        yield f"{setting}: there is no sound file {sound}; were the files moved? prepare the corpus again"
 
 
 def _additional_faults(config: RunConfig) -> Iterator[str]:

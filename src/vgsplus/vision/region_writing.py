@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import PictureError, in_parallel, open_picture, stream_in_parallel
-from vgsplus.corpora.reader import CorpusError
 from vgsplus.corpora.region_layout import Dtype, Layout, lay_out, write_row
 from vgsplus.corpora.region_store import DIGESTS, PROVENANCE
 from vgsplus.vision.describer import Describer, VisionError

@@ -1,0 +1,291 @@
+"""How fast batches are read on one core: captions a second from WAV and FLAC, with and without regions.
+
+Compares our reader (`vgsplus.training.batches`), also on the corpus packed (`vgsplus data pack`), with the
+published loader's way, written anew: every sound read whole, cut or padded to 8 s, the regions of every
+caption looked up as a row of HDF5 and copied as float32, samples stacked to a batch. The corpus is noise,
+written to a temporary folder: lengths are gamma distributed, shape 12, 4.4 s in the mean, clipped to 0.8 to
+30 s; all ways hear 8 s at most. Ways take turns in each repeat; times are of the processor, not of the clock,
+so that other programs disturb them little, and files are in the system's cache. Medians over the repeats are
+reported.
+
+Padding is told for random batches of those lengths: the share of samples that the speech encoder computes
+without need in chunks of like length, beside padding to 8 s.
+
+    python benchmarks/loading.py --repeats 5 --json loading.json
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.corpora.format import Caption, Corpus, CorpusWriter
+from vgsplus.corpora.packing import pack
+from vgsplus.models.speech import PADDING_STEP, SpeechEncoder
+from vgsplus.training.batches import Batch, BatchReader, BatchRequest, epoch_order
+
+FIXED_SECONDS = 8.0
+FIXED_SAMPLES = int(FIXED_SECONDS * SAMPLE_RATE)
+MEAN_SECONDS, SHAPE, SHORTEST_SECONDS, LONGEST_SECONDS = 4.4, 12, 0.8, 30.0
+REGIONS, FEATURES = 36, 2048
+SPLIT = "train"
+FORMATS = ("wav", "flac")
+PADDED_CAPTIONS = 64_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The speed of one way.
+
+    Attributes:
+        images: whether regions were read too, as at α > 0.
+        captions_per_second: captions a second of one core, median over the repeats.
+        batch_mb: size of a batch in the mean, 10⁶ bytes.
+    """
+
+    sound: str
+    images: bool
+    way: str
+    captions_per_second: float
+    batch_mb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """What is computed without need: `share` of the samples of captions padded to a length they share.
+
+    Attributes:
+        chunk: captions of like length that share it; None where all are padded to 8 s.
+        step: samples that the length is a multiple of.
+    """
+
+    chunk: int | None
+    step: int
+    share: float
+
+
+# ---- the corpus -------------------------------------------------------------------------------------------
+
+
+def draw_num_samples(captions: int, seed: int) -> npt.NDArray[np.int64]:
+    """Lengths of captions, (n,) in samples."""
+    seconds = np.random.default_rng([seed, 0]).gamma(SHAPE, MEAN_SECONDS / SHAPE, captions)
+    return (np.clip(seconds, SHORTEST_SECONDS, LONGEST_SECONDS) * SAMPLE_RATE).astype(np.int64)
+
+
+def write_corpus(root: Path, sound: str, captions: int, images: int, seed: int) -> Corpus:
+    """A corpus of noise with float16 regions at the published size; captions go round the images."""
+    rng = np.random.default_rng([seed, 1])
+    with CorpusWriter(
+        root,
+        name="noise",
+        version="1",
+        provenance="made by a benchmark",
+        licence="CC0",
+        image_root=None,
+        check_contents=False,
+    ) as writer:
+        (writer.folder / "audio").mkdir()
+        boxes = np.tile(np.array([0.1, 0.2, 0.5, 0.9], np.float32), (REGIONS, 1))
+        for image in range(images):
+            features = rng.standard_normal((REGIONS, FEATURES), np.float32).astype(np.float16)
+            writer.add_regions(f"{image}.jpg", features, boxes)
+        for index, length in enumerate(draw_num_samples(captions, seed).tolist()):
+            samples = 0.1 * rng.standard_normal(length, np.float32)
+            name = f"{index}.{sound}"
+            soundfile.write(writer.folder / "audio" / name, samples, SAMPLE_RATE, subtype="PCM_16")
+            writer.add_caption(
+                Caption(
+                    id=str(index),
+                    split=SPLIT,
+                    audio=name,
+                    num_samples=length,
+                    speaker="s",
+                    language="x",
+                    image=f"{index % images}.jpg",
+                    text=None,
+                )
+            )
+    return Corpus.open(root)
+
+
+# ---- the ways ---------------------------------------------------------------------------------------------
+
+
+def our_way(corpus: Corpus) -> Callable[[BatchRequest], Batch]:
+    """The reader that training uses."""
+    return BatchReader(corpus=corpus, captions=corpus.captions(SPLIT), max_samples=FIXED_SAMPLES).read
+
+
+class PublishedWay:
+    """A caption at a time, as in the published data set, and samples stacked to a batch."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.captions = list(corpus.captions(SPLIT))
+        self.regions = h5py.File(corpus.root / "regions.h5")
+
+    def __call__(self, request: BatchRequest) -> Batch:
+        """Read a batch."""
+        samples = [self.sample(self.captions[index], images=request.images) for index in request.captions]
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def sample(self, caption: Caption, *, images: bool) -> Batch:
+        """One caption, padded to 8 s, with the regions of its image."""
+        signal, _ = soundfile.read(self.corpus.audio_path(caption), dtype="float32")
+        signal = signal[:FIXED_SAMPLES]
+        signal = (signal - signal.mean()) / signal.std()
+        waveform = torch.zeros(FIXED_SAMPLES)
+        waveform[: len(signal)] = torch.from_numpy(signal)
+        sample = {"waveforms": waveform, "num_samples": torch.tensor(len(signal))}
+        if images:
+            assert caption.image is not None
+            row = self.corpus.image_row(caption.image)
+            for name in ("features", "boxes"):
+                sample[name] = torch.from_numpy(self.regions[name][row].astype(np.float32))
+            sample["image_ids"] = torch.tensor(row)
+        return sample
+
+
+# ---- measuring --------------------------------------------------------------------------------------------
+
+
+def measure(
+    corpus: Corpus, packed: Corpus, sound: str, batch_size: int, repeats: int, seed: int
+) -> list[Speed]:
+    """Read an epoch each way in each repeat, in another order every time."""
+    ways: dict[str, Callable[[BatchRequest], Batch]] = {
+        "ours": our_way(corpus),
+        "packed": our_way(packed),
+        "published": PublishedWay(corpus),
+    }
+    cases = [(images, way) for images in (False, True) for way in ways]
+    captions = len(corpus.captions(SPLIT)) // batch_size * batch_size
+    rates: dict[tuple[bool, str], list[float]] = {case: [] for case in cases}
+    sizes: dict[tuple[bool, str], int] = {}
+    for repeat in range(-1, repeats):  # the first turn brings files into the cache
+        order = epoch_order(len(corpus.captions(SPLIT)), seed, repeat + 1)[:captions].reshape(-1, batch_size)
+        for images, way in cases:
+            requests = [BatchRequest(tuple(row.tolist()), images=images) for row in order]
+            start, size = time.process_time(), 0
+            for request in requests:
+                batch = ways[way](request)
+                size += sum(tensor.nbytes for tensor in batch.values())
+            rate = captions / (time.process_time() - start)
+            if repeat >= 0:
+                rates[images, way].append(rate)
+                sizes[images, way] = size // len(requests)
+    return [
+        Speed(
+            sound=sound,
+            images=images,
+            way=way,
+            captions_per_second=statistics.median(rates[images, way]),
+            batch_mb=sizes[images, way] / 1e6,
+        )
+        for images, way in cases
+    ]
+
+
+def paddings(batch_size: int, seed: int) -> list[Padding]:
+    """The padding of random batches: in chunks as trained, in others, and to 8 s."""
+    lengths = np.minimum(draw_num_samples(PADDED_CAPTIONS, seed), FIXED_SAMPLES)
+    lengths = lengths[: PADDED_CAPTIONS // batch_size * batch_size].reshape(-1, batch_size)
+    ours = (SpeechEncoder.chunk, PADDING_STEP)
+    others = [(batch_size, PADDING_STEP), (ours[0] // 2, PADDING_STEP), (ours[0], PADDING_STEP // 2)]
+    return [
+        *(
+            Padding(chunk=chunk, step=step, share=chunk_padding(lengths, chunk, step))
+            for chunk, step in (ours, *others)
+        ),
+        Padding(chunk=None, step=FIXED_SAMPLES, share=1 - float(lengths.mean()) / FIXED_SAMPLES),
+    ]
+
+
+def chunk_padding(lengths: npt.NDArray[np.int64], chunk: int, step: int) -> float:
+    """The padded share of batches (n, B), each sorted by length and run in chunks of like length."""
+    falling = -np.sort(-lengths, axis=1)
+    computed = 0
+    for start in range(0, lengths.shape[1], chunk):
+        part = falling[:, start : start + chunk]
+        computed += int((-(-part[:, 0] // step) * step * part.shape[1]).sum())
+    return 1 - float(lengths.sum()) / computed
+
+
+def show(speeds: Sequence[Speed], padded: Sequence[Padding]) -> None:
+    """Print a line a way, and a line a padding."""
+    print(f"{'sound':<6} {'regions':<8} {'way':<10} {'captions/s':>10} {'times':>6} {'MB a batch':>11}")
+    published = {(s.sound, s.images): s.captions_per_second for s in speeds if s.way == "published"}
+    for s in speeds:
+        times = s.captions_per_second / published[s.sound, s.images]
+        regions = "read" if s.images else ""
+        print(
+            f"{s.sound:<6} {regions:<8} {s.way:<10} {s.captions_per_second:>10.0f} "
+            f"{times:>6.2f} {s.batch_mb:>11.1f}"
+        )
+    for p in padded:
+        where = "to 8 s" if p.chunk is None else f"in chunks of {p.chunk}, steps of {p.step} samples"
+        print(f"padding {where}: {100 * p.share:.1f} %")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--captions", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--sounds", nargs="+", choices=FORMATS, default=list(FORMATS), help="what to read")
+    parser.add_argument("--repeats", type=int, default=3, help="timed turns")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the results here too")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1 or arguments.images < 1 or not 0 < arguments.batch_size <= arguments.captions:
+        parser.error("needs a repeat, an image, and a batch of at least one caption and at most all")
+    return arguments
+
+
+def main() -> None:
+    """Time the sounds asked for, print a table, and write JSON where asked."""
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    speeds = []
+    for sound in arguments.sounds:
+        with tempfile.TemporaryDirectory() as folder:
+            corpus = write_corpus(
+                Path(folder) / "corpus", sound, arguments.captions, arguments.images, arguments.seed
+            )
+            pack(corpus.root, Path(folder) / "packed")
+            packed = Corpus.open(Path(folder) / "packed")
+            speeds += measure(corpus, packed, sound, arguments.batch_size, arguments.repeats, arguments.seed)
+    padded = paddings(arguments.batch_size, arguments.seed)
+    show(speeds, padded)
+    if arguments.json is not None:
+        content = {
+            "machine": {"name": platform.machine(), "threads": 1, "torch": torch.__version__},
+            "case": {
+                "captions": arguments.captions,
+                "images": arguments.images,
+                "batch_size": arguments.batch_size,
+                "seed": arguments.seed,
+            },
+            "repeats": arguments.repeats,
+            "speeds": [asdict(speed) for speed in speeds],
+            "paddings": [asdict(padding) for padding in padded],
+        }
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

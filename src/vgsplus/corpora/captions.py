@@ -1,0 +1,174 @@
+"""Captions on disk: each line of captions.jsonl is checked once and parsed again when it is asked for.
+
+In memory a caption is a few numbers in arrays, which forked workers share: 592,000 of them take less than
+20 MB, where as many objects take hundreds, copied into every worker as it counts references to them.
+"""
+
+import json
+import os
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from io import FileIO
+from itertools import batched
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from vgsplus.corpora.faults import CorpusError
+
+NO_IMAGE = -1
+LINES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caption:
+    """One spoken caption: `num_samples` at 16 kHz; `audio` relative to audio_root or absolute."""
+
+    id: str
+    split: str
+    audio: str
+    num_samples: int
+    speaker: str
+    language: str
+    image: str | None
+    text: str | None
+
+
+CAPTION_FIELDS = tuple(field.name for field in fields(Caption))
+_FIELDS = frozenset(CAPTION_FIELDS)
+
+
+class Captions(Sequence[Caption]):
+    """The captions of a split, in the order of captions.jsonl, each made when it is asked for.
+
+    Goes to forked and spawned workers: the file is opened by its path, once a process.
+
+    Attributes:
+        num_samples: (n,) int64 at 16 kHz.
+        image_rows: (n,) int64, rows of regions.h5; NO_IMAGE where a caption speaks of none.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spans: npt.NDArray[np.int64],
+        num_samples: npt.NDArray[np.int64],
+        image_rows: npt.NDArray[np.int64],
+    ) -> None:
+        self.num_samples = num_samples
+        self.image_rows = image_rows
+        self._path = path
+        self._spans = spans
+        self._file: FileIO | None = None
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @overload
+    def __getitem__(self, index: int) -> Caption: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Caption]: ...
+    def __getitem__(self, index: int | slice) -> Caption | list[Caption]:
+        if isinstance(index, slice):
+            return [self._read(start, end) for start, end in self._spans[index].tolist()]
+        return self._read(*self._spans[index].tolist())
+
+    def __iter__(self) -> Iterator[Caption]:
+        return (self._read(start, end) for start, end in self._spans.tolist())
+
+    def _read(self, start: int, end: int) -> Caption:
+        if self._file is None:
+            self._file = FileIO(self._path)
+        # Unlike seek and read, pread has no position that forked processes would share.
+        line = os.pread(self._file.fileno(), end - start, start)
+        try:
+            return Caption(**json.loads(line))
+        except (ValueError, TypeError):
+            raise CorpusError(
+                f"{self._path}: has changed since the corpus was opened. Open it again."
+            ) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None}
+
+
+def index_captions(
+    path: Path, splits: Sequence[str], image_rows: Mapping[str, int]
+) -> tuple[dict[str, Captions], list[str]]:
+    """The captions of captions.jsonl by split, those of `splits` first, and every fault of it.
+
+    A line that does not parse is a fault "file:line: …"; a caption of an image that is not in `image_rows`,
+    or whose length is no whole number, is one that names the caption.
+
+    Raises:
+        CorpusError: there is no such file.
+    """
+    faults: list[str] = []
+    misfits: list[str] = []
+    rows: dict[str | None, int] = {None: NO_IMAGE}
+    rows.update(image_rows)
+    columns: dict[str, array[int]] = {split: array("q") for split in splits}
+    for start, end, record in _records(path, faults):
+        row = rows.get(record["image"])
+        if row is None:
+            misfits.append(f"{path}: caption {record['id']} names the unknown image {record['image']}")
+            continue
+        flat = columns.get(record["split"])
+        if flat is None:
+            flat = columns[record["split"]] = array("q")
+        try:
+            flat.extend((start, end, record["num_samples"], row))
+        except TypeError:
+            del flat[len(flat) // 4 * 4 :]
+            misfits.append(f"{path}: caption {record['id']}: num_samples is {record['num_samples']!r}")
+    return {split: _captions(path, flat) for split, flat in columns.items()}, faults + misfits
+
+
+def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
+    """The captions of captions.jsonl that parse, and a fault "file:line: …" for each line that does not.
+
+    Raises:
+        CorpusError: there is no such file.
+    """
+    faults: list[str] = []
+    return [Caption(**record) for _, _, record in _records(path, faults)], faults
+
+
+def _captions(path: Path, flat: array[int]) -> Captions:
+    table = np.array(flat, np.int64).reshape(-1, 4)
+    return Captions(path, table[:, :2].copy(), table[:, 2].copy(), table[:, 3].copy())
+
+
+def _records(path: Path, faults: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(start, end, fields of a `Caption`) of each line, start and end in bytes; faults of the other lines."""
+    if not path.is_file():
+        raise CorpusError(f"{path}: is missing. Prepare the corpus again.")
+    number = end = 0
+    with path.open("rb") as file:
+        for lines in batched(file, LINES_AT_ONCE):
+            records = _parse_together(lines)
+            for index, line in enumerate(lines):
+                number, start, end = number + 1, end, end + len(line)
+                try:
+                    record = json.loads(line) if records is None else records[index]
+                    if not isinstance(record, dict) or record.keys() != _FIELDS:
+                        Caption(**record)
+                except ValueError as error:
+                    faults.append(f"{path}:{number}: is not valid JSON ({error})")
+                except TypeError as error:
+                    what = str(error).removeprefix("Caption.__init__() ")
+                    faults.append(f"{path}:{number}: is no caption ({what})")
+                else:
+                    yield start, end, record
+
+
+def _parse_together(lines: Sequence[bytes]) -> list[Any] | None:
+    """The values of lines that hold one each, parsed at once, which takes half the time; otherwise None."""
+    try:
+        values: list[Any] = json.loads(b"[%s]" % b",".join(lines))
+    except ValueError:
+        return None
+    return values if len(values) == len(lines) else None

@@ -1,0 +1,143 @@
+"""Packing a corpus for cluster file systems and object stores: its sounds in few large tar files.
+
+    corpus.json, captions.jsonl, regions.h5    a corpus as any other, whose captions' `audio` is
+                                               "SPLIT-000000.tar:START:SIZE" (see `vgsplus.audio`)
+    shards/SPLIT-000000.tar                    for each caption KEY.wav or KEY.flac, the file as it was, and
+                                               KEY.json, its fields: a sample as webdataset reads it
+
+Where a sound lies is known, so that packed captions are read in any order, and order and resumption are those
+of every corpus. Shards are plain tar files (ustar), byte for byte the same for the same corpus.
+"""
+
+import io
+import json
+import shutil
+import tarfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vgsplus.audio import MEMBER, AudioError, num_samples
+from vgsplus.corpora.captions import Caption
+from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.preparing import Progress
+from vgsplus.corpora.reader import REGIONS_FILE, Corpus
+from vgsplus.corpora.writer import CorpusWriter, Summary
+
+SHARDS_FOLDER = "shards"
+SHARD_BYTES = 1 << 30
+OWN_KEYS = {
+    *("format", "name", "version", "sample_rate", "counts", "audio_root", "image_root", "regions"),
+    *("provenance", "licence", "skipped"),
+}
+
+
+def pack(
+    source: str | Path,
+    root: str | Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    checking: Progress | None = None,
+) -> Summary:
+    """Pack the corpus at `source` as one at `root`, whose sounds lie in shards of about `shard_bytes`.
+
+    Pictures stay where they are. ABX items are left out: ABX reads the sounds as files.
+
+    Args:
+        source: A prepared corpus.
+        root: The corpus folder to make.
+        shard_bytes: A shard ends with the sound that reaches this size.
+        overwrite: Replace a corpus that is there.
+        progress: Called as progress(captions packed, captions in all).
+        checking: Called as checking(sounds decoded, sounds in all), while the finished corpus is checked.
+
+    Raises:
+        CorpusError: `source` is no corpus, is packed already or is faulty, or `root` is taken.
+        AudioError: a sound is absent, broken or not 16 kHz mono.
+    """
+    corpus = Corpus.open(source)
+    splits = [split for split in corpus.splits if corpus.info["counts"].get(split, {}).get("captions")]
+    total = sum(len(corpus.captions(split)) for split in splits)
+    image_root = corpus.info["image_root"]
+    with CorpusWriter(
+        root,
+        name=corpus.name,
+        version=corpus.info["version"],
+        provenance=corpus.info["provenance"],
+        licence=corpus.info.get("licence", "unknown"),
+        image_root=None if image_root is None else (corpus.root / image_root).absolute(),
+        audio_root=SHARDS_FOLDER,
+        overwrite=overwrite,
+        progress=checking,
+    ) as writer:
+        for key in corpus.info.keys() - OWN_KEYS:
+            writer.note(key, corpus.info[key])
+        if corpus.info["regions"] is not None:
+            copied = Path(shutil.copyfile(corpus.root / REGIONS_FILE, writer.folder / f"{REGIONS_FILE}.copy"))
+            writer.adopt_regions(copied, corpus.image_ids)
+        (writer.folder / SHARDS_FOLDER).mkdir()
+        done = 0
+        for split in splits:
+            with _Shards(writer.folder / SHARDS_FOLDER, split, shard_bytes) as shards:
+                for caption in corpus.captions(split):
+                    writer.add_caption(shards.add(caption, corpus.audio_path(caption)))
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+        return writer.finish()
+
+
+class _Shards:
+    """The shards of a split, written one after the other."""
+
+    def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
+        self._folder = folder
+        self._split = split
+        self._shard_bytes = shard_bytes
+        self._shard: tarfile.TarFile | None = None
+        self._shards = self._samples = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def add(self, caption: Caption, path: Path) -> Caption:
+        """Append a caption; returns it as the packed corpus names it."""
+        if MEMBER.fullmatch(str(path)):
+            raise CorpusError(f"{path}: the corpus is packed already. Pack the one that it was made from.")
+        if num_samples(path) != caption.num_samples:
+            raise AudioError(
+                f"{path}: is not of {caption.num_samples} samples as caption {caption.id} states."
+            )
+        if self._shard is not None and self._shard.offset >= self._shard_bytes:
+            self._close()
+        if self._shard is None:
+            name = f"{self._split}-{self._shards:06d}.tar"
+            self._shard = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._shards += 1
+        key, sound = f"{self._samples:09d}", path.read_bytes()
+        self._samples += 1
+        start = _append(self._shard, f"{key}{path.suffix.lower()}", sound)
+        _append(self._shard, f"{key}.json", json.dumps(asdict(caption), ensure_ascii=False).encode())
+        return replace(caption, audio=f"{Path(str(self._shard.name)).name}:{start}:{len(sound)}")
+
+    def _close(self) -> None:
+        if self._shard is not None:
+            self._shard.close()
+        self._shard = None
+
+
+def _append(shard: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Append a file of no owner and no time; returns where its content starts."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    start = shard.offset + tarfile.BLOCKSIZE
+    shard.addfile(member, io.BytesIO(content))
+    return start

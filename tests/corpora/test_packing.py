@@ -1,0 +1,149 @@
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tarfile
+import time
+
+import pytest
+import soundfile
+import torch
+
+from vgsplus import audio
+from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.packing import pack
+from vgsplus.errors import VgsplusError
+from vgsplus.training.batches import BatchReader, BatchRequest, read_batches
+
+SMALL = 60_000
+"""Bytes: about three sounds of the tiny corpus."""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, tiny_corpus):
+    root = tmp_path_factory.mktemp("packed") / "c"
+    pack(tiny_corpus, root, shard_bytes=SMALL)
+    return root
+
+
+def shards_of(root, split="*"):
+    return sorted((root / "shards").glob(f"{split}-*.tar"))
+
+
+def reader(root, split="train"):
+    corpus = Corpus.open(root)
+    return BatchReader(corpus=corpus, captions=corpus.captions(split), max_samples=9000)
+
+
+def test_a_packed_corpus_gives_the_same_batches_bit_for_bit(tiny_corpus, packed):
+    assert len(shards_of(packed, "train")) > 2
+    requests = [BatchRequest(rows, images=True) for rows in ((3, 14, 1, 5), (9, 2, 6, 15), (0, 0, 1, 7))]
+    plain = [reader(tiny_corpus).read(request) for request in requests]
+    for workers in (0, 2):
+        for one, other in zip(plain, read_batches(reader(packed), requests, workers=workers), strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_is_a_corpus_without_faults_and_the_same_but_for_where_sounds_are(tiny_corpus, packed):
+    assert validate(packed) == []
+    one, other = Corpus.open(tiny_corpus), Corpus.open(packed)
+    assert (one.name, one.splits, one.image_ids) == (other.name, other.splits, other.image_ids)
+    assert one.info["counts"] == other.info["counts"]
+    for split in one.splits:
+        for before, after in zip(one.captions(split), other.captions(split), strict=True):
+            fields = set(type(before).__slots__) - {"audio"}
+            assert all(getattr(before, name) == getattr(after, name) for name in fields)
+    assert other.image_path(other.image_ids[0]).is_file()
+
+
+def test_shards_are_plain_tar_files_of_the_sounds_as_they_were(tiny_corpus, packed):
+    corpus = Corpus.open(tiny_corpus)
+    captions = iter(corpus.captions("train"))
+    for shard in shards_of(packed, "train"):
+        with tarfile.open(shard) as tar:
+            members = tar.getmembers()
+            for sound, fields in zip(members[::2], members[1::2], strict=True):
+                caption = next(captions)
+                assert tar.extractfile(sound).read() == corpus.audio_path(caption).read_bytes()
+                assert json.load(tar.extractfile(fields))["id"] == caption.id
+                assert sound.name.split(".") == [fields.name.removesuffix(".json"), "wav"]
+    assert next(captions, None) is None
+
+
+def test_webdataset_reads_the_same_samples(packed):
+    webdataset = pytest.importorskip("webdataset")
+    corpus = Corpus.open(packed)
+    shards = [str(path) for path in shards_of(packed, "train")]
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    for caption, sample in zip(corpus.captions("train"), samples, strict=True):
+        signal, rate = soundfile.read(io.BytesIO(sample["wav"]), dtype="float32")
+        assert rate == audio.SAMPLE_RATE
+        assert (signal == audio.read(corpus.audio_path(caption))).all()
+        assert json.loads(sample["json"])["text"] == caption.text
+
+
+def test_packing_again_gives_the_same_bytes(tiny_corpus, packed, tmp_path):
+    pack(tiny_corpus, tmp_path / "c", shard_bytes=SMALL)
+    for name in ("captions.jsonl", *(f"shards/{shard.name}" for shard in shards_of(packed))):
+        assert (tmp_path / "c" / name).read_bytes() == (packed / name).read_bytes()
+
+
+def sound_of(root):
+    corpus = Corpus.open(root)
+    return corpus.audio_path(corpus.captions("train")[5])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: sound_of(root).unlink(), "no such sound file"),
+        (lambda root: audio.write_wav(sound_of(root), audio.read(sound_of(root), 500)), "is not of"),
+        (
+            lambda root: audio.write_wav(sound_of(root), 0 * audio.read(sound_of(root))),
+            "train-002-1: .*silent from start to end",
+        ),
+    ],
+)
+def test_a_faulty_sound_is_named_and_nothing_is_left(tiny_corpus, tmp_path, damage, message):
+    root = shutil.copytree(tiny_corpus, tmp_path / "source")
+    damage(root)
+    with pytest.raises(VgsplusError, match=message):
+        pack(root, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_packed_corpus_is_not_packed_again(packed, tmp_path):
+    with pytest.raises(CorpusError, match="packed already"):
+        pack(packed, tmp_path / "c")
+
+
+def test_what_breaks_off_or_is_gone_is_named(packed, tmp_path):
+    root = shutil.copytree(packed, tmp_path / "c")
+    shard = shards_of(root, "test")[0]
+    os.truncate(shard, 1000)
+    assert any(f"{shard}:512:" in fault for fault in validate(root))
+    shard.unlink()
+    with pytest.raises(audio.AudioError, match="no such sound file"):
+        reader(root, "test").read(BatchRequest((0,), images=False))
+
+
+def _pack_slowly(source, root):
+    pack(source, root, progress=lambda done, _: time.sleep(60 if done == 3 else 0))
+
+
+def test_a_killed_packing_leaves_no_corpus_and_the_next_one_works(tiny_corpus, tmp_path):
+    process = multiprocessing.get_context("fork").Process(
+        target=_pack_slowly, args=(tiny_corpus, tmp_path / "c")
+    )
+    process.start()
+    shards = tmp_path / ".c.preparing" / "shards"
+    while not (shards.is_dir() and any(shards.iterdir())):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (tmp_path / "c").exists()
+    pack(tiny_corpus, tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
