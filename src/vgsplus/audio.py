@@ -151,7 +151,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         if there < stated < STREAMED:
             file.close()
             raise AudioError(
-                f"{path}: breaks off: its header states {stated} bytes, there are {there}. {MEND}"
+                f"{path}: breaks off before the end that its header states ({there} of {stated} B). {MEND}"
             )
     return file
 

@@ -148,7 +148,7 @@ def test_a_wrong_rate_is_told_with_its_entry(places):
     data = bytearray(places.wav(0).read_bytes())
     data[24:28] = (8000).to_bytes(4, "little")
     places.wav(0).write_bytes(data)
-    with pytest.raises(CorpusError, match=r"entry 1: .*utterance_0\.wav: sound of 8000 Hz"):
+    with pytest.raises(CorpusError, match=r"entry 1: .*utterance_0\.wav: 8000 Hz"):
         places.prepare()
 
 

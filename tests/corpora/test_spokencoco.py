@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora import detections, json_entries, region_file
-from vgsplus.corpora.caption_lists import SpokenCaption
+from vgsplus.corpora import detections, region_file
 from vgsplus.corpora.detections import COLUMNS, coco_number
 from vgsplus.corpora.format import Corpus, CorpusError, validate
 from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco, training_list
@@ -334,7 +333,7 @@ def test_captions_without_sound_or_regions_are_refused_or_left_out(data):
     del data.records[61]
     data.write_features()
     summary = data.prepare(skip_faulty=True)
-    assert summary.skipped == {"absent sound": 1, "broken sound": 1, "picture without regions": 2}
+    assert summary.skipped == {"absent sound": 1, "cannot be read as sound": 1, "picture without regions": 2}
     corpus = Corpus.open(data.root / "out" / "c")
     assert len(corpus.captions("test")) == 2
     assert validate(corpus.root) == []
@@ -383,12 +382,26 @@ def test_faults_of_the_lists_are_told_with_their_entry(data, split, entry, messa
         data.prepare()
 
 
-@pytest.mark.parametrize("block", [1, 16, 1000])
-def test_lists_are_read_whatever_the_window(data, monkeypatch, block):
-    monkeypatch.setattr(json_entries, "BLOCK", block)
-    captions = list(read_list(data.list("train")))
-    assert [caption.uttid for caption in captions] == [f"m1-X_{n}_{k}" for n in (9, 25, 30) for k in (0, 1)]
-    assert all(isinstance(caption, SpokenCaption) for caption in captions)
+def test_karpathys_splits_count_where_they_are_given(data):
+    splits = {9: "restval", 25: "test", 30: "val", 42: "train", 61: "test"}
+    images = [{"cocoid": number, "split": split, "sentences": []} for number, split in splits.items()]
+    (data.root / "dataset_coco.json").write_text(json.dumps({"dataset": "coco", "images": images}))
+    summary = data.prepare(karpathy=data.root / "dataset_coco.json")
+    corpus = Corpus.open(data.root / "out" / "c")
+    found = {split: {c.image for c in corpus.captions(split)} for split in corpus.splits}
+    assert found == {
+        "train": {image_name(9), image_name(42)},
+        "validation": {image_name(30)},
+        "test": {image_name(25), image_name(61)},
+    }
+    assert summary.skipped == {"picture of no split": 2}
+
+
+def test_a_file_of_other_splits_is_refused(data):
+    images = [{"cocoid": 9, "split": "train"}, {"cocoid": "9", "split": "train"}, {"cocoid": 25}]
+    (data.root / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(CorpusError, match=r'image 2: lacks a "cocoid".*\n.*image 3: lacks'):
+        data.prepare(karpathy=data.root / "dataset_coco.json")
 
 
 @pytest.mark.parametrize(
@@ -396,9 +409,9 @@ def test_lists_are_read_whatever_the_window(data, monkeypatch, block):
     [
         ('{"data": [{"image": "a', "breaks off"),
         ('{"data": [{"image": "a"}', "breaks off"),
-        ("[]", "expected '{'"),
+        ("[]", 'has no list "data"'),
         ('{"info": 1}', 'has no list "data"'),
-        ("", "breaks off"),
+        ("", "breaks off|no list"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_refused(tmp_path, text, message):
@@ -428,5 +441,5 @@ def test_lists_are_found_by_name_unless_two_are_there(tmp_path):
 
 def test_training_lists_are_told_apart_by_their_size():
     assert "Karpathy" in training_list(113_287)
-    assert "published training list" in training_list(118_285)
+    assert "the published runs' list" in training_list(118_285)
     assert "like none" in training_list(1000)

@@ -75,6 +75,9 @@ def data_spokencoco(
     train: Annotated[Path | None, typer.Option(help="JSON list of the training captions.")] = None,
     validation: Annotated[Path | None, typer.Option(help="JSON list of the validation captions.")] = None,
     test: Annotated[Path | None, typer.Option(help="JSON list of the test captions.")] = None,
+    karpathy: Annotated[
+        Path | None, typer.Option(help="His dataset_coco.json: deal the pictures by his splits.")
+    ] = None,
     audio_root: AudioRoot = None,
     images: Annotated[Path | None, typer.Option(help="The folder with train2014/ and val2014/.")] = None,
     dtype: Numbers = "float16",
@@ -96,6 +99,7 @@ def data_spokencoco(
         summary = prepare_spokencoco(
             out,
             lists=lists,
+            karpathy=karpathy,
             audio_root=_audio_root(audio_root, root),
             features=features or (),
             image_root=images,

@@ -10,7 +10,6 @@
 Sounds are used where they are, in wavs/. See docs/corpora.md for the files.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +17,13 @@ from pathlib import Path
 from vgsplus.corpora.caption_lists import Source, SpokenCaption
 from vgsplus.corpora.detections import STEMS
 from vgsplus.corpora.format import CorpusError, Summary
+from vgsplus.corpora.karpathy import SPLITS as KARPATHY_SPLITS
+from vgsplus.corpora.karpathy import karpathy_images
 from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 """The splits of a corpus, and how Flickr8k's files call them."""
-KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 LICENCE = (
     "The spoken captions under Creative Commons BY-SA, the written captions by Flickr8k's own terms, the "
     "pictures under their photographers' licences on Flickr."
@@ -123,27 +123,22 @@ def read_karpathy(path: Path) -> Texts:
     Raises:
         CorpusError: it is not JSON, or has no list "images".
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorpusError(f"{path}: is no JSON ({error}). Fetch the file again.") from None
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
-        raise CorpusError(f'{path}: has no list "images". Expected Karpathy\'s dataset_flickr8k.json.')
     texts = Texts()
-    for entry, item in enumerate(images, start=1):
+    for place, record, split in karpathy_images(path):
+        image = record.get("filename")
         try:
-            image, split = str(item["filename"]), KARPATHY_SPLITS[item["split"]]
-            captions = [str(sentence["raw"]).strip() for sentence in item["sentences"]]
+            captions = [str(sentence["raw"]).strip() for sentence in record["sentences"]]
         except (KeyError, TypeError):
+            captions = []
+        if split is None or not isinstance(image, str) or not captions:
             texts.faults.append(
-                f'{path}: image {entry}: lacks "filename", "sentences" with "raw", or a "split" of '
+                f'{place}: lacks "filename", "sentences" with "raw", or a "split" of '
                 f"{', '.join(KARPATHY_SPLITS)}"
             )
             continue
         home = texts.splits.setdefault(image, split)
         if home != split:
-            texts.faults.append(f"{path}: image {entry}: {image} is in the split {home!r} already")
+            texts.faults.append(f"{place}: {image} is in the split {home!r} already")
         texts.captions |= {(image, number): caption for number, caption in enumerate(captions)}
     return texts
 

@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
-from vgsplus.audio import SAMPLE_RATE
+from vgsplus.audio import AudioError, num_samples
 from vgsplus.corpora.caption_lists import Source, walk
 from vgsplus.corpora.detections import Key
 from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
@@ -30,6 +29,7 @@ from vgsplus.corpora.preparing import (
     PictureError,
     Progress,
     open_picture,
+    reason,
     stream_in_parallel,
 )
 from vgsplus.corpora.region_file import RegionFile, collect_regions
@@ -44,7 +44,8 @@ TOO_SHORT = f"shorter than {MIN_SECONDS} s"
 NO_SPLIT = "picture of no split"
 NO_SPEAKER = "unknown speaker"
 NO_REGIONS = "picture without regions"
-NO_FAULTS = {TOO_SHORT, NO_SPLIT}
+EMPTY = "holds no samples"
+NO_FAULTS = {TOO_SHORT, EMPTY, NO_SPLIT}
 """Reasons for which a caption is left out without being asked to."""
 
 type Stages = Callable[[str, int, int], None]
@@ -211,12 +212,10 @@ def _length(path: Path) -> int | str:
     if not path.is_file():
         return "absent sound"
     try:
-        info = soundfile.info(path)
-    except (soundfile.LibsndfileError, OSError):
-        return "broken sound"
-    if info.samplerate != SAMPLE_RATE or info.channels != 1:
-        return f"sound of {info.samplerate} Hz and {info.channels} channels, not {SAMPLE_RATE} Hz mono"
-    return info.frames if info.frames >= MIN_SAMPLES else TOO_SHORT
+        length = num_samples(path)
+    except AudioError as error:
+        return reason(error, path)
+    return length if length >= MIN_SAMPLES else TOO_SHORT
 
 
 def _caption_faults(source: Source, reasons: Mapping[int, str]) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vgsplus.corpora.caption_lists import Source, SpokenCaption, lists_by_name
-from vgsplus.corpora.detections import COCO_NUMBERS
+from vgsplus.corpora.detections import COCO_NUMBERS, coco_number
 from vgsplus.corpora.format import CorpusError, Summary
+from vgsplus.corpora.karpathy import coco_splits
 from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 from vgsplus.corpora.spokencoco_json import read_list
@@ -19,7 +20,7 @@ SPLITS = {"train": "train", "validation": "val", "test": "test"}
 LIST_NAME = r"SpokenCOCO_{}(_unrolled)?(_karpathy)?\.json"
 TRAINING_LISTS = {
     113_287: "Karpathy's training split (train and restval)",
-    118_287: "the published training list (all but 5,000 pictures of train2014 and val2014)",
+    118_287: "the published runs' list (all but 5,000 pictures of train2014 and val2014)",
 }
 """Pictures of the lists that are in use."""
 NEAR = 500
@@ -52,6 +53,7 @@ def prepare_spokencoco(
     root: Path,
     *,
     lists: Mapping[str, Path],
+    karpathy: Path | None = None,
     audio_root: Path,
     features: Sequence[Path] = (),
     image_root: Path | None = None,
@@ -61,6 +63,9 @@ def prepare_spokencoco(
     progress: Stages | None = None,
 ) -> Summary:
     """Prepare SpokenCOCO as a corpus at `root`, from its lists by split and the regions in `features`.
+
+    Where `karpathy` (his dataset_coco.json) is given, its splits count and not the lists'; captions of
+    pictures that it does not name are left out.
 
     Without `features`, the pictures are described by the cells of a plain grid. Captions shorter than 0.25 s
     are left out; with `skip_faulty` also those whose sound is absent or faulty, whose picture has no regions,
@@ -72,9 +77,13 @@ def prepare_spokencoco(
     if "train" not in lists:
         raise CorpusError("SpokenCOCO: no list of training captions. Name one with --train.")
 
-    def read() -> Iterator[tuple[str, SpokenCaption | str]]:
-        for split, path in lists.items():
-            yield from ((split, caption) for caption in read_list(path))
+    splits = None if karpathy is None else coco_splits(karpathy)
+
+    def read() -> Iterator[tuple[str | None, SpokenCaption | str]]:
+        for own, path in lists.items():
+            for caption in read_list(path):
+                number = coco_number(caption.image) if isinstance(caption, SpokenCaption) else None
+                yield own if splits is None or number is None else splits.get(number), caption
 
     source = Source(
         name="spokencoco",
@@ -82,7 +91,7 @@ def prepare_spokencoco(
         licence=LICENCE,
         pictures="MS-COCO",
         names=COCO_NUMBERS,
-        files=lists,
+        files=lists if karpathy is None else {**lists, "splits": karpathy},
         read=read,
         notes=lambda images: {"training_list": training_list(images["train"])},
     )
