@@ -35,7 +35,7 @@ $(READY): requirements.lock pyproject.toml
 	$$uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The toy preset with half the pictures and a quarter of the steps: ten minutes on two cores, set-up included.
+# The toy preset with half the pictures and a third of the steps: under ten minutes on two cores, set-up included.
 DEMO_IMAGES ?= 800
 DEMO_EPOCHS ?= 2.6
 DEMO_PRETRAINING_EPOCHS ?= 1.4
