@@ -110,6 +110,12 @@ def test_normalise_gives_zero_mean_and_unit_population_deviation():
     np.testing.assert_allclose(normalise(signal * 7 + 2), signal, atol=1e-4)
 
 
+def test_normalise_agrees_with_double_precision():
+    signal = (np.random.default_rng(0).normal(0.2, 0.05, 480_000)).astype(np.float32)
+    exact = (signal.astype(np.float64) - signal.mean(dtype=np.float64)) / signal.std(dtype=np.float64)
+    np.testing.assert_allclose(normalise(signal), exact, rtol=1e-5, atol=1e-5)
+
+
 def test_normalise_turns_a_constant_into_zeros():
     np.testing.assert_array_equal(normalise(np.full(100, 0.25, np.float32)), np.zeros(100, np.float32))
 

@@ -121,14 +121,13 @@ def normalise(samples: Signal) -> Signal:
 
     A constant signal, as the crop of a clip that starts with digital silence may be, becomes zeros.
     """
-    mean = samples.mean(dtype=np.float64)
-    centred = samples.astype(np.float64)
-    centred -= mean
-    deviation = centred.std(dtype=np.float64)
+    # Sums beyond float32's digits are taken where they matter, in the mean; the rest stays in float32.
+    centred = samples - np.float32(samples.mean(dtype=np.float64))
+    deviation = np.sqrt(np.dot(centred, centred) / len(centred))
     if deviation <= np.finfo(np.float32).eps:
         return np.zeros_like(samples)
-    centred /= deviation
-    return centred.astype(np.float32)
+    centred *= np.float32(1 / deviation)
+    return centred
 
 
 def is_there(path: str | Path) -> bool:
