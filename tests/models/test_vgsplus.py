@@ -85,8 +85,8 @@ def test_utterances_of_like_length_run_together_and_nothing_else_changes():
         return [losses.total.detach(), losses.feature_penalty.detach(), valid, *layers, *gradients]
 
     together = measure()
-    assert [shape[0] for shape in widths[:3]] == [8, 8, 5]
-    assert widths[2][1] < widths[0][1] <= 23_000
+    assert [shape[0] for shape in widths[:4]] == [6, 6, 6, 3]
+    assert widths[3][1] < widths[0][1] <= 23_000
     model.speech.chunk = 21
     apart = measure()
     assert widths[0] == (21, 23_000)

@@ -48,7 +48,7 @@ class SpeechEncoder(nn.Module):
     """
 
     cls: nn.Parameter | None
-    chunk: int = 8
+    chunk: int = 6
 
     def __init__(
         self,
