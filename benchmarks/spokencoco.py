@@ -68,11 +68,11 @@ def write_source(root: Path, pictures: int, captions: int, wavs: int, seed: int)
     for wav in range(wavs):
         noise = rng.normal(0, 0.1, int(rng.uniform(2, 7) * SAMPLE_RATE)).astype(np.float32)
         write_wav(root / "wavs" / f"{wav}.wav", noise)
-    counts = np.full(pictures, captions // pictures)
-    counts[: captions % pictures] += 1
+    least, more = divmod(captions, pictures)
+    counts = [least + 1] * more + [least] * (pictures - more)
     _write_list(root / "SpokenCOCO_train.json", range(pictures), counts, wavs)
     held = range(pictures, pictures + min(HELD_OUT, pictures))
-    _write_list(root / "SpokenCOCO_val.json", held, np.full(len(held), 5), wavs)
+    _write_list(root / "SpokenCOCO_val.json", held, [5] * len(held), wavs)
     with (root / "obj36.tsv").open("wb") as file:
         file.writelines(_line(number, rng) for number in range(held.stop))
 

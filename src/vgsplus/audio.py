@@ -121,8 +121,7 @@ def normalise(samples: Signal) -> Signal:
 
     A constant signal, as the crop of a clip that starts with digital silence may be, becomes zeros.
     """
-    # Sums beyond float32's digits are taken where they matter, in the mean; the rest stays in float32.
-    centred = samples - np.float32(samples.mean(dtype=np.float64))
+    centred = samples - samples.mean()
     deviation = np.sqrt(np.dot(centred, centred) / len(centred))
     if deviation <= np.finfo(np.float32).eps:
         return np.zeros_like(samples)
@@ -137,12 +136,13 @@ def is_there(path: str | Path) -> bool:
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
-    if not is_there(path):
-        raise AudioError(f"{path}: there is no such sound file.")
+    name = os.fspath(path)
+    member = MEMBER.fullmatch(name)
     try:
-        member = MEMBER.fullmatch(str(path))
-        file = soundfile.SoundFile(io.BytesIO(_member_bytes(member)) if member else path)
+        file = soundfile.SoundFile(io.BytesIO(_member_bytes(member)) if member else name)
     except (soundfile.LibsndfileError, OSError) as error:
+        if not is_there(path):
+            raise AudioError(f"{path}: there is no such sound file.") from None
         raise AudioError(f"{path}: cannot be read as sound ({error}). {MEND}") from None
     # libsndfile takes what is there of a WAV file cut short, and says so only in its log.
     if file.format == "WAV" and (sizes := DATA_SIZES.search(file.extra_info)):

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,7 +76,7 @@ class Corpus:
         """F, features a region; 0 for a speech-only corpus."""
         return int(self.info["regions"]["dim"]) if self.info["regions"] else 0
 
-    @property
+    @cached_property
     def audio_root(self) -> Path:
         """The folder that captions' audio paths are relative to."""
         return self.root / str(self.info["audio_root"])
