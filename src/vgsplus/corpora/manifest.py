@@ -1,6 +1,6 @@
 """fairseq's manifests: read as a corpus of speech alone, and written from any corpus.
 
-    /root/of/the/sounds
+    /folder/of/the/sounds
     relative/path.flac<TAB>number of samples
     …
 
