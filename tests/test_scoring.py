@@ -54,6 +54,17 @@ def test_a_log_gives_back_the_errors_of_its_layers(corpus, config, model):
         assert {condition: found[condition][row.layer] for condition in row.errors} == row.errors
 
 
+def test_a_log_gives_back_the_losses_of_additional_speech():
+    where = {"phase_index": 0, "captions_per_second": 8.0}
+    records = [
+        {"kind": "train", "step": step, "epoch": step / 2, "ssl": 3.0, "additional_speech/ssl": loss} | where
+        for step, loss in ((1, 2.0), (2, 1.0))
+    ]
+    records.append({"kind": "validation", "step": 2, "epoch": 1.0, "ssl": 3.5, "phase_index": 0})
+    found = [(p.split, p.step, p.ssl, p.additional_ssl) for p in history.losses(records, 1)]
+    assert found == [("validation", 2, 3.5, None), ("train", 1, 3.0, 2.0), ("train", 2, 3.0, 1.0)]
+
+
 def test_a_corpus_without_items_asks_nothing(corpus):
     assert own_abx_question(corpus, ["train"]) is None
 

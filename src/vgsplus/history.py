@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from vgsplus.config import RunConfig
 from vgsplus.report import results as report
 from vgsplus.scoring import ABX, ABX_PUBLISHED
-from vgsplus.training.log import Record
+from vgsplus.training.log import ADDITIONAL, Record
 
 TRAIN_POINTS = 200
 """Points of a phase's training curve; the steps between are averaged."""
@@ -35,6 +35,7 @@ def losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]
                 split="validation",
                 grounding=record.get("grounding"),
                 ssl=record.get("ssl"),
+                additional_ssl=record.get(ADDITIONAL + "ssl"),
             )
     for index in range(phases):
         steps = [r for r in records if r["kind"] == "train" and r["phase_index"] == index]
@@ -48,6 +49,7 @@ def losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]
                 split="train",
                 grounding=_mean(group, "grounding"),
                 ssl=_mean(group, "ssl"),
+                additional_ssl=_mean(group, ADDITIONAL + "ssl"),
             )
 
 

@@ -42,6 +42,17 @@ def test_loss_panels_hold_the_lines_that_have_a_loss(results):
     assert (starts["VGS"], starts["(W2V2, VGS)"]) == (1, 21)
 
 
+def test_additional_speech_has_a_panel_of_its_own(partial):
+    variant = partial.variants[0]
+    losses = tuple(
+        dataclasses.replace(point, additional_ssl=2 * point.ssl) for point in variant.losses if point.ssl
+    )
+    heard = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
+    own, additional = figures.loss_panels(heard, "validation")
+    assert "additional speech" in additional.title
+    assert additional.lines[0].values == pytest.approx([2 * value for value in own.lines[0].values])
+
+
 def test_points_of_an_epoch_are_averaged_and_what_a_log_axis_cannot_show_left_out(partial):
     variant = partial.variants[1]
     base = dataclasses.replace(variant.losses[0], split="train")

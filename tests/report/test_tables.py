@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import pytest
@@ -74,6 +75,14 @@ def test_curves_hold_every_point_once(partial):
     assert set(frame["metric"]) >= {"L_AV", "L_AUD", "speech_to_image R@1"}
     w2v2 = frame[frame["variant"] == "W2V2"]
     assert "L_AV" not in set(w2v2["metric"])
+
+
+def test_curves_tell_additional_speech_apart(partial):
+    variant = partial.variants[0]
+    point = dataclasses.replace(variant.losses[0], grounding=None, ssl=3.0, additional_ssl=2.0)
+    heard = dataclasses.replace(variant, losses=(point,), recalls=())
+    frame = tables.curves(dataclasses.replace(partial, variants=(heard,)))
+    assert dict(zip(frame["metric"], frame["value"], strict=True)) == {"L_AUD": 3.0, "L_AUD additional": 2.0}
 
 
 def test_shared_pretraining_is_counted_once(results):

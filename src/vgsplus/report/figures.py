@@ -79,7 +79,11 @@ class Panel:
 def loss_panels(results: Results, split: Literal["train", "validation"]) -> tuple[Panel, ...]:
     """L_AV and L_AUD by epoch (Fig. 3), means over whole epochs or shorter; no panel without points."""
     panels = []
-    for title, field in (("L_AV, grounding", "grounding"), ("L_AUD, self-supervision", "ssl")):
+    for title, field in (
+        ("L_AV, grounding", "grounding"),
+        ("L_AUD, self-supervision", "ssl"),
+        ("L_AUD, additional speech", "additional_ssl"),
+    ):
         lines = [
             _by_epoch(variant.name, [point for point in variant.losses if point.split == split], field)
             for variant in ordered(results)

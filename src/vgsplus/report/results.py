@@ -29,7 +29,8 @@ class LossPoint:
     """Losses at a point of a variant's training; None where not computed (or not finite, once saved).
 
     `epoch` and `step` count from the start of the variant's first phase on, through all of its phases;
-    `phase` is the index of the phase, from 0. `grounding` is L_AV, `ssl` is L_AUD.
+    `phase` is the index of the phase, from 0. `grounding` is L_AV, `ssl` is L_AUD, `additional_ssl` that of
+    additional speech.
     """
 
     epoch: float
@@ -38,6 +39,7 @@ class LossPoint:
     split: Literal["train", "validation"]
     grounding: float | None
     ssl: float | None
+    additional_ssl: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

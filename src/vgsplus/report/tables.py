@@ -212,7 +212,11 @@ def _paper(name: str) -> dict[str, tuple[str, ...]]:
 
 def _curve_rows(variant: Variant) -> Iterator[tuple[object, ...]]:
     for point in variant.losses:
-        for metric, value in (("L_AV", point.grounding), ("L_AUD", point.ssl)):
+        for metric, value in (
+            ("L_AV", point.grounding),
+            ("L_AUD", point.ssl),
+            ("L_AUD additional", point.additional_ssl),
+        ):
             if value is not None:
                 yield variant.name, point.split, point.phase, point.epoch, point.step, metric, value
     for recall in variant.recalls:
