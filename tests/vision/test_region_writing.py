@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from PIL import Image
 
 from vgsplus.corpora.format import CorpusError
 from vgsplus.corpora.region_store import RegionStore
+from vgsplus.files import hold
 from vgsplus.vision import region_writing
 from vgsplus.vision.describer import VisionError
 from vgsplus.vision.region_writing import describe_folder
@@ -134,11 +134,11 @@ def test_what_float16_cannot_hold_is_refused(folder, tmp_path):
 def test_another_process_that_writes_is_left_alone(folder, tmp_path):
     staging = tmp_path / ".out.h5.writing"
     staging.mkdir()
-    handle = os.open(staging, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(VisionError, match="another process is writing it"):
+    with (
+        hold(staging / region_writing.LOCK),
+        pytest.raises(VisionError, match=rf"out\.h5: process {os.getpid()} on .* is writing it"),
+    ):
         describe_folder(folder, tmp_path / "out.h5", Mean())
-    os.close(handle)
     describe_folder(folder, tmp_path / "out.h5", Mean())
     assert not staging.exists()
 

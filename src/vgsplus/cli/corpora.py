@@ -90,7 +90,7 @@ def data_spokencoco(
     from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco
 
     if download:
-        root, features = fetching.fetch_spokencoco(root, features, mirror or ())
+        root, features = fetching.fetch_spokencoco(root, features, images, mirror or ())
     named = {"train": train, "validation": validation, "test": test}
     lists = {split: path for split, path in named.items() if path is not None}
     if root is not None:

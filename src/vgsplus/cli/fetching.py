@@ -101,9 +101,12 @@ def fetch_librispeech(
 
 
 def fetch_spokencoco(
-    root: Path | None, features: Sequence[Path] | None, mirrors: Sequence[str]
+    root: Path | None, features: Sequence[Path] | None, images: Path | None, mirrors: Sequence[str]
 ) -> tuple[Path, list[Path]]:
-    """Fetch SpokenCOCO and, where no `features` are named, LXMERT's; SpokenCOCO's folder and the features.
+    """Fetch SpokenCOCO and, where neither `features` nor `images` are named, LXMERT's regions.
+
+    Returns:
+        SpokenCOCO's folder and the features.
 
     Raises:
         VgsplusError: `root` is not named; as `fetch_all`.
@@ -111,8 +114,8 @@ def fetch_spokencoco(
     from vgsplus.corpora.fetching.archives import find_archive
 
     unpacked = fetch_corpus("spokencoco", root, mirrors)
-    if features:
-        return unpacked, list(features)
+    if features or images:
+        return unpacked, list(features or ())
     regions = [find_archive(name) for name in ("obj36-train2014", "obj36-val2014")]
     places = fetch_all(regions, unpacked.parent, mirrors)
     return unpacked, [table for place in places for table in sorted(place.rglob("*.tsv"))]

@@ -4,7 +4,6 @@ The file is laid out at once, hidden beside its target; a journal says how many 
 again on the same pictures with the same model, the work goes on; at the end the file is renamed.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,10 +24,11 @@ from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import PictureError, in_parallel, open_picture, stream_in_parallel
 from vgsplus.corpora.region_layout import Dtype, Layout, lay_out, write_row
 from vgsplus.corpora.region_store import DIGESTS, PROVENANCE
+from vgsplus.files import HeldError, hold
 from vgsplus.vision.describer import Describer, VisionError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-JOURNAL, PLAN, WRITING = "journal", "plan.json", "regions.h5"
+JOURNAL, LOCK, PLAN, WRITING = "journal", "lock", "plan.json", "regions.h5"
 
 type Stages = Callable[[str, int, int], None]
 """Called with (stage, done, total) as the work goes on."""
@@ -136,17 +136,14 @@ def _survey(folder: Path, progress: Stages | None) -> tuple[list[Picture], list[
 
 @contextmanager
 def _alone(staging: Path, out: Path) -> Iterator[None]:
-    """Make the folder `staging` and hold it; the system lets go of it at a kill."""
+    """Make the folder `staging` and hold it."""
     staging.mkdir(exist_ok=True)
-    handle = os.open(staging, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise VisionError(f"{out}: another process is writing it. Wait for it.") from None
+        lock = hold(staging / LOCK)
+    except HeldError as holder:
+        raise VisionError(f"{out}: {holder} is writing it. Wait for that to end.") from None
+    with lock:
         yield
-    finally:
-        os.close(handle)
 
 
 def _open_plan(staging: Path, pictures: Sequence[Picture], describer: Describer, dtype: Dtype) -> Layout:
@@ -161,7 +158,8 @@ def _open_plan(staging: Path, pictures: Sequence[Picture], describer: Describer,
             return Layout(**left | {"path": staging / WRITING})
     features, _ = describer.describe([describer.prepare(Image.new("RGB", (64, 64)))])
     for leftover in staging.iterdir():
-        leftover.unlink()
+        if leftover.name != LOCK:
+            leftover.unlink()
     layout = lay_out(staging / WRITING, len(pictures), features.shape[1], features.shape[2], dtype)
     # All that HDF5 itself writes is written now: rows that follow cannot leave the file torn.
     with h5py.File(layout.path, "r+") as file:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.cli import main
@@ -151,13 +152,18 @@ def test_spokencoco_fetches_sounds_lists_and_regions(table, tar_of, zip_of, tmp_
     listed = {"data": [{"image": f"train2014/{IMAGE}.jpg", "captions": [caption]}]}
     files = {"SpokenCOCO_train.json": json.dumps(listed).encode(), "wavs/m1_9.wav": sound("WAV")}
     served = table("spokencoco", tar_of({f"SpokenCOCO/{name}": body for name, body in files.items()}))
-    table("obj36-train2014", zip_of({"train2014_obj36.tsv": detections()}))
+    regions = table("obj36-train2014", zip_of({"train2014_obj36.tsv": detections()}))
     table("obj36-val2014", zip_of({"mscoco_imgfeat/val2014_obj36.tsv": detections().replace(b"009", b"010")}))
     root, corpus = tmp_path / "downloads", tmp_path / "corpus"
     arguments = ["data", "spokencoco", corpus, "--download", "--overwrite"]
     code, _, err = run(capsys, *arguments)
     assert code == 1
     assert "--download needs --root" in err
+    pictures = tmp_path / "pictures"
+    (pictures / "train2014").mkdir(parents=True)
+    Image.new("RGB", (60, 60), "red").save(pictures / "train2014" / f"{IMAGE}.jpg")
+    code, _, err = run(capsys, *arguments, "--root", root, "--images", pictures)
+    assert (code, regions.requests) == (0, []), err
     for place in (root, root / "SpokenCOCO"):
         code, _, err = run(capsys, *arguments, "--root", place)
         assert (code, "Traceback" in err) == (0, False), err
