@@ -70,6 +70,18 @@ def test_a_flac_cut_in_the_middle_is_refused(tmp_path, reader):
         reader(path)
 
 
+@pytest.mark.parametrize("reader", [read, load_any, duration])
+def test_a_flac_that_does_not_state_its_length_is_refused(tmp_path, reader):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, 0.1 * np.sin(np.arange(4000)), SAMPLE_RATE)
+    streamed = bytearray(path.read_bytes())
+    streamed[21] &= 0xF0  # STREAMINFO's count of samples: 36 bits, 0 where the length was unknown
+    streamed[22:26] = bytes(4)
+    path.write_bytes(streamed)
+    with pytest.raises(AudioError, match=r"a\.flac: its header does not state how long it is"):
+        reader(path)
+
+
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 def test_load_any_resamples_without_changing_pitch_or_level(tmp_path, rate):
     soundfile.write(tmp_path / "a.wav", tone(1000, 1.0, rate), rate, subtype="FLOAT")

@@ -1,8 +1,10 @@
 import json
+import shutil
 
 import pytest
 
 from vgsplus.cli import main
+from vgsplus.config import load_config, save
 
 
 def run(capsys, *arguments):
@@ -65,12 +67,30 @@ def test_check_tells_a_good_corpus_from_a_bad_one(tiny_corpus, tmp_path, capsys)
     assert str(tmp_path) in err
 
 
-def test_smoke_reproduces_two_variants_and_finishes_once(tmp_path, capsys):
-    arguments = ["reproduce", "smoke", "--out", tmp_path]
-    for name in ("VGS, VGS+", "(VGS, W2V2)"):
-        arguments += ["--variants", name]
-    arguments += ["--set", "accelerator=cpu", "--set", "schedule.epochs=0.4"]
-    assert run(capsys, *arguments)[0] == 0
+SMOKE = [
+    *("reproduce", "smoke", "--variants", "VGS, VGS+", "--variants", "(VGS, W2V2)"),
+    *("--set", "accelerator=cpu", "--set", "schedule.epochs=0.4"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A reproduction of two variants; tests must not change it."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.raises(SystemExit) as stop:
+        main([*SMOKE, "--out", str(out)])
+    assert stop.value.code == 0
+    return out
+
+
+@pytest.fixture
+def reproduced(finished, tmp_path):
+    """A copy of the reproduction."""
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+def test_smoke_reproduces_two_variants_and_finishes_once(reproduced, capsys):
+    tmp_path, arguments = reproduced, [*SMOKE, "--out", reproduced]
     logs = {path: path.read_text() for path in sorted(tmp_path.glob("runs/*/log.jsonl"))}
     first, second = ([json.loads(line) for line in log.splitlines()] for log in logs.values())
     shared = [record for record in first if record["phase_index"] == 0]
@@ -98,7 +118,51 @@ def test_smoke_reproduces_two_variants_and_finishes_once(tmp_path, capsys):
     code, out, _ = run(capsys, "evaluate", "retrieval", tmp_path / "runs" / "vgs-then-vgs+")
     assert code == 0
     assert "12 pictures" in out
-    assert run(capsys, "report", tmp_path)[0] == 0
+
+
+def test_a_reproduction_goes_on_with_its_own_corpus_and_items_alone(reproduced, tmp_path, capsys):
+    before = (reproduced / "report" / "results.json").read_bytes()
+    other = shutil.copytree(reproduced / "corpus", tmp_path / "other")
+    lines = (other / "captions.jsonl").read_text().splitlines()
+    (other / "captions.jsonl").write_text("\n".join(lines[::-1]) + "\n")
+    items = (other / "test.item").read_text().splitlines()
+    (other / "test.item").write_text("\n".join(items[:-1]) + "\n")
+    arguments = [*SMOKE, "--out", reproduced]
+    code, _, err = run(capsys, *arguments, "--corpus", other)
+    assert (code, "was trained on another corpus" in err) == (1, True), err
+    code, _, err = run(capsys, *arguments, "--item", other / "test.item", "--audio", other / "audio")
+    assert (code, "scored on other ABX items" in err) == (1, True), err
+    assert (reproduced / "report" / "results.json").read_bytes() == before
+
+
+def test_what_would_stop_a_reproduction_late_stops_it_early(tmp_path, capsys):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    code, _, err = run(capsys, *SMOKE, "--out", tmp_path)
+    assert (code, "is not a report" in err) == (1, True), err
+    (tmp_path / "report" / "notes.txt").unlink()
+    items = (tmp_path / "corpus" / "test.item").read_text().splitlines()
+    words = items[1].split()
+    words[2] = f"{float(words[1]) + 0.001:.4f}"
+    (tmp_path / "short.item").write_text("\n".join([items[0], " ".join(words), *items[2:]]) + "\n")
+    given = ["--item", tmp_path / "short.item", "--audio", tmp_path / "corpus" / "audio"]
+    code, _, err = run(capsys, *SMOKE, "--out", tmp_path, *given)
+    assert (code, "short.item:2" in err) == (1, True), err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_phase_whose_end_was_removed_is_no_obstacle(reproduced, capsys):
+    (end,) = (reproduced / "runs" / "vgs-then-vgs+" / "checkpoints").glob("*-end-of-vgs")
+    shutil.rmtree(end)
+    assert run(capsys, *SMOKE, "--out", reproduced)[0] == 0
+
+
+def test_a_report_is_drawn_again_with_the_corpus_of_its_runs(reproduced, tmp_path, capsys):
+    elsewhere = (reproduced / "corpus").rename(tmp_path / "elsewhere")
+    for path in reproduced.glob("runs/*/config.yaml"):
+        save(load_config(path, [f"corpus={elsewhere}"]), path)
+    assert run(capsys, "report", reproduced)[0] == 0
+    assert "data:audio" in (reproduced / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(("variant", "scored"), [("VGS", True), ("W2V2", False)])

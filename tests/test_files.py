@@ -1,4 +1,9 @@
+import errno
+import fcntl
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +51,31 @@ def test_a_lock_is_held_by_one_and_names_its_holder(tmp_path):
         path.unlink()
         hold(path).close()
     hold(path).close()
+
+
+def test_a_worker_that_outlives_its_process_holds_nothing(tmp_path):
+    path = tmp_path / ".lock"
+    script = (
+        "import os, pathlib, sys, time\n"
+        "from vgsplus.files import hold\n"
+        "lock = hold(pathlib.Path(sys.argv[1]))\n"
+        "if os.fork() == 0:\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) as holder:
+        worker = int(holder.stdout.readline())
+        try:
+            assert holder.wait() == 0
+            hold(path).close()
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_where_a_file_system_has_no_locks_nobody_is_kept_away(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with hold(tmp_path / ".lock"), hold(tmp_path / ".lock"):
+        pass

@@ -31,17 +31,19 @@ def model(config):
 
 def test_every_score_is_there_by_its_flat_name(corpus, config, model):
     measure = Scoring(corpus, scoring.test_sets(corpus), own_abx_question(corpus, scoring.test_sets(corpus)))
-    scores = measure(model, config)
+    scores = measure(model, True, config=config)
     expected = recalls(model, config, corpus, ["test"])
     assert {name: scores[name] for name in expected} == expected
     errors = {name: value for name, value in scores.items() if name.startswith("abx")}
     assert len(errors) == 2 * 2 * 2
     assert all(0 <= error <= 1 for error in errors.values())
+    within_a_phase = measure(model, False, config=config)
+    assert within_a_phase == {name: s for name, s in scores.items() if scoring.ABX_PUBLISHED not in name}
 
 
 def test_a_log_gives_back_the_errors_of_its_layers(corpus, config, model):
     question = own_abx_question(corpus, ["test"])
-    scores = Scoring(corpus, (), question)(model, config)
+    scores = Scoring(corpus, (), question)(model, True, config=config)
     records = [
         {"kind": "train", "epoch": 0.5},
         {"kind": "evaluation", "epoch": 0.5, "scores": {"test/speech_to_image/R@1": 0.25}},

@@ -72,9 +72,11 @@ def load_any(path: str | Path) -> Signal:
     Channels are averaged; soxr at very high quality resamples.
 
     Raises:
-        AudioError: the file is absent, broken, holds no samples, non-finite samples or only silence.
+        AudioError: the file is absent or broken, its header states no length, or it holds no samples,
+            non-finite samples or only silence.
     """
     with _open(path) as file:
+        _require_length(file, path)
         rate = file.samplerate
         signal = _decode(file, path, -1)
     if not np.isfinite(signal).all():
@@ -93,9 +95,10 @@ def duration(path: str | Path) -> float:
     """The length of a file of any rate in seconds, from its header alone.
 
     Raises:
-        AudioError: the file is absent or broken.
+        AudioError: the file is absent or broken, or its header states no length.
     """
     with _open(path) as file:
+        _require_length(file, path)
         return float(file.frames / file.samplerate)
 
 
@@ -160,6 +163,13 @@ def _member_bytes(member: re.Match[str]) -> bytes:
         return os.pread(archive.fileno(), int(member["size"]), int(member["start"]))
 
 
+def _require_length(file: soundfile.SoundFile, path: str | Path) -> None:
+    if file.frames >= UNKNOWN_LENGTH:
+        raise AudioError(
+            f"{path}: its header does not state how long it is. Write it again, or leave it out."
+        )
+
+
 def _require_prepared(file: soundfile.SoundFile, path: str | Path) -> None:
     if file.samplerate != SAMPLE_RATE or file.channels != 1:
         raise AudioError(
@@ -168,10 +178,7 @@ def _require_prepared(file: soundfile.SoundFile, path: str | Path) -> None:
         )
     if file.frames == 0:
         raise AudioError(f"{path}: holds no samples. {MEND}")
-    if file.frames >= UNKNOWN_LENGTH:
-        raise AudioError(
-            f"{path}: its header does not state how long it is. Write it again, or leave it out."
-        )
+    _require_length(file, path)
 
 
 def _decode(file: soundfile.SoundFile, path: str | Path, frames: int, start: int = 0) -> Signal:

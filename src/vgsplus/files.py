@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and those by which one process keeps others away."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
 from typing import IO
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What file systems say, as those of some clusters, that know no locks; nobody is kept away there."""
 
 
 class HeldError(Exception):
@@ -45,6 +49,11 @@ def hold(path: Path) -> IO[str]:
         busy = not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())))
     except BlockingIOError:
         busy = True
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            lock.close()
+            raise
+        busy = False
     if busy:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
@@ -53,4 +62,17 @@ def hold(path: Path) -> IO[str]:
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
+    # A forked worker that outlives this process would hold on to it.
+    os.register_at_fork(after_in_child=lock.close)
     return lock
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Hold a lock file while entered; it is gone afterwards. Raises as `hold`."""
+    lock = hold(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()

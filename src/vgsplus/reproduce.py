@@ -5,6 +5,7 @@ OUT/runs/VARIANT/    a run folder a variant: "vgs+", "w2v2-then-vgs+"
 OUT/runs/seed-1/…    the same, trained again from the next seed
 OUT/report/          see `report.page`
 OUT/seconds          wall time spent so far
+OUT/items            the SHA-256 of the ABX item file, or "none"
 
 Variants whose first phase is the same share it: the first of them trains it, the others start from its end.
 """
@@ -12,6 +13,7 @@ Variants whose first phase is the same share it: the first of them trains it, th
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 import platform
 import time
@@ -32,12 +34,20 @@ from vgsplus.corpora.format import Corpus
 from vgsplus.corpora.stamps import prepare_stamps
 from vgsplus.corpora.toy import prepare_toy
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.abx_layers import AbxRow, Means, Question, score_log_mel, score_untrained
+from vgsplus.evaluation.abx_layers import (
+    AbxRow,
+    Means,
+    Question,
+    check_question,
+    score_log_mel,
+    score_untrained,
+)
 from vgsplus.evaluation.retrieval import RetrievalResult
 from vgsplus.interop.loading import load_weights
-from vgsplus.report import Results, gallery_items, print_table, write_report
+from vgsplus.report import Results, check_place, gallery_items, print_table, write_report
 from vgsplus.report import results as report
 from vgsplus.scoring import Scoring, abx_question, evaluate_run, own_abx_question, test_sets
+from vgsplus.training.additional import open_additional
 from vgsplus.training.checkpoint import checkpoints, load_model
 from vgsplus.training.checks import check_run
 from vgsplus.training.interruption import Interrupted
@@ -45,11 +55,12 @@ from vgsplus.training.log import read_log
 from vgsplus.training.machine import device_name, versions
 from vgsplus.training.progress import console_progress
 from vgsplus.training.randomness import Use, indexed_seed
-from vgsplus.training.run_folder import settle_precision
+from vgsplus.training.run_folder import CONFIG_FILE, Identity, check_begun, settle_precision
 from vgsplus.training.schedule import VARIANTS, Phase, parse_variant, variant_title
 from vgsplus.training.trainer import train
 
-CORPUS, RUNS, SECONDS = "corpus", "runs", "seconds"
+CORPUS, RUNS, SECONDS, ITEMS = "corpus", "runs", "seconds", "items"
+NO_ITEMS = "none"
 RANK = 10
 """The k of the recall by which the gallery's variant is chosen."""
 
@@ -103,9 +114,8 @@ def reproduce(
         }
         names = _required_test_sets(opened)
         question = abx_question(*abx) if abx else own_abx_question(opened, names)
-        study = _Study(preset, out, Scoring(opened, names, question), configs, seeds, console)
-        for config in configs.values():
-            check_run(config, opened, load_weights)
+        study = _Study(preset, out, Scoring(opened, names, question, cache=out), configs, seeds, console)
+        study.check()
         study.train()
         results = study.results(seconds)
         page = write_report(results, out, corpus=opened)
@@ -206,6 +216,37 @@ class _Study:
     seeds: int
     console: Console | None
 
+    def check(self) -> None:
+        """Find what would stop the study later, before anything is trained.
+
+        Raises:
+            VgsplusError: a run cannot work, or is there with other settings or on another corpus; the items
+                make no comparison, or are not those that the runs were scored on; there is no place for the
+                report.
+        """
+        check_place(self.out)
+        for key, config in self.configs.items():
+            check_run(config, self.scoring.corpus, load_weights)
+            identity = Identity.of(self.scoring.corpus, open_additional(config.schedule))
+            for repeat in range(self.seeds):
+                check_begun(self._run(key, repeat), self._config(key, repeat), identity)
+        if self.scoring.abx is not None:
+            check_question(self.scoring.abx, next(iter(self.configs.values())).model)
+        self._settle_items()
+
+    def _settle_items(self) -> None:
+        """Note the ABX items; refuse others than those that the runs were scored on."""
+        question, noted = self.scoring.abx, self.out / ITEMS
+        given = NO_ITEMS if question is None else items_digest(question.items.path)
+        begun = any((self._run(key, 0) / CONFIG_FILE).is_file() for key in VARIANTS)
+        if begun and noted.is_file() and (known := noted.read_text(encoding="utf-8").strip()) != given:
+            before = "without ABX items" if known == NO_ITEMS else "on other ABX items"
+            raise VgsplusError(
+                f"{self.out}: its runs were scored {before}. Give --item and --audio as before, or choose "
+                "another folder."
+            )
+        report.write_whole(noted, f"{given}\n".encode())
+
     def train(self) -> None:
         """Train every variant that is not finished."""
         for repeat in range(self.seeds):
@@ -217,7 +258,8 @@ class _Study:
                     self.console.rule(f"{variant_title(key)}, {number} of {len(self.configs)}{seed}")
                 run, first = self._run(key, repeat), config.schedule.phases[0]
                 self._train(config, run, shared.get(first))
-                shared.setdefault(first, _end_of_phase(run, first))
+                if first not in shared and (end := _end_of_phase(run, first)):
+                    shared[first] = end
 
     def _train(self, config: RunConfig, run: Path, start: Path | None) -> None:
         try:
@@ -316,7 +358,7 @@ class _Study:
         if self.console:
             self.console.print("Evaluating the ABX of untrained features")
         config = next(iter(self.configs.values()))
-        means = Means(device=device_name(config.accelerator))
+        means = Means(device=device_name(config.accelerator), cache=self.out)
         rows = score_untrained(config.model, question, means, seed=indexed_seed(config.seed, Use.MODEL))
         return report.AbxTask(
             item=question.items.path.name,
@@ -345,14 +387,31 @@ def _baselines(rows: Sequence[AbxRow]) -> Iterator[report.AbxBaseline]:
             )
 
 
+def corpus_of(out: Path, keys: Iterable[str]) -> Corpus | None:
+    """The corpus of the variants in `out`, None where it is not there any more.
+
+    Raises:
+        CorpusError: it is there, but broken.
+    """
+    configs = (variant_folder(out, key, 0) / CONFIG_FILE for key in keys)
+    named = (Path(load_config(str(config)).corpus) for config in configs if config.is_file())
+    return next((Corpus.open(place) for place in (out / CORPUS, *named) if place.is_dir()), None)
+
+
+def items_digest(path: Path) -> str:
+    """By what a reproduction knows its ABX item file again: the SHA-256 of its contents."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def variant_folder(out: Path, key: str, repeat: int) -> Path:
     """Where a variant is trained: for the first time, or again from the seed that lies `repeat` behind."""
     folder = out / RUNS / f"seed-{repeat}" if repeat else out / RUNS
     return folder / key.replace(",", "-then-")
 
 
-def _end_of_phase(run: Path, phase: Phase) -> Path:
-    return next(path for path in checkpoints(run) if path.name.endswith(f"-end-of-{phase.name}"))
+def _end_of_phase(run: Path, phase: Phase) -> Path | None:
+    """The checkpoint at the end of a run's phase; None where it was removed."""
+    return next((path for path in checkpoints(run) if path.name.endswith(f"-end-of-{phase.name}")), None)
 
 
 def _best(outcomes: Mapping[str, Mapping[str, RetrievalResult]]) -> str:

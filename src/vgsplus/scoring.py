@@ -4,6 +4,7 @@ Scores have flat names, under which a run's log keeps them: "test/speech_to_imag
 "abx as published/across/3".
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Corpus
+from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import Means, Question, score_layers
 from vgsplus.evaluation.embedding import SplitEmbeddings, embed_split
@@ -28,34 +30,39 @@ class Scoring:
     Attributes:
         corpus: holds the test sets.
         test_sets: splits on which retrieval is scored.
-        abx: items on which ABX is scored, by both protocols; None for none.
+        abx: items on which ABX is scored; None for none.
+        cache: a folder in which a temporary one holds the frames of layers that ABX has not come to yet; None
+            keeps them in memory.
     """
 
     corpus: Corpus
     test_sets: tuple[str, ...]
     abx: Question | None = None
+    cache: Path | None = None
 
-    def __call__(self, model: VGSPlus, config: RunConfig) -> dict[str, float]:
-        """Every score of a run's model, where it is, by its flat name.
+    def __call__(self, model: VGSPlus, phase_ended: bool, *, config: RunConfig) -> dict[str, float]:
+        """The scores of a run's model, where it is, by flat name; ABX as published only where a phase ended.
 
         Raises:
             VgsplusError: as `retrieval.evaluate` and `score_layers`.
         """
-        return recalls(model, config, self.corpus, self.test_sets) | self._abx_errors(model)
-
-    def _abx_errors(self, model: VGSPlus) -> dict[str, float]:
+        found = recalls(model, config, self.corpus, self.test_sets)
         if self.abx is None:
-            return {}
-        means = Means(device=next(model.parameters()).device)
+            return found
+        question = self.abx if phase_ended else dataclasses.replace(self.abx, as_published=False)
+        return found | self._abx_errors(model, question)
+
+    def _abx_errors(self, model: VGSPlus, question: Question) -> dict[str, float]:
+        means = Means(device=next(model.parameters()).device, cache=self.cache)
         return {
             f"{ABX_PUBLISHED if row.as_published else ABX}/{condition}/{row.layer}": error
-            for row in score_layers(model, self.abx, means)
+            for row in score_layers(model, question, means)
             for condition, error in row.errors.items()
         }
 
 
 def abx_question(item: Path, audio: Path) -> Question:
-    """The question that an item file asks, of both protocols and conditions; all of its faults come now.
+    """The question that an item file asks, of both protocols and conditions.
 
     Raises:
         ItemError: as `read_items`.
@@ -104,6 +111,7 @@ def evaluate_run(
         corpus,
         split,
         device=next(model.parameters()).device,
+        pad_to_max=model.config.padding == "published",
         precision=_autocast(config),
         replicates=replicates,
         gallery=gallery,
@@ -115,10 +123,24 @@ def embed_run(model: VGSPlus, config: RunConfig, corpus: Corpus, split: str) -> 
     """Embed a split with a run's model, where it is, in the precision of its training; see `embed_split`.
 
     Raises:
-        VgsplusError: as `embed_split`.
+        VgsplusError: the model has no grounding side, or the corpus other features; as `embed_split`.
     """
+    if not model.config.grounded:
+        raise VgsplusError("The model has no grounding side: it retrieves nothing.")
+    if corpus.feature_dim != model.config.feature_dim:
+        raise VgsplusError(
+            f"{corpus.root}: its regions have {corpus.feature_dim} features, but the model was trained on "
+            f"{model.config.feature_dim}."
+        )
     device = next(model.parameters()).device
-    return embed_split(model, corpus, split, device=device, precision=_autocast(config))
+    return embed_split(
+        model,
+        corpus,
+        split,
+        device=device,
+        pad_to_max=model.config.padding == "published",
+        precision=_autocast(config),
+    )
 
 
 def _autocast(config: RunConfig) -> torch.dtype | None:

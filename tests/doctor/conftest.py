@@ -31,7 +31,7 @@ def settings(tiny_corpus):
 def trained(settings, tmp_path_factory):
     """A finished run; tests must not change it."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    train(load_config("smoke", settings), out, evaluate=lambda _: SCORES)
+    train(load_config("smoke", settings), out, evaluate=lambda *_: SCORES)
     return out
 
 

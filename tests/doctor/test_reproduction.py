@@ -5,7 +5,7 @@ import shutil
 from vgsplus.config import load_config, save
 from vgsplus.doctor import examine
 from vgsplus.doctor.commands import reproduce_command
-from vgsplus.reproduce import variant_folder
+from vgsplus.reproduce import ITEMS, items_digest, variant_folder
 from vgsplus.training import checkpoint
 from vgsplus.training.run_folder import CONFIG_FILE
 
@@ -82,14 +82,16 @@ def test_a_report_that_is_none_and_leftovers_are_told(reproduction, found):
 
 
 def test_items_from_elsewhere_are_to_be_named_again(reproduction, corpus, found):
-    run = variant_folder(reproduction, VARIANT, 0)
-    assert "command" not in dict(found(examine(reproduction), "hint"))
-    log = run / "log.jsonl"
-    log.write_text(log.read_text().replace("test/speech_to_image/R@10", "abx/across/1"))
-    assert "command" not in dict(found(examine(reproduction), "hint"))
-    (corpus / "test.item").unlink()
-    save(load_config(run / CONFIG_FILE, [f"corpus={corpus}"]), run / CONFIG_FILE)
-    assert "--item" in dict(found(examine(reproduction), "hint"))["command"]
+    def hints():
+        return "\n".join(hint for about, hint in found(examine(reproduction), "hint") if about == "command")
+
+    config = variant_folder(reproduction, VARIANT, 0) / CONFIG_FILE
+    save(load_config(config, [f"corpus={corpus}"]), config)
+    (reproduction / ITEMS).write_text(items_digest(corpus / "test.item") + "\n")
+    assert "--item" not in hints()
+    assert "all nine" in hints()
+    (corpus / "test.item").write_text("other items")
+    assert "--item" in hints()
 
 
 def test_what_is_heard_beside_the_captions_is_in_the_command(tmp_path):

@@ -52,7 +52,7 @@ def test_the_command_of_an_unfinished_run_finishes_it(run, found):
     assert f"at step {FIRST_STEPS} of {STEPS}" in dict(found(diagnosis, "hint"))["progress"]
     assert f"{STEPS - FIRST_STEPS} of them after the checkpoint" in dict(found(diagnosis, "ok"))["log"]
     assert diagnosis.command == f"vgsplus train {run / CONFIG_FILE} --out {run} --resume"
-    train(load_config(run / CONFIG_FILE), run, resume=True, evaluate=lambda _: SCORES)
+    train(load_config(run / CONFIG_FILE), run, resume=True, evaluate=lambda *_: SCORES)
     assert not examine(run).command
 
 

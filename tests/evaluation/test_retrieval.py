@@ -243,13 +243,14 @@ class PitchModel(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Linear(1, 1)
         self.frozen = torch.nn.Dropout(0.5).eval()
-        self.lengths = []
+        self.lengths, self.widths = [], []
         self.sign = 1.0
 
     def embed_speech(self, waveforms, num_samples):
         assert not self.training
         assert not torch.is_grad_enabled()
         self.lengths.append(num_samples.tolist())
+        self.widths.append(waveforms.shape[1])
         vectors = []
         for wave, samples in zip(waveforms, num_samples, strict=True):
             heard = wave[:samples]
@@ -285,6 +286,16 @@ def test_evaluate_scores_a_perfect_model(tmp_path):
     lengths = [length for batch in model.lengths for length in batch]
     assert lengths == sorted(lengths, reverse=True)
     assert [len(batch) for batch in model.lengths] == [3, 3, 2]
+
+
+def test_captions_are_padded_to_the_longest_or_to_the_maximum(tmp_path):
+    model = PitchModel()
+    embed_split(model, FakeCorpus(tmp_path), "test", batch_size=3)
+    assert model.widths == [lengths[0] for lengths in model.lengths]
+    assert model.widths[-1] < 160_000
+    model.widths.clear()
+    embed_split(model, FakeCorpus(tmp_path), "test", batch_size=3, pad_to_max=True)
+    assert set(model.widths) == {160_000}
 
 
 def test_evaluate_scores_a_perfectly_wrong_model(tmp_path):

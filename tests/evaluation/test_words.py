@@ -103,6 +103,22 @@ def test_embeddings_are_what_the_model_gives_each_recording_alone(model, folder,
             torch.testing.assert_close(tapped[index], layers[1][0], atol=1e-5, rtol=1e-4)
 
 
+def test_in_published_mode_too_a_recording_is_embedded_alone(folder):
+    torch.manual_seed(0)
+    published = VGSPlus(dataclasses.replace(CONFIG, padding="published")).eval()
+    recordings = open_words(folder, published)
+    vectors = embed_words(published, recordings, "utterance")
+    with torch.no_grad():
+        for index, path in enumerate(recordings.paths):
+            torch.testing.assert_close(vectors[index], published.embed_speech(*alone(path))[0])
+
+
+def test_a_model_without_grounding_needs_a_layer(folder):
+    heard = VGSPlus(dataclasses.replace(CONFIG, grounded=False))
+    with pytest.raises(LexicalError, match=r"no speech embedding.*layer, 1 to 3"):
+        embed_words(heard, open_words(folder, heard), "utterance")
+
+
 def test_modes_come_back_and_progress_ends_at_the_total(model, folder):
     model.train()
     calls = []

@@ -71,10 +71,11 @@ def test_a_bundle_without_arguments_says_what_it_assumes(bundle, tmp_path, golde
     assert (model.config.shared_layers, model.config.ssl_layers) == (4, 0)
 
 
-def test_a_bundle_goes_through_our_format_and_back_bit_for_bit(bundle, tmp_path, golden):
+@pytest.mark.parametrize("named", ["ours", "ours/model.safetensors"])
+def test_a_bundle_goes_through_our_format_and_back_bit_for_bit(bundle, tmp_path, golden, named):
     convert(bundle, tmp_path / "ours")
     assert same(vgsplus.load(tmp_path / "ours"), golden[0])
-    convert(tmp_path / "ours", tmp_path / "back" / "bundle.pth")
+    convert(tmp_path / named, tmp_path / "back" / "bundle.pth")
     before = torch.load(bundle / "best_bundle.pth", weights_only=True)
     after = torch.load(tmp_path / "back" / "bundle.pth", weights_only=True)
     for part in ("dual_encoder", "cross_encoder"):
@@ -89,6 +90,14 @@ def test_conversion_replaces_nothing_unasked(bundle, tmp_path):
     (tmp_path / "ours").mkdir()
     with pytest.raises(LoadError, match="is there already"):
         convert(bundle, tmp_path / "ours")
+    for _ in range(2):
+        convert(bundle, tmp_path / "ours", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(LoadError, match="is no model of ours"):
+        convert(bundle, tmp_path / "mine", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
 def test_a_phase_is_initialised_from_a_bundle_or_told_what_does_not_fit(bundle, golden):

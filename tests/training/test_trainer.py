@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from vgsplus import config as settings
 from vgsplus.corpora.format import Corpus
 from vgsplus.errors import VgsplusError
+from vgsplus.files import hold
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training import checkpoint, reports
 from vgsplus.training.batches import BatchReader
@@ -21,7 +22,7 @@ from vgsplus.training.interruption import Interrupted
 from vgsplus.training.log import read_log
 from vgsplus.training.optimizer import BertAdam
 from vgsplus.training.progress import Silent
-from vgsplus.training.run_folder import RunFolderError
+from vgsplus.training.run_folder import LOCK_FILE, RunFolderError
 from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training.trainer import NotFiniteError, train
 
@@ -184,11 +185,11 @@ def test_the_optimizer_is_given_the_logged_rate_and_a_clipped_gradient(make_conf
 def test_evaluation_sees_the_model_in_evaluation_mode_when_due(make_config, tmp_path, whole):
     seen = []
 
-    def evaluate(model):
+    def evaluate(model, phase_ended):
         assert isinstance(model, VGSPlus)
         assert not model.training
         assert not torch.is_grad_enabled()
-        seen.append(1)
+        seen.append(phase_ended)
         torch.manual_seed(0)  # what an evaluation does to the generators does not reach training
         return {"recall": len(seen) / 10}
 
@@ -200,22 +201,23 @@ def test_evaluation_sees_the_model_in_evaluation_mode_when_due(make_config, tmp_
         (8, 0.3),
         (9, 0.4),
     ]
+    assert seen == [False, True, False, True]
     assert result.evaluation == {"recall": 0.4}
     assert_same_bits(result.checkpoint, whole[0].checkpoint)
 
 
 def test_without_an_interval_evaluation_follows_each_phase(make_config, tmp_path):
-    train(make_config(), tmp_path / "run", evaluate=lambda _: {"a": 1})
+    train(make_config(), tmp_path / "run", evaluate=lambda *_: {"a": 1})
     assert [line["step"] for line in numbers(tmp_path / "run", "evaluation")] == [5, 9]
 
 
 def test_an_evaluation_that_failed_is_made_up_for(make_config, tmp_path, whole):
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("broken evaluation")
 
     with pytest.raises(RuntimeError, match="broken evaluation"):
         train(make_config(), tmp_path / "run", evaluate=fail)
-    result = train(make_config(), tmp_path / "run", resume=True, evaluate=lambda _: {"a": 1})
+    result = train(make_config(), tmp_path / "run", resume=True, evaluate=lambda *_: {"a": 1})
     assert [line["step"] for line in numbers(tmp_path / "run", "evaluation")] == [5, 9]
     assert numbers(tmp_path / "run") == numbers(whole[1])
     assert_same_bits(result.checkpoint, whole[0].checkpoint)
@@ -482,6 +484,17 @@ def test_a_phases_initial_weights_are_loaded_once(make_config, tmp_path):
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(make_config, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with (
+        hold(run / LOCK_FILE),
+        pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* is training in it"),
+    ):
+        train(make_config(), run)
+    assert [path.name for path in run.iterdir()] == [LOCK_FILE]
 
 
 def test_an_existing_run_is_not_started_anew(whole, make_config):

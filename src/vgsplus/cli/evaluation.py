@@ -8,12 +8,12 @@ from rich.console import Console
 
 from vgsplus.cli.progress import bar, stage_bars
 
-scoring = typer.Typer(help="Score a trained run.", no_args_is_help=True)
+scoring = typer.Typer(help="Score a trained run, or any model that convert takes.", no_args_is_help=True)
 
 
 @scoring.command("retrieval")
 def evaluate_retrieval(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, of vgsplus train or reproduce.")],
     corpus: Annotated[Path | None, typer.Option(help="Another corpus than that of the run.")] = None,
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     by: Annotated[
@@ -39,7 +39,7 @@ def evaluate_retrieval(
     config = load_config(run / CONFIG_FILE)
     if out is not None:
         prepare_folder(out)
-    model = load_model(run).to(device_name(config.accelerator))
+    model = load_model(run).to(device_name("auto"))
     embedded = embed_run(model, config, Corpus.open(corpus or config.corpus), split)
     found = rank_split(embedded)
     scores = score_ranks(found, seed=config.seed)
@@ -93,7 +93,7 @@ def evaluate_lexical(
 
     device = device_name("auto")
     model = load(run).to(device)
-    check_layer(model, layer)
+    check_layer(model, layer, mode)
     prepare_folder(out)
     recordings = open_words(words, model, RULES[rule])
     with bar("embedding") as embedded:

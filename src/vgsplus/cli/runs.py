@@ -1,6 +1,5 @@
 """Commands that train, reproduce the paper, report, and examine what is there."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +34,7 @@ def train(
         loaded,
         out,
         resume=resume,
-        evaluate=partial(recalls, config=loaded, corpus=corpus, splits=splits) if splits else None,
+        evaluate=(lambda model, _: recalls(model, loaded, corpus, splits)) if splits else None,
         load_weights=load_weights,
         progress=console_progress(),
     )
@@ -92,13 +91,12 @@ def reproduce(
 
 def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
     """Write the report of a reproduction again from its saved results."""
-    from vgsplus.corpora.format import Corpus
     from vgsplus.report import Results, print_table, write_report
-    from vgsplus.report.page import DATA
+    from vgsplus.report.page import DATA, FOLDER
+    from vgsplus.reproduce import corpus_of
 
-    results = Results.load(out / "report" / DATA)
-    own = out / "corpus"
-    page = write_report(results, out, corpus=Corpus.open(own) if own.is_dir() else None)
+    results = Results.load(out / FOLDER / DATA)
+    page = write_report(results, out, corpus=corpus_of(out, [variant.key for variant in results.variants]))
     console = Console()
     print_table(results, console)
     console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)

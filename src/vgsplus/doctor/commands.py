@@ -36,9 +36,7 @@ def reproduction_of(run: Path) -> Path | None:
     return runs.parent if made else None
 
 
-def reproduce_command(
-    out: Path, begun: Begun, *, seeds: int = 1, preset: str | None = None, complete: bool = False
-) -> str | None:
+def reproduce_command(out: Path, begun: Begun, *, seeds: int = 1, preset: str | None = None) -> str | None:
     """The command that goes on with a reproduction; None where no preset and settings lead to what was begun.
 
     The settings are found by comparing those of the runs with the presets', of which the nearest is taken,
@@ -49,7 +47,6 @@ def reproduce_command(
         begun: its variants; those that the command names.
         seeds: how many times every variant is trained.
         preset: the preset or file by which it was begun, where known.
-        complete: have it train all nine variants.
     """
     chosen = [
         (name, overrides)
@@ -60,7 +57,7 @@ def reproduce_command(
         return None
     name, overrides = min(chosen, key=lambda pair: len(pair[1]))
     words = ["vgsplus", "reproduce", name, "--out", str(out)]
-    if not complete and len(begun) < len(VARIANTS):
+    if len(begun) < len(VARIANTS):
         for key in begun:
             words += ["--variants", variant_title(key)]
     if not (out / CORPUS / INFO_FILE).is_file():

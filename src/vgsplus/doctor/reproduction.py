@@ -13,10 +13,8 @@ from vgsplus.doctor.standing import standing
 from vgsplus.errors import VgsplusError
 from vgsplus.report import Results
 from vgsplus.report.page import DATA, FOLDER, PAGE
-from vgsplus.reproduce import CORPUS, RUNS, variant_folder
-from vgsplus.scoring import ABX
+from vgsplus.reproduce import CORPUS, ITEMS, NO_ITEMS, RUNS, items_digest, variant_folder
 from vgsplus.training.checkpoint import checkpoints, latest
-from vgsplus.training.log import read_log
 from vgsplus.training.run_folder import CONFIG_FILE
 from vgsplus.training.schedule import VARIANTS, variant_title
 
@@ -45,6 +43,9 @@ def examine_reproduction(out: Path) -> Diagnosis:
     if unfinished or of_report.level != "ok":
         command = go_on_command(out, results.preset if results else None) or ""
         findings += _items_from_elsewhere(out, runs)
+        if "--variants" in command:
+            remedy = "Leave --variants out to train all nine."
+            findings.append(Finding("hint", "command", "it names the variants that were begun", remedy))
         if not command:
             remedy = "Give the same vgsplus reproduce command again; it goes on where it stopped."
             findings.append(Finding("hint", "command", "no preset has the settings of these runs", remedy))
@@ -65,18 +66,20 @@ def go_on_command(out: Path, preset: str | None = None) -> str | None:
 
 
 def _items_from_elsewhere(out: Path, runs: list[tuple[str, int]]) -> Iterator[Finding]:
-    """Whether ABX was measured on other items than the corpus's, which nothing in the folder names."""
+    """Whether ABX is measured on other items than the corpus's, of which a folder only notes the digest."""
+    noted = out / ITEMS
+    known = noted.read_text(encoding="utf-8").strip() if noted.is_file() else NO_ITEMS
+    if known == NO_ITEMS:
+        return
     for key, repeat in runs:
-        run = variant_folder(out, key, repeat)
         try:
-            corpus = Path(load_config(run / CONFIG_FILE).corpus)
-            scores = [name for record in read_log(run, "evaluation") for name in record["scores"]]
+            corpus = Path(load_config(variant_folder(out, key, repeat) / CONFIG_FILE).corpus)
         except VgsplusError:  # a finding of its own
             continue
-        if any(name.startswith(f"{ABX}/") for name in scores) and not any(corpus.glob("*.item")):
+        if known not in map(items_digest, corpus.glob("*.item")):
             remedy = "Add --item and --audio to the command, as it was begun."
-            yield Finding("hint", "command", "ABX was measured on items from elsewhere", remedy)
-            return
+            yield Finding("hint", "command", "ABX is measured on items from elsewhere", remedy)
+        return
 
 
 def _seeds(out: Path) -> int:

@@ -9,7 +9,9 @@ Shape letters: T frames of a file, D dimensions, N kept frames.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -24,7 +26,6 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from fractions import Fraction
     from pathlib import Path
 
     from torch import Tensor
@@ -91,6 +92,17 @@ class Means:
     batch_seconds: float = 60.0
     cache: Path | None = None
     progress: Progress = silent
+
+
+def check_question(question: Question, config: ModelConfig) -> None:
+    """Find out before any model of these sizes exists what `score_layers` and `score_log_mel` would raise.
+
+    Raises:
+        AbxError, ItemError: tokens too short for a frame; items of which no comparison can be made.
+    """
+    stride = math.prod(stride for _, _, stride in config.conv_layers)
+    for frame_rate in (Fraction(audio.SAMPLE_RATE, stride), FRAME_RATE):
+        _prepare(question, frame_rate)
 
 
 def score_layers(

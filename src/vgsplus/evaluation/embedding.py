@@ -67,6 +67,7 @@ def embed_split(
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     max_seconds: float = MAX_SECONDS,
+    pad_to_max: bool = False,
     precision: torch.dtype | None = None,
 ) -> SplitEmbeddings:
     """Embed a whole split in evaluation mode and leave the model's modes as they were.
@@ -81,6 +82,7 @@ def embed_split(
         batch_size: captions, or pictures, in one pass.
         device: where the batches go.
         max_seconds: how much of a long caption is heard, in seconds.
+        pad_to_max: pad every caption to `max_seconds`, on which outputs depend in published mode.
         precision: dtype of autocast, None for none.
 
     Raises:
@@ -93,7 +95,10 @@ def embed_split(
     with evaluating(model), torch.no_grad(), autocast:
         images = _embed_images(model, corpus, image_ids, batch_size, device)
         max_samples = round(max_seconds * audio.SAMPLE_RATE)
-        speech = _embed_captions(model, corpus, captions, batch_size, device=device, max_samples=max_samples)
+        width = max_samples if pad_to_max else 0
+        speech = _embed_captions(
+            model, corpus, captions, batch_size, device=device, max_samples=max_samples, width=width
+        )
     for kind, vectors in (("image", images), ("speech", speech)):
         require_finite(vectors, f"{kind} embeddings of split '{split}'")
     return SplitEmbeddings(image_ids=image_ids, images=images, captions=captions, speech=speech)
@@ -135,8 +140,9 @@ def _embed_captions(
     *,
     device: torch.device,
     max_samples: int,
+    width: int,
 ) -> Tensor:
-    """Speech embeddings (M, D) in the order of the captions."""
+    """Speech embeddings (M, D) in the order of the captions, padded to `width` samples or more."""
 
     def read(index: int) -> Signal:
         return audio.normalise(audio.read(corpus.audio_path(captions[index]), max_samples))
@@ -144,7 +150,7 @@ def _embed_captions(
     lengths = [min(caption.num_samples, max_samples) for caption in captions]
     order: list[int] = []
     parts = []
-    for indices, waveforms, num_samples in padded_batches(read, lengths, batch_size, device):
+    for indices, waveforms, num_samples in padded_batches(read, lengths, batch_size, device, width):
         order += indices
         parts.append(model.embed_speech(waveforms, num_samples).float().cpu())
     vectors = torch.cat(parts)
@@ -154,7 +160,11 @@ def _embed_captions(
 
 
 def padded_batches(
-    read: Callable[[int], Signal], lengths: Sequence[int], batch_size: int, device: torch.device
+    read: Callable[[int], Signal],
+    lengths: Sequence[int],
+    batch_size: int,
+    device: torch.device,
+    width: int = 0,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Every signal once, as (indices, waveforms (B, S) zero-padded, num_samples (B,)), the longest first.
 
@@ -165,12 +175,14 @@ def padded_batches(
         lengths: of the signals, in samples; they decide the order alone.
         batch_size: signals in one batch.
         device: where the batches go.
+        width: samples that every batch has at least.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     with ThreadPoolExecutor(READERS) as pool:
         for indices in _chunks(order, batch_size):
             waves = [torch.from_numpy(wave) for wave in pool.map(read, indices)]
             padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+            padded = torch.nn.functional.pad(padded, (0, max(0, width - padded.shape[1])))
             num_samples = torch.tensor([len(wave) for wave in waves])
             yield list(indices), padded.to(device), num_samples.to(device)
 

@@ -219,6 +219,7 @@ def evaluate(
     ks: Sequence[int] = KS,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
+    pad_to_max: bool = False,
     precision: torch.dtype | None = None,
     replicates: int = 2000,
     gallery: int = 200,
@@ -233,6 +234,7 @@ def evaluate(
         ks: how many of the first answers count.
         batch_size: captions, or pictures, in one pass.
         device: where the batches go.
+        pad_to_max: as in `embed_split`.
         precision: dtype of autocast, None for none.
         replicates: bootstrap replicates.
         gallery: for how many captions the first pictures are kept, drawn by the seed and not by success.
@@ -241,7 +243,15 @@ def evaluate(
     Raises:
         VgsplusError: as `embed_split` and `recall`.
     """
-    embedded = embed_split(model, corpus, split, batch_size=batch_size, device=device, precision=precision)
+    embedded = embed_split(
+        model,
+        corpus,
+        split,
+        batch_size=batch_size,
+        device=device,
+        pad_to_max=pad_to_max,
+        precision=precision,
+    )
     found = rank_split(embedded)
     scores = score_ranks(found, ks, replicates=replicates, seed=seed)
     count = min(gallery, scores.captions)

@@ -67,9 +67,13 @@ def open_words(folder: str | Path, model: VGSPlus, word_of: Callable[[str], str]
     return Recordings(paths=paths, num_samples=tuple(num_samples))
 
 
-def check_layer(model: VGSPlus, layer: int | None) -> None:
-    """Raise LexicalError unless the model has this transformer layer, counted from 1; None passes."""
+def check_layer(model: VGSPlus, layer: int | None, mode: Literal["utterance", "frame"] = "utterance") -> None:
+    """Raise LexicalError unless the model has this transformer layer, from 1, or what None stands for."""
     layers = len(model.speech.layers)
+    if layer is None and mode == "utterance" and not model.config.grounded:
+        raise LexicalError(
+            f"The model has no speech embedding, as it has no grounding side: name a layer, 1 to {layers}."
+        )
     if layer is not None and not 1 <= layer <= layers:
         raise LexicalError(f"There is no layer {layer}: the model has layers 1 to {layers}.")
 
@@ -92,7 +96,7 @@ def embed_words(
         mode: "utterance" for one vector each, "frame" for sequences.
         layer: transformer layer from 1, as in the paper: its frames, or the mean over them. Without one, an
             utterance is the model's speech embedding, and frames are those that the embedding is made from.
-        batch_size: recordings in one pass.
+        batch_size: recordings in one pass; one in published mode, whose outputs depend on their batch.
         device: where the batches go.
         progress: called with the recordings done and the recordings in all.
 
@@ -102,7 +106,9 @@ def embed_words(
     Raises:
         LexicalError: no such layer, or values that are not finite.
     """
-    check_layer(model, layer)
+    check_layer(model, layer, mode)
+    if model.config.padding == "published":
+        batch_size = 1
     tap = (layer or model.config.shared_layers) - 1
 
     def embed(waveforms: Tensor, num_samples: Tensor) -> list[Tensor]:

@@ -31,8 +31,8 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadRepor
     A bundle has its arguments beside it, in `args.pkl`. Either is complete or not there.
 
     Raises:
-        VgsplusError: the source cannot be read, the target is there already, cannot be written, or (a bundle)
-            has sizes that the published code cannot be given.
+        VgsplusError: the source cannot be read; the target is there already, is a folder that is no model of
+            ours, or cannot be written; or (a bundle) has sizes that the published code cannot be given.
     """
     bundle = target.suffix in BUNDLE_SUFFIXES
     if target.suffix == ".safetensors":
@@ -42,6 +42,8 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadRepor
     ]
     if taken and not overwrite:
         raise LoadError(f"{taken[0]}: is there already; choose another name, or add --overwrite")
+    if taken and not bundle and not _may_be_replaced(target):
+        raise LoadError(f"{target}: is no model of ours (no {MODEL_JSON} in it), so it is left alone")
     opened = open_source(source)
     model, report = opened.build()
     carried = _carried(source, opened, report)
@@ -56,7 +58,13 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadRepor
     return report
 
 
+def _may_be_replaced(target: Path) -> bool:
+    return target.is_dir() and ((target / MODEL_JSON).is_file() or not any(target.iterdir()))
+
+
 def _carried(path: Path, source: Source, report: LoadReport) -> Carried:
+    if path.name == MODEL_FILE:
+        path = path.parent
     if (path / MODEL_JSON).is_file():
         file = path / CARRIED_FILE
         return Carried(load_file(file) if file.is_file() else {}, read_model_json(path)["published_args"])
@@ -81,6 +89,9 @@ def _save_folder(model: VGSPlus, carried: Carried, origin: str, target: Path) ->
         "published_args": carried.args,
     }
     (temporary / MODEL_JSON).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-    if target.is_dir():
-        shutil.rmtree(target)
+    earlier = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if target.exists():
+        target.rename(earlier)
     temporary.replace(target)
+    shutil.rmtree(earlier, ignore_errors=True)

@@ -1,12 +1,14 @@
 """ABX errors while they are computed, as a table to look at and as a CSV file."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from vgsplus.evaluation.abx_layers import AbxRow
+from vgsplus.report.results import write_whole
 
 BEST = "*"
 
@@ -39,12 +41,13 @@ def abx_table(rows: Sequence[AbxRow], title: str) -> Table:
 
 def write_abx(rows: Sequence[AbxRow], path: Path) -> None:
     """Write a line an error: features, layer, context, protocol, condition, error in [0, 1]."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["features", "layer", "context", "protocol", "condition", "error"])
+    for row in rows:
+        protocol = "as published" if row.as_published else "corrected"
+        layer = "" if row.layer is None else row.layer
+        for condition, error in row.errors.items():
+            writer.writerow([row.features, layer, row.context, protocol, condition, error])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["features", "layer", "context", "protocol", "condition", "error"])
-        for row in rows:
-            protocol = "as published" if row.as_published else "corrected"
-            layer = "" if row.layer is None else row.layer
-            for condition, error in row.errors.items():
-                writer.writerow([row.features, layer, row.context, protocol, condition, error])
+    write_whole(path, text.getvalue().encode())

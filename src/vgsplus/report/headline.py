@@ -48,7 +48,7 @@ def headline(results: Results, test_set: str) -> Headline:
     )
     sentences = [f"{best} has the highest mean R@{first} on {label(test_set)}: {directions}."]
     others = [name for name in scored if name != best]
-    level = [name for name in others if _count(scores, scored[name])[0] == 0]
+    level = [name for name in others if not _clear_above(scores, scored[name])]
     if level:
         sentences.append(
             f"Its intervals overlap those of {_listed(level)}, so this run does not tell them apart."
@@ -81,10 +81,9 @@ def _pairs(a: RetrievalScores, b: RetrievalScores) -> Iterator[tuple[Estimate, E
         yield from ((left[k], right[k]) for k in PAPER_KS if k in left and k in right)
 
 
-def _count(a: RetrievalScores, b: RetrievalScores) -> tuple[int, int, int]:
-    """How many recalls of `a` lie clear above those of `b`, how many clear below, and of how many."""
-    pairs = list(_pairs(a, b))
-    return sum(x.low > y.high for x, y in pairs), sum(x.high < y.low for x, y in pairs), len(pairs)
+def _clear_above(a: RetrievalScores, b: RetrievalScores) -> int:
+    """How many recalls of `a` lie clear above those of `b`."""
+    return sum(x.low > y.high for x, y in _pairs(a, b))
 
 
 def _over_chance(scores: RetrievalScores) -> tuple[int, int]:

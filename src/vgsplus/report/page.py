@@ -44,6 +44,13 @@ class FigureView:
     alternative: str
 
 
+def check_place(out: Path) -> None:
+    """Raise VgsplusError where `out`/report holds something that is not a report."""
+    target = out / FOLDER
+    if target.exists() and not (target / DATA).is_file() and (target.is_file() or any(target.iterdir())):
+        raise VgsplusError(f"{target}: is not a report (no {DATA} in it), so it is left alone. Move it away.")
+
+
 def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -> Path:
     """Write `out`/report: index.html, results.json, the tables as CSV and the figures as PNG.
 
@@ -62,9 +69,8 @@ def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -
     Raises:
         VgsplusError: `out`/report holds something that is not a report, or cannot be written.
     """
+    check_place(out)
     target = out / FOLDER
-    if target.exists() and not (target / DATA).is_file() and (target.is_file() or any(target.iterdir())):
-        raise VgsplusError(f"{target}: is not a report (no {DATA} in it), so it is left alone. Move it away.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{FOLDER}-", dir=out) as temporary:

@@ -58,7 +58,10 @@ type AbxErrors = dict[str, dict[int, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbxPoint:
-    """ABX errors of every layer during training, corrected and as published; `epoch` as in LossPoint."""
+    """ABX errors of every layer during training, corrected, and as published where a phase ended.
+
+    `epoch` as in LossPoint.
+    """
 
     epoch: float
     errors: AbxErrors

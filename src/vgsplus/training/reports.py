@@ -24,7 +24,8 @@ from vgsplus.training.progress import Progress
 from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.schedule import PlannedPhase
 
-type Evaluate = Callable[[VGSPlus], dict[str, float]]
+type Evaluate = Callable[[VGSPlus, bool], dict[str, float]]
+"""Called with the model and whether a phase has ended; gives scores by name."""
 
 
 class Reporter:
@@ -63,7 +64,8 @@ class Reporter:
         every = self._config.evaluate_every or math.inf
         if self._evaluate and not self._stop.requested and self._is_due("evaluation", planned, done, every):
             with torch.no_grad():
-                scores = {name: float(score) for name, score in self._evaluate(self._model).items()}
+                found = self._evaluate(self._model, done == planned.steps)
+                scores = {name: float(score) for name, score in found.items()}
             self._write(place("evaluation", planned, done) | {"scores": scores}, scores)
 
     def _is_due(self, kind: str, planned: PlannedPhase, done: int, every: float | None) -> bool:

@@ -8,7 +8,8 @@ RUN/checkpoints/     see `checkpoint`
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,13 +19,14 @@ from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Corpus
 from vgsplus.corpora.reader import CAPTIONS_FILE
 from vgsplus.errors import VgsplusError
+from vgsplus.files import HeldError, holding
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import TrainingState
 from vgsplus.training.log import LOG_FILE, copy_log
 from vgsplus.training.machine import native_precision
 from vgsplus.training.schedule import Phase
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
 FREE = frozenset(
     {"corpus", "accelerator", "workers", "validate_every", "evaluate_every", "checkpoint_minutes"}
 )
@@ -76,6 +78,43 @@ def newest(run: Path, config: RunConfig) -> Found | None:
     return Found(latest, state)
 
 
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Make the folder and keep other processes from training in it; one that stays empty is removed.
+
+    Raises:
+        RunFolderError: another process trains in it, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_empty, run)
+            stack.enter_context(holding(run / LOCK_FILE))
+        except HeldError as holder:
+            raise RunFolderError(
+                f"{run}: {holder} is training in it. Wait for that to end, or choose another folder."
+            ) from None
+        except OSError as error:
+            raise RunFolderError(f"{run}: cannot be written ({error})") from error
+        yield
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def check_begun(run: Path, config: RunConfig, identity: "Identity") -> None:
+    """Refuse a run that is there with other settings or on other corpora.
+
+    Raises:
+        RunFolderError: names what differs.
+        CheckpointError: its newest checkpoint is broken.
+    """
+    if found := newest(run, config):
+        _require_same_corpora(found, identity, config.schedule.phases)
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a run is trained on: the fingerprints of its corpus and, by phase, of additional speech."""
@@ -92,7 +131,7 @@ class Identity:
 def open_run(
     run: Path, config: RunConfig, identity: Identity, *, start: Path | None, resume: bool
 ) -> Found | None:
-    """Make the folder ready and give the checkpoint from which the run goes on, if from any.
+    """Make the folder, which is there, ready and give the checkpoint from which the run goes on, if from any.
 
     Raises:
         RunFolderError: it holds a run and `resume` is false; or settings or corpora are not those of that
@@ -110,7 +149,6 @@ def open_run(
     if origin:
         _require_same_corpora(origin, identity, config.schedule.phases[: origin.state.phase + 1])
     try:
-        run.mkdir(parents=True, exist_ok=True)
         settings.save(config, run / CONFIG_FILE)
         if origin:
             copy_log(origin.checkpoint.parent.parent, run, origin.state.global_step)

@@ -57,7 +57,7 @@ from vgsplus.training.optimizer import build_optimizer, load_named_state, named_
 from vgsplus.training.progress import Progress, Silent
 from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.reports import Evaluate, Reporter
-from vgsplus.training.run_folder import Found, Identity, newest, open_run, settle_precision
+from vgsplus.training.run_folder import Found, Identity, alone_in, newest, open_run, settle_precision
 from vgsplus.training.schedule import PlannedPhase
 
 
@@ -94,14 +94,15 @@ def train(
             run goes on after them as if they had been trained here.
         resume: go on from the newest checkpoint in `out`; with none there, start. A finished run returns
             at once.
-        evaluate: called with the model in evaluation mode every `evaluate_every` epochs and after each phase.
+        evaluate: called with the model in evaluation mode every `evaluate_every` epochs and after each phase,
+            and with whether it is the latter.
         load_weights: puts the weights that a phase's `init` names into the model, and says what was taken.
         progress: see `progress.console_progress`; silent by default.
 
     Raises:
         RunCheckError, ConfigError, CorpusError: the run cannot work; nothing was written.
-        RunFolderError: `out` holds a run and `resume` is false, or settings differ from those of the run to
-            go on with.
+        RunFolderError: `out` holds a run and `resume` is false, settings or corpora differ from those of the
+            run to go on with, or another process trains in it.
         CheckpointError: a checkpoint is broken or cannot be written.
         NotFiniteError: a loss or gradient is infinite or not a number.
         Interrupted: SIGINT or SIGTERM; the run saved.
@@ -114,8 +115,9 @@ def train(
     check_run(config, corpus, load_weights)
     additional = open_additional(config.schedule)
     identity = Identity.of(corpus, additional)
-    found = open_run(out, config, identity, start=start, resume=resume)
     with ExitStack() as stack:
+        stack.enter_context(alone_in(out))
+        found = open_run(out, config, identity, start=start, resume=resume)
         stop = stack.enter_context(StopRequest())
         log = stack.enter_context(RunLog(out, found.state.global_step if found else 0))
         shown = progress or Silent()

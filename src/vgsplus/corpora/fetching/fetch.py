@@ -3,13 +3,13 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vgsplus.corpora.fetching.archives import Archive, Checksum, FetchError
 from vgsplus.corpora.fetching.download import CHUNK, Download, Patience, Progress
 from vgsplus.corpora.fetching.unpacking import kind_of, unpack, unpacked_size
-from vgsplus.files import HeldError, hold
+from vgsplus.files import HeldError, holding
 
 SCHEMES = ("http://", "https://")
 
@@ -112,19 +112,17 @@ def _require_room(folder: Path, needed: int, purpose: str) -> None:
 @contextmanager
 def _alone(folder: Path, file: str) -> Iterator[None]:
     """While it is entered, no other process fetches this file into this folder."""
-    lock = folder / f".{file}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = hold(lock)
-    except HeldError as holder:
-        raise FetchError(f"{folder / file}: {holder} is fetching it. Wait for that to end.") from None
-    except OSError as error:
-        raise FetchError(f"{folder}: cannot be written ({error.strerror}). Name another folder.") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(holding(folder / f".{file}.lock"))
+        except HeldError as holder:
+            raise FetchError(f"{folder / file}: {holder} is fetching it. Wait for that to end.") from None
+        except OSError as error:
+            raise FetchError(
+                f"{folder}: cannot be written ({error.strerror}). Name another folder."
+            ) from None
         yield
-    finally:
-        lock.unlink(missing_ok=True)
-        held.close()
 
 
 def _silence(_stage: str, _done: int, _total: int | None) -> None:
