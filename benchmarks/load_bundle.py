@@ -1,4 +1,4 @@
-"""How long a published bundle of the paper's size takes to load, and how much memory beyond its size."""
+"""How long a published bundle of the paper's size takes to load, and how many times its size memory grows."""
 
 import argparse
 import json

@@ -86,7 +86,7 @@ def data_spokencoco(
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare SpokenCOCO with detected regions; started again, it goes on with the regions."""
+    """Prepare SpokenCOCO, with detected regions or its pictures; started again, it goes on."""
     from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco
 
     if download:

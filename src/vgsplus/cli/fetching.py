@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from vgsplus.corpora.fetching.archives import Archive
 
 Download = Annotated[
-    bool, typer.Option("--download", help="First fetch what is missing in ROOT; see vgsplus data fetch.")
+    bool,
+    typer.Option(
+        "--download",
+        help="First fetch what is missing in --root (flickr8k: --audio); see vgsplus data fetch.",
+    ),
 ]
 Mirror = Annotated[
     list[str] | None,

@@ -17,7 +17,7 @@ from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers
 from vgsplus.evaluation.abx_items import ItemError, read_items
-from vgsplus.models.speech import PADDING_STEP
+from vgsplus.models.speech import PADDING_STEP, SpeechEncoder
 from vgsplus.training.batches import TRAIN, VALIDATION, epoch_order
 
 BATCH = 64
@@ -97,15 +97,18 @@ def _split(split: str, captions: Sequence[Caption]) -> Finding:
 
 
 def padding_share(captions: Sequence[Caption], batch_size: int = BATCH, seed: int = 0) -> float:
-    """How much longer than their speech random batches are, as a share of the speech.
+    """How much more than the speech the encoder computes of random batches, as a share of the speech.
 
-    Batches are padded as in training, to their longest caption, rounded up to `PADDING_STEP`; nothing is
-    cropped, and the last batch may be smaller.
+    As in training, a batch runs in chunks of like length, each padded to its longest caption, rounded up to
+    `PADDING_STEP`; nothing is cropped, and the last batch may be smaller.
     """
     lengths = np.array([caption.num_samples for caption in captions])
     mixed = lengths[epoch_order(len(lengths), seed, 0)]
     batches = [mixed[start : start + batch_size] for start in range(0, len(mixed), batch_size)]
-    padded = sum(len(batch) * -(-int(batch.max()) // PADDING_STEP) * PADDING_STEP for batch in batches)
+    size = SpeechEncoder.chunk
+    falling = [-np.sort(-batch) for batch in batches]
+    chunks = [batch[at : at + size] for batch in falling for at in range(0, len(batch), size)]
+    padded = sum(len(chunk) * -(-int(chunk[0]) // PADDING_STEP) * PADDING_STEP for chunk in chunks)
     return padded / float(lengths.sum()) - 1
 
 

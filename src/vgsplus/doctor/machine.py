@@ -72,7 +72,7 @@ def _extras() -> Iterator[Finding]:
                 "hint",
                 f"extra {extra}",
                 f"not installed: {', '.join(absent)}; the other commands do without",
-                f"pip install 'vgsplus[{extra}]'",
+                f"uv pip install -e '.[{extra}]' in the checkout (vgsplus[{extra}])",
             )
         else:
             yield Finding("ok", f"extra {extra}", ", ".join(there))

@@ -73,7 +73,7 @@ class MtebEncoder:
         device: where the batches go.
         regions: describes a picture as the training corpus did: features (R, F) and boxes (R, 4) as
             (x1, y1, x2, y2) in [0, 1], float32, with the same R for all pictures; by default the cells of a
-            grid, as in every corpus that `vgsplus data` prepares.
+            grid, as in every corpus prepared without --features and --regions.
         name: what mteb's results call the model, as "organisation/model".
 
     Raises:
@@ -251,7 +251,7 @@ class Preparation:
                     f"The model was trained on region features of {self.feature_dim} values; pictures are "
                     f"described here by {features.shape[-1]}. Give MtebEncoder as `regions` what described "
                     "its training pictures (2048 values are those of the paper's detector), or evaluate one "
-                    "trained on a corpus of `vgsplus data`, which takes the cells of a grid."
+                    "trained on a corpus prepared without --features and --regions."
                 )
             if len(features) != count or boxes.shape != (count, 4):
                 raise VgsplusError(

@@ -26,7 +26,7 @@ from vgsplus.models.waveform import WaveformEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The sizes of a model; the defaults are the paper's (185 M parameters).
+    """The sizes of a model; the defaults are the paper's (182.6 M parameters).
 
     Attributes:
         conv_layers: (channels, kernel, stride) of the waveform encoder's convolutions.

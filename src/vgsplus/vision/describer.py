@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vgsplus.errors import VgsplusError
 
-EXTRA = "pip install 'vgsplus[vision]'"
+EXTRA = "uv pip install -e '.[vision]' in the checkout (vgsplus[vision]; docs/regions.md)"
 
 
 class VisionError(VgsplusError):
