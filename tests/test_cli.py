@@ -73,6 +73,9 @@ SMOKE = [
 ]
 
 
+WIDTH = "model.feature_dim=7"
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A reproduction of two variants; tests must not change it."""
@@ -141,6 +144,8 @@ def test_what_would_stop_a_reproduction_late_stops_it_early(tmp_path, capsys):
     code, _, err = run(capsys, *SMOKE, "--out", tmp_path)
     assert (code, "is not a report" in err) == (1, True), err
     (tmp_path / "report" / "notes.txt").unlink()
+    code, _, err = run(capsys, "reproduce", "smoke", "--variants", "W2V2", "--out", tmp_path, "--set", WIDTH)
+    assert (code, "the model takes 7 (model.feature_dim)" in err) == (1, True), err
     items = (tmp_path / "corpus" / "test.item").read_text().splitlines()
     words = items[1].split()
     words[2] = f"{float(words[1]) + 0.001:.4f}"

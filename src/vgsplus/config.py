@@ -14,6 +14,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vgsplus.errors import VgsplusError
+from vgsplus.files import whole_file
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training.schedule import (
     AdditionalSpeech,
@@ -99,9 +100,9 @@ def load_config(path_or_preset: str | Path, overrides: Iterable[str] = ()) -> Ru
     raw = _parse_yaml(text, where)
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: must hold keys and values, not {type(raw).__name__}")
-    if isinstance(raw.get("schedule"), str):
-        raw["schedule"] = {"variant": raw["schedule"]}
     for override in overrides:
+        if isinstance(raw.get("schedule"), str):
+            raw["schedule"] = {"variant": raw["schedule"]}
         _override(raw, override)
     try:
         return from_dict(raw)
@@ -295,9 +296,8 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
 def save(config: RunConfig, path: Path) -> None:
     """Write a configuration as YAML that `load_config` reads back; the file is never half-written."""
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:

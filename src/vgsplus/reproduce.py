@@ -46,7 +46,14 @@ from vgsplus.evaluation.retrieval import RetrievalResult
 from vgsplus.interop.loading import load_weights
 from vgsplus.report import Results, check_place, gallery_items, print_table, write_report
 from vgsplus.report import results as report
-from vgsplus.scoring import Scoring, abx_question, evaluate_run, own_abx_question, test_sets
+from vgsplus.scoring import (
+    Scoring,
+    abx_question,
+    check_retrieval,
+    evaluate_run,
+    own_abx_question,
+    test_sets,
+)
 from vgsplus.training.additional import open_additional
 from vgsplus.training.checkpoint import checkpoints, load_model
 from vgsplus.training.checks import check_run
@@ -227,6 +234,7 @@ class _Study:
         check_place(self.out)
         for key, config in self.configs.items():
             check_run(config, self.scoring.corpus, load_weights)
+            check_retrieval(config.model, self.scoring.corpus)
             identity = Identity.of(self.scoring.corpus, open_additional(config.schedule))
             for repeat in range(self.seeds):
                 check_begun(self._run(key, repeat), self._config(key, repeat), identity)

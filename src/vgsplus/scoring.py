@@ -18,7 +18,7 @@ from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import Means, Question, score_layers
 from vgsplus.evaluation.embedding import SplitEmbeddings, embed_split
 from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate
-from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 ABX, ABX_PUBLISHED = "abx", "abx as published"
 
@@ -119,19 +119,24 @@ def evaluate_run(
     )
 
 
+def check_retrieval(model: ModelConfig, corpus: Corpus) -> None:
+    """Raise VgsplusError where a model of these sizes cannot retrieve in a corpus."""
+    if not model.grounded:
+        raise VgsplusError("The model has no grounding side (model.grounded): it retrieves nothing.")
+    if corpus.feature_dim != model.feature_dim:
+        raise VgsplusError(
+            f"{corpus.root}: its regions have {corpus.feature_dim} features, but the model takes "
+            f"{model.feature_dim} (model.feature_dim)."
+        )
+
+
 def embed_run(model: VGSPlus, config: RunConfig, corpus: Corpus, split: str) -> SplitEmbeddings:
     """Embed a split with a run's model, where it is, in the precision of its training; see `embed_split`.
 
     Raises:
         VgsplusError: the model has no grounding side, or the corpus other features; as `embed_split`.
     """
-    if not model.config.grounded:
-        raise VgsplusError("The model has no grounding side: it retrieves nothing.")
-    if corpus.feature_dim != model.config.feature_dim:
-        raise VgsplusError(
-            f"{corpus.root}: its regions have {corpus.feature_dim} features, but the model was trained on "
-            f"{model.config.feature_dim}."
-        )
+    check_retrieval(model.config, corpus)
     device = next(model.parameters()).device
     return embed_split(
         model,

@@ -194,6 +194,10 @@ def test_impossible_sizes_and_short_utterances_are_refused():
         ModelConfig(heads=5)
     with pytest.raises(ValueError, match="resdavenet_widths"):
         ModelConfig(dim=384, heads=6)
+    with pytest.raises(ValueError, match="resdavenet_kernel must be odd, not 8"):
+        ModelConfig(resdavenet_kernel=8)
+    with pytest.raises(ValueError, match="pos_conv_groups must be at least 1"):
+        ModelConfig(pos_conv_groups=0)
     with pytest.raises(ValueError, match="at least one frame"):
         make().embed_speech(torch.zeros(1, 300), torch.tensor([300]))
     with pytest.raises(ValueError, match="alpha"):

@@ -309,7 +309,7 @@ def test_a_first_phase_without_it_is_shared_and_the_corpus_may_move(
 
 
 def test_its_pictures_are_never_looked_at(with_speech, corpus_root, monkeypatch, tmp_path):
-    monkeypatch.setattr(Corpus, "regions", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr(Corpus, "stored_regions", lambda *_: pytest.fail("images were read"))
     config = with_speech(corpus=str(corpus_root))
     phase = dataclasses.replace(config.schedule.phases[0], epochs=1 / 3)
     train(dataclasses.replace(config, schedule=Schedule((phase,))), tmp_path / "run")

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -77,6 +78,21 @@ def test_newest_and_phase_ends_are_kept(tmp_path):
     assert latest(tmp_path).name == "step-00000007"
     assert resolve(tmp_path) == latest(tmp_path)
     assert resolve(latest(tmp_path)) == latest(tmp_path)
+
+
+def test_what_cannot_be_removed_yet_stays_hidden(tmp_path, monkeypatch):
+    def busy(*_, **__):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    for step in (1, 2):
+        save(tmp_path, step)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", busy)
+        prune(tmp_path, keep=1)
+        save(tmp_path, 3)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+    save(tmp_path, 4)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_steps_sort_by_number(tmp_path):

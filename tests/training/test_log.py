@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -42,6 +43,14 @@ def test_going_on_cuts_what_lies_after_the_checkpoint(tmp_path):
         assert list(read_log(tmp_path, "train")) == [train(1), train(2), train(3)], "written at once"
 
 
+def test_a_full_disk_is_named(tmp_path):
+    with RunLog(tmp_path, 0) as log:
+        log._file.close()
+        log._file = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115 - the log closes it
+        with pytest.raises(VgsplusError, match=r"/dev/full: could not be written \(No space left"):
+            log.write(train(1))
+
+
 def test_a_line_cut_off_by_a_kill_is_left_out_and_replaced(tmp_path):
     write(tmp_path, [train(1)])
     with (tmp_path / "log.jsonl").open("a") as file:
@@ -72,6 +81,9 @@ def test_tensorboard_shows_each_step_once_after_going_on(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/total")] == [(1, 1.5), (2, 1.5), (3, 9.0)]
     assert [e.value for e in events.Scalars("evaluation/recall")] == [0.5]
+    write(tmp_path, [train(1)])
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("train/total")] == [1], "a run that starts again has one curve"
     assert set(events.Tags()["scalars"]) == {
         "train/total",
         "train/captions_per_second",

@@ -476,6 +476,7 @@ def test_a_phases_initial_weights_are_loaded_once(make_config, tmp_path):
     config = make_config(schedule=Schedule((phases[0], second)))
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", load_weights=load, progress=At(6, raising()))
+    (tmp_path / "weights").unlink()
     result = train(config, tmp_path / "run", load_weights=load, resume=True)
     assert loaded == [str(tmp_path / "weights")]
     parameters = dict(VGSPlus(config.model).named_parameters())
@@ -532,6 +533,11 @@ def test_a_corpus_that_changed_is_noticed(make_config, tmp_path, corpus_root):
     moved = make_config(corpus=str(copy))
     with pytest.raises(Interrupted):
         train(moved, tmp_path / "run", resume=True, progress=At(2, raising()))
+    info = json.loads((copy / "corpus.json").read_text())
+    (copy / "corpus.json").write_text(json.dumps(info | {"provenance": {"regions": {"model": "another"}}}))
+    with pytest.raises(RunFolderError, match="another corpus:\n- described_by"):
+        train(moved, tmp_path / "run", resume=True)
+    (copy / "corpus.json").write_text(json.dumps(info))
     lines = (copy / "captions.jsonl").read_text().splitlines(keepends=True)
     (copy / "captions.jsonl").write_text("".join(reversed(lines)))
     with pytest.raises(RunFolderError, match="another corpus"):

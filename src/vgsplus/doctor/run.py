@@ -20,7 +20,7 @@ from vgsplus.training import checkpoint
 from vgsplus.training.additional import open_additional
 from vgsplus.training.checks import check_run, needs_images
 from vgsplus.training.machine import device_name, native_precision, versions
-from vgsplus.training.run_folder import CONFIG_FILE, fingerprint, newest
+from vgsplus.training.run_folder import CONFIG_FILE, corpus_changes, fingerprint, newest
 
 
 def examine_run(run: Path) -> Diagnosis:
@@ -141,7 +141,7 @@ def _corpus(
         yield Finding("hint" if finished else "fault", "corpus", str(opened), remedy)
         return
     known = place.state.corpus if place and place.state else None
-    if known is not None and (changed := settings.differences(known, fingerprint(opened))):
+    if known is not None and (changed := corpus_changes(known, fingerprint(opened))):
         yield Finding(
             "fault",
             "corpus",
@@ -163,7 +163,7 @@ def _additional_speech(config: RunConfig, place: Standing | None) -> Iterator[Fi
         return  # a fault of going on, where it is needed
     known = place.state.additional_speech if place and place.state else {}
     for phase, corpus in opened.items():
-        changed = settings.differences(known[phase], fingerprint(corpus)) if phase in known else []
+        changed = corpus_changes(known[phase], fingerprint(corpus)) if phase in known else []
         if changed:
             yield Finding(
                 "fault",

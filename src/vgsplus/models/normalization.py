@@ -6,7 +6,6 @@ B batch, C channels, T frames. With `valid` None every frame counts and PyTorch'
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vgsplus.losses.precision import full_precision
@@ -103,8 +102,3 @@ class FrameBatchNorm(nn.BatchNorm1d):
 def mask_frames(x: Tensor, valid: Tensor | None) -> Tensor:
     """Zero the padded frames of (B, C, T)."""
     return x if valid is None else x.masked_fill(~valid[:, None], 0)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """The exact GELU, as the published model uses it throughout."""
-    return F.gelu(x)

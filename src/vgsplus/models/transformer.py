@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from vgsplus.models.normalization import gelu
-
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Scaled dot products: q, k, v (B, H, T, E) → (B, H, T, E); mask (B, 1, 1, T) True where a key is."""
@@ -61,7 +59,7 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, T, D) → (B, T, D); keys (B, T) True where a key may be attended to."""
         x = self.attention_norm(x + self.dropout(self.attention(x, keys)))
-        normalised: Tensor = self.ffn_norm(x + self.dropout(self.contract(gelu(self.expand(x)))))
+        normalised: Tensor = self.ffn_norm(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
         return normalised
 
 
@@ -79,4 +77,4 @@ class PositionalConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D)."""
         # An even kernel gives one position too many.
-        return gelu(self.convolution(x.transpose(1, 2))[:, :, : x.shape[1]]).transpose(1, 2)
+        return F.gelu(self.convolution(x.transpose(1, 2))[:, :, : x.shape[1]]).transpose(1, 2)

@@ -84,10 +84,21 @@ class ModelConfig:
     padding: Literal["exact", "published"] = "exact"
 
     def __post_init__(self) -> None:
-        for name in ("dim", "heads", "shared_layers", "feature_dim", "quantizer_groups", "mask_span"):
+        for name in (
+            *("dim", "heads", "ffn_dim", "shared_layers", "pos_conv_kernel", "pos_conv_groups"),
+            *("quantizer_groups", "quantizer_codes", "ssl_dim", "mask_span", "num_negatives"),
+            *("feature_dim", "resdavenet_blocks"),
+        ):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         _require(self.ssl_layers >= 0, f"ssl_layers must be at least 0, not {self.ssl_layers}")
         _require(bool(self.conv_layers), "conv_layers must hold at least one convolution")
+        _require(
+            all(size >= 1 for layer in self.conv_layers for size in layer),
+            "channels, kernels and strides of conv_layers must be at least 1",
+        )
+        _require(
+            self.resdavenet_kernel % 2 == 1, f"resdavenet_kernel must be odd, not {self.resdavenet_kernel}"
+        )
         _require(self.dim % self.heads == 0, f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
         _require(
             self.dim % self.pos_conv_groups == 0,

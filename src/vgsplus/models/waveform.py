@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vgsplus.models.normalization import UtteranceNorm, frame_mask, gelu
+from vgsplus.models.normalization import UtteranceNorm, frame_mask
 
 
 class WaveformEncoder(nn.Module):
@@ -52,9 +53,9 @@ class WaveformEncoder(nn.Module):
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """(B, S) normalised samples, (B,) int64 → (B, T, C)."""
         x = self.convolutions[0](waveforms[:, None])
-        x = gelu(
+        x = F.gelu(
             self.norm(x, frame_mask(self.num_frames(num_samples, 1), x.shape[2]) if self.exact else None)
         )
         for convolution in self.convolutions[1:]:
-            x = gelu(convolution(x))
+            x = F.gelu(convolution(x))
         return x.transpose(1, 2)

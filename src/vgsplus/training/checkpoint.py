@@ -140,13 +140,16 @@ def adopt(checkpoint: Path, run: Path) -> Path:
 
 
 def prune(run: Path, keep: int = KEEP) -> None:
-    """Remove all checkpoints but the newest `keep` and those at the end of a phase."""
+    """Remove all checkpoints but the newest `keep` and those at the end of a phase.
+
+    What a file system does not let go of yet stays hidden, and is tried again with the next checkpoint.
+    """
     for old in checkpoints(run)[:-keep]:
         if "-end-of-" not in old.name:
             # Renamed first: a folder half removed must not pass for a checkpoint.
             hidden = old.with_name(f".{old.name}.removing")
             old.rename(hidden)
-            shutil.rmtree(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _publish(temporary: Path, target: Path) -> None:
@@ -168,7 +171,7 @@ def _sync(path: Path) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a killed run was writing or removing."""
     for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _link_or_copy(source: str, target: str) -> str:

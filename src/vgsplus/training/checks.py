@@ -21,8 +21,10 @@ class RunCheckError(VgsplusError):
     """A run that cannot work; the message names every reason."""
 
 
-def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | None) -> None:
+def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | None, *, begun: int = 0) -> None:
     """Check that settings, corpus and machine fit one another.
+
+    The first `begun` phases, of a run that goes on, need no initial weights any more.
 
     Raises:
         RunCheckError: they do not; names every reason.
@@ -30,7 +32,7 @@ def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | Non
     """
     faults = [
         *_machine_faults(config),
-        *_init_faults(config, load_weights),
+        *_init_faults(config, load_weights, begun),
         *_batch_faults(config, corpus),
         *_image_faults(config, corpus),
         *_crop_faults(config),
@@ -67,9 +69,9 @@ def _machine_faults(config: RunConfig) -> Iterator[str]:
         yield "precision: 16-mixed needs a CUDA device; use 32-true or bf16-mixed"
 
 
-def _init_faults(config: RunConfig, load_weights: LoadWeights | None) -> Iterator[str]:
+def _init_faults(config: RunConfig, load_weights: LoadWeights | None, begun: int) -> Iterator[str]:
     for index, phase in enumerate(config.schedule.phases):
-        if phase.init is None:
+        if phase.init is None or index < begun:
             continue
         if not Path(phase.init).exists():
             yield f"schedule.{index}.init: there is no {phase.init}"

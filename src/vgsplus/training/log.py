@@ -13,6 +13,7 @@ Each line has kind, step (updates done in the whole run), phase, phase_index, ph
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
+from vgsplus.files import whole_file
 from vgsplus.losses import Losses
 from vgsplus.training.batches import Batch
 from vgsplus.training.schedule import PlannedPhase
@@ -77,12 +79,8 @@ def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
 
 def copy_log(source: Path, target: Path, last_step: int) -> None:
     """Write the records of run `source` up to `last_step` as the log of run `target`."""
-    temporary = target / f".{LOG_FILE}.writing"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(_line(record) for record in read_log(source) if record["step"] <= last_step)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target / LOG_FILE)
+    with whole_file(target / LOG_FILE) as file:
+        file.writelines(_line(record).encode() for record in read_log(source) if record["step"] <= last_step)
 
 
 class RunLog:
@@ -94,12 +92,21 @@ class RunLog:
             (record["kind"], record["step"]): record for record in read_log(run) if _is_rare(record)
         }
         self._file = (run / LOG_FILE).open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=last_step + 1 if last_step else None)
+        self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=last_step + 1)
 
     def write(self, record: Record) -> None:
-        """Append a record; it survives the death of this process at once."""
-        self._file.write(_line(record))
-        self._file.flush()
+        """Append a record; it survives the death of this process at once.
+
+        Raises:
+            VgsplusError: it cannot be written.
+        """
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+        except OSError as error:
+            raise VgsplusError(
+                f"{self._file.name}: could not be written ({error.strerror}). Make room, then resume the run."
+            ) from error
         if _is_rare(record):
             self.reports[record["kind"], record["step"]] = record
         scalars = record.get("scores", record)
@@ -114,6 +121,7 @@ class RunLog:
     def sync(self) -> None:
         """Bring all that was written to the disk."""
         os.fsync(self._file.fileno())
+        self._tensorboard.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +129,8 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk was told of when it was written to
+            self._file.close()
         self._tensorboard.close()
 
 

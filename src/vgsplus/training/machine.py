@@ -53,7 +53,8 @@ def keep_freed_memory() -> None:
 def deterministic(device: torch.device) -> Iterator[None]:
     """Have a CUDA device repeat itself bit for bit; a CPU does anyway.
 
-    What has no deterministic kernel warns and runs.
+    What has no deterministic kernel warns and runs. PyTorch may then also leave the gradients of attention to
+    a kernel that adds in any order: no GPU has been tried.
     """
     if device.type != "cuda":
         yield

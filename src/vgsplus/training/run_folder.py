@@ -159,22 +159,36 @@ def open_run(
 
 
 def fingerprint(corpus: Corpus) -> dict[str, Any]:
-    """What tells a corpus from another, wherever it lies: its captions, in their order, and its regions."""
+    """What tells a corpus from another, wherever it lies: its captions, in their order, and its regions.
+
+    Of regions, how many there are and by which model; their numbers would take minutes to read.
+    """
     with (corpus.root / CAPTIONS_FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     regions = [len(corpus.image_ids), corpus.num_regions, corpus.feature_dim]
-    return {"name": corpus.name, "version": corpus.info["version"], "captions": digest, "regions": regions}
+    provenance = corpus.info["provenance"]
+    return {
+        "name": corpus.name,
+        "version": corpus.info["version"],
+        "captions": digest,
+        "regions": regions,
+        "described_by": provenance.get("regions") if isinstance(provenance, dict) else None,
+    }
+
+
+def corpus_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """How a corpus differs from a checkpoint's, by what the checkpoint, which may be old, knows of it."""
+    return settings.differences(dict(known), {name: given.get(name) for name in known})
 
 
 def _require_same_corpora(found: Found, identity: Identity, phases: Sequence[Phase]) -> None:
     """The corpus, and what is heard beside it in `phases`, must be what the checkpoint was trained on."""
     names = {phase.name for phase in phases}
-    known = {name: speech for name, speech in found.state.additional_speech.items() if name in names}
-    given = {name: speech for name, speech in identity.additional_speech.items() if name in names}
-    changed = [
-        *settings.differences(found.state.corpus, identity.corpus),
-        *settings.differences(known, given, "additional_speech"),
-    ]
+    changed = corpus_changes(found.state.corpus, identity.corpus)
+    for name in sorted(names):
+        given = identity.additional_speech.get(name, {})
+        known = found.state.additional_speech.get(name) or dict.fromkeys(given)
+        changed += [f"additional_speech.{name}.{line}" for line in corpus_changes(known, given)]
     if changed:
         listed = "\n".join(f"- {line}" for line in changed)
         raise RunFolderError(f"{found.checkpoint}: was trained on another corpus:\n{listed}")

@@ -322,11 +322,6 @@ class Schedule:
         """Length of the whole run."""
         return sum(phase.epochs for phase in self.phases)
 
-    def shared_phases(self, other: "Schedule") -> int:
-        """How many phases from the start are the same in both."""
-        pairs = zip(self.phases, other.phases, strict=False)
-        return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(self.phases), len(other.phases)))
-
     def plan(self, steps_per_epoch: int) -> tuple[PlannedPhase, ...]:
         """Measure the phases in steps; each takes at least one."""
         plan: list[PlannedPhase] = []

@@ -112,7 +112,8 @@ def train(
     if resume and (result := _finished(config, out, evaluate)):
         return result
     corpus = Corpus.open(config.corpus)
-    check_run(config, corpus, load_weights)
+    begun = newest(out, config) if resume else None
+    check_run(config, corpus, load_weights, begun=begun.state.phase + 1 if begun else 0)
     additional = open_additional(config.schedule)
     identity = Identity.of(corpus, additional)
     with ExitStack() as stack:
