@@ -70,6 +70,15 @@ def test_a_flac_cut_in_the_middle_is_refused(tmp_path, reader):
         reader(path)
 
 
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+def test_a_wav_cut_short_is_refused(tmp_path, kind):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(4000)), 44_100, format=kind, subtype="PCM_24")
+    path.write_bytes(path.read_bytes()[:6000])
+    with pytest.raises(AudioError, match=r"a\.wav: breaks off before the end"):
+        load_any(path)
+
+
 @pytest.mark.parametrize("reader", [read, load_any, duration])
 def test_a_flac_that_does_not_state_its_length_is_refused(tmp_path, reader):
     path = tmp_path / "a.flac"

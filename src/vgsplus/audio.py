@@ -148,7 +148,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
             raise AudioError(f"{path}: there is no such sound file.") from None
         raise AudioError(f"{path}: cannot be read as sound ({error}). {MEND}") from None
     # libsndfile takes what is there of a WAV file cut short, and says so only in its log.
-    if file.format == "WAV" and (sizes := DATA_SIZES.search(file.extra_info)):
+    if file.format in ("WAV", "WAVEX") and (sizes := DATA_SIZES.search(file.extra_info)):
         stated, there = map(int, sizes.groups())
         if there < stated < STREAMED:
             file.close()

@@ -182,6 +182,10 @@ CORPUS_FAULTS = {
         r"captions\.jsonl:1: is no caption \(missing",
     ),
     "a caption with a field too many": (first_caption(colour="red"), r"captions\.jsonl:1: is no caption"),
+    "an image that is a list": (
+        first_caption(image=["a.png"]),
+        r"captions\.jsonl:1: is no caption \(unhashable",
+    ),
     "a line that is no JSON": (
         lambda corpus: (corpus / "captions.jsonl").write_text("{\n"),
         r"captions\.jsonl:1: is not valid JSON",

@@ -115,6 +115,13 @@ def test_a_faulty_sound_is_named_and_nothing_is_left(tiny_corpus, tmp_path, dama
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_a_corpus_is_not_packed_over_itself(tiny_corpus, tmp_path):
+    copy = shutil.copytree(tiny_corpus, tmp_path / "copy")
+    with pytest.raises(CorpusError, match=r"is not overwritten, because the new corpus uses .*images"):
+        pack(copy, copy, overwrite=True)
+    assert validate(copy) == []
+
+
 def test_a_packed_corpus_is_not_packed_again(packed, tmp_path):
     with pytest.raises(CorpusError, match="packed already"):
         pack(packed, tmp_path / "c")

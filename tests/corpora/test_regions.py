@@ -24,6 +24,12 @@ def test_any_mode_is_taken(mode):
     assert grid_regions(image)[0].shape == (GRID_REGIONS, GRID_FEATURES)
 
 
+def test_16_bits_are_scaled_not_cut_off():
+    grey = np.asarray(photo().convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(grid_regions(deep)[0], grid_regions(Image.fromarray(grey))[0])
+
+
 def test_boxes_tile_the_picture_by_rows():
     boxes = grid_regions(photo())[1]
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]

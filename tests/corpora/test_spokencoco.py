@@ -346,6 +346,28 @@ def test_an_image_without_regions_is_a_fault(data):
         data.prepare()
 
 
+def test_after_that_fault_what_was_read_is_not_read_again(data, monkeypatch):
+    del data.records[61]
+    data.write_features()
+    with pytest.raises(CorpusError, match="holds its regions"):
+        data.prepare()
+    monkeypatch.setattr(region_file, "write_piece", lambda *_: pytest.fail("a piece was read again"))
+    assert data.prepare(skip_faulty=True).skipped["picture without regions"] > 0
+
+
+def test_a_store_with_numbers_for_names_or_cut_short_is_named(data):
+    store, records = data.root / "x.hdf5", list(data.records.values())
+    with h5py.File(store, "w") as file:
+        file["img_id"] = np.arange(len(records))
+        for name in set(COLUMNS) - {"img_id", "num_boxes"}:
+            file[name] = np.stack([record[name] for record in records])
+    with pytest.raises(CorpusError, match=r"x\.hdf5: its img_id are int64, not text"):
+        data.prepare(features=[store])
+    store.write_bytes(store.read_bytes()[: store.stat().st_size // 2])
+    with pytest.raises(CorpusError, match=r"x\.hdf5: cannot be read as HDF5"):
+        data.prepare(features=[store])
+
+
 def test_pictures_alone_are_described_by_a_grid(data):
     images = [image_name(number) for number in sum(NUMBERS.values(), ())]
     for image in images:

@@ -149,6 +149,18 @@ def test_a_failed_overwrite_keeps_the_old_corpus(tmp_path):
     assert validate(tmp_path / "c") == []
 
 
+def test_a_link_leads_to_the_folder_that_is_written(tmp_path):
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    for _ in range(2):
+        write_small(link, overwrite=True)
+        assert link.is_symlink()
+        assert validate(link) == []
+        assert [path.name for path in real.parent.iterdir()] == ["real"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
 def test_a_folder_that_is_no_corpus_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("dear")

@@ -156,6 +156,7 @@ def _records(path: Path, faults: list[str]) -> Iterator[tuple[int, int, dict[str
                     record = json.loads(line) if records is None else records[index]
                     if not isinstance(record, dict) or record.keys() != _FIELDS:
                         Caption(**record)
+                    hash((record["id"], record["split"], record["image"]))  # fails for lists and objects
                 except ValueError as error:
                     faults.append(f"{path}:{number}: is not valid JSON ({error})")
                 except TypeError as error:

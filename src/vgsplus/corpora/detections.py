@@ -174,7 +174,10 @@ def records_of(piece: Piece) -> Iterator[Record]:
 
 def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
     """The JSON that holds the names of a store that has cut them; None if they are whole."""
-    width = h5py.check_string_dtype(ids.dtype).length
+    text = h5py.check_string_dtype(ids.dtype)
+    if text is None:
+        raise CorpusError(f"{path}: its img_id are {ids.dtype}, not text. Make the file again.")
+    width = text.length
     stored = [bytes(name) for name in ids[:]] if width is not None else []
     full = [name.decode(errors="replace") for name in stored if len(name) == width]
     if all(Path(name).suffix.lower() in PICTURE_ENDINGS or coco_number(name) is not None for name in full):

@@ -38,6 +38,7 @@ from vgsplus.corpora.reader import REGIONS_FILE
 from vgsplus.corpora.region_layout import Dtype, Layout, lay_out, write_row
 
 JOURNAL, PLAN = "journal.jsonl", "plan.json"
+NOT_HELD = "no file of --features holds its regions"
 AT_ONCE = 256
 """Rows copied at a time where the file has to be made smaller."""
 
@@ -72,15 +73,17 @@ def collect_regions(
     *,
     names: PictureNames,
     dtype: Dtype,
+    partial: bool,
     progress: Progress | None = None,
 ) -> RegionFile:
     """Gather the regions of `images` (key of `names` to image id) from `files` into regions.h5 in `folder`.
 
     What an interrupted call left in `folder` is used where it was about the same files and images. Rows go
-    in the order of `images`; those of images that no file holds are left out.
+    in the order of `images`; those of images that no file holds are left out, if `partial`.
 
     Raises:
-        CorpusError: a file is absent; or every fault of every record of the images, by file and line.
+        CorpusError: a file is absent; every fault of every record of the images, by file and line; or, if not
+            `partial`, the images that no file holds: what was done stays for a call that leaves them out.
     """
     pieces = [piece for path in files for piece in pieces_of(path)]
     row_of = {key: row for row, key in enumerate(images)}
@@ -96,7 +99,7 @@ def collect_regions(
             notes.flush()
             if progress is not None:
                 progress(len(outcomes), len(pieces))
-    return _settle(pieces, outcomes, list(images.values()), layout, folder)
+    return _settle(pieces, outcomes, list(images.values()), layout, folder, partial=partial)
 
 
 def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str], dtype: Dtype) -> Layout:
@@ -114,6 +117,8 @@ def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str],
     folder.mkdir(parents=True)
     regions, dim = _shape(pieces)
     layout = lay_out(folder / REGIONS_FILE, len(images), regions, dim, dtype)
+    # All that HDF5 itself writes is written now: rows that follow cannot leave the file torn.
+    _name_rows(layout.path, list(images.values()))
     half = plan.with_suffix(".half")
     half.write_text(json.dumps(asdict(layout) | {"path": "", "about": digest}), encoding="utf-8")
     half.replace(plan)
@@ -255,6 +260,8 @@ def _settle(
     images: Sequence[str],
     layout: Layout,
     folder: Path,
+    *,
+    partial: bool,
 ) -> RegionFile:
     """Report the faults of all pieces, or name the rows and leave out those that no file filled."""
     faults: list[str] = []
@@ -277,18 +284,17 @@ def _settle(
         shutil.rmtree(folder, ignore_errors=True)
         files = ", ".join(dict.fromkeys(str(piece.path) for piece in pieces))
         raise CorpusError(f"{files}: hold no picture of the captions. Name others with --features.")
-    if len(rows) < len(images):
-        _keep_rows(layout, rows, folder)
-    kept = [images[row] for row in rows]
-    with h5py.File(layout.path, "r+") as file:
-        if "image_ids" not in file:
-            file.create_dataset("image_ids", data=kept, dtype=h5py.string_dtype("utf-8"), track_times=False)
     missing = [image for row, image in enumerate(images) if row not in places]
+    if missing and not partial:
+        raise CorpusError([f"{image}: {NOT_HELD}" for image in missing])
+    kept = [images[row] for row in rows]
+    if missing:
+        _keep_rows(layout, rows, kept, folder)
     return RegionFile(layout.path, kept, missing, sum(outcome.unnamed for outcome in outcomes.values()))
 
 
-def _keep_rows(layout: Layout, rows: Sequence[int], folder: Path) -> None:
-    """Make the file anew with these rows alone."""
+def _keep_rows(layout: Layout, rows: Sequence[int], images: Sequence[str], folder: Path) -> None:
+    """Make the file anew with these rows alone, those of `images`."""
     smaller = folder / "fewer.h5"
     (folder / PLAN).unlink()  # the layout changes: whatever happens from here on starts anew
     lay_out(smaller, len(rows), layout.regions, layout.dim, layout.dtype)
@@ -297,4 +303,10 @@ def _keep_rows(layout: Layout, rows: Sequence[int], folder: Path) -> None:
             for start in range(0, len(rows), AT_ONCE):
                 chosen = rows[start : start + AT_ONCE]
                 target[name][start : start + len(chosen)] = source[name][chosen]
+    _name_rows(smaller, images)
     smaller.replace(layout.path)
+
+
+def _name_rows(path: Path, images: Sequence[str]) -> None:
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("image_ids", data=images, dtype=h5py.string_dtype("utf-8"), track_times=False)

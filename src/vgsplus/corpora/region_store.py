@@ -95,12 +95,15 @@ def provenance_of(path: Path) -> dict[str, Any] | None:
     """Which model made the features of a file, and how; None where the file does not tell.
 
     Raises:
-        CorpusError: what it tells is no JSON object.
+        CorpusError: it begins as HDF5 but cannot be read; what it tells is no JSON object.
     """
     if not h5py.is_hdf5(path):
         return None
-    with h5py.File(path) as file:
-        text = file.attrs.get(PROVENANCE)
+    try:
+        with h5py.File(path) as file:
+            text = file.attrs.get(PROVENANCE)
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read as HDF5 ({error}). Fetch or make it again.") from None
     if text is None:
         return None
     try:

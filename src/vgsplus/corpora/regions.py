@@ -48,6 +48,8 @@ def grid_regions(image: Image.Image) -> tuple[Array, Array]:
 
 def over_white(image: Image.Image) -> Image.Image:
     """The picture in RGB, what is transparent laid over white."""
+    if image.mode.startswith("I;16"):  # Pillow would cut these off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)

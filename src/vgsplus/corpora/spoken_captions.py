@@ -32,7 +32,7 @@ from vgsplus.corpora.preparing import (
     reason,
     stream_in_parallel,
 )
-from vgsplus.corpora.region_file import RegionFile, collect_regions
+from vgsplus.corpora.region_file import NOT_HELD, RegionFile, collect_regions
 from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.region_store import provenance_of
 from vgsplus.corpora.regions import grid_regions
@@ -101,8 +101,9 @@ def prepare_spoken_captions(
         overwrite=overwrite,
         check_contents=False,
     ) as writer:
-        # Those of a grid are looked at when they are described.
-        survey = _survey(source, image_root if features else None, skip_faulty=skip_faulty)
+        # Those of a grid may be left out when they are described.
+        looked = image_root if features or not skip_faulty else None
+        survey = _survey(source, looked, skip_faulty=skip_faulty)
         if survey.faults:
             raise CorpusError(survey.faults)
         # Read beforehand, because half an hour of regions is no time to learn of a missing folder of wavs.
@@ -118,9 +119,15 @@ def prepare_spoken_captions(
         else:
             tell = None if progress is None else partial(progress, "regions")
             regions = collect_regions(
-                features, survey.images, staging, names=source.names, dtype=dtype, progress=tell
+                features,
+                survey.images,
+                staging,
+                names=source.names,
+                dtype=dtype,
+                partial=skip_faulty,
+                progress=tell,
             )
-            missing = dict.fromkeys(regions.missing, "no file of --features holds its regions")
+            missing = dict.fromkeys(regions.missing, NOT_HELD)
         if missing and not skip_faulty:
             raise CorpusError([f"{image}: {what}" for image, what in missing.items()])
         _add_captions(writer, source, survey, samples, reasons, missing)

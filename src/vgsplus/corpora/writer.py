@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class CorpusWriter:
         progress: Progress | None = None,
         check_contents: bool = True,
     ) -> None:
-        self.root = Path(root).absolute()
+        self.root = Path(root).resolve()
         self.folder = self.root.with_name(f".{self.root.name}.preparing")
         self._overwrite = overwrite
         self._progress = progress
@@ -123,9 +124,7 @@ class CorpusWriter:
         self._refuse_target()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder, self.root)
-        for leftover in self.folder.iterdir():
-            if leftover.name != LOCK_FILE:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self._clear()
         self._captions = (self.folder / CAPTIONS_FILE).open("w", encoding="utf-8")
         return self
 
@@ -150,6 +149,8 @@ class CorpusWriter:
         faults = caption_faults(caption)
         if caption.id in self._ids:
             faults.append(f"caption {caption.id}: is added twice")
+        if caption.audio.startswith(f"{self.root}{os.sep}"):
+            faults.append(f"caption {caption.id}: its sound lies in the folder that is to be replaced")
         if faults:
             raise CorpusError(faults)
         self._ids.add(caption.id)
@@ -225,7 +226,11 @@ class CorpusWriter:
 
     def _explain(self, error: BaseException | None) -> None:
         """Raise what a write that failed means; such an error names no file, or one of the corpus."""
-        if isinstance(error, OSError) and Path(error.filename or self.folder).is_relative_to(self.folder):
+        if not isinstance(error, OSError):
+            return
+        # Of a copy, the second is the one that is written.
+        where = error.filename2 or error.filename or self.folder
+        if Path(where).is_relative_to(self.folder):
             raise CorpusError(
                 f"{self.root}: cannot be written ({error.strerror or error}), so it is not there. "
                 "Make room, or choose another folder."
@@ -264,8 +269,8 @@ class CorpusWriter:
         shutil.rmtree(old, ignore_errors=True)
         if self.root.exists():
             self.root.rename(old)
-        (self.folder / LOCK_FILE).unlink()
         self.folder.rename(self.root)
+        (self.root / LOCK_FILE).unlink()
         shutil.rmtree(old, ignore_errors=True)
         self._release()
 
@@ -278,12 +283,27 @@ class CorpusWriter:
             raise CorpusError(
                 f"{self.root}: is a corpus already. Choose another folder or ask to overwrite it."
             )
+        for used in (self._info["audio_root"], self._info["image_root"]):
+            if used is not None and Path(used).is_absolute() and Path(used).is_relative_to(self.root):
+                raise CorpusError(
+                    f"{self.root}: is not overwritten, because the new corpus uses {used}. Choose another "
+                    "folder."
+                )
 
     def _abandon(self) -> None:
         with contextlib.suppress(Exception):
             self._close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # The lock goes last: whoever comes next must not find files that are still being removed.
+        with contextlib.suppress(OSError):
+            self._clear()
+            (self.folder / LOCK_FILE).unlink()
+            self.folder.rmdir()
         self._release()
+
+    def _clear(self) -> None:
+        for leftover in self.folder.iterdir():
+            if leftover.name != LOCK_FILE:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def _close(self) -> None:
         for file in (self._captions, self._regions):
