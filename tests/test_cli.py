@@ -156,6 +156,16 @@ def test_what_would_stop_a_reproduction_late_stops_it_early(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_prepared_corpus_is_reproduced_on(tiny_corpus, tmp_path, capsys):
+    out = tmp_path / "some" / "where"
+    arguments = ["reproduce", "smoke", "--out", out, "--corpus", tiny_corpus, "--variants", "VGS"]
+    settings = ["accelerator=cpu", "schedule.epochs=0.4", "model.feature_dim=12"]
+    code, _, err = run(capsys, *arguments, *(word for setting in settings for word in ("--set", setting)))
+    assert code == 0, err
+    assert not (out / "corpus").exists()
+    assert "data:audio" in (out / "report" / "index.html").read_text()
+
+
 def test_a_phase_whose_end_was_removed_is_no_obstacle(reproduced, capsys):
     (end,) = (reproduced / "runs" / "vgs-then-vgs+" / "checkpoints").glob("*-end-of-vgs")
     shutil.rmtree(end)

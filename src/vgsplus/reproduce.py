@@ -253,6 +253,7 @@ class _Study:
                 f"{self.out}: its runs were scored {before}. Give --item and --audio as before, or choose "
                 "another folder."
             )
+        self.out.mkdir(parents=True, exist_ok=True)
         report.write_whole(noted, f"{given}\n".encode())
 
     def train(self) -> None:
