@@ -117,8 +117,10 @@ def test_a_faulty_sound_is_named_and_nothing_is_left(tiny_corpus, tmp_path, dama
 
 def test_a_corpus_is_not_packed_over_itself(tiny_corpus, tmp_path):
     copy = shutil.copytree(tiny_corpus, tmp_path / "copy")
-    with pytest.raises(CorpusError, match=r"is not overwritten, because the new corpus uses .*images"):
-        pack(copy, copy, overwrite=True)
+    (tmp_path / "link").symlink_to(copy)
+    for path in (copy, tmp_path / "link"):
+        with pytest.raises(CorpusError, match=r"is not overwritten, because the new corpus uses .*images"):
+            pack(path, path, overwrite=True)
     assert validate(copy) == []
 
 

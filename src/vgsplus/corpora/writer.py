@@ -284,7 +284,7 @@ class CorpusWriter:
                 f"{self.root}: is a corpus already. Choose another folder or ask to overwrite it."
             )
         for used in (self._info["audio_root"], self._info["image_root"]):
-            if used is not None and Path(used).is_absolute() and Path(used).is_relative_to(self.root):
+            if used and Path(used).is_absolute() and Path(used).resolve().is_relative_to(self.root):
                 raise CorpusError(
                     f"{self.root}: is not overwritten, because the new corpus uses {used}. Choose another "
                     "folder."
