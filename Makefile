@@ -60,7 +60,7 @@ smoke: $(READY) ## the whole pipeline at its smallest, in a temporary folder
 	$(BIN)/vgsplus reproduce smoke --out "$$folder/run" \
 		--variants VGS --variants W2V2 --variants "(W2V2, VGS)"
 
-# Some tests fork a process that trains, which is safe only while no OpenMP threads run in its parent.
+# What the tests compute is too small for threads, in the processes that they start as well.
 check: $(READY) ## the test suite alone
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_cli.py
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/training tests/test_config.py

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.corpora.format import Caption, CorpusWriter
+
+# Some tests fork a process that trains, which hangs where the parent has started OpenMP threads.
+torch.set_num_threads(1)
 
 TINY_SPLITS = {"train": 8, "validation": 4, "test": 4}
 TINY_SPEAKERS = ("ann", "bob", "cid")
