@@ -9,6 +9,15 @@ from torch import Tensor, nn
 from vgsplus.models.normalization import UtteranceNorm, frame_mask
 
 
+def receptive_field(layers: Sequence[tuple[int, int, int]]) -> int:
+    """Samples that a frame hears, the fewest that give one; layers are (channels, kernel, stride)."""
+    field, step = 1, 1
+    for _, kernel, stride in layers:
+        field += (kernel - 1) * step
+        step *= stride
+    return field
+
+
 class WaveformEncoder(nn.Module):
     """Convolutions without bias, GELU after each, normalisation after the first.
 
@@ -38,11 +47,7 @@ class WaveformEncoder(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples that one frame hears."""
-        field, step = 1, 1
-        for _, kernel, stride in self.layers:
-            field += (kernel - 1) * step
-            step *= stride
-        return field
+        return receptive_field(self.layers)
 
     def num_frames(self, num_samples: Tensor, depth: int | None = None) -> Tensor:
         """Frames after `depth` convolutions (all by default) that hear real samples alone; (B,) → (B,)."""

@@ -10,7 +10,8 @@ from vgsplus.config import RunConfig
 from vgsplus.corpora.captions import NO_IMAGE
 from vgsplus.corpora.format import Corpus, CorpusError
 from vgsplus.errors import VgsplusError
-from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.waveform import receptive_field
 from vgsplus.training.batches import TRAIN, VALIDATION
 
 type LoadWeights = Callable[[VGSPlus, str], str]
@@ -46,14 +47,6 @@ def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | Non
 def splits(config: RunConfig) -> tuple[str, ...]:
     """The splits that a run reads."""
     return (TRAIN,) if config.validate_every is None else (TRAIN, VALIDATION)
-
-
-def min_samples(model: ModelConfig) -> int:
-    """The fewest samples that give the waveform encoder a frame."""
-    samples = 1
-    for _, kernel, stride in reversed(model.conv_layers):
-        samples = (samples - 1) * stride + kernel
-    return samples
 
 
 def needs_images(config: RunConfig) -> bool:
@@ -120,7 +113,7 @@ def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
 
 
 def _crop_faults(config: RunConfig) -> Iterator[str]:
-    least = min_samples(config.model)
+    least = receptive_field(config.model.conv_layers)
     crops = {"max_seconds": config.max_seconds}
     if VALIDATION in splits(config):
         crops["validation_max_seconds"] = config.validation_max_seconds
@@ -131,7 +124,7 @@ def _crop_faults(config: RunConfig) -> Iterator[str]:
 
 def _clip_faults(config: RunConfig, corpus: Corpus, split: str, setting: str = "corpus") -> Iterator[str]:
     captions = corpus.captions(split)
-    least = min_samples(config.model)
+    least = receptive_field(config.model.conv_layers)
     short = (captions.num_samples < least).nonzero()[0]
     if short.size:
         first = captions[int(short[0])]
