@@ -1,12 +1,12 @@
 """How fast batches are read on one core: captions a second from WAV and FLAC, with and without regions.
 
-Compares our reader (`vgsplus.training.batches`), also on the corpus packed (`vgsplus data pack`), with the
-published loader's way, written anew: every sound read whole, cut or padded to 8 s, the regions of every
-caption looked up as a row of HDF5 and copied as float32, samples stacked to a batch. The corpus is noise,
-written to a temporary folder: lengths are gamma distributed, shape 12, 4.4 s in the mean, clipped to 0.8 to
-30 s; all ways hear 8 s at most. Ways take turns in each repeat; times are of the processor, not of the clock,
-so that other programs disturb them little, and files are in the system's cache. Medians over the repeats are
-reported.
+Compares our reader (`vgsplus.training.batches`), also on the corpus packed (`vgsplus data pack`, for FLAC
+with and without `--decode`), with the published loader's way, written anew: every sound read whole, cut or
+padded to 8 s, the regions of every caption looked up as a row of HDF5 and copied as float32, samples stacked
+to a batch. The corpus is noise, written to a temporary folder: lengths are gamma distributed, shape 12, 4.4 s
+in the mean, clipped to 0.8 to 30 s; all ways hear 8 s at most. Ways take turns in each repeat; times are of
+the processor, not of the clock, so that other programs disturb them little, and files are in the system's
+cache. Medians over the repeats are reported.
 
 Padding is told for random batches of those lengths: the share of samples that the speech encoder computes
 without need in chunks of like length, beside padding to 8 s.
@@ -20,7 +20,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -163,12 +163,12 @@ class PublishedWay:
 
 
 def measure(
-    corpus: Corpus, packed: Corpus, sound: str, batch_size: int, repeats: int, seed: int
+    corpus: Corpus, packed: Mapping[str, Corpus], sound: str, batch_size: int, repeats: int, seed: int
 ) -> list[Speed]:
     """Read an epoch each way in each repeat, in another order every time."""
     ways: dict[str, Callable[[BatchRequest], Batch]] = {
         "ours": our_way(corpus),
-        "packed": our_way(packed),
+        **{way: our_way(same) for way, same in packed.items()},
         "published": PublishedWay(corpus),
     }
     cases = [(images, way) for images in (False, True) for way in ways]
@@ -266,8 +266,10 @@ def main() -> None:
             corpus = write_corpus(
                 Path(folder) / "corpus", sound, arguments.captions, arguments.images, arguments.seed
             )
-            pack(corpus.root, Path(folder) / "packed")
-            packed = Corpus.open(Path(folder) / "packed")
+            packed = {}
+            for way in ("packed", "decoded") if sound == "flac" else ("packed",):
+                pack(corpus.root, Path(folder) / way, decode=way == "decoded")
+                packed[way] = Corpus.open(Path(folder) / way)
             speeds += measure(corpus, packed, sound, arguments.batch_size, arguments.repeats, arguments.seed)
     padded = paddings(arguments.batch_size, arguments.seed)
     show(speeds, padded)

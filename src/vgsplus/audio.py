@@ -10,6 +10,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -108,10 +109,24 @@ def resample(signal: Signal, rate: int) -> Signal:
     return resampled
 
 
-def write_wav(path: str | Path, samples: Signal) -> None:
+def write_wav(path: str | Path | BinaryIO, samples: Signal) -> None:
     """Write (samples,) in [-1, 1] as a 16 kHz mono WAV PCM16; what lies outside is clipped."""
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     soundfile.write(path, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+
+
+def flac_as_wav(path: str | Path) -> bytes | None:
+    """The samples of a prepared FLAC file of 16 bits as the bytes of a WAV file; None for any other file.
+
+    Raises:
+        AudioError: the file is absent, broken, empty, not 16 kHz or not mono.
+    """
+    with _open(path) as file:
+        if (file.format, file.subtype) != ("FLAC", "PCM_16"):
+            return None
+    wav = io.BytesIO()
+    write_wav(wav, read(path))
+    return wav.getvalue()
 
 
 def is_silent(samples: Signal) -> bool:

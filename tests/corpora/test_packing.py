@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import Counter
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -89,6 +91,45 @@ def test_packing_again_gives_the_same_bytes(tiny_corpus, packed, tmp_path):
     pack(tiny_corpus, tmp_path / "c", shard_bytes=SMALL)
     for name in ("captions.jsonl", *(f"shards/{shard.name}" for shard in shards_of(packed))):
         assert (tmp_path / "c" / name).read_bytes() == (packed / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def flac_corpus(tmp_path_factory, tiny_corpus):
+    """The tiny corpus in FLAC of 16 bits, but for one sound in 24."""
+    root = shutil.copytree(tiny_corpus, tmp_path_factory.mktemp("flac") / "c")
+    for index, wav in enumerate(sorted((root / "audio").glob("*.wav"))):
+        samples = soundfile.read(wav, dtype="int16")[0]
+        flac = wav.with_suffix(".flac")
+        if index:
+            soundfile.write(flac, samples, audio.SAMPLE_RATE, subtype="PCM_16")
+        else:
+            soundfile.write(flac, (samples.astype(np.int32) << 16) + 256, audio.SAMPLE_RATE, subtype="PCM_24")
+        wav.unlink()
+    captions = root / "captions.jsonl"
+    captions.write_text(captions.read_text().replace(".wav", ".flac"))
+    return root
+
+
+def test_flac_is_packed_as_it_is_or_decoded_to_the_same_samples(flac_corpus, tmp_path):
+    flac = Corpus.open(flac_corpus)
+    suffixes = {}
+    for decode in (False, True):
+        root = tmp_path / f"decode-{decode}"
+        pack(flac_corpus, root, decode=decode)
+        packed = Corpus.open(root)
+        for split in flac.splits:
+            for before, after in zip(flac.captions(split), packed.captions(split), strict=True):
+                there = audio.read(flac.audio_path(before))
+                assert (audio.read(packed.audio_path(after)) == there).all()
+        suffixes[decode] = Counter()
+        for shard in shards_of(root):
+            with tarfile.open(shard) as tar:
+                suffixes[decode].update(name.rpartition(".")[2] for name in tar.getnames())
+    total = len(list((flac_corpus / "audio").iterdir()))
+    assert suffixes == {
+        False: {"flac": total, "json": total},
+        True: {"wav": total - 1, "flac": 1, "json": total},
+    }
 
 
 def sound_of(root):

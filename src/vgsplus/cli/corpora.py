@@ -344,6 +344,12 @@ def data_pack(
     out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
     *,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, in 10⁶ bytes.")] = 1000,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode", help="Store FLAC as WAV: about twice the bytes, read 2.5 to 3 times as fast."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pack a corpus's sounds into few large tar files, for cluster file systems and object stores."""
@@ -354,6 +360,7 @@ def data_pack(
             corpus,
             out,
             shard_bytes=shard_mb * 1_000_000,
+            decode=decode,
             overwrite=overwrite,
             progress=packed,
             checking=decoded,

@@ -2,8 +2,8 @@
 
     corpus.json, captions.jsonl, regions.h5    a corpus as any other, whose captions' `audio` is
                                                "SPLIT-000000.tar:START:SIZE" (see `vgsplus.audio`)
-    shards/SPLIT-000000.tar                    for each caption KEY.wav or KEY.flac, the file as it was, and
-                                               KEY.json, its fields: a sample as webdataset reads it
+    shards/SPLIT-000000.tar                    for each caption KEY.wav or KEY.flac, the file as it was or
+                                               decoded, and KEY.json, its fields: a webdataset sample
 
 Where a sound lies is known, so that packed captions are read in any order, and order and resumption are those
 of every corpus. Shards are plain tar files (ustar), byte for byte the same for the same corpus.
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vgsplus.audio import MEMBER, AudioError, num_samples
+from vgsplus.audio import MEMBER, AudioError, flac_as_wav, num_samples
 from vgsplus.corpora.captions import Caption
 from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress
@@ -38,6 +38,7 @@ def pack(
     root: str | Path,
     *,
     shard_bytes: int = SHARD_BYTES,
+    decode: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
     checking: Progress | None = None,
@@ -50,6 +51,8 @@ def pack(
         source: A prepared corpus.
         root: The corpus folder to make.
         shard_bytes: A shard ends with the sound that reaches this size.
+        decode: Store FLAC as WAV, the same samples in about twice the bytes, which are read 2.5 to 3 times as
+            fast. FLAC of more than 16 bits stays as it is.
         overwrite: Replace a corpus that is there.
         progress: Called as progress(captions packed, captions in all).
         checking: Called as checking(sounds decoded, sounds in all), while the finished corpus is checked.
@@ -81,7 +84,7 @@ def pack(
         (writer.folder / SHARDS_FOLDER).mkdir()
         done = 0
         for split in splits:
-            with _Shards(writer.folder / SHARDS_FOLDER, split, shard_bytes) as shards:
+            with _Shards(writer.folder / SHARDS_FOLDER, split, shard_bytes, decode=decode) as shards:
                 for caption in corpus.captions(split):
                     writer.add_caption(shards.add(caption, corpus.audio_path(caption)))
                     done += 1
@@ -93,10 +96,11 @@ def pack(
 class _Shards:
     """The shards of a split, written one after the other."""
 
-    def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, split: str, shard_bytes: int, *, decode: bool) -> None:
         self._folder = folder
         self._split = split
         self._shard_bytes = shard_bytes
+        self._decode = decode
         self._shard: tarfile.TarFile | None = None
         self._shards = self._samples = 0
 
@@ -122,9 +126,11 @@ class _Shards:
             name = f"{self._split}-{self._shards:06d}.tar"
             self._shard = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._shards += 1
-        key, sound = f"{self._samples:09d}", path.read_bytes()
+        wav = flac_as_wav(path) if self._decode else None
+        suffix, sound = (path.suffix.lower(), path.read_bytes()) if wav is None else (".wav", wav)
+        key = f"{self._samples:09d}"
         self._samples += 1
-        start = _append(self._shard, f"{key}{path.suffix.lower()}", sound)
+        start = _append(self._shard, f"{key}{suffix}", sound)
         _append(self._shard, f"{key}.json", json.dumps(asdict(caption), ensure_ascii=False).encode())
         return replace(caption, audio=f"{Path(str(self._shard.name)).name}:{start}:{len(sound)}")
 
