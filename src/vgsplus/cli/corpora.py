@@ -347,7 +347,7 @@ def data_pack(
     decode: Annotated[
         bool,
         typer.Option(
-            "--decode", help="Store FLAC as WAV: about twice the bytes, read 2.5 to 3 times as fast."
+            "--decode", help="Store FLAC as WAV: up to twice the bytes, read 2.5 to 3 times as fast."
         ),
     ] = False,
     overwrite: Overwrite = False,

@@ -51,7 +51,7 @@ def pack(
         source: A prepared corpus.
         root: The corpus folder to make.
         shard_bytes: A shard ends with the sound that reaches this size.
-        decode: Store FLAC as WAV, the same samples in about twice the bytes, which are read 2.5 to 3 times as
+        decode: Store FLAC as WAV, the same samples in up to twice the bytes, which are read 2.5 to 3 times as
             fast. FLAC of more than 16 bits stays as it is.
         overwrite: Replace a corpus that is there.
         progress: Called as progress(captions packed, captions in all).
