@@ -124,6 +124,7 @@ class _Shards:
             self._close()
         if self._shard is None:
             name = f"{self._split}-{self._shards:06d}.tar"
+            # It stays open from caption to caption.
             self._shard = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._shards += 1
         wav = flac_as_wav(path) if self._decode else None
