@@ -125,6 +125,33 @@ def test_alpha_one_never_runs_what_only_self_supervision_uses():
         assert (parameter.grad is None) == name.startswith(ssl_only), name
 
 
+def test_the_speech_decoder_ends_with_masked_frames_alone():
+    model, batch = make().eval(), make_batch()
+    lengths, frames = model.speech.count_frames(SAMPLES, batch["waveforms"].shape[1])
+    mask = (torch.arange(frames) % 3 == 1) & (torch.arange(frames) < lengths[:, None])
+    given, hidden = [], []
+    last = model.speech.layers[-1]
+    handle = last.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+    model.project_prediction.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    model(batch, 0.5, mask)
+    handle.remove()
+    x, keys, queries = given[0]
+    assert queries.shape == hidden[0].shape == (len(SAMPLES), mask.sum(-1).max(), TINY.dim)
+    whole = model.speech.frames(last(x, keys))
+    for ours, theirs, masked in zip(hidden[0], whole, mask, strict=True):
+        torch.testing.assert_close(ours[: masked.sum()], theirs[masked])
+
+
+@pytest.mark.parametrize("ssl_layers", [0, 1])
+def test_self_supervision_is_the_same_beside_grounding_and_alone(ssl_layers):
+    model, batch = make(ssl_layers=ssl_layers).eval(), make_batch()
+    found = []
+    for alpha in (0.0, 0.5):
+        torch.manual_seed(6)
+        found.append(model(batch, alpha).ssl)
+    torch.testing.assert_close(*found)
+
+
 def test_alpha_zero_never_looks_at_a_picture():
     model, batch = make().train(), make_batch()
     for part in (model.image, model.speech_head):
@@ -198,6 +225,8 @@ def test_impossible_sizes_and_short_utterances_are_refused():
         ModelConfig(resdavenet_kernel=8)
     with pytest.raises(ValueError, match="pos_conv_groups must be at least 1"):
         ModelConfig(pos_conv_groups=0)
+    with pytest.raises(ValueError, match="image_layers must be at least 1"):
+        ModelConfig(image_layers=0)
     with pytest.raises(ValueError, match="at least one frame"):
         make().embed_speech(torch.zeros(1, 300), torch.tensor([300]))
     with pytest.raises(ValueError, match="alpha"):

@@ -30,7 +30,8 @@ class ImageEncoder(nn.Module):
         seen = self.features_norm(self.features(features)) + self.boxes_norm(self.boxes(boxes))
         x = self.dropout(seen / 2)
         x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             x = layer(x)
-        embedding: Tensor = self.head(x[:, 0])
+        embedding: Tensor = self.head(last(x, queries=x[:, :1])[:, 0])
         return embedding

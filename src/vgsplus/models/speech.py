@@ -73,7 +73,13 @@ class SpeechEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, waveforms: Tensor, num_samples: Tensor, mask: Tensor | None, depth: int
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        mask: Tensor | None,
+        wanted: Sequence[int],
+        *,
+        masked_alone: bool = False,
     ) -> tuple[Frames, list[Tensor]]:
         """`hear`, then `transform`; shapes as there.
 
@@ -82,14 +88,14 @@ class SpeechEncoder(nn.Module):
         """
         if not self.waveform.exact or len(num_samples) <= self.chunk:
             heard = self.hear(waveforms, num_samples)
-            return heard, self.transform(heard, mask, depth)
+            return heard, self.transform(heard, mask, wanted, masked_alone=masked_alone)
         order = num_samples.argsort(descending=True, stable=True)
         parts = []
         for rows in torch.split(order, self.chunk):
             longest = -(-int(num_samples[rows[0]]) // PADDING_STEP) * PADDING_STEP
             heard = self.hear(waveforms[rows, :longest], num_samples[rows])
             masked = None if mask is None else mask[rows, : heard.features.shape[1]]
-            parts.append((heard, self.transform(heard, masked, depth)))
+            parts.append((heard, self.transform(heard, masked, wanted, masked_alone=masked_alone)))
         back, chunks = order.argsort(), [heard for heard, _ in parts]
         lengths, frames = self.count_frames(num_samples, waveforms.shape[1])
         counts = torch.stack([heard.lengths.sum() for heard in chunks])
@@ -99,8 +105,12 @@ class SpeechEncoder(nn.Module):
             valid=frame_mask(lengths, frames),
             lengths=lengths,
         )
+        widths = [frames + (self.cls is not None)] * len(wanted)
+        if masked_alone:
+            assert mask is not None
+            widths[-1] = int(mask.sum(-1).max())
         layers = zip(*(outputs for _, outputs in parts), strict=True)
-        return whole, [_stack(layer, frames + (self.cls is not None))[back] for layer in layers]
+        return whole, [_stack(layer, width)[back] for layer, width in zip(layers, widths, strict=True)]
 
     def count_frames(self, num_samples: Tensor, width: int) -> tuple[Tensor, int]:
         """Real frames (B,) of utterances of num_samples (B,), and frames T of a row of `width` samples."""
@@ -124,10 +134,16 @@ class SpeechEncoder(nn.Module):
             penalty = squares.mean()
         return Frames(self.norm(raw), penalty, valid, lengths)
 
-    def transform(self, heard: Frames, mask: Tensor | None, depth: int) -> list[Tensor]:
-        """(B, 1 + T, D) of each of `depth` layers, CLS first, or (B, T, D) without one.
+    def transform(
+        self, heard: Frames, mask: Tensor | None, wanted: Sequence[int], *, masked_alone: bool = False
+    ) -> list[Tensor]:
+        """The outputs of the layers wanted: each (B, 1 + T, D), CLS first, or (B, T, D) without one.
 
-        mask (B, T) is True where a frame is hidden.
+        Args:
+            heard: what `hear` gave.
+            mask: (B, T) True where a frame is hidden; None for nowhere.
+            wanted: layers from 0, rising; those above the last are not run.
+            masked_alone: of the last one, give the M masked frames alone, as `gather_masked` does.
         """
         x = self.dropout(self.project(heard.features))
         if mask is not None:
@@ -141,14 +157,32 @@ class SpeechEncoder(nn.Module):
             keys = None if keys is None else pad(keys, (1, 0), value=True)
         x = self.dropout(self.input_norm(x + self.positions(x)))
         outputs = []
-        for layer in self.layers[:depth]:
-            x = layer(x, keys)
-            outputs.append(x)
+        for index, layer in enumerate(self.layers[: wanted[-1] + 1]):
+            queries = None
+            if masked_alone and index == wanted[-1]:
+                assert mask is not None
+                queries = gather_masked(self.frames(x), mask)
+            x = layer(x, keys, queries)
+            if index in wanted:
+                outputs.append(x)
         return outputs
 
     def frames(self, output: Tensor) -> Tensor:
         """The output of a layer without its CLS: (B, T, D)."""
         return output if self.cls is None else output[:, 1:]
+
+
+def gather_masked(frames: Tensor, mask: Tensor) -> Tensor:
+    """The masked frames of each utterance in front, then zeros: (B, T, …), mask (B, T) → (B, M, …)."""
+    counts = mask.sum(-1)
+    return place(frames[mask], frame_mask(counts, int(counts.max())))
+
+
+def place(rows: Tensor, present: Tensor) -> Tensor:
+    """Rows (N, …) of the N True places of present (B, M), put there, (B, M, …); zeros elsewhere."""
+    placed = rows.new_zeros(*present.shape, *rows.shape[1:])
+    placed[present] = rows
+    return placed
 
 
 def _stack(chunks: Sequence[Tensor], frames: int) -> Tensor:
@@ -174,6 +208,6 @@ class SpeechHead(nn.Module):
         if shorter is None:
             shorter = lengths // round(frames.shape[1] / x.shape[1])
         keys = pad(frame_mask(shorter, x.shape[1]), (1, 0), value=True)
-        x = self.layer(torch.cat([self.cls(cls).to(x.dtype), x], dim=1), keys)
-        embedding: Tensor = self.project(x[:, 0])
+        x = torch.cat([self.cls(cls).to(x.dtype), x], dim=1)
+        embedding: Tensor = self.project(self.layer(x, keys, x[:, :1])[:, 0])
         return embedding

@@ -1,6 +1,6 @@
 """Post-norm transformer layers and the convolution that tells them where a frame is.
 
-B batch, T positions, D dimensions.
+B batch, T positions, Q of them that ask, D dimensions, H heads, E = D / H.
 """
 
 import torch
@@ -10,7 +10,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot products: q, k, v (B, H, T, E) → (B, H, T, E); mask (B, 1, 1, T) True where a key is."""
+    """Scaled dot products: q (B, H, Q, E), k and v (B, H, T, E) → (B, H, Q, E).
+
+    mask (B, 1, 1, T) is True where a key is.
+    """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # PyTorch's fused kernel takes 1.2 to 5 times as long here, at 140 to 400 positions.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -29,19 +32,27 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """(B, T, D) → (B, T, D); keys (B, T) True where a key may be attended to, None for all."""
-        batch, positions, dim = x.shape
-        q, k, v = (
-            self.qkv(x)
-            .view(batch, positions, 3, self.heads, dim // self.heads)
-            .permute(2, 0, 3, 1, 4)
-            .unbind()
-        )
+    def forward(self, x: Tensor, keys: Tensor | None, queries: Tensor | None) -> Tensor:
+        """What queries (B, Q, D), or all of x (B, T, D), find in x → (B, Q, D) or (B, T, D).
+
+        keys (B, T) is True where a key may be attended to, None for all.
+        """
+        if queries is None:
+            q, k, v = self._split(self.qkv(x), 3)
+        else:
+            dim, weight, bias = x.shape[2], self.qkv.weight, self.qkv.bias
+            (q,) = self._split(F.linear(queries, weight[:dim], bias[:dim]), 1)
+            k, v = self._split(F.linear(x, weight[dim:], bias[dim:]), 2)
         mask = None if keys is None else keys[:, None, None]
         attended = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        mixed: Tensor = self.out(attended.transpose(1, 2).reshape(batch, positions, dim))
+        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return mixed
+
+    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts · D) → each part as (B, H, T, E)."""
+        batch, positions, width = projected.shape
+        heads = projected.view(batch, positions, parts, self.heads, width // (parts * self.heads))
+        return heads.permute(2, 0, 3, 1, 4).unbind()
 
 
 class TransformerLayer(nn.Module):
@@ -56,9 +67,14 @@ class TransformerLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D); keys (B, T) True where a key may be attended to."""
-        x = self.attention_norm(x + self.dropout(self.attention(x, keys)))
+    def forward(self, x: Tensor, keys: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D), or, with queries (B, Q, D) that are positions of x, theirs alone, (B, Q, D).
+
+        keys (B, T) is True where a key may be attended to. Where few positions are wanted of a last layer,
+        asking for these saves most of it.
+        """
+        attended = self.dropout(self.attention(x, keys, queries))
+        x = self.attention_norm((x if queries is None else queries) + attended)
         normalised: Tensor = self.ffn_norm(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
         return normalised
 

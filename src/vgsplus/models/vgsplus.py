@@ -19,7 +19,7 @@ from vgsplus.models.image import ImageEncoder
 from vgsplus.models.normalization import frame_mask
 from vgsplus.models.quantizer import Quantizer
 from vgsplus.models.resdavenet import ResDAVEnet
-from vgsplus.models.speech import Frames, SpeechEncoder, SpeechHead
+from vgsplus.models.speech import Frames, SpeechEncoder, SpeechHead, gather_masked, place
 from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
 from vgsplus.models.waveform import WaveformEncoder
 
@@ -87,7 +87,7 @@ class ModelConfig:
         for name in (
             *("dim", "heads", "ffn_dim", "shared_layers", "pos_conv_kernel", "pos_conv_groups"),
             *("quantizer_groups", "quantizer_codes", "ssl_dim", "mask_span", "num_negatives"),
-            *("feature_dim", "resdavenet_blocks"),
+            *("feature_dim", "image_layers", "resdavenet_blocks"),
         ):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         _require(self.ssl_layers >= 0, f"ssl_layers must be at least 0, not {self.ssl_layers}")
@@ -169,8 +169,8 @@ class VGSPlus(nn.Module):
         """
         self._require_grounding()
         self._check_lengths(waveforms, num_samples)
-        heard, outputs = self.speech(waveforms, num_samples, None, self.config.shared_layers)
-        return self._embed_tapped(outputs[-1], heard)
+        heard, (tapped,) = self.speech(waveforms, num_samples, None, [self.config.shared_layers - 1])
+        return self._embed_tapped(tapped, heard)
 
     def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
         """(B, R, F), (B, R, 4) as (x1, y1, x2, y2) over width and height → (B, D).
@@ -189,7 +189,7 @@ class VGSPlus(nn.Module):
             ValueError: an utterance shorter than one frame, or longer than its row.
         """
         self._check_lengths(waveforms, num_samples)
-        heard, outputs = self.speech(waveforms, num_samples, None, len(self.speech.layers))
+        heard, outputs = self.speech(waveforms, num_samples, None, range(len(self.speech.layers)))
         return tuple(self.speech.frames(output) for output in outputs), heard.valid
 
     # ---- training ----
@@ -237,16 +237,20 @@ class VGSPlus(nn.Module):
                 span=self.config.mask_span,
                 equal=published,
             )
-        depth = len(self.speech.layers) if supervised else self.config.shared_layers
-        heard, outputs = self.speech(waveforms, num_samples, mask, depth)
+        tap, last = self.config.shared_layers - 1, len(self.speech.layers) - 1
+        wanted = sorted({*([tap] if alpha > 0 else []), *([last] if supervised else [])})
+        # Predictions are made of masked frames; grounding hears all, of the same layer without a decoder.
+        masked_alone = supervised and not (alpha > 0 and tap == last)
+        heard, outputs = self.speech(waveforms, num_samples, mask, wanted, masked_alone=masked_alone)
         found: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         if alpha > 0:
-            found |= self._grounding(batch, outputs[self.config.shared_layers - 1], heard)
+            found |= self._grounding(batch, outputs[0], heard)
             total = total + alpha * found["grounding"]
         if supervised:
             assert mask is not None
-            found |= self._ssl(heard, self.speech.frames(outputs[-1]), mask, negatives, anneal=anneal)
+            hidden = outputs[-1] if masked_alone else gather_masked(self.speech.frames(outputs[-1]), mask)
+            found |= self._ssl(heard, hidden, mask, negatives, anneal=anneal)
             total = total + (1 - alpha) * found["ssl"]
         assert isinstance(total, Tensor)
         return Losses(total=total, **found)
@@ -289,16 +293,16 @@ class VGSPlus(nn.Module):
         return {"grounding": loss, "similarity": similarity}
 
     def _ssl(
-        self, heard: Frames, last: Tensor, mask: Tensor, negatives: Tensor | None, *, anneal: bool
+        self, heard: Frames, hidden: Tensor, mask: Tensor, negatives: Tensor | None, *, anneal: bool
     ) -> dict[str, Tensor]:
         c = self.config
         counts = mask.sum(-1)
-        num_masked = int(counts.max())
+        num_masked = hidden.shape[1]
         present = frame_mask(counts, num_masked)
-        predictions = _unpack(self.project_prediction(last[mask]), present)
+        predictions = self.project_prediction(hidden)
         quantized = self.quantizer(self.target_dropout(heard.features)[mask], anneal=anneal)
-        targets = _unpack(self.project_target(quantized.targets), present)
-        codes = _unpack(quantized.codes, present)
+        targets = place(self.project_target(quantized.targets), present)
+        codes = place(quantized.codes, present)
         if negatives is None:
             local = draw_negatives(counts, num_masked, c.num_negatives)
         else:
@@ -314,13 +318,6 @@ class VGSPlus(nn.Module):
             "prob_perplexity": perplexity(quantized.mean_probabilities.detach()),
             "code_perplexity": code_perplexity(quantized.codes, c.quantizer_codes),
         }
-
-
-def _unpack(rows: Tensor, present: Tensor) -> Tensor:
-    """Rows (n, …) of the True places of present (B, M), put there; zeros elsewhere."""
-    placed = rows.new_zeros(*present.shape, *rows.shape[1:])
-    placed[present] = rows
-    return placed
 
 
 def _as_numbers(image_ids: Tensor | Sequence[object], device: torch.device) -> Tensor:
