@@ -33,7 +33,7 @@ import torch
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora.format import Caption, Corpus, CorpusWriter
 from vgsplus.corpora.packing import pack
-from vgsplus.models.speech import PADDING_STEP, SpeechEncoder
+from vgsplus.models.speech import PADDING_STEP, SpeechEncoder, deal_by_length
 from vgsplus.training.batches import Batch, BatchReader, BatchRequest, epoch_order
 
 FIXED_SECONDS = 8.0
@@ -67,7 +67,7 @@ class Padding:
     """What is computed without need: `share` of the samples of captions padded to a length they share.
 
     Attributes:
-        chunk: captions of like length that share it; None where all are padded to 8 s.
+        chunk: samples of captions of like length that share it; None where all are padded to 8 s.
         step: samples that the length is a multiple of.
     """
 
@@ -204,7 +204,8 @@ def paddings(batch_size: int, seed: int) -> list[Padding]:
     lengths = np.minimum(draw_num_samples(PADDED_CAPTIONS, seed), FIXED_SAMPLES)
     lengths = lengths[: PADDED_CAPTIONS // batch_size * batch_size].reshape(-1, batch_size)
     ours = (SpeechEncoder.chunk, PADDING_STEP)
-    others = [(batch_size, PADDING_STEP), (ours[0] // 2, PADDING_STEP), (ours[0], PADDING_STEP // 2)]
+    whole = batch_size * FIXED_SAMPLES
+    others = [(whole, PADDING_STEP), (ours[0] // 2, PADDING_STEP), (ours[0], PADDING_STEP // 2)]
     return [
         *(
             Padding(chunk=chunk, step=step, share=chunk_padding(lengths, chunk, step))
@@ -215,12 +216,9 @@ def paddings(batch_size: int, seed: int) -> list[Padding]:
 
 
 def chunk_padding(lengths: npt.NDArray[np.int64], chunk: int, step: int) -> float:
-    """The padded share of batches (n, B), each sorted by length and run in chunks of like length."""
-    falling = -np.sort(-lengths, axis=1)
-    computed = 0
-    for start in range(0, lengths.shape[1], chunk):
-        part = falling[:, start : start + chunk]
-        computed += int((-(-part[:, 0] // step) * step * part.shape[1]).sum())
+    """The padded share of batches (n, B), each run in chunks of like length of about `chunk` samples."""
+    parts = [batch[rows] for batch in torch.from_numpy(lengths) for rows in deal_by_length(batch, chunk)]
+    computed = sum(len(part) * -(-int(part[0]) // step) * step for part in parts)
     return 1 - float(lengths.sum()) / computed
 
 
@@ -236,7 +234,7 @@ def show(speeds: Sequence[Speed], padded: Sequence[Padding]) -> None:
             f"{times:>6.2f} {s.batch_mb:>11.1f}"
         )
     for p in padded:
-        where = "to 8 s" if p.chunk is None else f"in chunks of {p.chunk}, steps of {p.step} samples"
+        where = "to 8 s" if p.chunk is None else f"in chunks of {p.chunk} samples, steps of {p.step} samples"
         print(f"padding {where}: {100 * p.share:.1f} %")
 
 

@@ -2,9 +2,9 @@
 
 Compares α = 0, 0.5 and 1, float32 and bfloat16 autocast, and three ways of padding: to a fixed 8 s (as
 published), to the longest caption of the batch, and in chunks of captions of like length (ours). A step is
-forward, backward, clipping and the optimiser's update; reading and moving data is left out. All settings of a
-size take turns in each repeat, so that a machine that slows down slows all of them; the medians over the
-repeats are reported.
+forward, backward, clipping and the optimiser's update; reading and moving data is left out. Memory and
+kernels are kept from step to step as in training. All settings of a size take turns in each repeat, so that a
+machine that slows down slows all of them; the medians over the repeats are reported.
 
     python benchmarks/train_step.py --sizes toy --repeats 5 --json times.json
 """
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vgsplus.config import load_config
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.training.machine import keep_freed_memory, keep_kernels
 from vgsplus.training.optimizer import build_optimizer
 
 SAMPLE_RATE = 16_000
@@ -130,7 +131,7 @@ class Stepper:
     def step(self, setting: Setting) -> float:
         """Make one training step; returns the seconds it took."""
         batch = self.batches[setting.padding]
-        self.model.speech.chunk = self.chunk if setting.padding == "chunks" else len(self.num_samples)
+        self.model.speech.chunk = self.chunk if setting.padding == "chunks" else int(self.num_samples.sum())
         batch = batch if setting.alpha > 0 else without_images(batch)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bf16")
         self._synchronise()
@@ -231,6 +232,9 @@ def main() -> None:
     """Time the sizes asked for, print a table, and write JSON where asked."""
     arguments = parse_arguments()
     device = torch.device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+        keep_kernels()
     results: list[Result] = []
     for size in arguments.sizes:
         stepper = Stepper(size, arguments.batch_size, arguments.seed, device)

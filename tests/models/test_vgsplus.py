@@ -1,8 +1,10 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 
+from vgsplus.models.speech import deal_by_length
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 TINY = ModelConfig(
@@ -84,10 +86,11 @@ def test_utterances_of_like_length_run_together_and_nothing_else_changes():
         layers, valid = model.speech_layers(waveforms, samples)
         return [losses.total.detach(), losses.feature_penalty.detach(), valid, *layers, *gradients]
 
+    model.speech.chunk = math.ceil(int(samples.sum()) / 4)
     together = measure()
     assert [shape[0] for shape in widths[:4]] == [6, 6, 6, 3]
     assert widths[3][1] < widths[0][1] <= 23_000
-    model.speech.chunk = 21
+    model.speech.chunk = int(samples.sum())
     apart = measure()
     assert widths[0] == (21, 23_000)
     valid = together[2]
@@ -95,6 +98,18 @@ def test_utterances_of_like_length_run_together_and_nothing_else_changes():
         if one.shape[:2] == valid.shape and one.ndim == 3:
             one, other = one[valid], other[valid]  # noqa: PLW2901 - what padding holds is nobody's business
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 9_000, 50_000, 10**9])
+def test_rows_are_dealt_by_length_into_equal_parts(chunk):
+    samples = torch.randint(1000, 20_000, (17,), generator=torch.Generator().manual_seed(4))
+    parts = deal_by_length(samples, chunk)
+    rows = torch.cat(parts)
+    assert sorted(rows.tolist()) == list(range(17))
+    assert samples[rows].tolist() == sorted(samples.tolist(), reverse=True)
+    sizes = [len(part) for part in parts]
+    assert set(sizes[:-1]) <= {sizes[0]}
+    assert 1 <= sizes[-1] <= sizes[0] == math.ceil(17 / min(17, math.ceil(int(samples.sum()) / chunk)))
 
 
 def test_the_published_mode_depends_on_padding():

@@ -1,5 +1,6 @@
 """What training asks of the machine."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -33,6 +34,38 @@ def kept_bytes(call: str) -> int:
         [sys.executable, "-c", KEPT.format(call=call)], capture_output=True, text=True, check=True
     )
     return int(done.stdout)
+
+
+KERNELS = """
+import torch
+from vgsplus.training.machine import keep_kernels
+
+{call}
+x, weight = torch.randn(16, 4, 1400), torch.randn(4, 4, 5)
+for turn in ("first", "second"):
+    print(turn, flush=True)
+    for length in range(100, 1300):
+        torch.nn.functional.conv1d(x[:, :, :length], weight)
+"""
+
+
+def kernels_prepared_again(call):
+    """How often oneDNN prepares a kernel for shapes that it has met before, in a process of its own."""
+    environment = {name: x for name, x in os.environ.items() if not name.startswith(("ONEDNN_", "DNNL_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNELS.format(call=call)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {"ONEDNN_VERBOSE": "profile_create"},
+    )
+    return done.stdout.partition("second")[2].count("cache_miss")
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+def test_a_step_meets_the_kernels_of_all_steps_before():
+    assert kernels_prepared_again("") > 1000
+    assert kernels_prepared_again("keep_kernels()") == 0
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")

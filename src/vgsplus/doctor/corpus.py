@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.filesize import decimal
 
 from vgsplus.audio import SAMPLE_RATE
@@ -17,7 +18,7 @@ from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers
 from vgsplus.evaluation.abx_items import ItemError, read_items
-from vgsplus.models.speech import PADDING_STEP, SpeechEncoder
+from vgsplus.models.speech import PADDING_STEP, SpeechEncoder, deal_by_length
 from vgsplus.training.batches import TRAIN, VALIDATION, epoch_order
 
 BATCH = 64
@@ -103,11 +104,9 @@ def padding_share(captions: Sequence[Caption], batch_size: int = BATCH, seed: in
     `PADDING_STEP`; nothing is cropped, and the last batch may be smaller.
     """
     lengths = np.array([caption.num_samples for caption in captions])
-    mixed = lengths[epoch_order(len(lengths), seed, 0)]
+    mixed = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)])
     batches = [mixed[start : start + batch_size] for start in range(0, len(mixed), batch_size)]
-    size = SpeechEncoder.chunk
-    falling = [-np.sort(-batch) for batch in batches]
-    chunks = [batch[at : at + size] for batch in falling for at in range(0, len(batch), size)]
+    chunks = [batch[rows] for batch in batches for rows in deal_by_length(batch, SpeechEncoder.chunk)]
     padded = sum(len(chunk) * -(-int(chunk[0]) // PADDING_STEP) * PADDING_STEP for chunk in chunks)
     return padded / float(lengths.sum()) - 1
 

@@ -3,6 +3,7 @@
 B batch, S samples, T frames, D dimensions. Layers 0 … `tap` are the speech encoder, which both tasks share.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,12 +44,12 @@ class SpeechEncoder(nn.Module):
     `cls` puts a learned vector before the frames, which gathers what grounding needs (FaST-VGS, section 2).
 
     Attributes:
-        chunk: utterances of like length that run together: enough to fill a processor, few enough to share a
-            length.
+        chunk: samples of utterances of like length that run together: enough to fill a processor, few enough
+            to share a length.
     """
 
     cls: nn.Parameter | None
-    chunk: int = 6
+    chunk: int = 420_000
 
     def __init__(
         self,
@@ -86,17 +87,17 @@ class SpeechEncoder(nn.Module):
         Where an utterance's output does not depend on its batch, utterances of like length run together, and
         padding is computed for a chunk's longest, not for the batch's.
         """
-        if not self.waveform.exact or len(num_samples) <= self.chunk:
+        dealt = deal_by_length(num_samples, self.chunk) if self.waveform.exact else ()
+        if len(dealt) < 2:
             heard = self.hear(waveforms, num_samples)
             return heard, self.transform(heard, mask, wanted, masked_alone=masked_alone)
-        order = num_samples.argsort(descending=True, stable=True)
         parts = []
-        for rows in torch.split(order, self.chunk):
+        for rows in dealt:
             longest = -(-int(num_samples[rows[0]]) // PADDING_STEP) * PADDING_STEP
             heard = self.hear(waveforms[rows, :longest], num_samples[rows])
             masked = None if mask is None else mask[rows, : heard.features.shape[1]]
             parts.append((heard, self.transform(heard, masked, wanted, masked_alone=masked_alone)))
-        back, chunks = order.argsort(), [heard for heard, _ in parts]
+        back, chunks = torch.cat(dealt).argsort(), [heard for heard, _ in parts]
         lengths, frames = self.count_frames(num_samples, waveforms.shape[1])
         counts = torch.stack([heard.lengths.sum() for heard in chunks])
         whole = Frames(
@@ -170,6 +171,12 @@ class SpeechEncoder(nn.Module):
     def frames(self, output: Tensor) -> Tensor:
         """The output of a layer without its CLS: (B, T, D)."""
         return output if self.cls is None else output[:, 1:]
+
+
+def deal_by_length(num_samples: Tensor, chunk: int) -> tuple[Tensor, ...]:
+    """Rows of utterances of num_samples (B,), the longest first, in equal parts of about `chunk` samples."""
+    parts = math.ceil(int(num_samples.sum()) / chunk)
+    return num_samples.argsort(descending=True, stable=True).chunk(max(1, parts))
 
 
 def gather_masked(frames: Tensor, mask: Tensor) -> Tensor:

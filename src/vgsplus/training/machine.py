@@ -49,6 +49,15 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def keep_kernels() -> None:
+    """Have oneDNN keep the kernels of all shapes that training meets, unless the environment sets how many.
+
+    It prepares one for every shape and by default keeps 1,024, fewer than captions of many lengths take in
+    bfloat16: every step would prepare most of its kernels. oneDNN reads this when it prepares its first.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+
+
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Have a CUDA device repeat itself bit for bit; a CPU does anyway.

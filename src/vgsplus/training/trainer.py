@@ -52,7 +52,7 @@ from vgsplus.training.log import (
     speed,
     to_numbers,
 )
-from vgsplus.training.machine import deterministic, device_name, keep_freed_memory, versions
+from vgsplus.training.machine import deterministic, device_name, keep_freed_memory, keep_kernels, versions
 from vgsplus.training.optimizer import build_optimizer, load_named_state, named_state
 from vgsplus.training.progress import Progress, Silent
 from vgsplus.training.randomness import Use, indexed_seed
@@ -167,6 +167,7 @@ class Trainer:
         device = device_name(config.accelerator)
         if device == "cpu":
             keep_freed_memory()
+            keep_kernels()
         self.precision = (
             Precision() if config.precision == "32-true" else MixedPrecision(config.precision, device)
         )
