@@ -240,7 +240,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     _dress(axes, panel)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        axes.text(0.99, panel.chance, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom",
+        # Lines begin after the start of training, so that the left end of this one stays free.
+        axes.text(0.01, panel.chance, "chance", transform=axes.get_yaxis_transform(), ha="left", va="bottom",
                   color=COLOURS["muted"], fontsize=FONT - 1.5)  # fmt: skip
     for epoch in panel.switches:
         axes.axvline(epoch, color=COLOURS["muted"], linewidth=0.8, zorder=1)
