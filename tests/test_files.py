@@ -4,10 +4,58 @@ import os
 import signal
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
-from vgsplus.files import HeldError, hold, whole_file
+from vgsplus.errors import VgsplusError
+from vgsplus.files import HeldError, as_on_disk, files_below, hold, read_text, whole_file
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_text_is_read_with_and_without_a_byte_order_mark(tmp_path, bom):
+    path = tmp_path / "list"
+    path.write_bytes(bom + "ä\n".encode())
+    assert read_text(path) == "ä\n"
+
+
+def test_text_in_another_encoding_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "list"
+    path.write_bytes(b"a\nb\xe4\n")
+    with pytest.raises(VgsplusError, match=r"list:2: is not UTF-8"):
+        read_text(path)
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_file_is_found_under_either_unicode_form(tmp_path, stored, asked):
+    path = tmp_path / unicodedata.normalize(stored, "größe") / unicodedata.normalize(stored, "ä.wav")
+    path.parent.mkdir()
+    path.touch()
+    wanted = tmp_path / unicodedata.normalize(asked, "größe") / unicodedata.normalize(asked, "ä.wav")
+    assert as_on_disk(wanted) == path
+    path.with_name(unicodedata.normalize(stored, "ö.wav")).touch()  # a listing that was kept does not hide it
+    assert as_on_disk(wanted.with_name(unicodedata.normalize(asked, "ö.wav"))).is_file()
+
+
+def test_of_two_unicode_forms_on_disk_the_exact_one_is_taken(tmp_path):
+    paths = [tmp_path / unicodedata.normalize(form, "ä") for form in ("NFC", "NFD")]
+    for path in paths:
+        path.touch()
+    assert [as_on_disk(path) for path in paths] == paths
+
+
+def test_a_path_that_nothing_matches_stays(tmp_path):
+    assert as_on_disk(tmp_path / "ä" / "b") == tmp_path / "ä" / "b"
+
+
+def test_files_below_a_folder_are_listed_once_without_what_a_mac_adds(tmp_path):
+    for name in ("b/x", "b/._x", "a", "__MACOSX/b/._x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "itself").symlink_to(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    (tmp_path / "nothing").symlink_to(tmp_path / "gone")
+    assert list(files_below(tmp_path)) == [tmp_path / "a", tmp_path / "b" / "x", tmp_path / "c" / "x"]
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):

@@ -27,6 +27,28 @@ UNKNOWN_LENGTH = 2**63 - 1
 DATA_SIZES = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 STREAMED = 0x7FFF0000
 """Bytes from which on a size in a WAV header means that the writer did not know it yet."""
+SUFFIXES = frozenset(
+    {
+        ".aif",
+        ".aifc",
+        ".aiff",
+        ".au",
+        ".caf",
+        ".flac",
+        ".mp3",
+        ".nist",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".rf64",
+        ".snd",
+        ".sph",
+        ".voc",
+        ".w64",
+        ".wav",
+    }
+)
+"""Endings of sound files, in lower case, of the formats that libsndfile reads without being told more."""
 MEND = "Leave this file out or replace it."
 
 MEMBER = re.compile(r"(?P<archive>.+\.tar):(?P<start>\d+):(?P<size>\d+)", re.DOTALL)

@@ -1,14 +1,21 @@
-"""Files that are written whole or not at all, and those by which one process keeps others away."""
+"""Files as people have them: found under any Unicode form, read with or without a byte-order mark.
+
+And files that are written whole or not at all, and those by which one process keeps others away.
+"""
 
 import errno
 import fcntl
+import functools
 import os
 import socket
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
 from typing import IO
+
+from vgsplus.errors import VgsplusError
 
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """What file systems say, as those of some clusters, that know no locks; nobody is kept away there."""
@@ -16,6 +23,74 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 class HeldError(Exception):
     """A lock file that another process holds; the text says which, as "process 7 on host"."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without the byte-order mark that Windows programs put in front.
+
+    Raises:
+        VgsplusError: it is not UTF-8, with the line of the first byte that is not.
+        OSError: there is no such file, or it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise VgsplusError(f"{path}:{line}: is not UTF-8 text. Save it as UTF-8.") from None
+
+
+def as_on_disk(path: Path) -> Path:
+    """The path under the Unicode form in which its names are on disk; the path itself if nothing matches.
+
+    "ü" is one character (NFC) in most lists, and two (NFD) in file names that come from a Mac.
+    """
+    if str(path).isascii() or path.exists():
+        return path
+    found = Path(path.anchor)
+    for name in path.parts[1 if path.anchor else 0 :]:
+        if (exact := found / name).exists():
+            found = exact
+            continue
+        try:
+            found /= _names_by_nfc(found, found.stat().st_mtime_ns)[unicodedata.normalize("NFC", name)]
+        except (OSError, KeyError):
+            return path
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _names_by_nfc(folder: Path, _: int) -> dict[str, str]:
+    """The names in a folder by their NFC form; the second argument, the folder's age, renews the cache."""
+    return {unicodedata.normalize("NFC", path.name): path.name for path in folder.iterdir()}
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file at any depth below a folder, in the order of their paths, links followed.
+
+    A link to a folder that is being walked is passed over, as are a Mac's "._" companions and "__MACOSX".
+
+    Raises:
+        VgsplusError: a folder cannot be read.
+    """
+
+    def walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+        real = folder.resolve()
+        if real in above:
+            return
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            raise VgsplusError(f"{folder}: cannot be read ({error.strerror}).") from None
+        for path in paths:
+            if path.name.startswith("._") or path.name == "__MACOSX":
+                continue
+            if path.is_dir():
+                yield from walk(path, above | {real})
+            elif path.is_file():
+                yield path
+
+    yield from walk(folder, frozenset())
 
 
 @contextmanager

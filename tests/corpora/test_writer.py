@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -7,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, validate
+from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, SplitCount, Summary, validate
 
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
 CAPTION = Caption(
@@ -200,3 +202,21 @@ def test_what_a_killed_writer_left_is_cleaned_by_the_next(tmp_path):
     write_small(tmp_path / "c")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     assert not (tmp_path / "c" / "audio" / "left.wav").exists()
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_the_summary_that_is_printed_says_what_was_kept_skipped_and_changed(tmp_path, width):
+    kept = {"train": SplitCount(3, 2, 7200.0), "test": SplitCount(1, 1, 36.0)}
+    summary = Summary(
+        "c", tmp_path, kept, {"shorter than 0.25 s": 1, "picture [x] of no split": 12}, {"scaled": 2}
+    )
+    console = Console(width=width, file=io.StringIO())
+    console.print(summary)
+    rows = [line.split("│") for line in console.file.getvalue().splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row[1:-1]] for row in rows] == [
+        ["train", "3", "2", "2.00", ""],
+        ["test", "1", "1", "0.01", ""],
+        ["skipped", "1", "", "", "shorter than 0.25 s"],
+        ["skipped", "12", "", "", "picture [x] of no split"],
+        ["changed", "2", "", "", "scaled"],
+    ]

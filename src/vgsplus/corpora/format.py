@@ -3,7 +3,8 @@
     corpus.json      format, name, version, sample_rate (16000), counts {split: {captions, images, seconds}},
                      audio_root and image_root (relative to the corpus folder, or absolute; image_root null
                      where the pictures themselves are not at hand), regions {count, dim} or null, provenance,
-                     licence, skipped {reason: count}; further keys as a source notes them
+                     licence, skipped {reason: count}, changed {kind: count}, sounds that are stored otherwise
+                     than they were recorded; further keys as a source notes them
     captions.jsonl   a line a spoken caption, the fields of `Caption`
     regions.h5       image_ids (n,) utf-8, features (n, R, F) float16/32, boxes (n, R, 4) in [0, 1] as
                      (x1, y1, x2, y2) over (width, height); absent in a speech-only corpus

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 import h5py
 import numpy as np
 import numpy.typing as npt
+from rich.markup import escape
 from rich.table import Table
 
 from vgsplus.audio import SAMPLE_RATE
@@ -40,21 +41,24 @@ class SplitCount:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What preparation kept, by split, and what it skipped, by reason."""
+    """What preparation kept, by split, what it skipped, by reason, and what it changed, by kind."""
 
     name: str
     root: Path
     kept: dict[str, SplitCount]
     skipped: dict[str, int]
+    changed: dict[str, int] = field(default_factory=dict)
 
     def __rich__(self) -> Table:
         table = Table("split", "captions", "images", "hours", title=f"{self.name} in {self.root}")
+        if self.skipped or self.changed:
+            # Made before the rows: a column that is added later takes the cells of all rows, from the first.
+            table.add_column("why", overflow="fold")
         for split, count in self.kept.items():
             table.add_row(split, str(count.captions), str(count.images), f"{count.seconds / 3600:.2f}")
-        if self.skipped:
-            table.add_column("why")
-        for reason, captions in self.skipped.items():
-            table.add_row("skipped", str(captions), "", "", reason)
+        for label, numbers in (("skipped", self.skipped), ("changed", self.changed)):
+            for reason, captions in numbers.items():
+                table.add_row(label, str(captions), "", "", escape(reason))
         return table
 
     def __str__(self) -> str:
@@ -63,7 +67,8 @@ class Summary:
             for split, count in self.kept.items()
         ]
         skipped = [f"skipped {number}: {reason}" for reason, number in self.skipped.items()]
-        return "\n".join([f"{self.name} in {self.root}", *kept, *skipped])
+        changed = [f"changed {number}: {reason}" for reason, number in self.changed.items()]
+        return "\n".join([f"{self.name} in {self.root}", *kept, *skipped, *changed])
 
 
 class CorpusWriter:
@@ -111,6 +116,7 @@ class CorpusWriter:
         }
         self._notes: dict[str, Any] = {}
         self._skipped: list[tuple[str, str]] = []
+        self._changed: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._image_ids: dict[str, None] = {}
         self._counts: dict[str, Counter[str]] = {}
@@ -204,9 +210,13 @@ class CorpusWriter:
         """Record that preparation left out `what` because of `reason` (a short phrase that repeats)."""
         self._skipped.append((reason, what))
 
+    def count_change(self, kind: str) -> None:
+        """Count a sound that is stored otherwise than it was recorded; `kind` is a short phrase."""
+        self._changed[kind] += 1
+
     def note(self, key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
         """Put a further key into corpus.json."""
-        if key in self._info or key in {"counts", "regions", "skipped"}:
+        if key in self._info or key in {"counts", "regions", "skipped", "changed"}:
             raise ValueError(f"corpus.json: the key {key!r} is the format's own")
         self._notes[key] = value
 
@@ -253,14 +263,16 @@ class CorpusWriter:
         skipped = dict(sorted(Counter(reason for reason, _ in self._skipped).items()))
         counts = {split: asdict(count) for split, count in kept.items()}
         regions = None if self._shape is None else {"count": self._shape[0], "dim": self._shape[1]}
-        info = self._info | {"counts": counts, "regions": regions, "skipped": skipped} | self._notes
+        changed = dict(sorted(self._changed.items()))
+        info = self._info | {"counts": counts, "regions": regions, "skipped": skipped, "changed": changed}
+        info |= self._notes
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
         (self.folder / INFO_FILE).write_text(text, encoding="utf-8")
         if self._skipped:
             with (self.folder / SKIPPED_FILE).open("w", encoding="utf-8") as file:
                 for reason, what in self._skipped:
                     file.write(json.dumps({"reason": reason, "what": what}, ensure_ascii=False) + "\n")
-        return Summary(self._info["name"], self.root, kept, skipped)
+        return Summary(self._info["name"], self.root, kept, skipped, changed)
 
     def _publish(self) -> None:
         assert self._lock is not None
