@@ -1,8 +1,28 @@
+import io
+import struct
+import tarfile
+import unicodedata
+import zipfile
+
 import numpy as np
 import pytest
 import soundfile
 
-from vgsplus.audio import SAMPLE_RATE, AudioError, duration, load_any, normalise, read, write_wav
+from vgsplus.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    contents,
+    duration,
+    header,
+    is_prepared,
+    is_there,
+    load_any,
+    normalise,
+    num_samples,
+    read,
+    read_crop,
+    write_wav,
+)
 
 
 def tone(frequency, seconds=0.5, rate=SAMPLE_RATE):
@@ -17,9 +37,21 @@ def test_write_then_read_keeps_the_signal_to_half_a_step(tmp_path):
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
-def test_write_clips_instead_of_wrapping(tmp_path):
-    write_wav(tmp_path / "a.wav", np.array([2.0, -2.0, 1.0, -1.0], np.float32))
-    np.testing.assert_allclose(read(tmp_path / "a.wav"), [1, -1, 1, -1], atol=1e-4)
+@pytest.mark.parametrize("scale", [1e-5, 1e-3, 2.1, 20.0, 32768.0])
+def test_a_signal_that_16_bits_do_not_fit_is_scaled_and_stays_what_it_was(tmp_path, scale):
+    signal = tone(440) * np.float32(scale)
+    factor = write_wav(tmp_path / "a.wav", signal)
+    stored = read(tmp_path / "a.wav")
+    assert np.abs(stored).max() == pytest.approx(32767 / 32768)
+    np.testing.assert_allclose(stored, signal * np.float32(factor), atol=0.5 / 32768 + 1e-7)
+    assert np.corrcoef(stored, signal)[0, 1] > 1 - 1e-8
+
+
+@pytest.mark.parametrize("peak", [0.02, 0.5, 1.0])
+def test_a_signal_that_fits_16_bits_keeps_its_level(tmp_path, peak):
+    signal = tone(440) * np.float32(2 * peak)
+    assert write_wav(tmp_path / "a.wav", signal) == 1.0
+    np.testing.assert_allclose(read(tmp_path / "a.wav"), signal, atol=1 / 32768)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
@@ -149,3 +181,214 @@ def test_16_bit_samples_are_read_as_libsndfile_scales_them(tmp_path, kind):
     samples = read(tmp_path / "a")
     assert samples.dtype == np.float32
     assert np.array_equal(samples, expected)
+
+
+# ---- codecs -----------------------------------------------------------------------------------------------
+
+CODECS = [
+    (kind, subtype)
+    for kind in ("WAV", "AU", "AIFF", "FLAC", "OGG", "MP3", "CAF", "W64", "RF64", "NIST")
+    for subtype in soundfile.available_subtypes(kind)
+    if not subtype.startswith("DWVW")  # libsndfile writes it and cannot read it
+]
+
+
+@pytest.mark.parametrize(("kind", "subtype"), CODECS)
+def test_a_crop_is_the_same_samples_as_in_the_whole_file(tmp_path, kind, subtype):
+    path = tmp_path / "a"
+    noise = np.random.default_rng(0).normal(0, 0.03, 48_000)
+    try:
+        soundfile.write(path, tone(300, 3.0) + noise, SAMPLE_RATE, format=kind, subtype=subtype)
+    except soundfile.LibsndfileError:
+        pytest.skip("not a codec of 16 kHz mono in this container")
+    whole = read(path)
+    assert len(whole) == num_samples(path) == len(load_any(path))
+    assert np.corrcoef(whole[:48_000], tone(300, 3.0))[0, 1] > 0.9
+    for crop in (0.0, 0.31, 0.77):
+        start = int(crop * (len(whole) - 1600 + 1))
+        np.testing.assert_array_equal(read(path, 1600, crop=crop), whole[start : start + 1600])
+
+
+def test_what_libsndfile_cannot_decode_is_an_error_of_the_file(tmp_path):
+    soundfile.write(tmp_path / "a.aiff", tone(300), SAMPLE_RATE, subtype="DWVW_16")
+    with pytest.raises(AudioError, match=r"a\.aiff: breaks off while decoding"):
+        load_any(tmp_path / "a.aiff")
+
+
+# ---- parts of files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sound(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(300) + np.linspace(0, 0.3, 8000, dtype=np.float32), SAMPLE_RATE)
+    return path
+
+
+def test_a_range_of_samples_is_a_sound_of_its_own(sound):
+    whole = read(sound)
+    part = f"{sound}:1000:3000"
+    np.testing.assert_array_equal(read(part), whole[1000:4000])
+    np.testing.assert_array_equal(load_any(part), whole[1000:4000])
+    np.testing.assert_array_equal(read(part, 100, crop=0.5), whole[2450:2550])
+    assert num_samples(part) == 3000
+    assert duration(part) == 3000 / SAMPLE_RATE
+    assert is_there(part)
+    assert is_prepared(part)
+
+
+def test_a_range_counts_samples_at_the_files_own_rate(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(300, 1.0, 8000), 8000)
+    assert header(path) == (8000, 8000)
+    assert duration(f"{path}:4000:2000") == 0.25
+    assert len(load_any(f"{path}:4000:2000")) == 4000
+
+
+@pytest.mark.parametrize("part", ["7000:1001", "8001:0", "999999999999:1"])
+def test_a_range_beyond_the_end_is_refused_with_the_length(sound, part):
+    with pytest.raises(AudioError, match="the file has 8000 samples, fewer than"):
+        read(f"{sound}:{part}")
+
+
+def test_a_file_that_is_named_like_a_range_is_that_file(sound):
+    named = sound.with_name("a.flac:0:10")
+    named.write_bytes(sound.read_bytes())
+    assert num_samples(named) == 8000
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_member_of_an_archive_is_read_from_its_bytes(tmp_path, sound, kind):
+    archive = tmp_path / f"all.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("other", b"0" * 100)
+            opened.write(sound, "a.flac")
+    else:
+        with tarfile.open(archive, "w") as opened:
+            opened.add(sound, "a.flac")
+    start, size = archive.read_bytes().index(b"fLaC"), sound.stat().st_size
+    part = f"{archive}:{start}:{size}"
+    np.testing.assert_array_equal(read(part), read(sound))
+    assert is_there(part)
+    assert not is_there(f"{archive}x:{start}:{size}")
+    with pytest.raises(AudioError, match=rf"the archive has \d+ bytes, fewer than {start} \+ 999999"):
+        read(f"{archive}:{start}:999999")
+
+
+def test_a_compressed_member_is_refused_as_such(tmp_path, sound):
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.write(sound, "a.flac")
+    with pytest.raises(AudioError, match="is compressed in its archive"):
+        read(f"{archive}:36:1000")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_the_contents_of_a_range_are_its_samples(tmp_path, subtype):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(300), SAMPLE_RATE, subtype=subtype)
+    suffix, data = contents(f"{path}:1000:3000")
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    assert (suffix, rate) == (".wav", SAMPLE_RATE)
+    np.testing.assert_array_equal(samples, read(path)[1000:4000])
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_sound_is_found_under_either_unicode_form(tmp_path, stored, asked):
+    soundfile.write(tmp_path / unicodedata.normalize(stored, "größe.wav"), tone(300), SAMPLE_RATE)
+    path = tmp_path / unicodedata.normalize(asked, "größe.wav")
+    assert is_there(path)
+    assert num_samples(path) == num_samples(f"{path}:0:8000") == 8000
+
+
+# ---- what is not silent, empty or absent ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+def test_channels_that_cancel_each_other_are_told_from_silence(tmp_path, noise):
+    left = tone(300)
+    right = -left + np.random.default_rng(0).normal(0, noise, len(left)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], 1), SAMPLE_RATE)
+    with pytest.raises(AudioError, match=r"a\.wav: its channels have opposite polarity"):
+        load_any(tmp_path / "a.wav")
+
+
+def test_one_silent_channel_of_two_is_no_fault(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.stack([tone(300), 0 * tone(300)], 1), SAMPLE_RATE)
+    np.testing.assert_allclose(load_any(tmp_path / "a.wav"), tone(300) / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+def test_a_wav_whose_sizes_were_left_at_0_is_read_to_its_end(tmp_path, kind):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(300), SAMPLE_RATE, format=kind, subtype="PCM_16")
+    whole, data = read(path), bytearray(path.read_bytes())
+    place = data.index(b"data")
+    data[4:8] = data[place + 4 : place + 8] = bytes(4)
+    path.write_bytes(data)
+    assert num_samples(path) == 8000
+    np.testing.assert_array_equal(read(path, 1000, crop=0.5), whole[3500:4500])
+    np.testing.assert_array_equal(load_any(path), whole)
+    assert not is_prepared(path)
+
+
+def test_a_wav_without_samples_before_further_chunks_is_empty(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.empty(0, np.float32), SAMPLE_RATE)
+    with (tmp_path / "a.wav").open("ab") as file:
+        file.write(b"LIST" + struct.pack("<I", 6000) + bytes(6000))
+    with pytest.raises(AudioError, match=r"a\.wav: (holds no samples|its header states a length of 0)"):
+        load_any(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("reader", [read, load_any, num_samples])
+def test_a_header_that_cannot_be_true_is_refused(tmp_path, reader):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(300), SAMPLE_RATE)
+    data = bytearray(path.read_bytes())
+    data[22:26] = b"\x7f" * 4
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"a\.flac: its header states \d+ samples, which \d+ bytes cannot"):
+        reader(path)
+
+
+def test_a_rate_that_cannot_be_true_is_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(300), 3)
+    with pytest.raises(AudioError, match=r"a\.wav: states a sample rate of 3 Hz"):
+        load_any(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("reader", [read, load_any, duration])
+def test_a_folder_and_an_odd_name_are_refused(tmp_path, reader):
+    with pytest.raises(AudioError, match="is a folder"):
+        reader(tmp_path)
+    for name in ("a\0b.wav", "a" * 5000, "a" * 5000 + ".wav:0:1"):
+        with pytest.raises(AudioError, match="there is no such sound file"):
+            reader(tmp_path / name)
+
+
+# ---- crops ------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_crop_moves_to_where_there_is_sound(tmp_path):
+    path = tmp_path / "a.wav"
+    quiet = np.full(16_000, 0.25, np.float32)
+    gap = np.concatenate([quiet, tone(300) + 0.25, quiet, tone(700) + 0.25, quiet])
+    soundfile.write(path, gap, SAMPLE_RATE)
+    whole = read(path)
+    onsets = {0.0: 16_001, 0.3: 18_933, 0.45: 40_001, 0.999: 48_000 - 4000}
+    for crop, start in onsets.items():
+        signal, moved = read_crop(path, 4000, crop)
+        assert len(signal) == 4000
+        assert np.abs(signal - signal.mean()).max() > 0.4
+        assert moved == (crop != 0.3)
+        if moved:
+            np.testing.assert_array_equal(signal, whole[start : start + 4000])
+
+
+def test_a_crop_with_some_sound_stays(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.concatenate([np.zeros(15_000, np.float32), tone(300)]), SAMPLE_RATE)
+    signal, moved = read_crop(path, 16_000)
+    assert not moved
+    np.testing.assert_array_equal(signal, read(path)[:16_000])

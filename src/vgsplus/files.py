@@ -40,21 +40,26 @@ def read_text(path: Path) -> str:
         raise VgsplusError(f"{path}:{line}: is not UTF-8 text. Save it as UTF-8.") from None
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; false, too, of names that no file can have (too long, or with NUL)."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for these names
+
+
 def as_on_disk(path: Path) -> Path:
     """The path under the Unicode form in which its names are on disk; the path itself if nothing matches.
 
     "ü" is one character (NFC) in most lists, and two (NFD) in file names that come from a Mac.
     """
-    if str(path).isascii() or path.exists():
+    if str(path).isascii() or os.path.exists(path):  # noqa: PTH110 - Path.exists raises for some names
         return path
     found = Path(path.anchor)
     for name in path.parts[1 if path.anchor else 0 :]:
-        if (exact := found / name).exists():
-            found = exact
-            continue
         try:
+            if (exact := found / name).exists():
+                found = exact
+                continue
             found /= _names_by_nfc(found, found.stat().st_mtime_ns)[unicodedata.normalize("NFC", name)]
-        except (OSError, KeyError):
+        except (OSError, ValueError, KeyError):
             return path
     return found
 

@@ -12,8 +12,8 @@ TRAIN_CAPTIONS, VALIDATION_CAPTIONS = 13, 6
 BATCH = 4
 
 
-def write_corpus(root, *, images=True):
-    """13 training captions, two an image, and 6 to validate; noise of 0.3 to 0.6 s."""
+def write_corpus(root, *, images=True, silence=0):
+    """13 training captions, two an image, and 6 to validate; noise of 0.3 to 0.6 s after silent samples."""
     rng = np.random.default_rng(0)
     about = {"name": "tiny", "version": "1", "provenance": "made by a test", "licence": "CC0"}
     with CorpusWriter(root, **about, image_root=None) as writer:
@@ -21,7 +21,8 @@ def write_corpus(root, *, images=True):
         seen = set()
         for split, num in (("train", TRAIN_CAPTIONS), ("validation", VALIDATION_CAPTIONS)):
             for index in range(num):
-                samples = rng.normal(0, 0.1, rng.integers(4800, 9600)).astype(np.float32)
+                noise = rng.normal(0, 0.1, rng.integers(4800, 9600)).astype(np.float32)
+                samples = np.concatenate([np.zeros(silence, np.float32), noise])
                 name = f"{split}_{index}"
                 write_wav(writer.folder / "audio" / f"{name}.wav", samples)
                 image = f"{split}_{index // 2}.png" if images else None
@@ -42,6 +43,11 @@ def write_corpus(root, *, images=True):
                     )
                 )
     return root
+
+
+@pytest.fixture(scope="session")
+def make_corpus():
+    return write_corpus
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,7 @@ def test_a_batch_is_cropped_normalised_and_padded_to_its_longest(reader):
     assert {name: t.dtype for name, t in batch.items()} == {
         "waveforms": torch.float32,
         "num_samples": torch.int64,
+        "moved_crops": torch.bool,
         "features": torch.float32,
         "boxes": torch.float32,
         "image_ids": torch.int64,
@@ -120,7 +121,11 @@ def test_published_padding_reaches_the_crop_length(corpus_root):
 def test_batches_without_grounding_never_touch_images(reader, monkeypatch):
     monkeypatch.setattr(Corpus, "stored_regions", lambda *_: pytest.fail("images were read"))
     monkeypatch.setattr(Corpus, "image_row", lambda *_: pytest.fail("images were looked up"))
-    assert reader.read(BatchRequest((0, 1), images=False)).keys() == {"waveforms", "num_samples"}
+    assert reader.read(BatchRequest((0, 1), images=False)).keys() == {
+        "waveforms",
+        "num_samples",
+        "moved_crops",
+    }
 
 
 def test_workers_read_the_same_batches_in_the_same_order(reader):

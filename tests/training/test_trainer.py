@@ -588,3 +588,31 @@ def test_the_log_is_plain_json(whole):
     lines = [json.loads(line) for line in (whole[1] / "log.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"train", "validation"}
     assert all(set(SPEEDS) <= line.keys() for line in lines if line["kind"] == "train")
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.texts = []
+
+    def note(self, text):
+        self.texts.append(text)
+
+
+def test_crops_that_would_be_silent_are_moved_and_reported(make_config, make_corpus, tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", silence=16_000)
+    notes = Notes()
+    config = make_config(corpus=str(corpus), max_seconds=0.5, validation_max_seconds=0.5)
+    result = train(config, tmp_path / "run", progress=notes)
+    assert {record["moved_crops"] for record in read_log(tmp_path / "run", "train")} == {1.0}
+    assert sum("silent throughout the 0.5 s" in text for text in notes.texts) == 1
+    assert any("moved_crops 1" in text for text in notes.texts)
+    # Of zeros the model would predict every target, and the penalty of their features would vanish.
+    assert result.validation["contrastive"] > 0.5
+    assert result.validation["feature_penalty"] > 1e-4
+
+
+def test_crops_with_sound_are_not_moved(make_config, tmp_path):
+    notes = Notes()
+    train(make_config(), tmp_path / "run", progress=notes)
+    assert {record["moved_crops"] for record in read_log(tmp_path / "run")} == {0.0}
+    assert not any("moved_crops" in text for text in notes.texts)

@@ -11,6 +11,7 @@ of every corpus. Shards are plain tar files (ustar), byte for byte the same for 
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from dataclasses import asdict, replace
@@ -18,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vgsplus.audio import MEMBER, AudioError, flac_as_wav, num_samples
+from vgsplus import audio
+from vgsplus.audio import AudioError, num_samples
 from vgsplus.corpora.captions import Caption
 from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress
@@ -27,9 +29,10 @@ from vgsplus.corpora.writer import CorpusWriter, Summary
 
 SHARDS_FOLDER = "shards"
 SHARD_BYTES = 1 << 30
+PACKED = re.compile(r".+\.tar:\d+:\d+", re.DOTALL)
 OWN_KEYS = {
     *("format", "name", "version", "sample_rate", "counts", "audio_root", "image_root", "regions"),
-    *("provenance", "licence", "skipped"),
+    *("provenance", "licence", "skipped", "changed"),
 }
 
 
@@ -114,7 +117,7 @@ class _Shards:
 
     def add(self, caption: Caption, path: Path) -> Caption:
         """Append a caption; returns it as the packed corpus names it."""
-        if MEMBER.fullmatch(str(path)):
+        if PACKED.fullmatch(str(path)):
             raise CorpusError(f"{path}: the corpus is packed already. Pack the one that it was made from.")
         if num_samples(path) != caption.num_samples:
             raise AudioError(
@@ -127,8 +130,7 @@ class _Shards:
             # It stays open from caption to caption.
             self._shard = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._shards += 1
-        wav = flac_as_wav(path) if self._decode else None
-        suffix, sound = (path.suffix.lower(), path.read_bytes()) if wav is None else (".wav", wav)
+        suffix, sound = audio.contents(path, decode=self._decode)
         key = f"{self._samples:09d}"
         self._samples += 1
         start = _append(self._shard, f"{key}{suffix}", sound)

@@ -32,11 +32,15 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
-    """A recording whose sound is good: its length at 16 kHz and the digest of its samples."""
+    """A recording whose sound is good: its length at 16 kHz and the digest of its samples.
+
+    `scaled` says whether its level had to be changed to store it.
+    """
 
     recording: Recording
     num_samples: int
     sound: str
+    scaled: bool = False
 
     @property
     def audio(self) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from vgsplus.audio import AudioError, load_any, write_wav
+from vgsplus.audio import SCALED, AudioError, load_any, write_wav
 from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
 from vgsplus.corpora.preparing import (
     MIN_SAMPLES,
@@ -171,17 +171,20 @@ def _convert(
             return reason(error, recording.path)
         if len(signal) < MIN_SAMPLES:
             return f"shorter than {MIN_SECONDS} s"
-        write_wav(audio / f"{recording.id}.wav", signal)
+        factor = write_wav(audio / f"{recording.id}.wav", signal)
         return Take(
             recording=recording,
             num_samples=len(signal),
             sound=hashlib.sha256(signal.tobytes()).hexdigest(),
+            scaled=factor != 1.0,
         )
 
     takes = []
     for recording, outcome in zip(recordings, in_parallel(convert, recordings, progress), strict=True):
         if isinstance(outcome, Take):
             takes.append(outcome)
+            if outcome.scaled:
+                writer.count_change(SCALED)
         else:
             writer.skip(outcome, recording.path.relative_to(stamps).as_posix())
     if not takes:

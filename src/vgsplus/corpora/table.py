@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
-from vgsplus.audio import SAMPLE_RATE, AudioError, load_any, write_wav
+from vgsplus.audio import SAMPLE_RATE, SCALED, AudioError, is_prepared, load_any, write_wav
 from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
 from vgsplus.corpora.preparing import (
     MIN_SAMPLES,
@@ -36,7 +35,6 @@ HELD_OUT_SHARE = 0.1
 LEAST_TO_SPLIT = 3
 PICTURES_AT_ONCE = 512
 """Described before their features go to disk."""
-PREPARED = {("WAV", "PCM_16"), ("WAVEX", "PCM_16")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +167,7 @@ def _examine_sound(path: Path) -> Sound | str:
         return str(error)
     if len(signal) < MIN_SAMPLES:
         return f"{path}: lasts {len(signal) / SAMPLE_RATE:.2f} s, less than {MIN_SECONDS} s. Leave it out."
-    info = soundfile.info(path)
-    fits = (info.samplerate, info.channels) == (SAMPLE_RATE, 1)
-    return Sound(len(signal), fits and (info.format == "FLAC" or (info.format, info.subtype) in PREPARED))
+    return Sound(len(signal), is_prepared(path))
 
 
 def _describe_picture(path: Path, *, grid: bool) -> Picture | str:
@@ -278,13 +274,15 @@ def _add_captions(
             )
         )
 
-    def convert(item: tuple[Path, str]) -> None:
+    def convert(item: tuple[Path, str]) -> float:
         source, name = item
         target = audio / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_wav(target, load_any(source))
+        return write_wav(target, load_any(source))
 
-    in_parallel(convert, list(converted.items()))
+    for factor in in_parallel(convert, list(converted.items())):
+        if factor != 1.0:
+            writer.count_change(SCALED)
 
 
 def _caption_id(table: Table, row: Row) -> str:

@@ -1,7 +1,8 @@
 """Batches of spoken captions, in an order that is a pure function of (seed, phase, epoch).
 
-A batch is a dict of tensors: waveforms (B, S) float32 normalised and zero-padded, num_samples (B,) int64 and,
-where α > 0, features (B, R, F) and boxes (B, R, 4) float32 and image_ids (B,) int64, the images' rows.
+A batch is a dict of tensors: waveforms (B, S) float32 normalised and zero-padded, num_samples (B,) int64,
+moved_crops (B,) bool (see `audio.read_crop`) and, where α > 0, features (B, R, F) and boxes (B, R, 4) float32
+and image_ids (B,) int64, the images' rows.
 """
 
 import signal
@@ -148,16 +149,23 @@ class BatchReader:
         return batch
 
     def _waveforms(self, captions: Sequence[Caption], crops: Sequence[float]) -> Batch:
-        signals = [
-            audio.read(self.corpus.audio_path(caption), self.max_samples, crop=crop)
-            for caption, crop in zip(captions, crops, strict=True)
-        ]
+        signals, moved = zip(
+            *(
+                audio.read_crop(self.corpus.audio_path(caption), self.max_samples, crop)
+                for caption, crop in zip(captions, crops, strict=True)
+            ),
+            strict=True,
+        )
         longest = self.max_samples if self.pad_to_max else _rounded_up(max(map(len, signals)))
         waveforms = np.zeros((len(signals), longest), np.float32)
         for row, samples in zip(waveforms, signals, strict=True):
             row[: len(samples)] = audio.normalise(samples)
         lengths = torch.tensor([len(samples) for samples in signals])
-        return {"waveforms": torch.from_numpy(waveforms), "num_samples": lengths}
+        return {
+            "waveforms": torch.from_numpy(waveforms),
+            "num_samples": lengths,
+            "moved_crops": torch.tensor(moved),
+        }
 
 
 def split_reader(config: RunConfig, corpus: Corpus, split: str) -> BatchReader:

@@ -2,9 +2,11 @@
 
 Each line has kind, step (updates done in the whole run), phase, phase_index, phase_step and epoch.
     "train"       every update: alpha, lr, the losses (null where α did not ask for one), grad_norm,
-                  captions_per_second, audio_seconds_per_second; with additional speech its losses too, under
+                  captions_per_second, audio_seconds_per_second, moved_crops (share of clips whose crop was
+                  silent and is moved to where there is sound); with additional speech its losses too, under
                   names such as "additional_speech/contrastive", and its part in total
-    "validation"  alpha and the losses, averaged over the validation split (of additional speech over its own)
+    "validation"  alpha and the losses, averaged over the validation split (of additional speech over its
+                  own), and moved_crops
     "evaluation"  scores: whatever the evaluation returned
     "stopped"     not_finite: the names of what became infinite or not a number in the next update, which
                   ended the run; no lines follow unless it went on
@@ -48,6 +50,8 @@ SCALARS = (
 ADDITIONAL = "additional_speech/"
 ADDITIONAL_SCALARS = tuple(f"{ADDITIONAL}{name}" for name in SCALARS if name not in ("total", "grounding"))
 """The same of additional speech, which has self-supervision alone."""
+
+MOVED_CROPS = "moved_crops"
 
 type Record = dict[str, Any]
 
@@ -169,10 +173,14 @@ def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
 
 
 def speed(batch: Batch, additional: Batch | None, seconds: float) -> Record:
-    """How fast a step went that took `seconds`, reading included; additional speech counts as audio only."""
+    """How fast a step went that took `seconds`, reading included, and the share of its crops that were moved.
+
+    Additional speech counts as audio only.
+    """
     batches = [batch, additional] if additional else [batch]
     samples = sum(int(one["num_samples"].sum()) for one in batches)
     return {
         "captions_per_second": len(batch["num_samples"]) / seconds,
         "audio_seconds_per_second": samples / SAMPLE_RATE / seconds,
+        MOVED_CROPS: float(torch.cat([one[MOVED_CROPS] for one in batches]).float().mean()),
     }

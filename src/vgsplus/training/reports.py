@@ -19,7 +19,7 @@ from vgsplus.training.batches import (
     validation_order,
 )
 from vgsplus.training.interruption import StopRequest
-from vgsplus.training.log import Record, RunLog, place, scalars, to_numbers
+from vgsplus.training.log import MOVED_CROPS, Record, RunLog, place, scalars, to_numbers
 from vgsplus.training.progress import Progress
 from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.schedule import PlannedPhase
@@ -88,7 +88,8 @@ class Reporter:
             )
             means = with_additional(means, own, planned.additional_weight) if own else None
         if means:
-            self._write(place("validation", planned, done) | {"alpha": alpha} | means, means)
+            shown = {name: mean for name, mean in means.items() if mean or not name.endswith(MOVED_CROPS)}
+            self._write(place("validation", planned, done) | {"alpha": alpha} | means, shown)
 
     def _means(
         self, reader: BatchReader, requests: Sequence[BatchRequest], alpha: float, use: Use
@@ -102,6 +103,7 @@ class Reporter:
                 torch.manual_seed(indexed_seed(VALIDATION_SEED, use, index))
                 with torch.no_grad():
                     values = to_numbers(scalars(self._losses(batch, alpha)))
+                values[MOVED_CROPS] = float(batch[MOVED_CROPS].float().mean())
                 if self._stop.requested:
                     return None
                 size = len(batch["num_samples"])

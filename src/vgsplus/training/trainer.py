@@ -43,6 +43,7 @@ from vgsplus.training.checks import LoadWeights, check_run
 from vgsplus.training.interruption import Interrupted, StopRequest
 from vgsplus.training.log import (
     ADDITIONAL_SCALARS,
+    MOVED_CROPS,
     SCALARS,
     Record,
     RunLog,
@@ -59,6 +60,11 @@ from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.reports import Evaluate, Reporter
 from vgsplus.training.run_folder import Found, Identity, alone_in, newest, open_run, settle_precision
 from vgsplus.training.schedule import PlannedPhase
+
+SILENT_CROPS = (
+    "some clips are silent throughout the {seconds:g} s that are cut from them; such crops move to where "
+    "there is sound, and log.jsonl has their share as moved_crops"
+)
 
 
 class NotFiniteError(VgsplusError):
@@ -195,6 +201,7 @@ class Trainer:
             stop=stop,
             pin_memory=self._pin_memory,
         )
+        self._silent_crops_reported = False
         self._saved: Path | None = None
         self._saved_at = time.monotonic()
 
@@ -231,6 +238,9 @@ class Trainer:
                 record |= speed(batch, additional, time.perf_counter() - started)
                 self.log.write(record)
                 self.progress.step(record)
+                if record[MOVED_CROPS] and not self._silent_crops_reported:
+                    self.progress.note(SILENT_CROPS.format(seconds=self.config.max_seconds))
+                    self._silent_crops_reported = True
                 self._after(planned, step + 1, optimizer)
                 started = time.perf_counter()
 
