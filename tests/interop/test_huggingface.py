@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining, Wav2Vec2Model
+from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForPreTraining, Wav2Vec2Model
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
 import vgsplus
@@ -14,24 +14,37 @@ from vgsplus.interop.tensors import LoadError
 from vgsplus.losses.ssl import diversity_loss
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
-SIZES = {
-    "tiny": {
-        "hidden_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "conv_dim": (16, 16, 24),
-        "conv_kernel": (10, 3, 2),
-        "conv_stride": (5, 2, 2),
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-        "codevector_dim": 16,
-        "proj_codevector_dim": 12,
-        "num_codevectors_per_group": 10,
-        "num_negatives": 8,
-    },
-    "base": {},
+TINY = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": (16, 16, 24),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 2, 2),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "codevector_dim": 16,
+    "proj_codevector_dim": 12,
+    "num_codevectors_per_group": 10,
+    "num_negatives": 8,
 }
+SIZES = {
+    "base": {},
+    "tiny": TINY,
+    "large": TINY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    "layer_norm_first": TINY | {"do_stable_layer_norm": True},
+    "layer_norm": TINY | {"feat_extract_norm": "layer"},
+    "conv_bias": TINY | {"conv_bias": True},
+}
+
+
+def shake(theirs):
+    """Weights and biases that start at 0 and 1 drawn at random too, so that every one of them counts."""
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return theirs.eval()
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -39,6 +52,8 @@ def peers(request, tmp_path_factory):
     """Their model with random weights, ours loaded from what they saved, and a batch of one length."""
     torch.manual_seed(1)
     theirs = Wav2Vec2ForPreTraining(Wav2Vec2Config(**SIZES[request.param])).eval()
+    if request.param != "base":
+        shake(theirs)
     folder = tmp_path_factory.mktemp(request.param)
     theirs.save_pretrained(folder)
     ours, report = load_with_report(folder)
@@ -149,10 +164,13 @@ def test_a_grounded_model_is_initialised_from_it(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value", "match"),
     [
-        ("model_type", "hubert", "'hubert'"),
-        ("do_stable_layer_norm", True, "large architecture"),
-        ("feat_extract_norm", "layer", "large architecture"),
-        ("conv_bias", True, "conv_bias"),
+        ("model_type", "wavlm", "'wavlm'"),
+        ("model_type", None, "type None"),
+        ("feat_extract_norm", "layer", r"lacks tensors of the speech encoder.*norms\.1"),
+        ("feat_extract_norm", "batch", "feat_extract_norm = 'batch'"),
+        ("conv_bias", True, r"lacks tensors of the speech encoder.*convolutions\.0\.bias"),
+        ("adapter_attn_dim", 16, "adapter_attn_dim"),
+        ("num_hidden_layers", 2, r"another network.*encoder\.layers\.2"),
         ("hidden_act", "relu", "hidden_act"),
         ("hidden_size", None, "hidden_size|impossible"),
     ],
@@ -178,3 +196,82 @@ def test_random_numbers_are_untouched_by_loading(tiny_config, tmp_path):
     before = torch.get_rng_state()
     vgsplus.load(tmp_path)
     assert np.array_equal(torch.get_rng_state().numpy(), before.numpy())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("large", [False, True])
+def test_hubert_agrees_in_every_layer(tmp_path, large):
+    torch.manual_seed(0)
+    names = ("codevector_dim", "proj_codevector_dim", "num_codevectors_per_group", "num_negatives")
+    sizes = {name: value for name, value in SIZES["large" if large else "tiny"].items() if name not in names}
+    theirs = shake(HubertModel(HubertConfig(**sizes)))
+    theirs.save_pretrained(tmp_path)
+    waveforms, lengths = torch.randn(1, 8000), torch.tensor([8000])
+    layers, _ = vgsplus.load(tmp_path).speech_layers(waveforms, lengths)
+    seen = theirs(waveforms, output_hidden_states=True)
+    for layer, hidden in zip(layers, seen.hidden_states[1:], strict=True):
+        close(layer, hidden)
+
+
+@pytest.fixture
+def sharded(tiny_config, tmp_path):
+    theirs = Wav2Vec2ForPreTraining(tiny_config)
+    theirs.save_pretrained(tmp_path, max_shard_size="60KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    return theirs, tmp_path
+
+
+def test_weights_in_several_files_are_read(sharded, tmp_path):
+    theirs, folder = sharded
+    theirs.save_pretrained(tmp_path / "whole")
+    ours, whole = vgsplus.load(folder).state_dict(), vgsplus.load(tmp_path / "whole").state_dict()
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda places: places | {"masked_spec_embed": "../model-00001.safetensors"}, "names the file"),
+        (lambda places: places | {"masked_spec_embed": "model-9.safetensors"}, "names the file"),
+        (lambda places: dict(list(places.items())[1:]), "does not agree with"),
+        (lambda places: places | {"extra": next(iter(places.values()))}, "does not agree with .* extra"),
+        (lambda _: ["a list"], "cannot be read as an index"),
+    ],
+)
+def test_an_index_of_weights_that_is_wrong_is_refused(sharded, change, match):
+    _, folder = sharded
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps(content | {"weight_map": change(content["weight_map"])}))
+    with pytest.raises(LoadError, match=match):
+        vgsplus.load(folder)
+
+
+def test_a_tensor_under_its_old_and_new_name_is_refused(tiny_config, tmp_path):
+    theirs = Wav2Vec2Model(tiny_config)
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state = theirs.state_dict()
+    state["encoder.pos_conv_embed.conv.weight_g"] = torch.ones(1, 1, 16)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(LoadError, match="under two names"):
+        vgsplus.load(tmp_path)
+
+
+def test_a_large_model_trains(tmp_path):
+    torch.manual_seed(0)
+    shake(Wav2Vec2ForPreTraining(Wav2Vec2Config(**SIZES["large"]))).save_pretrained(tmp_path)
+    sizes = vars(vgsplus.load(tmp_path).config)
+    model = VGSPlus(ModelConfig(**sizes | {"grounded": True, "resdavenet_widths": (8, 48), "feature_dim": 6}))
+    load_weights(model, str(tmp_path))
+    batch = {
+        "waveforms": torch.randn(2, 8000),
+        "num_samples": torch.tensor([8000, 6000]),
+        "features": torch.randn(2, 3, 6),
+        "boxes": torch.rand(2, 3, 4),
+        "image_ids": torch.arange(2),
+    }
+    losses = model.train().losses(batch, alpha=0.5)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert not [name for name, x in model.named_parameters() if x.grad is None]

@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,7 +164,9 @@ def fairseq_tensors(model):
 
 def fairseq_name(name):
     if name.startswith("speech.waveform.convolutions."):
-        return f"feature_extractor.conv_layers.{name.split('.')[3]}.0.weight"
+        return "feature_extractor.conv_layers.{3}.0.{4}".format(*name.split("."))
+    if name.startswith("speech.waveform.norms."):
+        return "feature_extractor.conv_layers.{3}.2.1.{4}".format(*name.split("."))
     positions = "speech.positions.convolution"
     for ours, theirs in (
         ("speech.layers.", "encoder.layers."),
@@ -173,6 +176,7 @@ def fairseq_name(name):
         (".contract.", ".fc2."),
         (".ffn_norm.", ".final_layer_norm."),
         ("speech.input_norm.", "encoder.layer_norm."),
+        ("speech.output_norm.", "encoder.layer_norm."),
         ("speech.waveform.norm.", "feature_extractor.conv_layers.0.2."),
         ("speech.norm.", "layer_norm."),
         ("speech.project.", "post_extract_proj."),
@@ -238,12 +242,191 @@ def test_a_fine_tuned_fairseq_checkpoint_says_what_it_lacks(tiny, tmp_path):
     assert torch.equal(model.speech.project.weight, tiny.speech.project.weight)
 
 
-@pytest.mark.parametrize("change", [{"layer_norm_first": True}, {"extractor_mode": "layer_norm"}])
-def test_large_architectures_are_refused(tiny, tmp_path, change):
-    args = argparse.Namespace(**FAIRSEQ_ARGS | change)
-    torch.save({"model": fairseq_tensors(tiny), "args": args}, tmp_path / "large.pt")
-    with pytest.raises(LoadError, match="large architecture"):
-        vgsplus.load(tmp_path / "large.pt")
+LARGE = {"extractor_mode": "layer_norm", "conv_bias": True, "layer_norm_first": True}
+
+
+@pytest.mark.parametrize("changes", [LARGE, {"layer_norm_first": True}, {"conv_bias": True}])
+def test_a_large_fairseq_checkpoint_is_read(tmp_path, changes):
+    model = VGSPlus(replace(TINY, **changes))
+    args = argparse.Namespace(**FAIRSEQ_ARGS | changes)
+    torch.save({"model": fairseq_tensors(model), "args": args}, tmp_path / "large.pt")
+    loaded, report = load_with_report(tmp_path / "large.pt")
+    assert report.whole
+    assert same(loaded, model)
+    assert {name: getattr(loaded.config, name) for name in changes} == changes
+
+
+def fine_tuned(model, arguments, tmp_path):
+    """A checkpoint of a model fine-tuned to recognise speech, with the arguments of what it began from."""
+    tensors = {f"w2v_encoder.w2v_model.{name}": x for name, x in fairseq_tensors(model).items()}
+    torch.save({"model": tensors, "args": None, "cfg": {"model": arguments}}, tmp_path / "ctc.pt")
+    return tmp_path / "ctc.pt"
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda args: {"_name": "wav2vec_ctc", "dropout": 0.0, "w2v_args": argparse.Namespace(**args)},
+        lambda args: {"_name": "wav2vec_ctc", "w2v_args": {"model": args, "task": {}}},
+        lambda args: {"w2v_args": {"args": None, "cfg": {"model": argparse.Namespace(**args)}}},
+        lambda args: DictConfig({"_name": "wav2vec_ctc", "w2v_args": DictConfig({"model": args})}),
+    ],
+)
+def test_the_arguments_inside_those_of_a_fine_tuned_model_count(tmp_path, wrapped):
+    model = VGSPlus(replace(TINY, layer_norm_first=True, heads=4))
+    args = FAIRSEQ_ARGS | {"layer_norm_first": True, "encoder_attention_heads": 4}
+    loaded = vgsplus.load(fine_tuned(model, wrapped(args), tmp_path))
+    assert (loaded.config.layer_norm_first, loaded.config.heads) == (True, 4)
+    assert same(loaded, model)
+    with pytest.raises(LoadError, match="relative_position_embedding = True"):
+        vgsplus.load(fine_tuned(model, wrapped(args | {"relative_position_embedding": True}), tmp_path))
+
+
+FOREIGN_SETTINGS = [
+    ("relative_position_embedding", True),
+    ("layer_type", "conformer"),
+    ("pos_conv_depth", 5),
+    ("pos_enc_type", "rope"),
+    ("_name", "data2vec_audio"),
+    ("quantize_input", True),
+    ("activation_fn", "relu"),
+    ("extractor_mode", "layer_norm"),
+]
+
+
+@pytest.mark.parametrize(("setting", "value"), FOREIGN_SETTINGS)
+@pytest.mark.parametrize("place", ["args", "cfg", "flat"])
+def test_settings_of_another_network_are_refused_wherever_they_stand(tiny, tmp_path, setting, value, place):
+    args = FAIRSEQ_ARGS | {setting: value}
+    told = {
+        "args": {"args": argparse.Namespace(**args)},
+        "cfg": {"cfg": {"model": args}},
+        "flat": {"cfg": args},
+    }
+    torch.save({"model": fairseq_tensors(tiny)} | told[place], tmp_path / "other.pt")
+    with pytest.raises(LoadError, match=f"{setting} = {value!r}"):
+        vgsplus.load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layers.0.self_attn.relative_attention_bias.weight",
+        "encoder.layers.1.self_attn.grep_a",
+        "encoder.layers.3.fc1.weight",
+        "encoder.pos_conv.1.weight_g",
+        "feature_extractor.conv_layers.2.2.1.weight",
+        "quantizer.weight_proj.1.weight",
+        "layer_norm.running_mean",
+    ],
+)
+def test_a_tensor_that_has_no_place_inside_the_network_is_refused(tiny, tmp_path, name):
+    tensors = fairseq_tensors(tiny) | {name: torch.ones(3)}
+    torch.save({"model": tensors, "args": argparse.Namespace(**FAIRSEQ_ARGS)}, tmp_path / "other.pt")
+    with pytest.raises(LoadError, match=f"another network.*{name}"):
+        vgsplus.load(tmp_path / "other.pt")
+    with pytest.raises(LoadError, match=f"another network.*{name}"):
+        load_weights(VGSPlus(TINY), str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["encoder.layers.1.fc1.bias", "encoder.layer_norm.weight", "layer_norm.bias", "encoder.pos_conv.0.bias"],
+)
+def test_a_speech_encoder_that_lacks_a_tensor_is_refused(tiny, tmp_path, name):
+    tensors = fairseq_tensors(tiny)
+    del tensors[name]
+    torch.save({"model": tensors, "args": argparse.Namespace(**FAIRSEQ_ARGS)}, tmp_path / "w2v.pt")
+    with pytest.raises(LoadError, match="lacks tensors of the speech encoder"):
+        vgsplus.load(tmp_path / "w2v.pt")
+
+
+def test_a_checkpoint_that_lacks_one_kind_of_tensor_is_told_which(tiny, tmp_path):
+    tensors = fairseq_tensors(tiny)
+    tensors = {name: x for name, x in tensors.items() if not name.startswith("post_extract_proj")}
+    torch.save({"model": tensors, "args": argparse.Namespace(**FAIRSEQ_ARGS)}, tmp_path / "w2v.pt")
+    with pytest.raises(LoadError, match=r"lacks post_extract_proj\.weight, without which"):
+        vgsplus.load(tmp_path / "w2v.pt")
+
+
+def test_the_projection_that_fairseq_leaves_out_where_widths_are_equal_is_the_identity(tmp_path):
+    model = VGSPlus(replace(TINY, conv_layers=((8, 10, 5), (8, 3, 2), (64, 2, 2)))).eval()
+    with torch.no_grad():
+        model.speech.project.weight.copy_(torch.eye(64))
+        model.speech.project.bias.zero_()
+    tensors = fairseq_tensors(model)
+    del tensors["post_extract_proj.weight"], tensors["post_extract_proj.bias"]
+    args = FAIRSEQ_ARGS | {"conv_feature_layers": "[(8, 10, 5)] + [(8, 3, 2)] + [(64, 2, 2)]"}
+    torch.save({"model": tensors, "args": argparse.Namespace(**args)}, tmp_path / "w2v.pt")
+    assert same(vgsplus.load(tmp_path / "w2v.pt"), model)
+
+
+def test_large_tensors_that_do_not_tell_where_layers_normalise_are_refused(tmp_path):
+    torch.save({"model": fairseq_tensors(VGSPlus(replace(TINY, **LARGE))), "args": None}, tmp_path / "w2v.pt")
+    with pytest.raises(LoadError, match="does not state layer_norm_first"):
+        vgsplus.load(tmp_path / "w2v.pt")
+
+
+@pytest.mark.parametrize("value", ["many", [], {}, -1, 0, 10**30, float("nan")])
+@pytest.mark.parametrize(
+    "setting", ["encoder_embed_dim", "encoder_layers", "encoder_attention_heads", "conv_pos_groups"]
+)
+def test_impossible_settings_are_an_error(tiny, tmp_path, setting, value):
+    args = FAIRSEQ_ARGS | {setting: value}
+    torch.save({"model": fairseq_tensors(tiny), "cfg": {"model": args}}, tmp_path / "odd.pt")
+    with pytest.raises(LoadError):
+        vgsplus.load(tmp_path / "odd.pt")
+
+
+def test_hubert_is_read_without_its_heads(tiny, tmp_path):
+    heads = {"label_embs_concat": torch.ones(5, 8), "final_proj.weight": torch.ones(8, 64)}
+    tensors = {name: x for name, x in fairseq_tensors(tiny).items() if fairseq_part(name) == "encoder"}
+    args = {key: value for key, value in FAIRSEQ_ARGS.items() if not key.startswith("latent")}
+    saved = {"model": tensors | heads, "args": None, "cfg": {"model": args | {"_name": "hubert"}}}
+    torch.save(saved, tmp_path / "hubert.pt")
+    model, report = load_with_report(tmp_path / "hubert.pt")
+    assert report.unused.keys() == heads.keys()
+    assert not any(name.startswith("speech.") for name in report.initial)
+    assert same_speech(model, tiny)
+
+
+def fairseq_part(name):
+    return "head" if name.split(".")[0] in ("quantizer", "project_q", "final_proj") else "encoder"
+
+
+def same_speech(one, other):
+    ours, theirs = one.speech.state_dict(), other.speech.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("positions", ["audio_encoder.pos_conv.", "audio_encoder.encoder.pos_conv."])
+def test_the_speech_side_of_a_vg_hubert_bundle_is_read(tiny, tmp_path, positions):
+    """CLS comes before the frames after the positional convolution (Peng & Harwath, Interspeech 2022)."""
+    tensors = {
+        f"audio_encoder.{name}".replace("audio_encoder.encoder.pos_conv.", positions): tensor
+        for name, tensor in fairseq_tensors(tiny).items()
+        if fairseq_part(name) == "encoder"
+    }
+    cls = torch.randn(1, 1, 64)
+    pictures = {
+        "trm.blocks.0.attn.qkv.weight": torch.ones(4, 4),
+        "audio_cls_token_proj.0.weight": torch.ones(3),
+    }
+    bundle = tensors | pictures | {"audio_encoder.cls_token": cls}
+    torch.save({"dual_encoder": bundle}, tmp_path / "best_bundle.pth")
+    args = argparse.Namespace(**FAIRSEQ_ARGS | {"encoder_layers": 12, "layer_use": 2})
+    (tmp_path / "args.pkl").write_bytes(pickle.dumps(args))
+    model, report = load_with_report(tmp_path)
+    assert report.unused.keys() == pictures.keys()
+    waveforms, lengths = torch.randn(1, 4000), torch.tensor([4000])
+    with torch.no_grad():
+        layers, _ = model.speech_layers(waveforms, lengths)
+        speech = tiny.speech
+        x = speech.project(speech.hear(waveforms, lengths).features)
+        x = speech.input_norm(torch.cat([cls, x + speech.positions(x)], 1))
+        for layer, found in zip(speech.layers, layers, strict=True):
+            x = layer(x)
+            torch.testing.assert_close(found, x[:, 1:], rtol=1e-5, atol=1e-5)
 
 
 def test_the_text_of_convolutions_is_read_and_never_run():

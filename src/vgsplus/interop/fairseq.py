@@ -1,8 +1,11 @@
-"""fairseq's wav2vec 2.0 checkpoints: their names and sizes, as ours (wav2vec 2.0, base architecture)."""
+"""fairseq's wav2vec 2.0 and HuBERT checkpoints: their names and sizes, as ours."""
 
 import ast
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import torch
 
 from vgsplus.interop.tensors import LoadError, Rule, Shape, Source, StoredTensor
 from vgsplus.interop.torch_files import attributes
@@ -10,6 +13,7 @@ from vgsplus.models.vgsplus import ModelConfig
 
 FINE_TUNED = "w2v_encoder.w2v_model."
 """In front of every name of a model that was fine-tuned to recognise speech."""
+CLS_RULE = Rule(r"speech\.cls", ("cls_token",))
 HEAD_WIDTH = 64
 """Of an attention head, in every published size of these models."""
 
@@ -26,6 +30,7 @@ def rules(prefix: str = "") -> tuple[Rule, ...]:
     positions = f"{p}encoder.pos_conv.0."
     return (
         Rule(r"speech\.waveform\.norm\.(\w+)", (rf"{p}feature_extractor.conv_layers.0.2.\1",)),
+        Rule(r"speech\.waveform\.norms\.(\d+)\.(\w+)", (rf"{p}feature_extractor.conv_layers.\1.2.1.\2",)),
         Rule(
             r"speech\.waveform\.convolutions\.(\d+)\.(\w+)", (rf"{p}feature_extractor.conv_layers.\1.0.\2",)
         ),
@@ -39,7 +44,7 @@ def rules(prefix: str = "") -> tuple[Rule, ...]:
             r"speech\.positions\.convolution\.parametrizations\.weight\.original1", (f"{positions}weight_v",)
         ),
         Rule(r"speech\.positions\.convolution\.bias", (f"{positions}bias",)),
-        Rule(r"speech\.input_norm\.(\w+)", (rf"{p}encoder.layer_norm.\1",)),
+        Rule(r"speech\.(?:input|output)_norm\.(\w+)", (rf"{p}encoder.layer_norm.\1",)),
         Rule(r"speech\.layers\.(\d+)\.attention\.qkv\.(\w+)", attention),
         Rule(
             r"speech\.layers\.(\d+)\.attention\.out\.(\w+)", (rf"{p}encoder.layers.\1.self_attn.out_proj.\2",)
@@ -58,16 +63,22 @@ def rules(prefix: str = "") -> tuple[Rule, ...]:
     )
 
 
+def parts(prefix: str = "") -> tuple[str, ...]:
+    """What the names of the tensors of the parts that `rules` speak of begin with."""
+    names = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.", "quantizer.")
+    return tuple(f"{prefix}{name}" for name in (*names, "project_q.", "input_quantizer.", "project_inp."))
+
+
 def speech_sizes(
     name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any], prefix: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
     """Sizes of everything but grounding, as `ModelConfig` takes them, and what had to be assumed.
 
-    What the arguments do not tell is read off the tensors; heads and strides, which no tensor shows, are
-    assumed as published.
+    What the arguments do not tell is read off the tensors; heads, strides and the order of normalisation,
+    which no tensor shows, are assumed as in the published base models.
 
     Raises:
-        LoadError: the tensors are not those of wav2vec 2.0, or of an architecture that ours does not have.
+        LoadError: tensors of the network are missing, or it is of an architecture that ours does not have.
     """
     require_supported(name, args)
 
@@ -75,17 +86,37 @@ def speech_sizes(
         found = stored.get(f"{prefix}{of}")
         return None if found is None else found.shape
 
-    project = shape("post_extract_proj.weight")
+    project = shape("post_extract_proj.weight")  # (D, C)
     positions = shape("encoder.pos_conv.0.weight_v")
     expand = shape("encoder.layers.0.fc1.weight")
     first = shape("feature_extractor.conv_layers.0.0.weight")
+    needed = {
+        "feature_extractor.conv_layers.0.0.weight": first,
+        "post_extract_proj.weight": project,
+        "encoder.pos_conv.0.weight_v": positions,
+        "encoder.layers.0.fc1.weight": expand,
+    }
+    absent = [f"{prefix}{of}" for of, found in needed.items() if found is None]
     if project is None or positions is None or expand is None or first is None:
+        if len(absent) == len(needed):
+            raise LoadError(
+                f"{name}: holds none of the tensors of wav2vec 2.0 under {prefix}feature_extractor… and "
+                f"{prefix}encoder…, so it is a checkpoint of another model"
+            )
+        raise LoadError(f"{name}: lacks {', '.join(absent)}, without which the network is not wav2vec 2.0")
+    mode = "layer_norm" if shape("feature_extractor.conv_layers.1.2.1.weight") is not None else "default"
+    if args.get("extractor_mode", mode) != mode:
         raise LoadError(
-            f"{name}: holds none of the tensors of wav2vec 2.0 under {prefix}feature_extractor… and "
-            f"{prefix}encoder…, so it is a checkpoint of another model"
+            f"{name}: says extractor_mode = {args['extractor_mode']!r}, but its tensors are those of {mode!r}"
         )
-    if shape("feature_extractor.conv_layers.1.2.1.weight") is not None:
-        raise LoadError(f"{name}: {LARGE}")
+    assumed = []
+    if "layer_norm_first" not in args:
+        if mode == "layer_norm":
+            raise LoadError(
+                f"{name}: does not state layer_norm_first (whether layers normalise their inputs), and its "
+                "tensors are the same either way. Use a checkpoint that holds its arguments"
+            )
+        assumed.append("layer_norm_first = False")
     dim = int(args.get("encoder_embed_dim", project[0]))
     layers = int(args.get("encoder_layers", count(stored, f"{prefix}encoder.layers.")))
     codebook, logits, final = (
@@ -94,6 +125,9 @@ def speech_sizes(
         shape("final_proj.weight"),
     )
     sizes: dict[str, Any] = {
+        "extractor_mode": mode,
+        "conv_bias": shape("feature_extractor.conv_layers.0.0.bias") is not None,
+        "layer_norm_first": bool(args.get("layer_norm_first", False)),
         "dim": dim,
         "ffn_dim": int(args.get("encoder_ffn_embed_dim", expand[0])),
         "pos_conv_kernel": int(args.get("conv_pos", positions[2])),
@@ -113,7 +147,6 @@ def speech_sizes(
             "quantizer_dim": codebook[2] * groups,
             "ssl_dim": int(args.get("final_dim", final[0]) or final[0]),
         }
-    assumed = []
     if "encoder_attention_heads" in args:
         sizes["heads"] = int(args["encoder_attention_heads"])
     else:
@@ -127,23 +160,34 @@ def speech_sizes(
     return sizes | {"shared_layers": layers, "ssl_layers": 0}, assumed
 
 
-LARGE = (
-    "is of the large architecture (layer normalisation in every convolution, or before attention); "
-    "base models are read"
-)
+_ONLY: Mapping[str, tuple[object, ...]] = {
+    "extractor_mode": ("default", "layer_norm"),
+    "activation_fn": ("gelu",),
+    "target_glu": (False,),
+    "quantize_input": (False,),
+    "relative_position_embedding": (False,),
+    "gru_rel_pos": (False,),
+    "layer_type": ("transformer",),
+    "pos_conv_depth": (1,),
+    "pos_enc_type": ("abs",),
+    "attn_type": ("",),
+    "conv_pos_batch_norm": (False,),
+    "rotary": (False,),
+    "_name": ("wav2vec2", "hubert", "wav2vec_ctc", "hubert_ctc", "wav2vec_seq2seq", "hubert_seq2seq"),
+}
+"""Settings of fairseq's and unilm's models that name an architecture, and their values for ours."""
 
 
 def require_supported(name: str, args: Mapping[str, Any]) -> None:
     """Refuse what the network cannot compute.
 
     Raises:
-        LoadError: the arguments ask for another architecture than wav2vec 2.0 base.
+        LoadError: the arguments ask for another architecture than those of wav2vec 2.0 and HuBERT.
     """
-    if args.get("layer_norm_first") or args.get("extractor_mode", "default") == "layer_norm":
-        raise LoadError(f"{name}: {LARGE}")
-    for setting, only in (("conv_bias", False), ("activation_fn", "gelu"), ("target_glu", False)):
-        if args.get(setting, only) != only:
-            raise LoadError(f"{name}: has {setting} = {args[setting]!r}; only {only!r} is supported")
+    for setting, values in _ONLY.items():
+        if (value := args.get(setting)) is not None and value not in values:
+            only = " or ".join(map(repr, values))
+            raise LoadError(f"{name}: has {setting} = {value!r}; only {only} is supported")
 
 
 def convolutions(name: str, text: str) -> tuple[tuple[int, int, int], ...]:
@@ -178,36 +222,80 @@ def _seen_convolutions(stored: Mapping[str, StoredTensor], prefix: str) -> tuple
     return tuple((s[0], s[2], s[2] // 2 if index == 0 else 2) for index, s in enumerate(shapes))
 
 
-def arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's arguments from 'args' (argparse) or 'cfg' (OmegaConf, or plain); empty without either."""
-    for value in (checkpoint.get("args"), (attributes(checkpoint.get("cfg")) or {}).get("model")):
-        found = attributes(value)
-        if found:
-            return found
-    return {}
+def arguments(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's arguments: 'args' (argparse), 'cfg' (OmegaConf or plain, flat in unilm's files) or neither.
+
+    A fine-tuned model holds those of the network that it began from as `w2v_args`, which win.
+
+    Raises:
+        LoadError: any of them asks for another architecture.
+    """
+    found: dict[str, Any] = {}
+    for settings in _configurations(checkpoint):
+        require_supported(name, settings)
+        found |= {key: value for key, value in settings.items() if value is not None}
+    return found
+
+
+def _configurations(values: Mapping[str, Any], depth: int = 8) -> Iterator[dict[str, Any]]:
+    """Every set of a model's arguments inside others, the outer ones first."""
+    for key in ("args", "cfg", "model", "w2v_args") if depth else ():
+        inner = attributes(values.get(key))
+        if inner and not any(isinstance(value, StoredTensor) for value in inner.values()):
+            yield inner
+            yield from _configurations(inner, depth - 1)
 
 
 def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
-    """A checkpoint with 'model' and 'args' or 'cfg', as read: wav2vec 2.0 without grounding.
+    """A checkpoint with 'model' and 'args' or 'cfg', as read: its speech encoder, without grounding.
 
     Raises:
-        LoadError: it is no wav2vec 2.0 of the base architecture.
+        LoadError: it is neither wav2vec 2.0 nor HuBERT.
     """
     tensors = checkpoint["model"]
     stored = {str(k): v for k, v in tensors.items() if isinstance(v, StoredTensor)}
-    args = arguments(checkpoint)
+    args = arguments(name, checkpoint)
     if any(key.startswith(FINE_TUNED) for key in stored):
         stored = {key.removeprefix(FINE_TUNED): tensor for key, tensor in stored.items()}
-        # A fine-tuned model's arguments hold those of the model that it began from elsewhere.
-        args = {}
-    sizes, assumed = speech_sizes(name, stored, args)
-    return Source(
-        name=name,
-        stored=stored,
-        rules=rules(),
-        config=ModelConfig(**split_layers(sizes), grounded=False),
-        assumed=tuple(assumed),
-    )
+    return speech_source(name, stored, args)
+
+
+def _with_projection(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors, with an identity for the projection that fairseq leaves out where widths are equal."""
+    norms = [stored.get(f"{part}layer_norm.weight") for part in ("", "encoder.")]
+    weight, bias = "post_extract_proj.weight", "post_extract_proj.bias"
+    features, width = (None if norm is None else norm.shape for norm in norms)
+    if weight in stored or features is None or features != width or len(features) != 1:
+        return dict(stored)
+    (dim,) = features
+    return dict(stored) | {
+        weight: StoredTensor((dim, dim), torch.float32, lambda: torch.eye(dim)),
+        bias: StoredTensor((dim,), torch.float32, lambda: torch.zeros(dim)),
+    }
+
+
+def speech_source(
+    name: str,
+    stored: Mapping[str, StoredTensor],
+    args: Mapping[str, Any],
+    *,
+    cls: bool = False,
+) -> Source:
+    """The tensors of a speech encoder under fairseq's names; `cls`: with a CLS vector after the positions.
+
+    Raises:
+        LoadError: as `source`.
+    """
+    stored = _with_projection(stored)
+    # HuBERT's final_proj predicts clusters: it is a head of another task.
+    own = "speech|quantizer|project" if "quantizer.vars" in stored else "speech"
+    taken = [rule for rule in (*rules(), CLS_RULE) if re.match(own, rule.ours)]
+    try:
+        sizes, assumed = speech_sizes(name, stored, args)
+        config = ModelConfig(**split_layers(sizes), grounded=False, cls_after_positions=cls)
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError, IndexError) as error:
+        raise LoadError(f"{name}: its settings and tensors do not make up a model ({error})") from None
+    return Source(name=name, stored=stored, rules=taken, config=config, assumed=tuple(assumed), parts=parts())
 
 
 def split_layers(sizes: Mapping[str, Any]) -> dict[str, Any]:

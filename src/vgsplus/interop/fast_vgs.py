@@ -26,6 +26,8 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 ARGS = "args.pkl"
 BUNDLES = ("best_bundle.pth", "bundle.pth")
 DUAL, CROSS = "dual_encoder", "cross_encoder"
+VG_HUBERT = "audio_encoder."
+"""In front of the names of VG-HuBERT's speech encoder; the other tensors are of its picture side."""
 SPEECH = "conv1_trm1_trm3."
 DISCARDED = "audio_cls_token_proj_coarse."
 """A projection that the published network computes and throws away; it stands in every bundle."""
@@ -138,13 +140,35 @@ def tensors_of(bundle: Mapping[str, Any], part: str) -> dict[str, StoredTensor]:
 def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None) -> Source:
     """A bundle: its dual encoder is the model; a cross encoder is not used.
 
+    Of VG-HuBERT (Peng & Harwath, Interspeech 2022), the speech encoder is, without its picture side.
+
     Raises:
         LoadError: its tensors are not those of the published network.
     """
     stored = tensors_of(bundle, DUAL)
+    if any(key.startswith(VG_HUBERT) for key in stored):
+        return _vg_hubert(name, stored, args or {})
     config, assumed = _config(name, stored, args)
     cross = {f"{CROSS}.{key}": tensor for key, tensor in tensors_of(bundle, CROSS).items()}
-    return Source(name=name, stored=stored | cross, rules=RULES, config=config, assumed=assumed)
+    return Source(
+        name=name,
+        stored=stored | cross,
+        rules=RULES,
+        config=config,
+        assumed=assumed,
+        parts=fairseq.parts(SPEECH),
+    )
+
+
+def _vg_hubert(name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any]) -> Source:
+    """HuBERT's layers up to the one that is grounded, with CLS; the positional convolution stands outside."""
+    found = {}
+    for key, tensor in stored.items():
+        own = key.removeprefix(VG_HUBERT)
+        found[f"encoder.{own}" if own.startswith("pos_conv.") else own] = tensor
+    # The arguments may count the layers of the HuBERT that it began from.
+    known = {key: value for key, value in args.items() if key != "encoder_layers"}
+    return fairseq.speech_source(f"{name}: VG-HuBERT", found, known, cls="cls_token" in found)
 
 
 def _config(

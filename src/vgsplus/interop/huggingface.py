@@ -1,34 +1,47 @@
-"""Hugging Face's wav2vec 2.0 folders (config.json with weights): their names and sizes, as ours."""
+"""Hugging Face's wav2vec 2.0 and HuBERT folders (config.json and weights): their names and sizes, as ours."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vgsplus.interop.fairseq import LARGE, codebook_shape, split_layers
+from vgsplus.interop.fairseq import codebook_shape, split_layers
 from vgsplus.interop.safetensors_files import read_safetensors
 from vgsplus.interop.tensors import LoadError, Rule, Source, StoredTensor
 from vgsplus.interop.torch_files import read_torch
 from vgsplus.models.vgsplus import ModelConfig
 
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
-MODEL_TYPE = "wav2vec2"
-_TASK = "wav2vec2."
+INDEX = ".index.json"
+"""Behind the name of a file of weights that is split; lists in which part each tensor is."""
+MODEL_TYPES = ("wav2vec2", "hubert")
+_TASKS = ("wav2vec2.", "hubert.")
 """In front of the names of the network when a task's head stands on it."""
 _NEW_WEIGHT_NORM = {
     "pos_conv_embed.conv.parametrizations.weight.original0": "pos_conv_embed.conv.weight_g",
     "pos_conv_embed.conv.parametrizations.weight.original1": "pos_conv_embed.conv.weight_v",
 }
 _REQUIRED: Mapping[str, object] = {
-    "conv_bias": False,
     "hidden_act": "gelu",
     "feat_extract_activation": "gelu",
     "layer_norm_eps": 1e-5,
+    "adapter_attn_dim": None,
+    "conv_pos_batch_norm": False,
+    "feat_proj_layer_norm": True,
 }
+_PARTS = (
+    "feature_extractor.",
+    "feature_projection.",
+    "masked_spec_embed",
+    "encoder.",
+    "quantizer.",
+    "project_q.",
+)
 
 _LAYER = r"encoder.layers.\1."
 RULES = (
     Rule(r"speech\.waveform\.norm\.(\w+)", (r"feature_extractor.conv_layers.0.layer_norm.\1",)),
+    Rule(r"speech\.waveform\.norms\.(\d+)\.(\w+)", (r"feature_extractor.conv_layers.\1.layer_norm.\2",)),
     Rule(r"speech\.waveform\.convolutions\.(\d+)\.(\w+)", (r"feature_extractor.conv_layers.\1.conv.\2",)),
     Rule(r"speech\.norm\.(\w+)", (r"feature_projection.layer_norm.\1",)),
     Rule(r"speech\.project\.(\w+)", (r"feature_projection.projection.\1",)),
@@ -42,7 +55,7 @@ RULES = (
         ("encoder.pos_conv_embed.conv.weight_v",),
     ),
     Rule(r"speech\.positions\.convolution\.bias", ("encoder.pos_conv_embed.conv.bias",)),
-    Rule(r"speech\.input_norm\.(\w+)", (r"encoder.layer_norm.\1",)),
+    Rule(r"speech\.(?:input|output)_norm\.(\w+)", (r"encoder.layer_norm.\1",)),
     Rule(
         r"speech\.layers\.(\d+)\.attention\.qkv\.(\w+)",
         tuple(rf"{_LAYER}attention.{part}_proj.\2" for part in "qkv"),
@@ -60,23 +73,30 @@ RULES = (
 
 
 def source(folder: Path) -> Source:
-    """A folder that `save_pretrained` wrote: wav2vec 2.0 without grounding.
+    """A folder that `save_pretrained` wrote: wav2vec 2.0 or HuBERT without grounding.
 
     Raises:
-        LoadError: a file is missing or broken, or the model is no wav2vec 2.0 of the base architecture.
+        LoadError: a file is missing or broken, or the model is neither wav2vec 2.0 nor HuBERT.
     """
     config = _read_config(folder / CONFIG)
-    stored = {_renamed(name): tensor for name, tensor in _read_weights(folder).items()}
+    sizes = _sizes(folder / CONFIG, config)
+    stored: dict[str, StoredTensor] = {}
+    for name, tensor in _read_weights(folder).items():
+        if (own := _renamed(name)) in stored:
+            raise LoadError(f"{folder}: holds the tensor {own} under two names, one of them {name}")
+        stored[own] = tensor
     return Source(
-        name=f"{folder} (Hugging Face wav2vec 2.0)",
+        name=f"{folder} (Hugging Face {config['model_type']})",
         stored=stored,
         rules=RULES,
-        config=_sizes(folder / CONFIG, config),
+        config=sizes,
+        parts=_PARTS,
     )
 
 
 def _renamed(name: str) -> str:
-    name = name.removeprefix(_TASK)
+    for task in _TASKS:
+        name = name.removeprefix(task)
     for new, old in _NEW_WEIGHT_NORM.items():
         name = name.replace(new, old)
     return name
@@ -87,21 +107,25 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LoadError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+    if not isinstance(config, dict) or config.get("model_type") not in MODEL_TYPES:
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise LoadError(f"{path}: is of a model of type {kind!r}; {MODEL_TYPE!r} is read")
+        raise LoadError(f"{path}: is of a model of type {kind!r}; {' and '.join(MODEL_TYPES)} are read")
     return config
 
 
 def _sizes(path: Path, config: Mapping[str, Any]) -> ModelConfig:
-    if config.get("do_stable_layer_norm") or config.get("feat_extract_norm", "group") != "group":
-        raise LoadError(f"{path}: {LARGE}")
+    modes = {"group": "default", "layer": "layer_norm"}
+    if (norm := config.get("feat_extract_norm", "group")) not in modes:
+        raise LoadError(f"{path}: has feat_extract_norm = {norm!r}; only 'group' and 'layer' are supported")
     for setting, only in _REQUIRED.items():
         if config.get(setting, only) != only:
             raise LoadError(f"{path}: has {setting} = {config[setting]!r}; only {only!r} is supported")
     try:
         layers = zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True)
         sizes = {
+            "extractor_mode": modes[norm],
+            "conv_bias": bool(config.get("conv_bias", False)),
+            "layer_norm_first": bool(config.get("do_stable_layer_norm", False)),
             "conv_layers": tuple((int(c), int(k), int(s)) for c, k, s in layers),
             "dim": int(config["hidden_size"]),
             "heads": int(config["num_attention_heads"]),
@@ -127,11 +151,39 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> ModelConfig:
 
 
 def _read_weights(folder: Path) -> dict[str, StoredTensor]:
-    if (folder / SAFETENSORS).is_file():
-        return read_safetensors(folder / SAFETENSORS)
-    if (folder / PICKLED).is_file():
-        found = read_torch(folder / PICKLED)
-        if isinstance(found, dict):
-            return {str(name): x for name, x in found.items() if isinstance(x, StoredTensor)}
-        raise LoadError(f"{folder / PICKLED}: holds no tensors by name")
-    raise LoadError(f"{folder}: holds neither {SAFETENSORS} nor {PICKLED}")
+    for name in (SAFETENSORS, PICKLED):
+        if (folder / name).is_file():
+            return _read_tensors(folder / name)
+        if (folder / f"{name}{INDEX}").is_file():
+            return _read_shards(folder / f"{name}{INDEX}")
+    raise LoadError(
+        f"{folder}: holds neither {SAFETENSORS} nor {PICKLED}, whole or in parts ({SAFETENSORS}{INDEX})"
+    )
+
+
+def _read_shards(index: Path) -> dict[str, StoredTensor]:
+    """The tensors of weights that are split over several files, each from the file that the index names."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        parts = {name: str(part) for name, part in places.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{index}: cannot be read as an index of weights ({error!r})") from None
+    stored: dict[str, StoredTensor] = {}
+    for part in sorted(set(parts.values())):
+        if Path(part).name != part or not (index.parent / part).is_file():
+            raise LoadError(f"{index}: names the file {part!r}, which is not beside it")
+        found = _read_tensors(index.parent / part)
+        listed = {name for name, other in parts.items() if other == part}
+        if odd := sorted(listed ^ found.keys()):
+            raise LoadError(f"{index}: does not agree with {part} on the tensor {odd[0]}; fetch both again")
+        stored |= found
+    return stored
+
+
+def _read_tensors(path: Path) -> dict[str, StoredTensor]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    found = read_torch(path)
+    if not isinstance(found, dict):
+        raise LoadError(f"{path}: holds no tensors by name")
+    return {str(name): x for name, x in found.items() if isinstance(x, StoredTensor)}

@@ -130,6 +130,12 @@ class LoadReport:
         return "\n".join([self.source, *lines, *assumed])
 
 
+def _some(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
+
+
 def _by_block(shapes: Mapping[str, Shape]) -> Iterable[tuple[str, int, int]]:
     """Blocks (names up to their first number or last part), tensors and parameters of each."""
     blocks: dict[str, list[int]] = {}
@@ -164,6 +170,8 @@ def empty_model(config: ModelConfig) -> VGSPlus:
         return VGSPlus(config)
 
 
+_OPTIONAL = frozenset({"speech.mask_vector", "speech.cls"})
+"""Of the speech encoder, what a file may lack: nothing is masked in evaluation."""
 _OURS_ALONE = frozenset({"quantizer.updates"})
 """Counters that no other system keeps; they begin at 0."""
 
@@ -179,6 +187,8 @@ class Source:
         config: the sizes of the model that it is.
         assumed: see `LoadReport`.
         whole: whether it is a model of our own, so that anything missing or left over is a fault.
+        parts: prefixes of the tensors of those parts of the network that ours has, too. A tensor there for
+            which ours has no place makes it another network.
     """
 
     name: str
@@ -187,6 +197,39 @@ class Source:
     config: ModelConfig
     assumed: tuple[str, ...] = ()
     whole: bool = False
+    parts: tuple[str, ...] = ()
+
+    def require_same_network(self) -> None:
+        """Make sure that the file holds the speech encoder that its sizes describe, and nothing more of it.
+
+        Raises:
+            LoadError: as `match`, or a tensor that ours has no place for stands in a part that ours has, or a
+                tensor of the speech encoder is missing.
+        """
+        _, report = self.match(self._empty_model())
+        self._require_same_network(report)
+
+    def _empty_model(self) -> VGSPlus:
+        """A model of the sizes that the file states, which may be those of no model."""
+        c = self.config
+        if c.shared_layers + c.ssl_layers + c.image_layers + len(c.conv_layers) > len(self.stored) + 10:
+            raise LoadError(f"{self.name}: states more layers than it holds tensors")
+        try:
+            with torch.device("cpu"):
+                return empty_model(c)
+        except (RuntimeError, MemoryError, OverflowError, TypeError, ValueError) as error:
+            what = " ".join(str(error).split())[:200]
+            raise LoadError(f"{self.name}: states sizes that make up no model ({what})") from None
+
+    def _require_same_network(self, report: LoadReport) -> None:
+        if foreign := [name for name in report.unused if name.startswith(self.parts)]:
+            raise LoadError(
+                f"{self.name}: is of another network than those that are read: it has {_some(foreign)}, for "
+                "which this one has no place"
+            )
+        missing = [name for name in report.initial if name.startswith("speech.") and name not in _OPTIONAL]
+        if missing and self.parts:
+            raise LoadError(f"{self.name}: lacks tensors of the speech encoder, here called {_some(missing)}")
 
     def match(self, model: VGSPlus) -> tuple[dict[str, Place], LoadReport]:
         """Find the places of a model's tensors, without reading any.
@@ -224,8 +267,9 @@ class Source:
         Raises:
             LoadError: as `match`, or a file that changes while it is read.
         """
-        model = empty_model(self.config)
+        model = self._empty_model()
         places, report = self.match(model)
+        self._require_same_network(report)
         if report.initial:
             model = VGSPlus(self.config)
         tensors = {
@@ -244,6 +288,7 @@ class Source:
         Raises:
             LoadError: as `build`.
         """
+        self.require_same_network()
         places, report = self.match(model)
         for name, tensor in model.state_dict().items():
             if name in places and not tensor.is_meta:

@@ -6,6 +6,7 @@ B batch, S samples, T frames, D dimensions. Layers 0 … `tap` are the speech en
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,11 @@ class Frames:
 class SpeechEncoder(nn.Module):
     """From samples to the outputs of the transformer layers (wav2vec 2.0, section 2).
 
-    `cls` puts a learned vector before the frames, which gathers what grounding needs (FaST-VGS, section 2).
+    `cls` puts a learned vector before the frames, which gathers what grounding needs (FaST-VGS, section 2):
+    "before_positions", so that the positional convolution sees it, or "after_positions" (VG-HuBERT).
+
+    With `norm_first`, layers normalise their inputs (wav2vec 2.0 large), and their outputs are not normalised
+    until `normalise_output` does it for the prediction.
 
     Attributes:
         chunk: samples of utterances of like length that run together: enough to fill a processor, few enough
@@ -60,17 +65,20 @@ class SpeechEncoder(nn.Module):
         positions: PositionalConvolution,
         dropout: float,
         *,
-        cls: bool,
+        cls: Literal["before_positions", "after_positions"] | None,
+        norm_first: bool = False,
     ) -> None:
         super().__init__()
+        self.cls_first = cls == "before_positions"
         self.waveform = waveform
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, dim)
         self.mask_vector = nn.Parameter(torch.rand(dim))
         self.register_parameter("cls", nn.Parameter(torch.randn(1, 1, dim)) if cls else None)
         self.positions = positions
-        self.input_norm = nn.LayerNorm(dim)
+        self.input_norm = None if norm_first else nn.LayerNorm(dim)
         self.layers = nn.ModuleList(layers)
+        self.output_norm = nn.LayerNorm(dim) if norm_first else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -154,9 +162,13 @@ class SpeechEncoder(nn.Module):
             x = x.masked_fill(~heard.valid[..., None], 0)
         keys = heard.valid if padded else None
         if self.cls is not None:
-            x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
             keys = None if keys is None else pad(keys, (1, 0), value=True)
-        x = self.dropout(self.input_norm(x + self.positions(x)))
+        if self.cls_first:
+            x = self._with_cls(x)
+            x = x + self.positions(x)
+        else:
+            x = self._with_cls(x + self.positions(x))
+        x = self.dropout(x if self.input_norm is None else self.input_norm(x))
         outputs = []
         for index, layer in enumerate(self.layers[: wanted[-1] + 1]):
             queries = None
@@ -167,6 +179,16 @@ class SpeechEncoder(nn.Module):
             if index in wanted:
                 outputs.append(x)
         return outputs
+
+    def normalise_output(self, output: Tensor) -> Tensor:
+        """The output (…, D) of the last layer as predictions are made from it."""
+        return output if self.output_norm is None else self.output_norm(output)
+
+    def _with_cls(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, 1 + T, D), CLS first; the same where there is none."""
+        if self.cls is None:
+            return x
+        return torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
 
     def frames(self, output: Tensor) -> Tensor:
         """The output of a layer without its CLS: (B, T, D)."""

@@ -1,4 +1,4 @@
-"""Post-norm transformer layers and the convolution that tells them where a frame is.
+"""Transformer layers and the convolution that tells them where a frame is.
 
 B batch, T positions, Q of them that ask, D dimensions, H heads, E = D / H.
 """
@@ -56,10 +56,16 @@ class SelfAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each added to its input and normalised after (post-LN)."""
+    """Attention and feed-forward, each added to its input.
 
-    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float) -> None:
+    The sum is normalised (post-LN), or, with `norm_first`, what goes into each is, and the sum is not.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, ffn_dim: int, dropout: float, *, norm_first: bool = False
+    ) -> None:
         super().__init__()
+        self.norm_first = norm_first
         self.attention = SelfAttention(dim, heads, dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, ffn_dim)
@@ -73,10 +79,19 @@ class TransformerLayer(nn.Module):
         keys (B, T) is True where a key may be attended to. Where few positions are wanted of a last layer,
         asking for these saves most of it.
         """
+        if self.norm_first:
+            normalised = None if queries is None else self.attention_norm(queries)
+            attended = self.dropout(self.attention(self.attention_norm(x), keys, normalised))
+            x = (x if queries is None else queries) + attended
+            return x + self._feed_forward(self.ffn_norm(x))
         attended = self.dropout(self.attention(x, keys, queries))
         x = self.attention_norm((x if queries is None else queries) + attended)
-        normalised: Tensor = self.ffn_norm(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
-        return normalised
+        output: Tensor = self.ffn_norm(x + self._feed_forward(x))
+        return output
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.dropout(self.contract(F.gelu(self.expand(x))))
+        return output
 
 
 class PositionalConvolution(nn.Module):

@@ -30,6 +30,11 @@ class ModelConfig:
 
     Attributes:
         conv_layers: (channels, kernel, stride) of the waveform encoder's convolutions.
+        extractor_mode: "default": the first convolution's channels are normalised over time (wav2vec 2.0
+            base); "layer_norm": every frame is, after every convolution (large, LV-60, XLSR). conv_bias:
+            whether these convolutions have one. (fairseq's names.)
+        layer_norm_first: whether transformer layers of speech normalise their inputs instead of their outputs
+            (large, LV-60, XLSR).
         dim: D. heads: of every attention. ffn_dim: of every feed-forward.
         shared_layers: transformer layers of the speech encoder; grounding taps the last of them.
         ssl_layers: transformer layers of the speech decoder, which only self-supervision uses.
@@ -45,6 +50,8 @@ class ModelConfig:
         feature_dim: F. image_layers: transformer layers of the image encoder.
         grounded: whether there is a grounding side: image encoder, speech head, CLS before the speech frames.
             Without it the network is wav2vec 2.0, of which only α = 0 can be trained.
+        cls_after_positions: whether CLS is put before the speech frames after the positional convolution, as
+            in VG-HuBERT, in a model without grounding too.
         padding: "exact": an utterance's output never depends on its batch; "published": as the old code.
 
     Raises:
@@ -58,6 +65,9 @@ class ModelConfig:
         *[(512, 3, 2)] * 4,
         *[(512, 2, 2)] * 2,
     )
+    extractor_mode: Literal["default", "layer_norm"] = "default"
+    conv_bias: bool = False
+    layer_norm_first: bool = False
     dim: int = 768
     heads: int = 12
     ffn_dim: int = 3072
@@ -81,6 +91,7 @@ class ModelConfig:
     feature_dim: int = 2048
     image_layers: int = 6
     grounded: bool = True
+    cls_after_positions: bool = False
     padding: Literal["exact", "published"] = "exact"
 
     def __post_init__(self) -> None:
@@ -127,15 +138,18 @@ class VGSPlus(nn.Module):
         super().__init__()
         self.config = c = config
         exact, channels = c.padding == "exact", c.conv_layers[-1][0]
-        depth = c.shared_layers + c.ssl_layers
         self.speech = SpeechEncoder(
-            WaveformEncoder(c.conv_layers, exact=exact),
+            WaveformEncoder(c.conv_layers, exact=exact, mode=c.extractor_mode, bias=c.conv_bias),
             channels,
             c.dim,
-            [TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout) for _ in range(depth)],
+            [
+                TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout, norm_first=c.layer_norm_first)
+                for _ in range(c.shared_layers + c.ssl_layers)
+            ],
             PositionalConvolution(c.dim, c.pos_conv_kernel, c.pos_conv_groups),
             c.dropout,
-            cls=c.grounded,
+            cls="after_positions" if c.cls_after_positions else "before_positions" if c.grounded else None,
+            norm_first=c.layer_norm_first,
         )
         self.target_dropout = nn.Dropout(c.dropout)
         self.quantizer = Quantizer(
@@ -184,6 +198,8 @@ class VGSPlus(nn.Module):
 
     def speech_layers(self, waveforms: Tensor, num_samples: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """(B, S), (B,) → the outputs (B, T, D) of all layers in one pass; (B, T) True where a real frame.
+
+        With `layer_norm_first`, they are sums that no layer has normalised, as in fairseq and transformers.
 
         Raises:
             ValueError: an utterance shorter than one frame, or longer than its row.
@@ -250,6 +266,7 @@ class VGSPlus(nn.Module):
         if supervised:
             assert mask is not None
             hidden = outputs[-1] if masked_alone else gather_masked(self.speech.frames(outputs[-1]), mask)
+            hidden = self.speech.normalise_output(hidden)
             found |= self._ssl(heard, hidden, mask, negatives, anneal=anneal)
             total = total + (1 - alpha) * found["ssl"]
         assert isinstance(total, Tensor)

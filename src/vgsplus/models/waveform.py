@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +21,38 @@ def receptive_field(layers: Sequence[tuple[int, int, int]]) -> int:
 
 
 class WaveformEncoder(nn.Module):
-    """Convolutions without bias, GELU after each, normalisation after the first.
+    """Convolutions with GELU after each, and normalisation after the first or after each.
 
     Args:
         layers: (channels, kernel, stride) of each convolution.
         exact: normalise each utterance over its real frames, not over its padding too.
+        mode: "default": each channel over time after the first convolution (base models); "layer_norm": each
+            frame over its channels after every convolution (large models), which no padding touches.
+        bias: whether convolutions add one.
     """
 
-    def __init__(self, layers: Sequence[tuple[int, int, int]], *, exact: bool) -> None:
+    def __init__(
+        self,
+        layers: Sequence[tuple[int, int, int]],
+        *,
+        exact: bool,
+        mode: Literal["default", "layer_norm"] = "default",
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         channels = [1, *(layer[0] for layer in layers)]
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(before, after, kernel, stride, bias=False)
+            nn.Conv1d(before, after, kernel, stride, bias=bias)
             for before, (after, kernel, stride) in zip(channels, layers, strict=False)
         )
-        self.norm = UtteranceNorm(layers[0][0])
+        self.norm = UtteranceNorm(layers[0][0]) if mode == "default" else None
+        self.norms = nn.ModuleList(nn.LayerNorm(after) for after in channels[1:] if mode == "layer_norm")
         self.layers, self.exact = tuple(layers), exact
         for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv1d)
             nn.init.kaiming_normal_(convolution.weight)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
 
     @property
     def stride(self) -> int:
@@ -59,19 +73,29 @@ class WaveformEncoder(nn.Module):
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """(B, S) normalised samples, (B,) int64 → (B, T, C)."""
         x = self._first(waveforms)
-        x = F.gelu(
-            self.norm(x, frame_mask(self.num_frames(num_samples, 1), x.shape[2]) if self.exact else None)
-        )
-        for convolution in self.convolutions[1:]:
-            x = F.gelu(convolution(x))
+        if self.norm is None:
+            x = self._normalise_frames(x, 0)
+        else:
+            valid = frame_mask(self.num_frames(num_samples, 1), x.shape[2]) if self.exact else None
+            x = self.norm(x, valid)
+        x = F.gelu(x)
+        for index, convolution in enumerate(self.convolutions[1:], start=1):
+            x = convolution(x)
+            x = F.gelu(x if self.norm is not None else self._normalise_frames(x, index))
         return x.transpose(1, 2)
+
+    def _normalise_frames(self, x: Tensor, index: int) -> Tensor:
+        """The LayerNorm of a convolution over the channels of (B, C, T)."""
+        normalised: Tensor = self.norms[index](x.transpose(1, 2)).transpose(1, 2)
+        return normalised
 
     def _first(self, waveforms: Tensor) -> Tensor:
         """(B, S) → (B, C, T): the convolution of the one channel, as a product with its windows.
 
         On a CPU, the gradient takes a fifth of the time that it takes through conv1d.
         """
-        (_, kernel, stride), weight = self.layers[0], self.convolutions[0].weight
-        assert isinstance(weight, Tensor)
+        (_, kernel, stride), first = self.layers[0], self.convolutions[0]
+        assert isinstance(first, nn.Conv1d)
         windows = waveforms.unfold(1, kernel, stride).transpose(1, 2).contiguous()  # (B, kernel, T)
-        return torch.bmm(weight[:, 0].expand(len(waveforms), -1, -1), windows)
+        x = torch.bmm(first.weight[:, 0].expand(len(waveforms), -1, -1), windows)
+        return x if first.bias is None else x + first.bias[:, None].to(x.dtype)
