@@ -211,7 +211,7 @@ CORPUS_FAULTS = {
     ),
     "an ABX item of six columns": (
         item("test-000-0 0.1 0.2 a k t"),
-        r"test\.item:\d+: expected 7 columns, found 6",
+        r"test\.item:\d+: has 6 columns, the header names 7",
     ),
 }
 
