@@ -213,6 +213,10 @@ CORPUS_FAULTS = {
         item("test-000-0 0.1 0.2 a k t"),
         r"test\.item:\d+: has 6 columns, the header names 7",
     ),
+    "an ABX item twice": (
+        item("test-000-0 0.020 0.120 a k t ann"),
+        r"test\.item:\d+: test-000-0 from 0\.020 to 0\.120 s is in line 2 already",
+    ),
 }
 
 
