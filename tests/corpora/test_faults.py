@@ -211,7 +211,11 @@ CORPUS_FAULTS = {
     ),
     "an ABX item of six columns": (
         item("test-000-0 0.1 0.2 a k t"),
-        r"test\.item:\d+: expected 7 columns, found 6",
+        r"test\.item:\d+: has 6 columns, the header names 7",
+    ),
+    "an ABX item twice": (
+        item("test-000-0 0.020 0.120 a k t ann"),
+        r"test\.item:\d+: test-000-0 from 0\.020 to 0\.120 s is in line 2 already",
     ),
 }
 

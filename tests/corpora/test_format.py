@@ -322,11 +322,14 @@ def add_item(root, row):
         (drop_first_caption, "split 'train' should hold 16 captions, holds 15"),
         (
             lambda root: add_item(root, "test-000-0 0.1 0.2 a b c"),
-            "test.item:34: expected 7 columns, found 6",
+            "test.item:34: has 6 columns, the header names 7",
         ),
         (lambda root: add_item(root, "u 0 1 a b c s"), "test.item:34: there is no caption u"),
         (lambda root: add_item(root, "test-000-0 0 9 a b c s"), "test.item:34: 0 to 9 s is no span"),
-        (lambda root: add_item(root, "test-000-0 0 x a b c s"), "test.item:34: 0 to x s is no span"),
+        (
+            lambda root: add_item(root, "test-000-0 0 x a b c s"),
+            "test.item:34: onset 0 and offset x must be numbers",
+        ),
     ],
 )
 def test_validation_names_the_fault(corpus, damage, message):

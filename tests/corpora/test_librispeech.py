@@ -154,7 +154,7 @@ def test_items_go_into_the_corpus_byte_by_byte_and_can_be_scored(unpacked, tmp_p
         ("1272-128104-0009 0.1 0.2 AH T K 1272", r"item:2: there is no 1272-128104-0009\.flac in dev-clean"),
         ("103-1240-0000 0.1 0.2 AH T K 103", r"item:2: there is no 103-1240-0000\.flac in dev-clean"),
         ("1272-128104-0000 0.1 0.6 AH T K 1272", "0.1 to 0.6 s is no span inside"),
-        ("1272-128104-0000 0.1 0.2 AH T K", "expected 7 columns, found 6"),
+        ("1272-128104-0000 0.1 0.2 AH T K", "has 6 columns, the header names 7"),
     ],
 )
 def test_items_that_do_not_fit_the_subset_are_refused(unpacked, tmp_path, line, message):

@@ -297,7 +297,7 @@ def test_a_lead_reads_earlier_frames(tmp_path):
 @pytest.mark.parametrize("as_published", [False, True])
 def test_a_frame_missing_at_the_end_is_done_without(tmp_path, as_published):
     features, rows = random_case(14)
-    rows += [("f0", "1.80", "2.00", phone, "k", "t", "s0") for phone in "ae"]
+    rows += [("f0", f"1.8{n}", "2.00", phone, "k", "t", "s0") for n, phone in enumerate("ae")]
     item = write(tmp_path / "a.item", rows)
     shorter = {name: array[:-1] for name, array in features.items()}
     got = score(shorter, item, as_published=as_published)
@@ -379,7 +379,7 @@ def test_tokens_without_a_frame_are_named_all_at_once(tmp_path):
     ("condition", "rows"),
     [
         ("within", [("f", "0", "1", "a", "k", "t", "s"), ("f", "1", "2", "e", "k", "t", "s")]),
-        ("within", [("f", "0", "1", "a", "k", "t", "s"), ("f", "1", "2", "e", "x", "t", "s")] * 2),
+        ("within", [("f", f"0.{n}", "1", "ae"[n % 2], "kx"[n % 2], "t", "s") for n in range(4)]),
         ("across", [("f", "0", "1", "a", "k", "t", "s"), ("f", "1", "2", "e", "k", "t", "r")]),
     ],
 )

@@ -505,9 +505,9 @@ def test_the_command_writes_a_submission_and_says_what_is_absent(run, dataset, t
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{run}", "{empty}", "{out}"], "holds no sound files (.flac, .ogg, .wav)"),
+        (["{run}", "{empty}", "{out}"], "holds no sound files (.aif, "),
         (["{run}", "{empty}/none", "{out}"], "there is no such file or folder"),
-        (["{run}", "{folder}/ann/notes.txt", "{out}"], "is no sound file"),
+        (["{run}", "{folder}/ann/notes.txt", "{out}"], "notes.txt: cannot be read as sound"),
         (["{empty}/no-run", "{folder}", "{out}"], "no-run"),
         (["{run}", "{folder}", "{out}", "--layers", "4"], "There is no layer '4'"),
         (["{run}", "{folder}", "{taken}", "--format", "hdf5"], "is there already"),

@@ -15,6 +15,15 @@ from PIL import Image
 from vgsplus.audio import SAMPLE_RATE, AudioError, is_silent, read
 from vgsplus.corpora.captions import Caption, read_captions
 from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.items import (
+    TIME_TOLERANCE,
+    ItemError,
+    SoundIndex,
+    label_faults,
+    parse_items,
+    repeat_faults,
+    shown,
+)
 from vgsplus.corpora.preparing import Progress, stream_in_parallel
 from vgsplus.corpora.reader import (
     CAPTIONS_FILE,
@@ -25,9 +34,6 @@ from vgsplus.corpora.reader import (
     read_info,
 )
 
-ITEM_COLUMNS = 7
-TIME_TOLERANCE = Decimal("0.01")
-"""Seconds by which an ABX item may end behind its sound: alignments round to hundredths."""
 BLANK = re.compile(r"\s")
 
 
@@ -54,10 +60,9 @@ def validate(root: str | Path, progress: Progress | None = None, *, contents: bo
         faults += _regions_file_faults(root, info, image_ids, contents=contents)
     if contents:
         faults += _file_faults(root, info, captions, image_ids, progress)
-    samples = {
-        caption.id: caption.num_samples for caption in captions if isinstance(caption.num_samples, int)
-    }
-    faults += chain.from_iterable(_item_faults(path, samples) for path in sorted(root.glob("*.item")))
+    faults += chain.from_iterable(
+        _item_faults(path, root / info["audio_root"], captions) for path in sorted(root.glob("*.item"))
+    )
     return faults
 
 
@@ -191,23 +196,34 @@ def _image_fault(path: Path) -> str | None:
         return f"{path}: cannot be read as a picture ({error})"
 
 
-def _item_faults(path: Path, num_samples: dict[str, int]) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        next(lines, None)
-        for number, line in enumerate(lines, start=2):
-            fields = line.split()
-            if not fields:
-                continue
-            if len(fields) != ITEM_COLUMNS:
-                yield f"{path}:{number}: expected {ITEM_COLUMNS} columns, found {len(fields)}"
-            elif fields[0] not in num_samples:
-                yield f"{path}:{number}: there is no caption {fields[0]}"
-            elif not _is_span(fields[1], fields[2], num_samples[fields[0]] / SAMPLE_RATE):
-                yield f"{path}:{number}: {fields[1]} to {fields[2]} s is no span inside caption {fields[0]}"
-
-
-def _is_span(onset: str, offset: str, seconds: float) -> bool:
+def _item_faults(path: Path, audio_root: Path, captions: Sequence[Caption]) -> list[str]:
+    """What is wrong with an ABX item file, whose names are looked for as `evaluate abx` looks for sounds."""
     try:
-        return 0 <= float(onset) < float(offset) and Decimal(offset) <= Decimal(seconds) + TIME_TOLERANCE
-    except ValueError:
-        return False
+        items, faults = parse_items(path)
+    except ItemError as error:
+        return error.faults
+    spoken = {
+        audio_root / caption.audio: caption
+        for caption in captions
+        if isinstance(caption.audio, str) and isinstance(caption.num_samples, int)
+    }
+    index = SoundIndex(audio_root, spoken)
+    sounds: dict[str, Path] = {}
+    for file, indices in items.by_file().items():
+        tokens = [items.tokens[number] for number in indices]
+        found = index.find(file)
+        if len(found) != 1:
+            what = f"there is no caption {shown(file)}"
+            if found:
+                what = f"{shown(file)} may be {' and '.join(spoken[path].id for path in found[:2])}"
+            faults += [f"{items.where(token)}: {what}" for token in tokens]
+            continue
+        sounds[file] = found[0]
+        caption = spoken[found[0]]
+        limit = Decimal(caption.num_samples) / SAMPLE_RATE + TIME_TOLERANCE
+        faults += [
+            f"{items.where(token)}: {token.onset} to {token.offset} s is no span inside caption {caption.id}"
+            for token in tokens
+            if token.offset > limit
+        ]
+    return [*faults, *label_faults(items), *repeat_faults(items, sounds)]

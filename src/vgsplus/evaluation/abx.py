@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchdtw import dtw_batch
 
+from vgsplus.corpora.items import nfc
 from vgsplus.evaluation.abx_frames import AbxError, FrameTable, check_finite, frame_spans
 from vgsplus.evaluation.abx_items import ItemError, read_items
 
@@ -60,7 +61,7 @@ def score(
 
     Args:
         features: {file id: (T, D)}, frame t centred at (t + 1/2) / frame_rate seconds; compared in float32.
-        item: an ABX item file (see `abx_items`).
+        item: an ABX item file (see `corpora.items`).
         frame_rate: frames a second.
         conditions: "within" speakers, "across" speakers, or both.
         context: "within" for equal phones before and behind (triphones), "any" to ignore these.
@@ -71,26 +72,41 @@ def score(
         {condition: error in [0, 1]}; chance is 0.5.
 
     Raises:
-        ItemError: faults of the item file, all at once, each with its line.
-        AbxError: features that are absent, not finite, of different widths or too short for the items; an
-            unknown condition or context; items of which no comparison can be made.
+        ItemError: faults of the item file, all at once, each with its line; items without contexts for
+            context "within".
+        AbxError: features that are no real numbers (T, D), not finite, of different widths or too short for
+            the items; an unknown condition or context; items of which no comparison can be made.
     """
     items = read_items(item, conditions=_known(conditions, CONDITIONS))
     spans = frame_spans(items, frame_rate)
     comparisons = Comparisons(items, spans, conditions, context=context, as_published=as_published)
     table = FrameTable(items, spans)
-    if absent := [indices[0] for file, indices in items.by_file().items() if file not in features]:
+    # Lists and file systems differ in the Unicode form of names.
+    names = {nfc(name): name for name in features} | {name: name for name in features}
+    names |= {file: names[nfc(file)] for file in table.files if file not in names and nfc(file) in names}
+    if absent := [indices[0] for file, indices in items.by_file().items() if file not in names]:
         firsts = [items.tokens[index] for index in absent]
         raise ItemError([f"{items.where(token)}: there are no features of {token.file}." for token in firsts])
     kept = []
     for file in table.files:
-        frames = torch.as_tensor(features[file]).detach().float()
-        if frames.ndim != 2:
-            raise AbxError(f"Features of {file} must be (T, D), not {tuple(frames.shape)}.")
+        frames = _frames(features[names[file]], file)
         kept.append(check_finite(frames[table.keep(file, len(frames))], file))
     if len(widths := {frames.shape[1] for frames in kept}) > 1:
         raise AbxError(f"Features differ in width: {', '.join(map(str, sorted(widths)))} dimensions.")
     return comparisons.errors(torch.cat(kept), table)
+
+
+def _frames(values: NDArray[np.floating] | Tensor, file: str) -> Tensor:
+    """Features as a float32 tensor (T, D); raises AbxError where they are none."""
+    try:
+        frames = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AbxError(f"Features of {file} must be real numbers ({error}).") from None
+    if frames.is_complex():
+        raise AbxError(f"Features of {file} must be real numbers, not complex ones.")
+    if frames.ndim != 2 or not frames.shape[1]:
+        raise AbxError(f"Features of {file} must be (T, D), not {tuple(frames.shape)}.")
+    return frames.float()
 
 
 class Comparisons:
@@ -110,6 +126,12 @@ class Comparisons:
     ) -> None:
         _known(conditions, CONDITIONS)
         _known([context], CONTEXTS)
+        if context == "within" and not items.has_contexts:
+            raise ItemError(
+                f"{items.path}: its header names no contexts, and phones are to be compared within contexts. "
+                "Add the columns prev-phone and next-phone, or context; or compare in any context "
+                "(--context any)."
+            )
         self.as_published = as_published
         # One frame less leaves nothing of a single frame; Libri-Light leaves such tokens out.
         self._used = np.flatnonzero(spans[:, 1] - spans[:, 0] > as_published)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vgsplus.evaluation.abx_items import Items
 
 HALF = Fraction(1, 2)
+HIGHEST_RATE = 10**6
+"""Frames a second; above all sampling rates of sound, and far below what overflows."""
 
 
 class AbxError(VgsplusError):
@@ -43,11 +45,14 @@ def frame_spans(items: Items, frame_rate: float | Fraction) -> NDArray[np.int64]
     moves a frame that lies on an edge.
 
     Raises:
-        AbxError: the rate is not a positive number.
+        AbxError: the rate is not a positive number, or too high to be one of frames.
         ItemError: tokens too short to hold the centre of a frame, with their lines.
     """
-    if not (math.isfinite(frame_rate) and frame_rate > 0):
-        raise AbxError(f"The frame rate must be a positive number of frames a second, not {frame_rate}.")
+    if not (math.isfinite(frame_rate) and 0 < frame_rate <= HIGHEST_RATE):
+        raise AbxError(
+            f"The frame rate must be a positive number of frames a second, {HIGHEST_RATE:,} at most, not "
+            f"{frame_rate}."
+        )
     rate = frame_rate if isinstance(frame_rate, Fraction) else Fraction(str(frame_rate))
     spans = np.array(
         [

@@ -208,6 +208,17 @@ def unwritable(place: Path, error: OSError) -> ExportError:
     return ExportError(f"{place}: cannot be written ({error.strerror or error}). Choose another place.")
 
 
+def _require_apart(places: Mapping[str, str], where: str) -> None:
+    """Raise ExportError where the place of a sound, by its name, lies inside that of another."""
+    for place, name in places.items():
+        for parent in map(str, Path(place).parents):
+            if parent in places:
+                raise ExportError(
+                    f"The sounds {places[parent]} and {name} cannot both be in {where}: {parent} would have "
+                    "to hold features and other sounds. Rename one of them, or choose another format."
+                )
+
+
 def _nearest_folder(place: Path) -> Path:
     """The place itself where there is something, else the nearest folder above it."""
     return next(folder for folder in (place, *place.absolute().parents) if folder.exists())
@@ -259,9 +270,13 @@ class FeatureFolder:
         self._suffix, self._write, self._origin = suffix, write, origin
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """As `Store.missing`; features that are there must have the same origin, by features.json."""
+        """As `Store.missing`; features that are there must have the same origin, by features.json.
+
+        ExportError also where a file would have to be a folder of others.
+        """
         require_writable(self.place)
         names = list(names)
+        _require_apart({f"{name}{self._suffix}": name for name in names}, "a folder")
         missing = [name for name in names if not self._path(name).exists()]
         known = self.place / ABOUT
         if known.exists():
@@ -338,13 +353,15 @@ class FeatureFile:
             raise ExportError(f"{self.place}: is there already. Choose another file, or remove this one.")
         require_writable(self.place.parent)
         names = list(names)
-        known = set(names)
+        _require_apart({name: name for name in names}, "an HDF5 file")
         for name in names:
-            if inside := [str(parent) for parent in Path(name).parents if str(parent) in known]:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
                 raise ExportError(
-                    f"The sounds {inside[0]} and {name} cannot both be in an HDF5 file: there {inside[0]} is "
-                    "either a dataset or a group. Rename one of them, or choose another format."
-                )
+                    f"The name of the sound {name!r} is not UTF-8, and names in an HDF5 file are. Rename it, "
+                    "or choose another format."
+                ) from None
         return names
 
     def add(self, name: str, features: NDArray[np.float32]) -> None:

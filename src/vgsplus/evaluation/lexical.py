@@ -18,6 +18,7 @@ Shape letters: n tokens, W words, D dimensions, T frames.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -114,7 +115,7 @@ def evaluate(
     """Score a set of spoken words, by word and in all.
 
     Args:
-        names: n distinct names, in any order.
+        names: n distinct names, in any order; NFC and NFD are one name.
         embeddings: (n, D), one vector a token, compared by cosine; or n arrays (T, D) of any lengths, whose
             frames that hold NaN are left out, compared by dynamic time warping. Arrays or tensors.
         word_of: maps a name to its word; by default `coco_word`.
@@ -147,7 +148,7 @@ def group(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
     Raises:
         LexicalError: what `evaluate` says of names and words.
     """
-    plain = [str(name) for name in names]
+    plain = [unicodedata.normalize("NFC", str(name)) for name in names]
     if twice := sorted(name for name, times in Counter(plain).items() if times > 1):
         raise LexicalError(f"Names must be distinct; given more than once: {_some(twice)}.")
     order = sorted(range(len(plain)), key=plain.__getitem__)

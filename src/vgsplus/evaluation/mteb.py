@@ -148,9 +148,9 @@ class MtebEncoder:
             **_: split, subset, type of prompt and the like, on which no embedding depends.
 
         Raises:
-            VgsplusError: inputs or a task of text, video, or sound and pictures in one; pictures described
-                otherwise than the model was trained on; a sound that is too short or not finite; embeddings
-                that are not finite.
+            VgsplusError: inputs or a task of text, video, or sound and pictures in one; pictures that cannot
+                be read or are described otherwise than the model was trained on; a sound that is none, too
+                short or not finite, or whose channels cancel each other; embeddings that are not finite.
         """
         preparation = Preparation(
             task=task_metadata.name,
@@ -225,25 +225,36 @@ class Preparation:
         return waveforms, torch.tensor([len(signal) for signal in signals])
 
     def _signal(self, item: Mapping[str, Any]) -> Signal:
-        samples = np.asarray(item["array"], dtype=np.float32)
-        if not np.isfinite(samples).all():
+        a_sound = f"A sound of the mteb task {self.task}"
+        try:
+            samples, rate = np.asarray(item["array"], dtype=np.float32), int(item["sampling_rate"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise VgsplusError(f"{a_sound} is no array with a sampling_rate in Hz ({error!r}).") from None
+        if samples.ndim not in (1, 2) or not samples.size or rate <= 0:
             raise VgsplusError(
-                f"A sound of the mteb task {self.task} holds samples that are not finite numbers."
+                f"{a_sound} has samples {samples.shape} at {rate} Hz; expected (S,) or (channels, S)."
             )
+        if not np.isfinite(samples).all():
+            raise VgsplusError(f"{a_sound} holds samples that are not finite numbers.")
         signal: Signal = np.atleast_2d(samples).mean(axis=0, dtype=np.float32)
-        if item["sampling_rate"] != SAMPLE_RATE:
-            signal = audio.resample(signal, item["sampling_rate"])
+        if audio.is_silent(signal) and not all(map(audio.is_silent, np.atleast_2d(samples))):
+            raise VgsplusError(f"{a_sound} has channels that cancel each other: their mean is silent.")
+        if rate != SAMPLE_RATE:
+            signal = audio.resample(signal, rate)
         cropped = signal[:MAX_SAMPLES]
         if len(cropped) < self.shortest:
             raise VgsplusError(
-                f"A sound of the mteb task {self.task} has {len(cropped)} samples at 16 kHz; the model hears "
-                f"nothing in fewer than {self.shortest}."
+                f"{a_sound} has {len(cropped)} samples at 16 kHz; the model hears nothing in fewer than "
+                f"{self.shortest}."
             )
         return audio.normalise(cropped)
 
     def pictures(self, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Features (B, R, F) and boxes (B, R, 4)."""
-        described = [self.regions(picture) for picture in pictures]
+        try:
+            described = [self.regions(picture) for picture in pictures]
+        except OSError as error:
+            raise VgsplusError(f"A picture of the mteb task {self.task} cannot be read ({error}).") from None
         count = len(described[0][0])
         for features, boxes in described:
             if features.shape[1:] != (self.feature_dim,):

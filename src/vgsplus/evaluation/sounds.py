@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from vgsplus import audio
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.abx_items import AUDIO_SUFFIXES
 from vgsplus.evaluation.embedding import READERS
+from vgsplus.files import as_on_disk, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from vgsplus.models.vgsplus import VGSPlus
 
@@ -29,7 +28,7 @@ class SoundsError(VgsplusError):
 
 
 def find_sounds(place: Path) -> dict[str, Path]:
-    """Every .wav, .flac and .ogg file below a folder (see `sounds_below`), or the one file.
+    """The sounds below a folder (see `sounds_below`), or the one file, whatever its ending.
 
     Returns:
         {name: file} in the order of the names.
@@ -37,37 +36,39 @@ def find_sounds(place: Path) -> dict[str, Path]:
     Raises:
         SoundsError: there is nothing, no sound, or two sounds differ in their suffix alone.
     """
-    kinds = ", ".join(sorted(AUDIO_SUFFIXES))
+    place = as_on_disk(place)
     if place.is_file():
-        if place.suffix.lower() not in AUDIO_SUFFIXES:
-            raise SoundsError(f"{place}: is no sound file ({kinds}).")
         return {place.stem: place}
     if not place.is_dir():
         raise SoundsError(f"{place}: there is no such file or folder.")
     if not (sounds := sounds_below(place)):
-        raise SoundsError(f"{place}: holds no sound files ({kinds}).")
+        raise SoundsError(f"{place}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
     return sounds
 
 
 def sounds_below(folder: Path) -> dict[str, Path]:
-    """The sounds below a folder at any depth, links followed; none where there is no folder.
+    """The files below a folder, at any depth, that end as `audio.SUFFIXES`; none where there is no folder.
 
     Returns:
-        {name: file} in the order of the names: paths below the folder, with "/" and without suffix.
+        {name: file} in the order of the names: paths below the folder, with "/" and without the last ending,
+        so that a.wav is "a" and a.wav.wav is "a.wav".
 
     Raises:
-        SoundsError: two sounds differ in their suffix alone.
+        SoundsError: two sounds differ in their ending alone.
+        VgsplusError: a folder cannot be read.
     """
+    folder = as_on_disk(folder)
+    if not folder.is_dir():
+        return {}
     sounds: dict[str, Path] = {}
     faults = []
-    for inner, _, names in os.walk(folder, followlinks=True):
-        for path in sorted(Path(inner, name) for name in names):
-            if path.suffix.lower() not in AUDIO_SUFFIXES:
-                continue
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            other = sounds.setdefault(name, path)
-            if other != path:
-                faults.append(f"{other} and {path} have one name, {name}. Rename or remove one of them.")
+    for path in files_below(folder):
+        if path.suffix.lower() not in audio.SUFFIXES:
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        other = sounds.setdefault(name, path)
+        if other != path:
+            faults.append(f"{other} and {path} have one name, {name}. Rename or remove one of them.")
     if faults:
         raise SoundsError(list_faults(faults))
     return dict(sorted(sounds.items()))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from vgsplus import audio
-from vgsplus.evaluation.abx_items import AUDIO_SUFFIXES
 from vgsplus.evaluation.embedding import evaluating, padded_batches
 from vgsplus.evaluation.lexical import LexicalError, group
 from vgsplus.evaluation.sounds import list_faults, measure
+from vgsplus.files import as_on_disk, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,21 +41,32 @@ class Recordings:
 
 
 def open_words(folder: str | Path, model: VGSPlus, word_of: Callable[[str], str] | None = None) -> Recordings:
-    """Read every .wav, .flac and .ogg file right in a folder and make sure that the model can embed all.
+    """Read every sound right in a folder (see `audio.SUFFIXES`) and make sure that the model can embed all.
 
     Files of any rate and number of channels will do (see `audio.load_any`).
 
     Raises:
         LexicalError: no such folder, no sound files in it, files that cannot be read, are silent or too short
-            for one frame, names that make no lexical test (see `lexical.group`): all of them are told.
+            for one frame, links that make one file two, names that make no lexical test (see
+            `lexical.group`): all of them are told.
     """
-    folder = Path(folder)
+    folder = as_on_disk(Path(folder))
     if not folder.is_dir():
         raise LexicalError(f"{folder}: there is no such folder.")
-    paths = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES))
+    sounds = [path for path in files_below(folder) if path.suffix.lower() in audio.SUFFIXES]
+    paths = tuple(path for path in sounds if path.parent == folder)
+    if sounds and not paths:
+        raise LexicalError(
+            f"{folder}: its sound files lie in folders below it, as {sounds[0]}. Name one of them."
+        )
     if not paths:
-        raise LexicalError(f"{folder}: holds no sound files ({', '.join(sorted(AUDIO_SUFFIXES))}).")
-    faults = []
+        raise LexicalError(f"{folder}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
+    seen: dict[Path, Path] = {}
+    faults = [
+        f"{path}: is the same file as {first}, by a link, and counts once. Remove one of them."
+        for path in paths
+        if (first := seen.setdefault(path.resolve(), path)) != path
+    ]
     try:
         group([path.stem for path in paths], word_of)
     except LexicalError as error:

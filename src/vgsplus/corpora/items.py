@@ -1,0 +1,295 @@
+"""ABX item files: one phone token a line, in the dialects of the field.
+
+    #file onset offset #phone prev-phone next-phone speaker
+
+These are the columns of the ZeroSpeech challenges, separated by spaces or tabs, in the order that the
+header gives. Taken too are `file` for `#file`, `phone` for `#phone`, `talker` for `speaker`, one column
+`context` for the two phones around (ZeroSpeech 2015), no context at all, and further columns, which are
+ignored. Times are in seconds. `#file` names a sound by the end of its path, with or without its ending.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from vgsplus.corpora.faults import CorpusError
+from vgsplus.errors import VgsplusError
+from vgsplus.files import as_on_disk, read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+
+COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
+NAMES = {
+    "#file": ("#file", "file"),
+    "onset": ("onset",),
+    "offset": ("offset",),
+    "#phone": ("#phone", "phone"),
+    "speaker": ("speaker", "talker"),
+}
+"""The columns that every item file has, each with the names that it goes by."""
+CONTEXTS = (("prev-phone", "next-phone"), ("context",))
+"""The columns that tell the context of a phone; the first that a header names whole are taken."""
+ALSO_TAKEN = (
+    "Also taken: file for #file, phone for #phone, talker for speaker, and context for prev-phone next-phone"
+)
+TIME_TOLERANCE = Decimal("0.01")
+"""Seconds by which a token may end behind its sound: alignments round to hundredths."""
+SAME_DECIMALS = 4
+"""Of times that are the same: floating-point numbers may be written as 0.1 or 0.10000000149."""
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
+LONGEST_NUMBER = 100
+"""Characters of a time; exact arithmetic on longer ones would take long."""
+LATEST = 10**9
+"""Seconds, some 30 years; milliseconds and samples that a time may be written in by mistake lie below it."""
+FORBIDDEN = re.compile(r"[^\S \t]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+"""Control characters, and blanks that other programs may or may not take for the end of a column or line."""
+SHOWN_CHARACTERS = 40
+
+
+class ItemError(CorpusError):
+    """What is wrong with an ABX item file; `faults` holds every fault, the message the first 20."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One line of an item file: a phone in its context, from `onset` to `offset` seconds of a file.
+
+    `previous` and `following` are the phones around; where the file has a column `context`, that and "".
+    """
+
+    line: int
+    file: str
+    onset: Decimal
+    offset: Decimal
+    phone: str
+    previous: str
+    following: str
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Items:
+    """An item file: its tokens in their order and, where asked for, the sound of each file.
+
+    `has_contexts` is false where no column tells the phones around.
+    """
+
+    path: Path
+    tokens: tuple[Token, ...]
+    has_contexts: bool = True
+    audio: Mapping[str, Path] = field(default_factory=dict)
+
+    def where(self, token: Token) -> str:
+        """The token's place for an error: file and line."""
+        return f"{self.path}:{token.line}"
+
+    def by_file(self) -> dict[str, list[int]]:
+        """The indices of the tokens of each file, files in the order of their first token."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for index, token in enumerate(self.tokens):
+            found[token.file].append(index)
+        return dict(found)
+
+
+def parse_items(path: Path) -> tuple[Items, list[str]]:
+    """The tokens of an item file, and a fault for each line that holds none, with its number.
+
+    Raises:
+        ItemError: the file is absent or not text, or its header lacks columns.
+    """
+    path = as_on_disk(path)
+    rows = _rows(path)
+    if not rows:
+        raise ItemError(f"{path}: is empty. Its first line must be: {' '.join(COLUMNS)}")
+    (line, first), *rest = rows
+    if fault := _character_fault(first):
+        raise ItemError(f"{path}:{line}: {fault}")
+    header = _fields(first)
+    held = {column: [name for name in header if name in names] for column, names in NAMES.items()}
+    wrong = [column for column, found in held.items() if len(found) != 1]
+    wrong += [name for names in CONTEXTS for name in names if header.count(name) > 1]
+    if wrong:
+        raise ItemError(
+            f"{path}:{line}: the header must name {', '.join(wrong)} once. Expected: {' '.join(COLUMNS)}. "
+            f"{ALSO_TAKEN}."
+        )
+    context = next((names for names in CONTEXTS if all(name in header for name in names)), ())
+    places = [header.index(name) for name in (*(found[0] for found in held.values()), *context)]
+    faults: list[str] = []
+    tokens = tuple(_tokens(path, len(header), places, rest, faults))
+    return Items(path=path, tokens=tokens, has_contexts=bool(context)), faults
+
+
+def repeat_faults(items: Items, sounds: Mapping[str, Hashable] | None = None) -> Iterator[str]:
+    """A fault for each token whose sound, onset and offset are those of a token before, to 0.1 ms.
+
+    Listed twice, a token would count twice; with another phone, context or speaker, one of both is wrong.
+
+    Args:
+        items: the item file.
+        sounds: what is the same for the names of one sound; by default names differ.
+    """
+    seen: dict[tuple[Hashable, Decimal, Decimal], Token] = {}
+    for token in items.tokens:
+        sound = (sounds or {}).get(token.file, nfc(token.file))
+        times = round(token.onset, SAME_DECIMALS), round(token.offset, SAME_DECIMALS)
+        first = seen.setdefault((sound, *times), token)
+        if first is token:
+            continue
+        place = f"{items.where(token)}: {shown(token.file)} from {token.onset} to {token.offset} s"
+        labels = (token.phone, token.previous, token.following, token.speaker)
+        if labels == (first.phone, first.previous, first.following, first.speaker):
+            yield f"{place} is in line {first.line} already and counts once. Leave one of the lines out."
+        else:
+            yield (
+                f"{place} is {_described(token)} here and {_described(first)} in line {first.line}. "
+                "Leave the wrong line out."
+            )
+
+
+def label_faults(items: Items) -> Iterator[str]:
+    """A fault for each phone, context or speaker that is written in two Unicode forms, as NFC and NFD.
+
+    They look the same and would count as two.
+    """
+    seen: dict[str, tuple[str, Token]] = {}
+    told: set[str] = set()
+    for token in items.tokens:
+        for label in (token.phone, token.previous, token.following, token.speaker):
+            if label.isascii():
+                continue
+            form, first = seen.setdefault(nfc(label), (label, token))
+            if form != label and label not in told:
+                told.add(label)
+                yield (
+                    f"{items.where(token)}: {shown(label)} is written in another Unicode form than in line "
+                    f"{first.line}, and would count as another label. Write both in one form, as NFC."
+                )
+
+
+class SoundIndex:
+    """Finds sounds by the names that item files give them.
+
+    A name with its ending, as "dev/a.wav", is the file of exactly that name. Else it is the sound whose path
+    without ending ends with it. In both cases one whose path below `root` is the whole name goes before. NFC
+    and NFD are one name.
+    """
+
+    def __init__(self, root: Path, paths: Iterable[Path]) -> None:
+        self._depth = len(root.parts)
+        self._sounds: dict[str, list[Path]] = defaultdict(list)
+        for path in paths:
+            for name in {path.name, path.stem}:
+                self._sounds[nfc(name)].append(path)
+
+    def find(self, file: str) -> list[Path]:
+        """The sounds that a name may mean."""
+        wanted = PurePosixPath(nfc(file)).parts
+        candidates = self._sounds.get(wanted[-1], []) if wanted else []
+        for whole in (True, False):
+            parts = {path: _parts(path if whole else path.with_suffix("")) for path in candidates}
+            ending = [path for path in candidates if parts[path][-len(wanted) :] == wanted]
+            if ending:
+                exact = [path for path in ending if len(path.parts) - self._depth == len(wanted)]
+                return exact or ending
+        return []
+
+
+def nfc(text: str) -> str:
+    """The text with each letter and its accents as one character, as far as there is one."""
+    return unicodedata.normalize("NFC", text)
+
+
+def shown(text: str) -> str:
+    """A field of a line for an error, cut where it is very long."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return PurePosixPath(nfc(str(path.absolute()))).parts
+
+
+def _described(token: Token) -> str:
+    around = " ".join(filter(None, (token.previous, token.following)))
+    return f"phone {shown(token.phone)}{f' in context {shown(around)}' if around else ''} by {shown(token.speaker)}"
+
+
+def _fields(line: str) -> list[str]:
+    return re.split(r"[ \t]+", line.strip(" \t"))
+
+
+def _character_fault(line: str) -> str | None:
+    if found := FORBIDDEN.search(line):
+        return f"holds the character U+{ord(found[0]):04X}. Separate columns by spaces or tabs."
+    return None
+
+
+def _rows(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        raise ItemError(f"{path}: there is no such item file.") from None
+    except OSError as error:
+        raise ItemError(f"{path}: cannot be read ({error.strerror}).") from None
+    except VgsplusError as error:
+        raise ItemError(str(error)) from None
+    numbered = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
+    return [(number, line) for number, line in numbered if line.strip(" \t")]
+
+
+def _tokens(
+    path: Path,
+    columns: int,
+    places: Sequence[int],
+    rows: Iterable[tuple[int, str]],
+    faults: list[str],
+) -> Iterator[Token]:
+    """The tokens of the lines that hold one; what is wrong with the others goes to `faults`.
+
+    `places` are the columns of file, onset, offset, phone, speaker and the context, if any.
+    """
+    for number, line in rows:
+        fields = _fields(line)
+        if fault := _character_fault(line):
+            faults.append(f"{path}:{number}: {fault}")
+            continue
+        if len(fields) != columns:
+            faults.append(f"{path}:{number}: has {len(fields)} columns, the header names {columns}.")
+            continue
+        file, onset, offset, phone, speaker, *context = (fields[place] for place in places)
+        if fault := _time_fault(onset, offset):
+            faults.append(f"{path}:{number}: {fault}")
+            continue
+        previous, following, *_ = (*context, "", "")
+        yield Token(
+            line=number,
+            file=file,
+            onset=Decimal(onset),
+            offset=Decimal(offset),
+            phone=phone,
+            previous=previous,
+            following=following,
+            speaker=speaker,
+        )
+
+
+def _time_fault(onset: str, offset: str) -> str | None:
+    told = f"onset {shown(onset)} and offset {shown(offset)}"
+    if not all(len(time) <= LONGEST_NUMBER and NUMBER.fullmatch(time) for time in (onset, offset)):
+        return f"{told} must be numbers, in seconds."
+    start, end = Decimal(onset), Decimal(offset)
+    if start < 0:
+        return f"onset {shown(onset)} is negative; times count from the start of the sound."
+    if end <= start:
+        return f"offset {shown(offset)} must be behind onset {shown(onset)}."
+    if end > LATEST:
+        return f"{told} must be seconds, and no sound lasts so long."
+    return None
