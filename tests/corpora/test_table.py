@@ -1,5 +1,7 @@
 import hashlib
 import json
+import shutil
+import unicodedata
 from pathlib import Path
 
 import h5py
@@ -9,7 +11,9 @@ import soundfile
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, read
+from vgsplus.corpora import table as tables
 from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.packing import pack
 from vgsplus.corpora.table import prepare_table
 
 
@@ -282,7 +286,9 @@ def test_tables_that_say_too_little_are_refused(mine, text, expected):
 
 def test_a_table_in_another_encoding_is_refused_with_its_line(mine):
     found = faults(write(mine, "audio,image,text\nclips/c0.wav,pictures/p0.png,caf\u00e9\n", "latin-1"))
-    assert found == ["2: the table is not UTF-8. Save it as CSV UTF-8."]
+    assert found == [
+        "2: the table is not UTF-8, but perhaps in the encoding of Windows. Save it as CSV UTF-8."
+    ]
 
 
 def test_copies_of_one_picture_in_two_splits_are_refused(mine):
@@ -334,3 +340,252 @@ def test_pictures_that_a_file_of_regions_lacks_are_told_with_their_lines(mine, t
     assert not (tmp_path / "out").exists()
     with pytest.raises(CorpusError, match="there is no such file of regions"):
         prepare_table(table, tmp_path / "out", regions=tmp_path / "absent.h5")
+
+
+# ---- what people's programs write -------------------------------------------------------------------------
+
+HEAD = "audio,image,speaker\n"
+
+
+def four(mine, change=lambda text: text, encoding="utf-8", header=HEAD):
+    """A table of four recordings, changed; its captions' ids and speakers."""
+    lines = "".join(f"clips/c{n}.wav,pictures/p{n}.png,anna\n" for n in range(4))
+    prepare_table(write(mine, change(header + lines), encoding), mine.parent / "out")
+    corpus = Corpus.open(mine.parent / "out")
+    captions = (caption for split in corpus.splits for caption in corpus.captions(split))
+    return sorted((caption.id, caption.speaker) for caption in captions)
+
+
+def numbered(text):
+    """A table as pandas writes it, with a column without a name that numbers the rows."""
+    header, *lines = text.splitlines(keepends=True)
+    return f",{header}" + "".join(f"{number},{line}" for number, line in enumerate(lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "encoding"),
+    [
+        (lambda text: text.replace(",", "\t"), "utf-16"),
+        (lambda text: "\ufeff" + text, "utf-8"),
+        (lambda text: "sep=;\r\n" + text.replace(",", ";").replace("\n", "\r\n"), "utf-8"),
+        (lambda text: text.replace("\n", "\r"), "utf-8"),
+        (lambda text: text.replace("\n", ",,\n"), "utf-8"),
+        (lambda text: text + "\x1a", "utf-8"),
+        (lambda text: text + "\0\0\0", "utf-8"),
+        (lambda text: text.replace(",", ", "), "utf-8"),
+        (lambda text: text.replace("audio,image", "Audio,IMAGE"), "utf-8"),
+        (lambda text: text.replace("/", "\\"), "utf-8"),
+        (lambda text: text.replace("c3.wav", "c3.wav\xa0"), "utf-8"),
+        (lambda text: text.replace("clips/c3", "\u200bclips/c3"), "utf-8"),
+        (numbered, "utf-8"),
+    ],
+)
+def test_tables_as_other_programs_write_them_are_the_same_corpus(mine, change, encoding):
+    assert four(mine, change, encoding) == [(f"clips/c{n}", "anna") for n in range(4)]
+
+
+def test_a_file_may_be_named_by_its_address_on_this_machine(mine):
+    address = (mine / "clips/c3.wav").as_uri()
+    assert len(four(mine, lambda text: text.replace("clips/c3.wav", address))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("https://example.org/a.wav", "is an address. Download the file"),
+        ("C:\\daten\\a.wav", "is a path of Windows"),
+        ("clips/C1.WAV", "There is c1.wav, in other letters"),
+        ("~nobody-of-this-name/a.wav", "there is no such sound file"),
+        ("a" * 5000 + ".wav", "there is no such sound file"),
+    ],
+)
+def test_a_name_without_a_file_leads_to_the_one_that_is_meant(mine, name, message):
+    (fault,) = faults(write(mine, "audio,split\nclips/c0.wav,train\n" + f"{name},train\n"))
+    assert fault.startswith("3: ")
+    assert message in fault
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("path", "audio"),
+        ("file_name", "audio"),
+        ("sentence", "text"),
+        ("client_id", "speaker"),
+        ("locale", "language"),
+    ],
+)
+def test_columns_of_other_corpora_are_translated(mine, column, meant):
+    assert f"1: unknown column '{column}'. Did you mean '{meant}'?" in faults(
+        write(mine, f"{column},audio\nx,clips/c0.wav\n")
+    )
+
+
+def test_an_unnamed_column_that_says_something_is_a_fault(mine):
+    (fault,) = faults(write(mine, "audio,image,\n" + rows(4).replace("\n", ",yes\n")))
+    assert fault == "1: column 3 has no name, but holds 'yes'. Name or remove it."
+
+
+def test_a_nul_inside_a_table_is_a_fault(mine):
+    (fault,) = faults(write(mine, "audio\nclips/c0.wav\0x\n"))
+    assert fault == "2: holds a NUL character. Save the table again."
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_files_are_found_under_either_unicode_form(mine, stored, asked):
+    name = unicodedata.normalize(stored, "größe")
+    tone(mine / f"{name}.wav")
+    picture(mine / f"{name}.png", 99)
+    row = unicodedata.normalize(asked, "größe.wav,größe.png\n")
+    summary = prepare_table(write(mine, "audio,image\n" + rows(4) + row), mine.parent / "out")
+    assert sum(count.captions for count in summary.kept.values()) == 5
+
+
+# ---- what counts once -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["./clips/c0.wav", "clips/../clips/c0.wav", "link.wav", "hard.wav"])
+def test_a_recording_listed_twice_under_two_names_is_a_fault(mine, other):
+    (mine / "link.wav").symlink_to(mine / "clips/c0.wav")
+    (mine / "hard.wav").hardlink_to(mine / "clips/c0.wav")
+    (fault,) = faults(write(mine, f"audio,split\nclips/c0.wav,train\n{other},train\n"))
+    assert fault == "3: repeats line 2 (the same audio). Remove one."
+
+
+def test_a_copy_of_a_recording_in_another_split_is_a_fault(mine):
+    shutil.copy(mine / "clips/c0.wav", mine / "copy.wav")
+    (fault,) = faults(write(mine, "audio,split\nclips/c0.wav,train\ncopy.wav,test\n"))
+    assert fault == "3: copy.wav in 'test' is a copy of c0.wav in 'train' (line 2). Keep both in one split."
+
+
+def test_copies_are_dealt_to_one_split(mine):
+    for number in range(5):
+        shutil.copy(mine / "clips/c0.wav", mine / f"copy{number}.wav")
+    names = [f"clips/c{n}.wav" for n in range(8)] + [f"copy{n}.wav" for n in range(5)]
+    for seed in range(5):
+        table = write(mine, "audio\n" + "".join(f"{name}\n" for name in names))
+        prepare_table(table, mine.parent / "out", seed=seed, overwrite=True)
+        splits = split_of(Corpus.open(mine.parent / "out"))
+        assert len({splits[name] for name in ["clips/c0", *(f"copy{n}" for n in range(5))]}) == 1
+
+
+def test_ids_never_collide(mine):
+    for name in ("x.wav", "x.flac", "x-3.wav", "x-3-1.flac", "x.aiff"):
+        tone(mine / name, 200 + 7 * len(name))
+    names = ("x.wav", "x.flac", "x-3.wav", "x.aiff", "x-3-1.flac")
+    table = write(mine, "audio,split\n" + "".join(f"{name},train\n" for name in names))
+    prepare_table(table, mine.parent / "out")
+    captions = Corpus.open(mine.parent / "out").captions("train")
+    assert [caption.id for caption in captions] == ["x", "x-3-2", "x-3", "x-5", "x-3-1"]
+
+
+# ---- levels and codecs ------------------------------------------------------------------------------------
+
+
+def test_a_loud_recording_is_scaled_and_counted(mine):
+    noise = np.random.default_rng(0).normal(0, 4000, 8000).astype(np.float32)
+    soundfile.write(mine / "loud.wav", noise, SAMPLE_RATE, subtype="FLOAT")
+    summary = prepare_table(
+        write(mine, "audio,split\nloud.wav,train\nclips/c0.wav,train\n"), mine.parent / "out"
+    )
+    assert summary.changed == {"scaled to use the range of 16 bits": 1}
+    assert json.loads((mine.parent / "out/corpus.json").read_text())["changed"] == summary.changed
+    stored = read(mine.parent / "out/audio/loud.wav")
+    assert np.corrcoef(stored, noise)[0, 1] > 0.99999
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "NMS_ADPCM_32", "G721_32"])
+def test_a_codec_of_telephones_is_converted_and_other_faults_are_told(mine, subtype):
+    tone(mine / "call.wav", rate=8000, subtype=subtype)
+    (fault,) = faults(write(mine, "audio,split\ncall.wav,train\ngone.wav,train\n"))
+    assert fault.startswith("3: ")
+    prepare_table(write(mine, "audio,split\ncall.wav,train\n"), mine.parent / "out")
+    assert len(read(mine.parent / "out/audio/call.wav")) >= 8000
+
+
+# ---- pieces of long recordings ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long(mine):
+    """Recordings of 4 s, prepared and not."""
+    ramp = (np.linspace(0.1, 0.9, 64_000) * np.sin(np.arange(64_000) / 3)).astype(np.float32)
+    soundfile.write(mine / "long.wav", ramp, SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(mine / "long.mp3", ramp, SAMPLE_RATE)
+    return mine
+
+
+def test_pieces_of_a_prepared_recording_are_used_where_they_are(long):
+    table = "audio,start,end,split\nlong.wav,0.5,1.25,train\nlong.wav,1.25,,train\nlong.wav,,0.5,test\n"
+    prepare_table(write(long, table), long.parent / "out")
+    corpus = Corpus.open(long.parent / "out")
+    first, second = corpus.captions("train")
+    assert (first.id, second.id) == ("long-0000500-0001250", "long-0001250-end")
+    assert first.audio == f"{long}/long.wav:8000:12000"
+    whole = read(long / "long.wav")
+    np.testing.assert_array_equal(read(corpus.audio_path(first)), whole[8000:20_000])
+    np.testing.assert_array_equal(read(corpus.audio_path(second)), whole[20_000:])
+    assert [caption.num_samples for caption in corpus.captions("test")] == [8000]
+    assert validate(long.parent / "out") == []
+
+
+def test_pieces_of_other_recordings_are_cut_out_of_one_decoding(long, monkeypatch):
+    decoded = []
+    load = tables.load_any
+    monkeypatch.setattr(tables, "load_any", lambda path: decoded.append(path) or load(path))
+    seconds = [f"{n / 2}".replace(".", ",") for n in range(9)]
+    pieces = "".join(f"long.mp3;{seconds[n]};{seconds[n + 1]}\n" for n in range(8))
+    table = write(long, f"audio;start;end\n{pieces}clips/c0.wav;;\nclips/c1.wav;;\n")
+    summary = prepare_table(table, long.parent / "out")
+    assert decoded.count(long / "long.mp3") == 2  # to look for faults, and to convert
+    assert sum(count.captions for count in summary.kept.values()) == 10
+    piece = read(long.parent / "out/audio/long-0001500-0002000.wav")
+    np.testing.assert_allclose(piece, load(long / "long.mp3")[24_000:32_000], atol=1e-4)
+    splits = split_of(Corpus.open(long.parent / "out"))
+    assert len({split for name, split in splits.items() if name.startswith("long")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ("2,1", "end 1 must be after start 2"),
+        ("1,1", "end 1 must be after start 1"),
+        ("x,1", "start 'x' must be a number of seconds"),
+        ("-1,1", "start '-1' must be a number of seconds"),
+        ("nan,1", "start 'nan' must be a number of seconds"),
+        ("1_0,2", "start '1_0' must be a number of seconds"),
+        ("0,1e999", "end '1e999' must be a number of seconds"),
+        ("1,5", "5 s is after its end, 4.000 s"),
+        ("9,", "9 s is after its end, 4.000 s"),
+        ("1,1.1", "less than 0.25 s"),
+    ],
+)
+def test_times_that_make_no_piece_are_faults(long, times, message):
+    for name in ("long.wav", "long.mp3"):
+        (fault,) = faults(write(long, f"audio,start,end,split\n{name},{times},train\n{name},0,1,train\n"))
+        assert fault.startswith("2: ")
+        assert message in fault
+
+
+def test_a_piece_listed_twice_and_pieces_that_overlap_in_two_splits_are_faults(long):
+    twice = "audio,start,end,split\nlong.wav,0,1,train\nlong.wav,0.0,1.0,train\n"
+    assert faults(write(long, twice)) == ["3: repeats line 2 (the same audio). Remove one."]
+    (fault,) = faults(write(long, "audio,start,end,split\nlong.wav,0,1,train\nlong.wav,0.5,2,test\n"))
+    assert fault.startswith("3: audio long.wav is in 'test' here and in 'train' in line 2")
+
+
+def test_a_silent_piece_is_a_fault_of_its_line(mine):
+    soundfile.write(mine / "half.wav", np.r_[np.zeros(16_000), 0.3 * np.sin(np.arange(16_000))], SAMPLE_RATE)
+    soundfile.write(mine / "half.aiff", np.r_[np.zeros(16_000), 0.3 * np.sin(np.arange(16_000))], SAMPLE_RATE)
+    for name in ("half.wav", "half.aiff"):
+        (fault,) = faults(write(mine, f"audio,start,end,split\n{name},1,2,train\n{name},0,1,train\n"))
+        assert fault.startswith("3: ")
+        assert "silent" in fault
+
+
+def test_a_packed_corpus_holds_the_pieces(long):
+    prepare_table(write(long, "audio,start,end,split\nlong.wav,0.5,1.25,train\n"), long.parent / "out")
+    pack(long.parent / "out", long.parent / "packed")
+    corpus = Corpus.open(long.parent / "packed")
+    (caption,) = corpus.captions("train")
+    np.testing.assert_array_equal(read(corpus.audio_path(caption)), read(long / "long.wav")[8000:20_000])

@@ -212,10 +212,33 @@ def data_table(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare your own recordings and pictures, listed in a table."""
+    """Prepare your own recordings and pictures, listed in a table.
+
+    Columns: audio, and if you have them image, speaker, split, text, language, and start and end (seconds) of
+    pieces of long recordings. Sounds of any common format and rate are taken.
+    """
     from vgsplus.corpora.table import prepare_table
 
     Console().print(prepare_table(csv, out, regions=regions, seed=seed, overwrite=overwrite))
+
+
+@data.command("kaldi")
+def data_kaldi(
+    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    train: Annotated[
+        Path, typer.Option(help="The data folder to train on: wav.scp, utt2spk, segments, text.")
+    ],
+    *,
+    validation: Annotated[Path | None, typer.Option(help="The data folder to validate on.")] = None,
+    test: Annotated[Path | None, typer.Option(help="The data folder to test on.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare Kaldi data folders: speech alone, whole recordings or the pieces that `segments` names."""
+    from vgsplus.corpora.kaldi import prepare_kaldi
+
+    named = {"train": train, "validation": validation, "test": test}
+    folders = {split: folder for split, folder in named.items() if folder is not None}
+    Console().print(prepare_kaldi(folders, out, overwrite=overwrite))
 
 
 @data.command("regions")

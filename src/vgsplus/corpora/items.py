@@ -218,7 +218,8 @@ def _parts(path: Path) -> tuple[str, ...]:
 
 def _described(token: Token) -> str:
     around = " ".join(filter(None, (token.previous, token.following)))
-    return f"phone {shown(token.phone)}{f' in context {shown(around)}' if around else ''} by {shown(token.speaker)}"
+    context = f" in context {shown(around)}" if around else ""
+    return f"phone {shown(token.phone)}{context} by {shown(token.speaker)}"
 
 
 def _fields(line: str) -> list[str]:

@@ -3,51 +3,90 @@
 What the table's files hold is checked in `table`.
 """
 
+import codecs
 import csv
 import difflib
 import io
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
+
+from vgsplus.files import as_on_disk, is_file
 
 REQUIRED = ("audio",)
-COLUMNS = (*REQUIRED, "image", "speaker", "split", "text", "language")
+COLUMNS = (*REQUIRED, "start", "end", "image", "speaker", "split", "text", "language")
 SPLITS = ("train", "validation", "test")
-# What people call them elsewhere.
+# What people call them elsewhere, Common Voice and Hugging Face among them.
 COLUMN_NAMES = {
     "wav": "audio",
     "sound": "audio",
     "recording": "audio",
     "file": "audio",
+    "path": "audio",
+    "file_name": "audio",
+    "filename": "audio",
+    "audio_filepath": "audio",
     "picture": "image",
     "photo": "image",
     "img": "image",
     "lang": "language",
+    "locale": "language",
     "caption": "text",
     "transcript": "text",
+    "transcription": "text",
     "sentence": "text",
     "set": "split",
     "subset": "split",
     "voice": "speaker",
+    "client_id": "speaker",
+    "onset": "start",
+    "begin": "start",
+    "offset": "end",
 }
 SPLIT_NAMES = {"val": "validation", "dev": "validation", "valid": "validation", "training": "train"}
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff"
+"""Characters of no width, which come along when names are copied from pages and documents."""
+SECONDS = re.compile(r"\d{1,9}([.,]\d{1,9})?|[.,]\d{1,9}", re.ASCII)
+NEARLY = 0.8
+"""How alike a misspelt name is to the right one (difflib's ratio)."""
+
+type Piece = tuple[Path, float | None, float | None]
+"""A recording and the seconds at which a piece of it starts and ends; None for those of the recording."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of the table, its files as absolute paths.
+    """A row of the table at `line` of `path`, its files as absolute paths.
 
-    `image` is None for speech alone, `split` where the table has no such column.
+    `start` and `end` are seconds in the recording, None for its own. `image` is None for speech alone,
+    `split` where the table has no such column, `id` where the table gives none.
     """
 
+    path: Path
     line: int
     audio: Path
-    image: Path | None
-    speaker: str
-    split: str | None
-    text: str | None
-    language: str
+    start: float | None = None
+    end: float | None = None
+    image: Path | None = None
+    speaker: str = "unknown"
+    split: str | None = None
+    text: str | None = None
+    language: str = "und"
+    id: str | None = None
+
+    @property
+    def piece(self) -> Piece:
+        """The recording and what is meant of it."""
+        return self.audio, self.start, self.end
+
+    def overlaps(self, other: "Row") -> bool:
+        """Whether two rows of one recording share some of its sound."""
+        ends = [float("inf") if row.end is None else row.end for row in (self, other)]
+        return (self.start or 0.0) < ends[1] and (other.start or 0.0) < ends[0]
 
 
 @dataclass(slots=True)
@@ -59,49 +98,66 @@ class Table:
     faults: list[str] = field(default_factory=list)
     splits: set[str] = field(default_factory=set)
 
-    def fault(self, line: int, message: str) -> None:
-        """Record a fault of a line."""
-        self.faults.append(f"{self.path}:{line}: {message}")
+    def fault(self, line: int, message: str, path: Path | None = None) -> None:
+        """Record a fault of a line, of another file than the table's where `path` names one."""
+        self.faults.append(f"{path or self.path}:{line}: {message}")
 
 
 def read_table(path: Path) -> Table:
     """Read a table with the columns of `COLUMNS` in any order, separated by commas, semicolons or tabs.
 
-    A line number is that of the line on which the row starts, also where a quoted cell spans lines.
+    UTF-8, or UTF-16 with its byte-order mark. Columns without a name are passed over where they are empty, or
+    where the first one numbers the rows. A line number is that of the line on which the row starts, also
+    where a quoted cell spans lines.
     """
     table = Table(path)
     text = _decoded(table)
     if text is None:
         return table
-    header_line = next((line for line in text.splitlines() if line.strip()), "")
-    records = _records(table, text, _delimiter(header_line))
-    first = next(records, None)
-    if first is None:
+    separator, first_line = _stated_separator(text)
+    header_line = next((line for line in text.splitlines()[first_line:] if line.strip()), "")
+    records = list(_records(table, text, separator or _delimiter(header_line), first_line))
+    if not records:
         if not table.faults:
             table.fault(1, "the table is empty. Its first line names the columns: audio,image,…")
         return table
-    columns = _header(table, *first)
+    (line, names), *rows = records
+    columns = _header(table, line, names, _unnamed(table, line, names, rows))
     if columns is None:
         return table
-    for line, cells in records:
-        _add_row(table, line, cells, columns)
+    for row_line, cells in rows:
+        _add_row(table, row_line, cells, columns)
     if not table.rows and not table.faults:
-        table.fault(first[0], "no row follows the header. Add a line for each recording.")
-    _check_rows(table)
+        table.fault(line, "no row follows the header. Add a line for each recording.")
+    check_rows(table)
     return table
 
 
 def _decoded(table: Table) -> str | None:
-    if not table.path.is_file():
+    if not is_file(table.path):
         table.faults.append(f"{table.path}: there is no such table.")
         return None
     data = table.path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-8-sig")
+        # Old programs end a file with Ctrl-Z, and some copy what was in memory after it.
+        text = data.decode("utf-16" if wide else "utf-8-sig").rstrip("\0\x1a")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        table.fault(line, "the table is not UTF-8. Save it as CSV UTF-8.")
+        table.fault(
+            line, "the table is not UTF-8, but perhaps in the encoding of Windows. Save it as CSV UTF-8."
+        )
         return None
+    if "\0" in text:
+        table.fault(text[: text.index("\0")].count("\n") + 1, "holds a NUL character. Save the table again.")
+        return None
+    return text
+
+
+def _stated_separator(text: str) -> tuple[str | None, int]:
+    """The separator that a first line "sep=;" states for Excel, and how many lines that takes."""
+    match = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)
+    return (match[1], 1) if match else (None, 0)
 
 
 def _delimiter(header: str) -> str:
@@ -114,11 +170,18 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=known)
 
 
-def _records(table: Table, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(table: Table, text: str, delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of each row that is not blank; a fault of the quoting ends them."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    source = io.StringIO(text, newline="")
+    for _ in range(first_line):
+        source.readline()
+    try:
+        reader = csv.reader(source, delimiter=delimiter, strict=True, skipinitialspace=True)
+    except (TypeError, ValueError) as error:
+        table.fault(1, f"its separator {delimiter!r} cannot be used ({error}). Use a comma.")
+        return
     while True:
-        line = reader.line_num + 1
+        line = first_line + reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
@@ -131,12 +194,29 @@ def _records(table: Table, text: str, delimiter: str) -> Iterator[tuple[int, lis
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower()
+    return name.strip(f"{INVISIBLE} \t\r\n\xa0").lower()
 
 
-def _header(table: Table, line: int, cells: Sequence[str]) -> list[str] | None:
-    """The columns in the table's order, or None where rows cannot be read by them."""
-    columns = [_plain(cell) for cell in cells]
+def _unnamed(
+    table: Table, line: int, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]
+) -> set[int]:
+    """Columns without a name that say nothing: empty ones, and a first one that numbers the rows (pandas)."""
+    passed = set()
+    for index, name in enumerate(names):
+        if _plain(name):
+            continue
+        cells = [row[index].strip() for _, row in rows if index < len(row)]
+        if not any(cells) or (index == 0 and cells == [str(number) for number in range(len(cells))]):
+            passed.add(index)
+        else:
+            example = next(cell for cell in cells if cell)
+            table.fault(line, f"column {index + 1} has no name, but holds {example!r}. Name or remove it.")
+    return passed
+
+
+def _header(table: Table, line: int, cells: Sequence[str], passed: set[int]) -> list[str] | None:
+    """The columns in the table's order, "" for those passed over; None where rows cannot be read by them."""
+    columns = ["" if index in passed else _plain(cell) for index, cell in enumerate(cells)]
     if not any(column in COLUMNS or column in COLUMN_NAMES for column in columns) and not _similar(columns):
         table.fault(
             line,
@@ -144,6 +224,8 @@ def _header(table: Table, line: int, cells: Sequence[str]) -> list[str] | None:
         )
         return None
     for index, column in enumerate(columns):
+        if not column:
+            continue
         if column in columns[:index]:
             table.fault(line, f"two columns are named {column!r}. Rename or remove one.")
         elif column not in COLUMNS:
@@ -155,11 +237,13 @@ def _header(table: Table, line: int, cells: Sequence[str]) -> list[str] | None:
 
 
 def _similar(columns: Sequence[str]) -> bool:
-    return any(difflib.get_close_matches(column, COLUMNS) for column in columns)
+    return any(difflib.get_close_matches(column, COLUMNS, cutoff=NEARLY) for column in columns)
 
 
 def _column_hint(column: str) -> str:
-    near = COLUMN_NAMES.get(column) or next(iter(difflib.get_close_matches(column, COLUMNS)), None)
+    near = COLUMN_NAMES.get(column) or next(
+        iter(difflib.get_close_matches(column, COLUMNS, cutoff=NEARLY)), None
+    )
     return f"Did you mean {near!r}?" if near else f"The columns are {', '.join(COLUMNS)}; remove others."
 
 
@@ -171,7 +255,7 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
             "Put a cell that holds the separator between quotation marks.",
         )
         return
-    values = {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}
+    values = {column: cell.strip() for column, cell in zip(columns, cells, strict=True) if column}
     empty = [column for column in (*REQUIRED, "split") if values.get(column) == ""]
     for column in empty:
         table.fault(line, f"the cell under {column!r} is empty.")
@@ -180,13 +264,21 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
         table.splits.add(split)
         if not _is_split(split):
             table.fault(line, f"unknown split {split!r}. {_split_hint(split)}")
-    if empty:
+    audio, image = (_located(table, line, values.get(column, "")) for column in ("audio", "image"))
+    start, end = (_seconds(table, line, column, values.get(column, "")) for column in ("start", "end"))
+    if start is not None and end is not None and end <= start:
+        table.fault(line, f"end {values['end']} must be after start {values['start']}, both in seconds.")
+        return
+    if empty or audio is None or (values.get("image") and image is None):
         return
     table.rows.append(
         Row(
+            path=table.path,
             line=line,
-            audio=_absolute(table.path, values["audio"]),
-            image=_absolute(table.path, values["image"]) if values.get("image") else None,
+            audio=audio,
+            start=start,
+            end=end,
+            image=image,
             # Blanks separate the columns of ABX item files.
             speaker="_".join(values.get("speaker", "").split()) or "unknown",
             split=split,
@@ -194,6 +286,16 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
             language=values.get("language") or "und",
         )
     )
+
+
+def _seconds(table: Table, line: int, column: str, cell: str) -> float | None:
+    """The seconds in a cell, with a decimal point or comma; None for an empty cell, or one at fault."""
+    if not cell:
+        return None
+    if SECONDS.fullmatch(cell):
+        return float(cell.replace(",", "."))
+    table.fault(line, f"{column} {cell!r} must be a number of seconds, such as 12.5.")
+    return None
 
 
 def _is_split(name: str | None) -> bool:
@@ -207,30 +309,85 @@ def _split_hint(split: str) -> str:
     return f"Did you mean {near!r}? {names}" if near else names
 
 
-def _absolute(table: Path, cell: str) -> Path:
-    """A file named in the table, relative to the table's folder; two spellings of one path become one."""
-    return Path(os.path.abspath(table.parent / Path(cell).expanduser()))  # noqa: PTH100 - resolve follows links
+def _located(table: Table, line: int, cell: str) -> Path | None:
+    """The file that a cell names, from the table's folder; None for an empty cell, or one that is at fault.
+
+    Two spellings of one path become one. Where there is no such file, a path with the separators of Windows
+    or under the other Unicode form is taken if there is one.
+    """
+    name = cell.strip(f"{INVISIBLE} \xa0")
+    if name.lower().startswith("file://"):
+        name = unquote(name[len("file://") :].removeprefix("localhost"))
+    elif "://" in name:
+        table.fault(line, f"{name} is an address. Download the file, and name it here.")
+        return None
+    if not name:
+        return None
+    path = absolute(table.path.parent, name)
+    if is_file(path):
+        return path
+    turned = as_on_disk(absolute(table.path.parent, name.replace("\\", "/")))
+    return turned if is_file(turned) else as_on_disk(path)
 
 
-def _check_rows(table: Table) -> None:
-    """Faults between rows: the same row twice, a picture or a recording in two splits, no train split."""
-    pairs: dict[tuple[Path, Path | None], int] = {}
-    homes: dict[tuple[str, Path], Row] = {}
+def absolute(folder: Path, name: str) -> Path:
+    """A file named in a list, relative to a folder; two spellings of one path become one."""
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # "~" before the name of nobody
+        path = Path(name)
+    return Path(os.path.abspath(folder / path))  # noqa: PTH100 - resolve follows links
+
+
+def nearest(path: Path) -> str:
+    """What leads from a path without a file to the file that may be meant, "" if nothing does."""
+    if re.match(r"[A-Za-z]:[\\/]", path.name):
+        return f" {path.name} is a path of Windows: name the file as it is called here."
+    try:
+        names = [other.name for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]
+    except OSError:
+        return ""
+    return f" There is {names[0]}, in other letters: spell it like that." if names else ""
+
+
+def check_rows(table: Table) -> None:
+    """Faults between rows: the same row twice, a picture or a sound in two splits, no train split."""
+    pairs: dict[tuple[object, ...], Row] = {}
+    homes: dict[tuple[str, object], dict[str | None, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in table.rows:
-        pair = (row.audio, row.image)
-        if pair in pairs:
-            table.fault(row.line, f"repeats line {pairs[pair]} (the same audio and image). Remove one.")
-        pairs.setdefault(pair, row.line)
+        pair = (_identity(row.audio), row.start, row.end, row.image and _identity(row.image))
+        if (first := pairs.setdefault(pair, row)) is not row:
+            what = "the same audio and image" if row.image else "the same audio"
+            table.fault(row.line, f"repeats line {first.line} ({what}). Remove one.", row.path)
         for kind, path in (("image", row.image), ("audio", row.audio)):
             if path is None:
                 continue
-            home = homes.setdefault((kind, path), row)
-            if home.split != row.split and _is_split(home.split) and _is_split(row.split):
+            by_split = homes[kind, _identity(path)]
+            others = (other for split, rows in by_split.items() if split != row.split for other in rows)
+            home = next((other for other in others if _shares(kind, row, other)), None)
+            by_split[row.split].append(row)
+            if home is not None:
                 table.fault(
                     row.line,
                     f"{kind} {path.name} is in {row.split!r} here and in {home.split!r} in line {home.line}. "
                     "Keep all its rows in one split.",
+                    row.path,
                 )
     # A misspelt split may have meant "train".
     if table.splits and "train" not in table.splits and all(map(_is_split, table.splits)):
         table.faults.append(f"{table.path}: no row has the split 'train'. Give it to most of the rows.")
+
+
+def _shares(kind: str, row: Row, other: Row) -> bool:
+    """Whether two rows of one file are in two splits that must not share it."""
+    known = _is_split(row.split) and _is_split(other.split)
+    return known and (kind == "image" or row.overlaps(other))
+
+
+def _identity(path: Path) -> object:
+    """What tells a file from another, whichever link or spelling names it."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return path
+    return stat.st_dev, stat.st_ino
