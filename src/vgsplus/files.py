@@ -45,6 +45,15 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for these names
 
 
+def file_identity(path: Path) -> object:
+    """What tells a file from another, whichever link or spelling names it; the path where there is none."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return path
+    return stat.st_dev, stat.st_ino
+
+
 def as_on_disk(path: Path) -> Path:
     """The path under the Unicode form in which its names are on disk; the path itself if nothing matches.
 

@@ -151,8 +151,8 @@ def test_items_go_into_the_corpus_byte_by_byte_and_can_be_scored(unpacked, tmp_p
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("1272-128104-0009 0.1 0.2 AH T K 1272", r"item:2: there is no 1272-128104-0009\.flac in dev-clean"),
-        ("103-1240-0000 0.1 0.2 AH T K 103", r"item:2: there is no 103-1240-0000\.flac in dev-clean"),
+        ("1272-128104-0009 0.1 0.2 AH T K 1272", r"item:2: there is no sound 1272-128104-0009 in dev-clean"),
+        ("103-1240-0000 0.1 0.2 AH T K 103", r"item:2: there is no sound 103-1240-0000 in dev-clean"),
         ("1272-128104-0000 0.1 0.6 AH T K 1272", "0.1 to 0.6 s is no span inside"),
         ("1272-128104-0000 0.1 0.2 AH T K", "has 6 columns, the header names 7"),
     ],
@@ -224,3 +224,76 @@ def test_the_command_takes_several_subsets(unpacked, tmp_path, capsys):
     corpus = Corpus.open(tmp_path / "out")
     assert {caption.speaker for caption in corpus.captions("train")} == {"103", "1034", "20"}
     assert {caption.speaker for caption in corpus.captions("validation")} == {"1272", "174", "116"}
+
+
+# ---- as people have it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["wav", "WAV", "opus"])
+def test_sounds_may_have_been_converted(unpacked, tmp_path, ending):
+    for path in unpacked.rglob("*.flac"):
+        samples, rate = soundfile.read(path)
+        kind = {"format": "OGG", "subtype": "OPUS"} if ending == "opus" else {}
+        soundfile.write(path.with_suffix(f".{ending}"), samples, rate, **kind)
+        path.unlink()
+    summary = prepare_librispeech(unpacked, tmp_path / "out")
+    assert not summary.skipped
+    assert {split: count.captions for split, count in summary.kept.items()} == {"train": 9, "validation": 6}
+    assert Corpus.open(tmp_path / "out").captions("train")[0].audio.endswith(f".{ending}")
+
+
+def test_what_a_mac_adds_is_passed_over(unpacked, tmp_path):
+    chapter = unpacked / "LibriSpeech/train-clean-100/103/1240"
+    (chapter / "._103-1240-0000.flac").write_bytes(b"\0\5\x16\7Mac OS X")
+    (chapter.parent / ".DS_Store").write_bytes(b"x")
+    (unpacked / "LibriSpeech/train-clean-100/__MACOSX/x").mkdir(parents=True)
+    assert not prepare_librispeech(unpacked, tmp_path / "out").skipped
+
+
+def test_sounds_of_another_rate_are_told_as_what_they_are(unpacked, tmp_path):
+    for path in (unpacked / "LibriSpeech/dev-clean").rglob("*.flac"):
+        flac(path, rate=22_050)
+    with pytest.raises(
+        CorpusError, match=r"can be used: 6 of 6 are left out because of this: 22050 Hz, 1 channel"
+    ):
+        prepare_librispeech(unpacked, tmp_path / "out")
+
+
+def test_an_utterance_with_two_lines_or_two_sounds_is_a_fault(unpacked, tmp_path):
+    chapter = unpacked / "LibriSpeech/train-clean-100/103/1240"
+    with (chapter / "103-1240.trans.txt").open("a") as file:
+        file.write("103-1240-0001 SOMETHING ELSE\n")
+    flac(chapter / "103-1240-0002.wav")
+    with pytest.raises(CorpusError) as error:
+        prepare_librispeech(unpacked, tmp_path / "out")
+    assert error.value.faults == [
+        f"{chapter}/103-1240.trans.txt:4: repeats the utterance of line 2. Remove one.",
+        f"{chapter}/103-1240-0002.wav: is the utterance of {chapter}/103-1240-0002.flac, too. Remove one of "
+        "them.",
+    ]
+
+
+def test_a_speaker_listed_twice_is_a_fault(unpacked, tmp_path):
+    lines = SPEAKERS + "103  | M | train-clean-100  | 25.10 | Somebody Else\n"
+    (unpacked / "LibriSpeech/SPEAKERS.TXT").write_text("\ufeff" + lines, encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"SPEAKERS.TXT:9: repeats the speaker of line 5"):
+        prepare_librispeech(unpacked, tmp_path / "out")
+
+
+def test_libri_light_is_a_corpus_without_texts(tmp_path):
+    for name, speaker in (("emma/one", "100"), ("emma/two", "100"), ("war and peace/one", "7")):
+        path = tmp_path / "light/small" / speaker / f"{name}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flac(path)
+        path.with_suffix(".json").write_text("{}")
+    summary = prepare_librispeech(tmp_path / "light", tmp_path / "out")
+    assert not summary.skipped
+    captions = Corpus.open(tmp_path / "out").captions("train")
+    assert [(c.id, c.speaker, c.text) for c in captions] == [
+        ("100/emma/one", "100", None),
+        ("100/emma/two", "100", None),
+        ("7/war_and_peace/one", "7", None),
+    ]
+    subset(tmp_path / "light", "dev-clean", VALIDATION)
+    summary = prepare_librispeech(tmp_path / "light", tmp_path / "both")
+    assert {split: count.captions for split, count in summary.kept.items()} == {"train": 3, "validation": 6}

@@ -1,11 +1,13 @@
 import re
+import unicodedata
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from vgsplus.audio import SAMPLE_RATE
+from vgsplus.audio import SAMPLE_RATE, read
 from vgsplus.cli import main
 from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, validate
 from vgsplus.corpora.manifest import prepare_manifests, write_manifests
@@ -128,7 +130,7 @@ def test_short_sounds_are_left_out_and_counted(speech, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"tsv:1: must be the folder of the sounds, is ''"),
+        ("", r"tsv:1: must be the folder of the sounds, is empty"),
         ("a.flac\t8000\n", r"tsv:1: must be the folder"),
         ("/no/such/folder\na.flac\t8000\n", r"tsv:1: must be the folder of the sounds, is '/no/such/folder'"),
         ("/\n\n", r"tsv: names no sound"),
@@ -185,3 +187,115 @@ def test_the_commands_go_there_and_back(pair, tmp_path, capsys):
             main([str(argument) for argument in arguments])
         assert stop.value.code == 0, capsys.readouterr().err
     assert (tmp_path / "back/train.tsv").read_bytes() == train.read_bytes()
+
+
+# ---- as people have them ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "/\n", 1),
+        lambda text: re.sub(r"(\t\d+)", r"\1.0", text),
+    ],
+    ids=["bom", "crlf", "slash", "decimal point"],
+)
+def test_manifests_as_other_programs_write_them_are_the_same(pair, tmp_path, change):
+    train, _ = pair
+    train.write_bytes(change(train.read_text()).encode())
+    prepare_manifests(train, None, tmp_path / "out")
+    assert [c.num_samples for c in Corpus.open(tmp_path / "out").captions("train")] == [8000, 8001, 8002]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{root}\nx.wav 8000\n", "tsv:2: expected .*there is no tab"),
+        ("{root}\nx.wav\t8000\t0\n", "tsv:2: expected .*there are 3 columns"),
+        ("{root}\nx.wav\t8000.5\n", "tsv:2: expected a path, a tab and a number"),
+        ("{root}\nx.wav\t²\n", "tsv:2: expected a path, a tab and a number"),
+        ('{{"audio_filepath": "x.wav"}}\n', "tsv:1: is JSON"),
+        ("id\taudio\tn_frames\n", "tsv:1: names columns, not the folder.*data table"),
+        ("{root}\nx\0.wav\t8\n", "tsv:2: .*there is no such sound file"),
+        ("{root}\n.\t8\n", "tsv:2: .*is a folder"),
+        (f"{{root}}\n{'a' * 5000}.wav\t8\n", "tsv:2: .*there is no such sound file"),
+        (f"{'a' * 5000}\nx.wav\t8\n", "tsv:1: must be the folder"),
+    ],
+)
+def test_what_is_meant_otherwise_is_told(speech, tmp_path, text, message):
+    (tmp_path / "train.tsv").write_text(text.format(root=speech[0]), encoding="utf-8")
+    with pytest.raises(CorpusError, match=message):
+        prepare_manifests(tmp_path / "train.tsv", None, tmp_path / "out")
+
+
+def test_text_that_is_not_utf8_is_told_with_its_line(speech, tmp_path):
+    (tmp_path / "train.tsv").write_bytes(f"{speech[0]}\ncaf".encode() + b"\xe9.wav\t8000\n")
+    with pytest.raises(CorpusError, match=r"train.tsv:2: is not UTF-8 text"):
+        prepare_manifests(tmp_path / "train.tsv", None, tmp_path / "out")
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A manifest of two members of a zip archive and two ranges of a file."""
+    sound(tmp_path / "in/a.flac", 8000)
+    sound(tmp_path / "in/long.wav", 32_000)
+    with zipfile.ZipFile(tmp_path / "in/all.zip", "w") as archive:
+        for name in ("one.flac", "two.flac"):
+            archive.write(tmp_path / "in/a.flac", name)
+    content, size = (tmp_path / "in/all.zip").read_bytes(), (tmp_path / "in/a.flac").stat().st_size
+    first = content.index(b"fLaC")
+    second = content.index(b"fLaC", first + size)
+    rows = [f"all.zip:{start}:{size}\t8000" for start in (first, second)]
+    rows += ["long.wav:0:16000\t16000", "long.wav:8000:16000\t16000"]
+    return manifest(tmp_path / "in/train.tsv", tmp_path / "in", *rows)
+
+
+def test_parts_of_files_are_sounds_of_their_own_and_come_back(parts, tmp_path):
+    prepare_manifests(parts, None, tmp_path / "out")
+    assert validate(tmp_path / "out") == []
+    corpus = Corpus.open(tmp_path / "out")
+    captions = list(corpus.captions("train"))
+    assert [caption.id for caption in captions][2:] == ["long-0-16000", "long-8000-16000"]
+    assert len({caption.id for caption in captions}) == 4
+    np.testing.assert_array_equal(
+        read(corpus.audio_path(captions[3])), read(tmp_path / "in/long.wav")[8000:24_000]
+    )
+    np.testing.assert_array_equal(read(corpus.audio_path(captions[1])), read(tmp_path / "in/a.flac"))
+    write_manifests(corpus, tmp_path / "back")
+    assert (tmp_path / "back/train.tsv").read_bytes() == parts.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("long.wav:20000:16000\t16000", "the file has 32000 samples, fewer than 20000"),
+        ("long.wav:0:16000\t8000", "has 16000 samples, not 8000"),
+        ("long.wav:00:16000\t16000", "repeats"),
+        ("gone.zip:0:100\t8000", "there is no such sound file"),
+        ("all.zip:0:99999999\t8000", "the archive has"),
+    ],
+)
+def test_parts_that_cannot_be_had_are_faults(parts, tmp_path, row, message):
+    with parts.open("a") as file:
+        file.write(f"{row}\n")
+    with pytest.raises(CorpusError, match=rf"train.tsv:6: .*{message}"):
+        prepare_manifests(parts, None, tmp_path / "out")
+
+
+@pytest.mark.parametrize("other", ["link.flac", "s0/../s0/u 0.flac", "./s0/u 0.flac"])
+def test_a_sound_under_two_names_is_a_fault(speech, tmp_path, other):
+    root, rows = speech
+    (root / "link.flac").symlink_to(root / "s0/u 0.flac")
+    train = manifest(tmp_path / "train.tsv", root, rows[0], f"{other}\t8000")
+    with pytest.raises(CorpusError, match=r"train.tsv:3: repeats .*train.tsv:2"):
+        prepare_manifests(train, None, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_sounds_are_found_under_either_unicode_form(tmp_path, stored, asked):
+    sound(tmp_path / "in" / unicodedata.normalize(stored, "größe.wav"))
+    row = unicodedata.normalize(asked, "größe.wav")
+    train = manifest(tmp_path / "train.tsv", tmp_path / "in", f"{row}\t8000", f"{row}:0:4000\t4000")
+    assert prepare_manifests(train, None, tmp_path / "out").kept["train"].captions == 2

@@ -312,7 +312,7 @@ def data_librispeech(
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare LibriSpeech: read speech, to train on sound alone."""
+    """Prepare LibriSpeech or Libri-Light: read speech, to train on sound alone."""
     from vgsplus.corpora.librispeech import VALIDATION_SUBSETS, prepare_librispeech
 
     if download:
@@ -322,7 +322,7 @@ def data_librispeech(
             root,
             out,
             train=train or (),
-            validation=validation or VALIDATION_SUBSETS,
+            validation=validation or None,
             items=items,
             overwrite=overwrite,
             progress=read,

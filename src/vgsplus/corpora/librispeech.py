@@ -1,25 +1,32 @@
-"""LibriSpeech as it is unpacked: books read aloud in English, for training on sound alone.
+"""LibriSpeech and Libri-Light as they are unpacked: books read aloud in English, to train on sound alone.
 
-    LibriSpeech/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac
+    LibriSpeech/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac   or .wav, or another ending of a sound file
     LibriSpeech/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt   "SPEAKER-CHAPTER-NNNN TEXT" a line
     LibriSpeech/SPEAKERS.TXT (optional)                            "ID | SEX | SUBSET | MINUTES | NAME"
 
-The sounds stay where they are. A caption's id is the utterance's, as ABX item files name it.
+    small/SPEAKER/BOOK/NAME.flac                                   Libri-Light, also medium and large
+
+The sounds stay where they are. A caption's id is the utterance's, as ABX item files name it; in Libri-Light,
+which has no transcripts, it is SPEAKER/BOOK/NAME.
 """
 
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgsplus.audio import AudioError, num_samples
+from vgsplus.audio import SUFFIXES, AudioError, num_samples
 from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, reason, stream_in_parallel
+from vgsplus.errors import VgsplusError
+from vgsplus.files import read_text
 
 FOLDER = "LibriSpeech"
 TRAINING_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
 VALIDATION_SUBSETS = ("dev-clean",)
+UNTRANSCRIBED_SUBSETS = ("small", "medium", "large")
+"""Of Libri-Light."""
 SPEAKERS_FILE = "SPEAKERS.TXT"
 SPEAKERS_COLUMNS = 5
 ITEM_HEADER = "#file"
@@ -45,16 +52,27 @@ class _Chapter:
         return self.folder.parent.name
 
     @property
-    def transcript(self) -> Path:
+    def transcript(self) -> Path | None:
+        if self.subset in UNTRANSCRIBED_SUBSETS:
+            return None
         return self.folder / f"{self.speaker}-{self.folder.name}.trans.txt"
+
+    def sounds(self) -> list[Path]:
+        """Its sound files, but for those that a Mac adds."""
+        return sorted(
+            path
+            for path in self.folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Utterances:
-    """What a chapter holds: captions, and (reason, file) of what is left out."""
+    """What a chapter holds: captions, (reason, file) of what is left out, and faults."""
 
     captions: list[Caption]
     skipped: list[tuple[str, str]]
+    faults: list[str]
 
 
 def prepare_librispeech(
@@ -62,7 +80,7 @@ def prepare_librispeech(
     root: str | Path,
     *,
     train: Sequence[str] = (),
-    validation: Sequence[str] = VALIDATION_SUBSETS,
+    validation: Sequence[str] | None = None,
     items: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -77,20 +95,26 @@ def prepare_librispeech(
     Args:
         source: The folder with LibriSpeech in it, or LibriSpeech itself.
         root: The corpus folder to make.
-        train: Subsets to train on; by default those of the three training subsets that are there.
-        validation: Subsets of the split "validation".
+        train: Subsets to train on; by default those of the three training subsets, or else of Libri-Light's,
+            that are there.
+        validation: Subsets of the split "validation"; by default dev-clean, which Libri-Light may lack.
         items: A folder with ABX item files SUBSET.item, at any depth, to be copied into the corpus.
         overwrite: Replace a corpus that is there.
         progress: Called as progress(chapters read, chapters in all).
         checking: Called as checking(sounds decoded, sounds in all), while the finished corpus is checked.
 
     Raises:
-        CorpusError: a subset is absent, named twice or holds nothing usable, an item file names sounds that
-            are not in its subset, SPEAKERS.TXT cannot be read, a sound breaks off, or `root` is taken.
+        CorpusError: a subset is absent, named twice or holds nothing usable, an utterance has two lines in a
+            transcript or two sounds, an item file names sounds that are not in its subset, SPEAKERS.TXT
+            cannot be read or names a speaker twice, a sound breaks off, or `root` is taken.
     """
     top = Path(source).absolute()
     top = top / FOLDER if (top / FOLDER).is_dir() else top
-    splits = _splits(top, tuple(train) or _training_subsets(top), validation)
+    trained = tuple(train) or _training_subsets(top)
+    if validation is None:
+        optional = all(subset in UNTRANSCRIBED_SUBSETS for subset in trained)
+        validation = [name for name in VALIDATION_SUBSETS if not optional or (top / name).is_dir()]
+    splits = _splits(top, trained, validation)
     chapters = {subset: list(_chapters(top, subset, split)) for subset, split in splits.items()}
     item_files = {} if items is None else _item_files(Path(items), splits)
     sexes, subsets = _speakers(top / SPEAKERS_FILE)
@@ -123,13 +147,14 @@ def prepare_librispeech(
 
 
 def _training_subsets(top: Path) -> tuple[str, ...]:
-    there = tuple(subset for subset in TRAINING_SUBSETS if (top / subset).is_dir())
-    if not there:
-        raise CorpusError(
-            f"{top}: holds none of {', '.join(TRAINING_SUBSETS)}. "
-            f"Name the folder with {FOLDER} in it, or the subsets to train on."
-        )
-    return there
+    for subsets in (TRAINING_SUBSETS, UNTRANSCRIBED_SUBSETS):
+        if there := tuple(subset for subset in subsets if (top / subset).is_dir()):
+            return there
+    raise CorpusError(
+        f"{top}: holds none of {', '.join(TRAINING_SUBSETS)}, nor of Libri-Light's "
+        f"{', '.join(UNTRANSCRIBED_SUBSETS)}. Name the folder with {FOLDER} in it, or subsets to train on; "
+        "`vgsplus data table` takes recordings in other folders."
+    )
 
 
 def _splits(top: Path, train: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
@@ -150,8 +175,12 @@ def _splits(top: Path, train: Sequence[str], validation: Sequence[str]) -> dict[
 
 def _chapters(top: Path, subset: str, split: str) -> Iterator[_Chapter]:
     """The chapters of a subset in the order of their names."""
-    for speaker in sorted(path for path in (top / subset).iterdir() if path.is_dir()):
-        for folder in sorted(path for path in speaker.iterdir() if path.is_dir()):
+
+    def folders(parent: Path) -> list[Path]:
+        return sorted(path for path in parent.iterdir() if path.is_dir() and path.name != "__MACOSX")
+
+    for speaker in folders(top / subset):
+        for folder in folders(speaker):
             yield _Chapter(folder, subset, split)
 
 
@@ -159,6 +188,7 @@ def _speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
     """The sex of each speaker and the speakers of each subset; both empty where the file is absent."""
     sexes: dict[str, str] = {}
     subsets: dict[str, set[str]] = defaultdict(set)
+    lines: dict[str, int] = {}
     faults = []
     for number, line in enumerate(_lines(path) if path.is_file() else (), start=1):
         if not line.strip() or line.startswith(";"):
@@ -169,6 +199,9 @@ def _speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
             faults.append(f"{path}:{number}: expected ID | SEX | SUBSET | MINUTES | NAME. Unpack it again.")
             continue
         speaker, sex, subset, *_ = cells
+        if speaker in lines:
+            faults.append(f"{path}:{number}: repeats the speaker of line {lines[speaker]}. Remove one.")
+        lines.setdefault(speaker, number)
         sexes[speaker] = sex
         subsets[subset].add(speaker)
     if faults:
@@ -193,9 +226,9 @@ def _lines(path: Path) -> list[str]:
         CorpusError: it is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise CorpusError(f"{path}: is not UTF-8 text. Unpack it again.") from None
+        return read_text(path).split("\n")
+    except VgsplusError as error:
+        raise CorpusError(str(error)) from None
 
 
 # ---- ABX items --------------------------------------------------------------------------------------------
@@ -218,7 +251,7 @@ def _item_files(folder: Path, splits: Mapping[str, str]) -> dict[str, Path]:
 
 def _strangers(path: Path, chapters: Sequence[_Chapter]) -> Iterator[str]:
     """A fault for each file that the items name and the subset lacks; their times are checked at the end."""
-    utterances = {sound.stem for chapter in chapters for sound in chapter.folder.glob("*.flac")}
+    utterances = {sound.stem for chapter in chapters for sound in chapter.sounds()}
     told: set[str] = set()
     for number, line in enumerate(_lines(path), start=1):
         file = (line.split() or [ITEM_HEADER])[0]
@@ -226,7 +259,7 @@ def _strangers(path: Path, chapters: Sequence[_Chapter]) -> Iterator[str]:
             yield f"{path}:1: must begin with {ITEM_HEADER}, the name of the first column of ABX items."
         elif file != ITEM_HEADER and file not in utterances and file not in told:
             told.add(file)
-            yield f"{path}:{number}: there is no {file}.flac in {path.stem}. Is the subset unpacked whole?"
+            yield f"{path}:{number}: there is no sound {file} in {path.stem}. Is the subset unpacked whole?"
 
 
 # ---- captions ---------------------------------------------------------------------------------------------
@@ -239,6 +272,8 @@ def _add_captions(
     every = [chapter for found in chapters.values() for chapter in found]
     usable: set[str] = set()
     speakers: set[str] = set()
+    faults: list[str] = []
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
     read = stream_in_parallel(
         lambda chapter: _read_chapter(top, chapter), every, progress, at_once=CHAPTERS_AT_ONCE
     )
@@ -247,27 +282,45 @@ def _add_captions(
             writer.add_caption(caption)
             speakers.add(caption.speaker)
             usable.add(chapter.subset)
+        faults += utterances.faults
         for why, what in utterances.skipped:
             writer.skip(why, what)
-    if faults := [
-        f"{top / subset}: no utterance of its {len(found)} chapters can be used. Unpack it again."
+            reasons[chapter.subset][why] += 1
+    if faults:
+        raise CorpusError(faults)
+    if unusable := [
+        f"{top / subset}: no utterance of its {len(found)} chapters can be used"
+        f"{_most_common(reasons[subset])}."
         for subset, found in chapters.items()
         if subset not in usable
     ]:
-        raise CorpusError(faults)
+        raise CorpusError(unusable)
     return speakers
+
+
+def _most_common(reasons: Mapping[str, int]) -> str:
+    """The reason for which most is left out, for people to read."""
+    if not reasons:
+        return ": there are no sounds"
+    reason, number = max(reasons.items(), key=lambda item: item[1])
+    return f": {number} of {sum(reasons.values())} are left out because of this: {reason}"
 
 
 def _read_chapter(top: Path, chapter: _Chapter) -> _Utterances:
     """The captions of a chapter: its transcript, and the header of every sound."""
-    texts = _texts(chapter.transcript)
-    sounds = {path.stem: path for path in sorted(chapter.folder.glob("*.flac"))}
-    found = _Utterances([], [])
+    found = _Utterances([], [], [])
+    texts = _texts(chapter, found.faults)
+    sounds: dict[str, Path] = {}
+    for path in chapter.sounds():
+        other = sounds.setdefault(path.stem, path)
+        if other != path:
+            found.faults.append(f"{path}: is the utterance of {other}, too. Remove one of them.")
     for missing in sorted(texts.keys() - sounds.keys()):
+        assert chapter.transcript is not None, "texts come from a transcript"
         found.skipped.append(("no sound", f"{chapter.transcript.relative_to(top)}: {missing}"))
     for utterance, path in sounds.items():
         place = path.relative_to(top).as_posix()
-        if utterance not in texts:
+        if chapter.transcript is not None and utterance not in texts:
             found.skipped.append(("no line in the transcript", place))
             continue
         try:
@@ -278,24 +331,33 @@ def _read_chapter(top: Path, chapter: _Chapter) -> _Utterances:
         if length < MIN_SAMPLES:
             found.skipped.append((f"shorter than {MIN_SECONDS} s", place))
             continue
+        whole = f"{chapter.speaker}/{chapter.folder.name}/{utterance}"
         found.captions.append(
             Caption(
-                id=utterance,
+                id=utterance if chapter.transcript is not None else "_".join(whole.split()),
                 split=chapter.split,
                 audio=place,
                 num_samples=length,
                 speaker=chapter.speaker,
                 language="en",
                 image=None,
-                text=texts[utterance],
+                text=texts.get(utterance),
             )
         )
     return found
 
 
-def _texts(transcript: Path) -> dict[str, str]:
-    """The text of each utterance of a chapter; none where the transcript is missing."""
-    if not transcript.is_file():
-        return {}
-    parts = (line.strip().partition(" ") for line in _lines(transcript))
-    return {utterance: text.strip() for utterance, _, text in parts if text.strip()}
+def _texts(chapter: _Chapter, faults: list[str]) -> dict[str, str]:
+    """The text of each utterance of a chapter; none where there is no transcript."""
+    path = chapter.transcript
+    texts: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, line in enumerate(_lines(path) if path is not None and path.is_file() else (), start=1):
+        utterance, _, text = line.strip().partition(" ")
+        if not text.strip():
+            continue
+        if utterance in texts:
+            faults.append(f"{path}:{number}: repeats the utterance of line {lines[utterance]}. Remove one.")
+        lines.setdefault(utterance, number)
+        texts[utterance] = text.strip()
+    return texts

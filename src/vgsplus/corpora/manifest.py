@@ -2,24 +2,31 @@
 
     /folder/of/the/sounds
     relative/path.flac<TAB>number of samples
+    all.zip:START:SIZE<TAB>number of samples
+    long.wav:START:COUNT<TAB>number of samples
     …
 
-`train.tsv` is the split "train", `valid.tsv` the split "validation".
+The second and third form name a sound stored in an archive by its bytes, and a range of samples of a file
+(see `vgsplus.audio`). `train.tsv` is the split "train", `valid.tsv` the split "validation".
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgsplus.audio import AudioError, num_samples
+from vgsplus.audio import PART, AudioError, num_samples
 from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, Summary
-from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, stream_in_parallel
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, stream_in_parallel, unique_ids
 from vgsplus.corpora.reader import INFO_FILE
-from vgsplus.files import whole_file
+from vgsplus.errors import VgsplusError
+from vgsplus.files import as_on_disk, file_identity, is_file, read_text, whole_file
 
 FILES = {"train": "train.tsv", "validation": "valid.tsv"}
 """The manifest of each split."""
+COUNT = re.compile(r"(\d{1,18})(\.0+)?", re.ASCII)
+"""A number of samples; pandas writes whole numbers with a decimal point too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,8 @@ def prepare_manifests(
     """Prepare the sounds that manifests name as a corpus of speech alone at `root`; they stay where they are.
 
     A first line that is no absolute path is taken from the working directory, as fairseq takes it. A
-    caption's id is the sound's path without its ending; speaker, language and text are unknown. Sounds under
-    0.25 s are left out and counted.
+    caption's id is the sound's path without its ending, and the range of a part of a file; speaker, language
+    and text are unknown. Sounds under 0.25 s are left out and counted.
 
     Args:
         train: The manifest of the split "train".
@@ -85,14 +92,15 @@ def prepare_manifests(
         overwrite=overwrite,
         progress=checking,
     ) as writer:
-        ids: set[str] = set()
-        for row, fault in zip(rows, stream_in_parallel(_fault, rows, progress), strict=True):
+        ids = unique_ids([_name(row) for row in rows], [row.line for row in rows])
+        checked = stream_in_parallel(_fault, rows, progress)
+        for row, caption_id, fault in zip(rows, ids, checked, strict=True):
             if fault is not None:
                 faults.append(f"{row.place}: {fault}")
             elif row.stated < MIN_SAMPLES:
                 writer.skip(f"shorter than {MIN_SECONDS} s", row.place)
             elif not faults:
-                writer.add_caption(_caption(row, ids, audio_root))
+                writer.add_caption(_caption(row, caption_id, audio_root))
         if faults:
             raise CorpusError(faults)
         return writer.finish()
@@ -143,28 +151,60 @@ def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = Fal
 
 def _rows(path: Path, split: str, faults: list[str]) -> Iterator[_Row]:
     """The lines of a manifest that name a sound; what is wrong with the others goes to `faults`."""
-    if not path.is_file():
+    if not is_file(path):
         faults.append(f"{path}: there is no such manifest.")
         return
     try:
-        first, *lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        faults.append(f"{path}: is not UTF-8 text. Write it again.")
+        first, *lines = read_text(path).split("\n")
+    except VgsplusError as error:
+        faults.append(f"{error} Names of other encodings have to be changed on disk, too.")
         return
-    top = _absolute(Path(first.strip()))
-    if "\t" in first.strip() or not first.strip() or not top.is_dir():
-        faults.append(f"{path}:1: must be the folder of the sounds, is {first.strip()!r}.")
+    top = Path(first.strip())
+    if fault := _root_fault(first.strip()):
+        faults.append(f"{path}:1: {fault}")
         return
     if not any(line.strip() for line in lines):
         faults.append(f"{path}: names no sound. Add lines of a path, a tab and a number of samples.")
     for number, line in enumerate(lines, start=2):
         if not line.strip():
             continue
-        relative, tab, count = line.rstrip("\r").partition("\t")
-        if not tab or not relative or not (count.isascii() and count.isdecimal()):
-            faults.append(f"{path}:{number}: expected a path, a tab and a number of samples.")
+        cells = line.rstrip("\r").split("\t")
+        count = COUNT.fullmatch(cells[-1])
+        if len(cells) != 2 or not cells[0] or count is None:
+            faults.append(f"{path}:{number}: expected a path, a tab and a number of samples{_found(cells)}.")
             continue
-        yield _Row(path, number, split, _absolute(top / relative), relative, int(count))
+        yield _Row(path, number, split, _found_on_disk(_absolute(top / cells[0])), cells[0], int(count[1]))
+
+
+def _root_fault(first: str) -> str | None:
+    """What is wrong with the first line of a manifest."""
+    if not first:
+        return "must be the folder of the sounds, is empty."
+    if first.startswith("{"):
+        return "is JSON, not the folder of the sounds. Write it as CSV for `vgsplus data table`."
+    if "\t" in first and {"audio", "path"} & set(first.split("\t")):
+        return (
+            "names columns, not the folder of the sounds. `vgsplus data table` reads such lists: keep the "
+            "columns audio, speaker and text."
+        )
+    if "\t" in first or not os.path.isdir(first):  # noqa: PTH112 - Path.is_dir raises for names too long
+        return f"must be the folder of the sounds, is {first!r}."
+    return None
+
+
+def _found(cells: list[str]) -> str:
+    """What a line holds in place of two columns, for people to read."""
+    if len(cells) == 1:
+        return "; there is no tab (blanks do not separate columns)"
+    return f"; there are {len(cells)} columns" if len(cells) > 2 else ""
+
+
+def _found_on_disk(path: Path) -> Path:
+    """The path, or part of a file, under the Unicode form in which it is on disk."""
+    part = PART.fullmatch(str(path))
+    if part is None or is_file(path):
+        return as_on_disk(path)
+    return Path(f"{as_on_disk(Path(part['file']))}:{part['start']}:{part['count']}")
 
 
 def _absolute(path: Path) -> Path:
@@ -173,9 +213,16 @@ def _absolute(path: Path) -> Path:
 
 
 def _repeats(rows: list[_Row]) -> Iterator[str]:
-    homes: dict[Path, _Row] = {}
+    """Sounds that are named twice, under whichever names."""
+    homes: dict[tuple[object, ...], _Row] = {}
     for row in rows:
-        home = homes.setdefault(row.audio, row)
+        part = None if is_file(row.audio) else PART.fullmatch(str(row.audio))
+        key = (
+            (file_identity(row.audio),)
+            if part is None
+            else (file_identity(Path(part["file"])), int(part["start"]), int(part["count"]))
+        )
+        home = homes.setdefault(key, row)
         if home is not row:
             yield f"{row.place}: repeats {home.place} ({row.relative}). Remove one."
 
@@ -191,11 +238,16 @@ def _fault(row: _Row) -> str | None:
     return None
 
 
-def _caption(row: _Row, ids: set[str], audio_root: str) -> Caption:
-    caption_id = "_".join(Path(row.relative).with_suffix("").as_posix().split())
-    if caption_id in ids:
-        caption_id += f"-{row.split}-{row.line}"
-    ids.add(caption_id)
+def _name(row: _Row) -> str:
+    """A row's path without ending, and its range where it names a part of a file."""
+    part = None if is_file(row.audio) else PART.fullmatch(row.relative)
+    path = Path(part["file"] if part else row.relative)
+    path = path.with_suffix("") if path.name else path
+    behind = f"-{part['start']}-{part['count']}" if part else ""
+    return "_".join(f"{path.as_posix()}{behind}".split())
+
+
+def _caption(row: _Row, caption_id: str, audio_root: str) -> Caption:
     return Caption(
         id=caption_id,
         split=row.split,

@@ -50,6 +50,23 @@ def stream_in_parallel[T, R](
                 yield result
 
 
+def unique_ids(names: Sequence[str], lines: Sequence[int]) -> list[str]:
+    """The names, each that has come before with its line behind it, so that all differ."""
+    taken, seen = set(names), set[str]()
+    ids = []
+    for name, line in zip(names, lines, strict=True):
+        own, tries = name, 0
+        if name in seen:
+            own = f"{name}-{line}"
+            while own in taken:
+                tries += 1
+                own = f"{name}-{line}-{tries}"
+            taken.add(own)
+        seen.add(name)
+        ids.append(own)
+    return ids
+
+
 def reason(error: AudioError, path: Path) -> str:
     """What is wrong with the sound at `path`, without the path and the mend: a phrase that repeats."""
     return str(error).removeprefix(f"{path}: ").split(" (")[0].split(".")[0]

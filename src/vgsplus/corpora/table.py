@@ -37,6 +37,7 @@ from vgsplus.corpora.preparing import (
     Progress,
     in_parallel,
     open_picture,
+    unique_ids,
 )
 from vgsplus.corpora.region_store import RegionStore
 from vgsplus.corpora.regions import grid_regions
@@ -357,7 +358,8 @@ def _add_captions(
 ) -> None:
     """Write captions.jsonl, and the sounds that have to be converted."""
     converted: dict[Piece, str] = {}
-    for (row, split), caption_id in zip(rows, _caption_ids(table, rows), strict=True):
+    ids = unique_ids([row.id or _name(table, row) for row, _ in rows], [row.line for row, _ in rows])
+    for (row, split), caption_id in zip(rows, ids, strict=True):
         sound = sounds[row.piece]
         audio = sound.audio or converted.setdefault(row.piece, f"{caption_id}.wav")
         writer.add_caption(
@@ -391,25 +393,8 @@ def _convert(targets: Mapping[Piece, Path]) -> list[float]:
     return factors
 
 
-def _caption_ids(table: Table, rows: Sequence[tuple[Row, str]]) -> list[str]:
-    """An id for each row: its own, or the recording's name and the times; a repeated one with the line."""
-    natural = [row.id or _natural_id(table, row) for row, _ in rows]
-    taken, seen = set(natural), set()
-    ids = []
-    for (row, _), name in zip(rows, natural, strict=True):
-        own = name
-        if name in seen:
-            own, tries = f"{name}-{row.line}", 1
-            while own in taken:
-                own, tries = f"{name}-{row.line}-{tries}", tries + 1
-            taken.add(own)
-        seen.add(name)
-        ids.append(own)
-    return ids
-
-
-def _natural_id(table: Table, row: Row) -> str:
-    """The recording's path without ending, relative to the table's folder or else its name alone."""
+def _name(table: Table, row: Row) -> str:
+    """A row's recording: its path without ending from the table's folder, or else its name; and the times."""
     folder = table.path.parent.absolute()
     path = row.audio.relative_to(folder) if row.audio.is_relative_to(folder) else Path(row.audio.name)
     name = "_".join(path.with_suffix("").as_posix().split()) or "_"

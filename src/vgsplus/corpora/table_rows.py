@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from vgsplus.files import as_on_disk, is_file
+from vgsplus.files import as_on_disk, file_identity, is_file
 
 REQUIRED = ("audio",)
 COLUMNS = (*REQUIRED, "start", "end", "image", "speaker", "split", "text", "language")
@@ -355,14 +355,14 @@ def check_rows(table: Table) -> None:
     pairs: dict[tuple[object, ...], Row] = {}
     homes: dict[tuple[str, object], dict[str | None, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in table.rows:
-        pair = (_identity(row.audio), row.start, row.end, row.image and _identity(row.image))
+        pair = (file_identity(row.audio), row.start, row.end, row.image and file_identity(row.image))
         if (first := pairs.setdefault(pair, row)) is not row:
             what = "the same audio and image" if row.image else "the same audio"
             table.fault(row.line, f"repeats line {first.line} ({what}). Remove one.", row.path)
         for kind, path in (("image", row.image), ("audio", row.audio)):
             if path is None:
                 continue
-            by_split = homes[kind, _identity(path)]
+            by_split = homes[kind, file_identity(path)]
             others = (other for split, rows in by_split.items() if split != row.split for other in rows)
             home = next((other for other in others if _shares(kind, row, other)), None)
             by_split[row.split].append(row)
@@ -382,12 +382,3 @@ def _shares(kind: str, row: Row, other: Row) -> bool:
     """Whether two rows of one file are in two splits that must not share it."""
     known = _is_split(row.split) and _is_split(other.split)
     return known and (kind == "image" or row.overlaps(other))
-
-
-def _identity(path: Path) -> object:
-    """What tells a file from another, whichever link or spelling names it."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):
-        return path
-    return stat.st_dev, stat.st_ino
