@@ -452,7 +452,7 @@ def _require_prepared(sound: _Sound) -> None:
     if file.samplerate != SAMPLE_RATE or file.channels != 1:
         raise AudioError(
             f"{sound.path}: {file.samplerate} Hz, {file.channels} channel(s); expected {SAMPLE_RATE} Hz "
-            "mono. Prepare the corpus again (vgsplus data …), which resamples."
+            "mono. `vgsplus data table` converts such files."
         )
     _require_length(sound)
     if sound.frames == 0:

@@ -266,11 +266,9 @@ def test_an_utterance_with_two_lines_or_two_sounds_is_a_fault(unpacked, tmp_path
     flac(chapter / "103-1240-0002.wav")
     with pytest.raises(CorpusError) as error:
         prepare_librispeech(unpacked, tmp_path / "out")
-    assert error.value.faults == [
-        f"{chapter}/103-1240.trans.txt:4: repeats the utterance of line 2. Remove one.",
-        f"{chapter}/103-1240-0002.wav: is the utterance of {chapter}/103-1240-0002.flac, too. Remove one of "
-        "them.",
-    ]
+    line, other = error.value.faults
+    assert line == f"{chapter}/103-1240.trans.txt:4: repeats the utterance of line 2. Remove one."
+    assert other.startswith(f"{chapter}/103-1240-0002.wav: is the utterance of {chapter}/103-1240-0002.flac")
 
 
 def test_a_speaker_listed_twice_is_a_fault(unpacked, tmp_path):
