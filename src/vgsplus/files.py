@@ -54,6 +54,11 @@ def file_identity(path: Path) -> object:
     return stat.st_dev, stat.st_ino
 
 
+def nfc(text: str) -> str:
+    """A text in the composed Unicode form, in which names are compared."""
+    return unicodedata.normalize("NFC", text)
+
+
 def as_on_disk(path: Path) -> Path:
     """The path under the Unicode form in which its names are on disk; the path itself if nothing matches.
 
@@ -67,7 +72,7 @@ def as_on_disk(path: Path) -> Path:
             if (exact := found / name).exists():
                 found = exact
                 continue
-            found /= _names_by_nfc(found, found.stat().st_mtime_ns)[unicodedata.normalize("NFC", name)]
+            found /= _names_by_nfc(found, found.stat().st_mtime_ns)[nfc(name)]
         except (OSError, ValueError, KeyError):
             return path
     return found
@@ -76,7 +81,7 @@ def as_on_disk(path: Path) -> Path:
 @functools.lru_cache(maxsize=64)
 def _names_by_nfc(folder: Path, _: int) -> dict[str, str]:
     """The names in a folder by their NFC form; the second argument, the folder's age, renews the cache."""
-    return {unicodedata.normalize("NFC", path.name): path.name for path in folder.iterdir()}
+    return {nfc(path.name): path.name for path in folder.iterdir()}
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -125,21 +126,32 @@ def test_a_store_that_cuts_names_is_read_by_the_names_beside_it(places, folder):
 @pytest.mark.parametrize(
     ("split", "item", "message"),
     [
-        ("train", {"uttid": "x", "wav": "y"}, r"train_2020\.json: entry 3: lacks speaker, image, asr_text"),
+        (
+            "train",
+            {"uttid": "x", "wav": "y"},
+            r"train_2020\.json: entry 3: lacks speaker, image; lacks asr_text",
+        ),
         ("train", entry(ALL_IMAGES[0]), "entry 3: the uttid .*AAA45B3DF14 has come before"),
         ("validation", entry(ALL_IMAGES[0], speaker="B"), "entry 2: .* is in the split 'train' already"),
-        ("train", entry(ALL_IMAGES[0]) | {"uttid": "a b"}, "lacks an uttid and a speaker without blanks"),
+        ("train", entry(ALL_IMAGES[0]) | {"uttid": "a b"}, "has a blank in uttid 'a b'"),
         ("train", entry(ALL_IMAGES[0]) | {"uttid": "b", "image": "../x.jpg"}, "is no picture of Places"),
         ("train", entry(ALL_IMAGES[0], "wavs/296/z.wav", "B"), "entry 3: wavs/296/z.wav: absent sound"),
         (
             "train",
-            entry(ALL_IMAGES[0], speaker="B") | {"image": "a/b/x.jpg"},
+            entry(ALL_IMAGES[0], "wavs/296/other.wav", "B") | {"image": "a/b/x.jpg"},
             "a/b/x.jpg: no file of --features holds its regions",
+        ),
+        ("train", entry(ALL_IMAGES[0], speaker="B"), r"entry 3: the wav .* has come before \(.*entry 1\)"),
+        (
+            "train",
+            entry(ALL_IMAGES[0]) | {"speaker": [1]},
+            r"has speaker = '\[1\]', which is no text",
         ),
     ],
 )
 def test_faults_are_told_with_their_entry(places, split, item, message):
     places.add(split, item)
+    shutil.copy(places.wav(0), places.root / "wavs/296/other.wav")
     with pytest.raises(CorpusError, match=message):
         places.prepare()
 

@@ -279,7 +279,7 @@ def wait_until(holds, seconds=30):
         ({"features": "AAA*"}, r"b\.tsv:1: image .*42: features is not valid base64"),
         ({"objects_conf": np.ones(2, np.float32)}, r"b\.tsv:1: .*objects_conf holds 8 bytes; expected 12"),
         ({"features": np.ones(7, np.float32)}, "features holds 7 numbers, which 3 boxes cannot share"),
-        ({"features": np.ones((3, 6), np.float32)}, r"shape \(3, 6\), those before had \(3, 5\)"),
+        ({"features": np.ones((3, 6), np.float32)}, r"shape \(3, 6\), those of most are \(3, 5\)"),
         ({"num_boxes": 0}, "num_boxes is 0"),
         ({"num_boxes": "many"}, "num_boxes is 'many', no whole number"),
         ({"features": np.full((3, 5), np.nan, np.float32)}, "features holds values that are not finite"),
@@ -393,6 +393,21 @@ def test_short_sounds_are_left_out(data):
         ("train", {"image": "dog.jpg", "captions": [spoken(9, 7)]}, "'dog.jpg' is no picture of MS-COCO"),
         ("train", {"image": image_name(9)}, 'neither a "caption" nor'),
         ("train", {"image": image_name(9), "caption": {"text": "A"}}, "lacks speaker, uttid, wav"),
+        (
+            "train",
+            {"image": image_name(9), "captions": [spoken(9, 0) | {"uttid": "z"}]},
+            "the wav .* has come",
+        ),
+        (
+            "train",
+            {"image": image_name(9), "caption": spoken(9, 7) | {"speaker": True}},
+            "has speaker = 'True'",
+        ),
+        (
+            "train",
+            {"image": image_name(9), "caption": spoken(9, 7) | {"wav": {}}},
+            "has wav = '{}', which is no",
+        ),
         ("train", {"captions": []}, r"train\.json: entry 4: names no \"image\""),
     ],
 )
@@ -465,3 +480,145 @@ def test_training_lists_are_told_apart_by_their_size():
     assert "Karpathy" in training_list(113_287)
     assert "the published runs' list" in training_list(118_285)
     assert "like none" in training_list(1000)
+
+
+# ---- as people have them ----------------------------------------------------------------------------------
+
+
+def test_numbers_may_name_a_speaker_and_lists_begin_with_a_byte_order_mark(data):
+    for split in NUMBERS:
+        content = json.loads(data.list(split).read_text())
+        for entry in content["data"]:
+            for caption in entry["captions"]:
+                caption["speaker"] = 12
+        data.list(split).write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    data.prepare()
+    assert {c.speaker for c in Corpus.open(data.root / "out/c").captions("train")} == {"12"}
+
+
+def cells(record):
+    return line_of(record).rstrip(b"\r\n").split(b"\t")
+
+
+def rewrite(data, change):
+    """Both files, each record's cells changed."""
+    lines = [b"\t".join(change(cells(record))) + b"\n" for record in data.records.values()]
+    (data.root / "a.tsv").write_bytes(b"".join(lines[:3]))
+    (data.root / "b.tsv").write_bytes(b"".join(lines[3:]))
+
+
+def base64_cells(change):
+    return lambda row: [*row[:3], *map(change, row[3:7]), row[7], *map(change, row[8:])]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        base64_cells(lambda cell: b"b'" + cell + b"'"),
+        base64_cells(lambda cell: cell.rstrip(b"=")),
+        base64_cells(lambda cell: cell.replace(b"+", b"-").replace(b"/", b"_")),
+        lambda row: [row[0], row[1] + b".0", row[2] + b".0", *row[3:]],
+        lambda row: [row[0].rsplit(b"_", 1)[1].lstrip(b"0"), *row[1:]],
+    ],
+    ids=["bytes", "unpadded", "url-safe", "float", "numeric"],
+)
+def test_region_files_as_other_programs_write_them_are_read(data, change):
+    rewrite(data, change)
+    data.prepare()
+    assert_regions(Corpus.open(data.root / "out/c"), data)
+
+
+def test_a_header_is_passed_over_and_counts_as_a_line(data):
+    header = "\t".join(COLUMNS).encode() + b"\n"
+    (data.root / "a.tsv").write_bytes(header + (data.root / "a.tsv").read_bytes())
+    data.prepare()
+    assert_regions(Corpus.open(data.root / "out/c"), data)
+    data.records[9]["num_boxes"] = 0
+    data.write_features()
+    (data.root / "a.tsv").write_bytes(header + (data.root / "a.tsv").read_bytes())
+    with pytest.raises(CorpusError, match=r"a\.tsv:2: .* num_boxes is 0"):
+        data.prepare(overwrite=True)
+
+
+def test_the_six_columns_of_bottom_up_attention_stay_in_their_order(data):
+    # image_id, image_w, image_h, num_boxes, boxes, features: the width comes first
+    rewrite(data, lambda row: [str(coco_number(row[0].decode())).encode(), row[2], row[1], *row[7:]])
+    data.prepare()
+    corpus = Corpus.open(data.root / "out/c")
+    for number in sum(NUMBERS.values(), ()):
+        features, boxes = corpus.regions([image_name(number)])
+        np.testing.assert_array_equal(features[0], data.records[number]["features"])
+        np.testing.assert_allclose(
+            boxes[0], data.records[number]["boxes"] / np.float32([200, 100, 200, 100]), atol=1e-6
+        )
+
+
+def fewer(record, regions=2):
+    arrays = ("objects_id", "objects_conf", "attrs_id", "attrs_conf", "boxes", "features")
+    return record | {name: record[name][:regions] for name in arrays} | {"num_boxes": regions}
+
+
+def test_an_odd_first_record_is_the_one_at_fault_and_can_be_left_out(data):
+    data.records[9] = fewer(data.records[9])
+    data.write_features()
+    with pytest.raises(CorpusError) as error:
+        data.prepare()
+    (fault,) = error.value.faults
+    where, what = "a.tsv:1: image COCO_train2014_000000000009", "shape (2, 5), those of most are (3, 5)"
+    assert fault.endswith(f"{where}: has features of {what}")
+    summary = data.prepare(skip_faulty=True)
+    assert summary.skipped == {"picture without regions": 2}
+    assert summary.kept["train"].images == 2
+
+
+@pytest.mark.parametrize("skip_faulty", [False, True])
+def test_a_broken_line_before_the_good_one_is_the_one_at_fault(data, skip_faulty):
+    broken = line_of(data.records[9] | {"features": "AAA*"})
+    (data.root / "a.tsv").write_bytes(broken + (data.root / "a.tsv").read_bytes())
+    if skip_faulty:
+        assert not data.prepare(skip_faulty=True).skipped
+        assert_regions(Corpus.open(data.root / "out/c"), data)
+        return
+    with pytest.raises(CorpusError) as error:
+        data.prepare()
+    (fault,) = error.value.faults
+    assert "a.tsv:1: image COCO_train2014_000000000009: features is not valid base64" in fault
+
+
+@pytest.mark.parametrize("skip_faulty", [False, True])
+def test_a_picture_with_two_good_records_is_a_fault_with_both_lines(data, skip_faulty):
+    with (data.root / "b.tsv").open("ab") as file:
+        file.write(line_of(data.records[9]))
+    with pytest.raises(CorpusError, match=r"b\.tsv:5: image .*9\.jpg is there already: .*a\.tsv:1"):
+        data.prepare(skip_faulty=skip_faulty)
+
+
+def test_a_picture_twice_in_karpathys_list_is_a_fault(data):
+    images = [{"cocoid": 9, "split": "train"}, {"cocoid": 9, "split": "train"}]
+    (data.root / "k.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(CorpusError, match="image 2: the picture 9 is in image 1 already"):
+        data.prepare(karpathy=data.root / "k.json")
+
+
+@pytest.mark.parametrize("name", ["features", "boxes"])
+def test_a_store_whose_bytes_were_changed_is_refused(data, name):
+    store = data.root / "store.h5"
+    with h5py.File(store, "w") as file:
+        for key in ("img_h", "img_w", "objects_conf", "boxes", "features"):
+            values = np.stack([np.asarray(record[key]) for record in data.records.values()])
+            file.create_dataset(key, data=values, chunks=values.shape, compression="gzip")
+        file["img_id"] = np.array([record["img_id"] for record in data.records.values()], "S40")
+        place = file[name].id.get_chunk_info(0).byte_offset
+    content = bytearray(store.read_bytes())
+    content[place : place + 8] = b"\xff" * 8
+    store.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"store\.h5: .*cannot be read"):
+        data.prepare(features=[store])
+
+
+def test_height_and_width_that_were_swapped_are_told_as_such(data):
+    for record in data.records.values():
+        record["boxes"] = np.tile(np.float32([0, 0, 190, 90]), (REGIONS, 1))
+    rewrite(data, lambda row: [row[0], row[2], row[1], *row[3:]])
+    with pytest.raises(CorpusError, match=r"a\.tsv:1: image .*9: the box .* may have been swapped"):
+        data.prepare()

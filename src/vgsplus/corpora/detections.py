@@ -1,7 +1,9 @@
 """Regions of pictures found by a detector (bottom-up attention), as LXMERT's programs write them, or by ours.
 
-    obj36 TSV    a picture a line, without a header, the columns of `COLUMNS` between tabs; arrays are base64
-                 of int64 (ids) and float32, little-endian; boxes in pixels (x1, y1, x2, y2)
+    obj36 TSV    a picture a line, the columns of `COLUMNS` between tabs; arrays are base64 of int64 (ids) and
+                 float32, little-endian; boxes in pixels (x1, y1, x2, y2)
+    6 columns    the same with the columns of `SIX_COLUMNS`, as bottom-up attention's own program writes it;
+                 without confidences, regions stay in the order of the file
     store        HDF5 with data sets of the names in `STORED`, a picture a row; the published code's
     regions      HDF5 with data sets of the names in `REGION_SETS`, as `vgsplus data regions` writes them:
                  boxes in [0, 1], regions in order
@@ -15,12 +17,13 @@ a TSV the lines that start in a span of bytes, of HDF5 a span of rows.
 
 import binascii
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -29,6 +32,8 @@ import numpy.typing as npt
 from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.reader import REGION_SETS
 from vgsplus.corpora.validation import region_faults
+from vgsplus.errors import VgsplusError
+from vgsplus.files import is_file, nfc, read_text
 
 COLUMNS = (
     "img_id",
@@ -42,7 +47,15 @@ COLUMNS = (
     "boxes",
     "features",
 )
+SIX_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+HEADERS = frozenset({COLUMNS[0], SIX_COLUMNS[0]})
+"""What the first line holds in place of a picture where it names the columns."""
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, AttributeError)
+"""What h5py raises for files that are broken."""
 STORED = ("img_id", "img_h", "img_w", "objects_conf", "boxes", "features")
+MOST_PIXELS = 1_000_000
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+"""From the alphabet of base64 for addresses to the usual one."""
 OVERSHOOT = 1.0
 """Pixels by which a box may leave its picture and is then clipped: detectors count from 0 or from 1."""
 TSV_PIECE = 64 << 20
@@ -98,6 +111,11 @@ class Record:
     line: bytes | None
 
 
+def is_header(piece: Piece, record: Record) -> bool:
+    """Whether a record is the first line of a file and names the columns."""
+    return piece.kind == "tsv" and piece.start == record.place == 0 and record.image in HEADERS
+
+
 def coco_number(image: str) -> int | None:
     """The number of an MS-COCO picture, from its path, its name or the bare number; None if it has none."""
     found = NUMBER.search(Path(image).stem)
@@ -106,12 +124,12 @@ def coco_number(image: str) -> int | None:
 
 def path_key(image: str) -> str | None:
     """A picture's path without its ending; None if it is empty."""
-    return Path(image).with_suffix("").as_posix() if Path(image).name else None
+    return nfc(Path(image).with_suffix("").as_posix()) if Path(image).name else None
 
 
 def stem_key(image: str) -> str | None:
     """A picture's name without folder and ending; None if it is empty."""
-    return Path(image).stem or None
+    return nfc(Path(image).stem) or None
 
 
 COCO_NUMBERS = PictureNames(coco_number, "ends in no COCO number")
@@ -126,9 +144,17 @@ def pieces_of(path: Path) -> list[Piece]:
         CorpusError: there is no such file, it is empty, a store lacks a data set, or its names are cut and
             no JSON beside it holds them.
     """
-    names: Path | None = None
-    if not path.is_file():
+    if not is_file(path):
         raise CorpusError(f"{path}: there is no such file of region features.")
+    try:
+        return _pieces_of(path)
+    except HDF5_ERRORS as error:
+        what = " ".join(str(error).split())
+        raise CorpusError(f"{path}: cannot be read ({what}). Fetch or make the file again.") from None
+
+
+def _pieces_of(path: Path) -> list[Piece]:
+    names: Path | None = None
     kind: Literal["tsv", "store", "regions"]
     sets: tuple[str, ...]
     if h5py.is_hdf5(path):
@@ -155,9 +181,12 @@ def records_of(piece: Piece) -> Iterator[Record]:
         if piece.names is not None:
             ids = _read_names(piece.names, piece.names.stat().st_mtime_ns)[piece.start : piece.stop]
         else:
-            with h5py.File(piece.path) as store:
-                data = store["img_id" if piece.kind == "store" else "image_ids"]
-                ids = data.asstr()[piece.start : piece.stop]
+            try:
+                with h5py.File(piece.path) as store:
+                    data = store["img_id" if piece.kind == "store" else "image_ids"]
+                    ids = data.asstr(errors="replace")[piece.start : piece.stop]
+            except HDF5_ERRORS as error:
+                raise CorpusError(f"{piece.path}: its names of pictures cannot be read ({error}).") from None
         yield from (Record(place, str(image), None) for place, image in enumerate(ids))
         return
     with piece.path.open("rb") as file:
@@ -198,10 +227,11 @@ def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
 def _read_names(path: Path, written: int) -> tuple[str, ...]:  # noqa: ARG001 - so that none is kept too long
     """The names in a JSON from names to rows, `written` then, in the order of the rows."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        rows = json.loads(read_text(path))
+    except (ValueError, RecursionError, VgsplusError) as error:
         raise CorpusError(f"{path}: is no JSON ({error}). Fetch or make the file again.") from None
-    if not isinstance(rows, dict) or sorted(rows.values()) != list(range(len(rows))):
+    numbers: list[Any] = list(rows.values()) if isinstance(rows, dict) else [None]
+    if not all(type(row) is int for row in numbers) or sorted(numbers) != list(range(len(numbers))):
         raise CorpusError(f"{path}: expected an object from names to rows, each row from 0 on once.")
     return tuple(sorted(rows, key=rows.__getitem__))
 
@@ -220,28 +250,27 @@ def decode(piece: Piece, record: Record, store: h5py.File | None) -> Detections:
         DetectionError: what is wrong with it.
     """
     if store is not None:
-        row = piece.start + record.place
-        if piece.kind == "regions":
-            found = Detections(*(np.asarray(store[name][row], np.float32) for name in ("features", "boxes")))
-            if faults := region_faults(found.features, found.boxes):
-                raise DetectionError(faults[0])
-            return found
-        height, width = int(store["img_h"][row]), int(store["img_w"][row])
-        arrays = (np.asarray(store[name][row], np.float32) for name in ("objects_conf", "boxes", "features"))
-        return _checked(height, width, *arrays)
+        try:
+            return _decode_row(piece, piece.start + record.place, store)
+        except HDF5_ERRORS as error:
+            raise DetectionError(f"cannot be read ({' '.join(str(error).split())})") from None
     assert record.line is not None
     columns = record.line.rstrip(b"\r\n").split(b"\t")
-    if len(columns) != len(COLUMNS):
+    if len(columns) not in (len(COLUMNS), len(SIX_COLUMNS)):
         ending = "" if record.line.endswith(b"\n") else "; the file breaks off here"
         raise DetectionError(f"has {len(columns)} of {len(COLUMNS)} columns{ending}")
-    fields = dict(zip(COLUMNS, columns, strict=True))
-    height, width, boxes = (_whole(name, fields[name]) for name in ("img_h", "img_w", "num_boxes"))
+    six = len(columns) == len(SIX_COLUMNS)
+    fields = dict(zip(SIX_COLUMNS if six else COLUMNS, columns, strict=True))
+    sizes = ("image_h", "image_w") if six else ("img_h", "img_w")
+    height, width, boxes = (_whole(name, fields[name]) for name in (*sizes, "num_boxes"))
     if boxes <= 0:
         raise DetectionError(f"num_boxes is {boxes}")
-    for name in ("objects_id", "attrs_id"):
-        _array(name, fields[name], np.dtype("<i8"), boxes)
-    _array("attrs_conf", fields["attrs_conf"], np.dtype("<f4"), boxes)
-    confidence = _array("objects_conf", fields["objects_conf"], np.dtype("<f4"), boxes)
+    confidence: npt.NDArray[np.generic] = np.zeros(boxes, np.float32)
+    if not six:
+        for name in ("objects_id", "attrs_id"):
+            _array(name, fields[name], np.dtype("<i8"), boxes)
+        _array("attrs_conf", fields["attrs_conf"], np.dtype("<f4"), boxes)
+        confidence = _array("objects_conf", fields["objects_conf"], np.dtype("<f4"), boxes)
     corners = _array("boxes", fields["boxes"], np.dtype("<f4"), boxes * 4).reshape(boxes, 4)
     features = _array("features", fields["features"], np.dtype("<f4"), None)
     if features.size == 0 or features.size % boxes:
@@ -249,20 +278,49 @@ def decode(piece: Piece, record: Record, store: h5py.File | None) -> Detections:
     return _checked(height, width, confidence, corners, features.reshape(boxes, -1))
 
 
+def _decode_row(piece: Piece, row: int, store: h5py.File) -> Detections:
+    if piece.kind == "regions":
+        found = Detections(*(np.asarray(store[name][row], np.float32) for name in ("features", "boxes")))
+        if faults := region_faults(found.features, found.boxes):
+            raise DetectionError(faults[0])
+        return found
+    height, width = int(store["img_h"][row]), int(store["img_w"][row])
+    confidence, boxes, features = (
+        np.asarray(store[name][row], np.float32) for name in ("objects_conf", "boxes", "features")
+    )
+    if features.ndim != 2 or boxes.shape != (len(features), 4) or confidence.shape != (len(features),):
+        raise DetectionError(
+            f"has objects_conf {confidence.shape}, boxes {boxes.shape} and features {features.shape}; "
+            "expected (R,), (R, 4) and (R, F)"
+        )
+    return _checked(height, width, confidence, boxes, features)
+
+
 def _whole(name: str, text: bytes) -> int:
     try:
-        return int(text)
+        number = float(text)
     except ValueError:
-        raise DetectionError(f"{name} is {text[:20].decode(errors='replace')!r}, no whole number") from None
+        number = math.nan
+    if not number.is_integer() or abs(number) > MOST_PIXELS:
+        raise DetectionError(f"{name} is {text[:20].decode(errors='replace')!r}, no whole number")
+    return int(number)
 
 
 def _array(name: str, text: bytes, kind: np.dtype[np.generic], count: int | None) -> npt.NDArray[np.generic]:
+    """An array in base64, of either alphabet, with or without padding, or as Python prints bytes: b'…'."""
+    if text.startswith(b"b'") and text.endswith(b"'"):
+        text = text[2:-1]
+    text = text.translate(URL_SAFE).rstrip(b"=")
     try:
-        data = binascii.a2b_base64(text, strict_mode=True)
+        data = binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
     except binascii.Error as error:
         raise DetectionError(f"{name} is not valid base64 ({error})") from None
     if len(data) % kind.itemsize or (count is not None and len(data) != count * kind.itemsize):
-        expected = "" if count is None else f"; expected {count * kind.itemsize} ({count} of {kind.name})"
+        expected = (
+            f", not of {kind.name}"
+            if count is None
+            else f"; expected {count * kind.itemsize} ({count} of {kind.name})"
+        )
         raise DetectionError(f"{name} holds {len(data)} bytes{expected}")
     return np.frombuffer(data, kind)
 
@@ -286,7 +344,9 @@ def _checked(
     outside = (corners < -OVERSHOOT) | (corners > size + OVERSHOOT)
     if outside.any():
         box = corners[outside.any(axis=1).argmax()].tolist()
-        raise DetectionError(f"the box {box} lies outside the picture of {width} x {height} pixels")
+        fits = bool((corners <= size[[1, 0, 3, 2]] + OVERSHOOT).all())
+        swapped = "; its height and width may have been swapped" if fits else ""
+        raise DetectionError(f"the box {box} lies outside the picture of {width} x {height} pixels{swapped}")
     corners = np.clip(corners, 0, size) / size
     if not (corners[:, :2] <= corners[:, 2:]).all():
         raise DetectionError("a box ends before it starts; expected (x1, y1, x2, y2)")

@@ -21,7 +21,11 @@ from vgsplus.corpora.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.karpathy import karpathy_images
 from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
+from vgsplus.errors import VgsplusError
+from vgsplus.files import is_file, read_text
 
+DIGITS = 9
+"""More than a caption's number has."""
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 """The splits of a corpus, and how Flickr8k's files call them."""
 LICENCE = (
@@ -65,8 +69,12 @@ def prepare_flickr8k(
     texts = read_karpathy(text) if text.is_file() else read_texts(text)
     files = {"captions": audio / "wav2capt.txt", "speakers": audio / "wav2spk.txt", "text": text}
     speakers: dict[str, str] = {}
+    told: dict[str, str] = {}
     for place, line in _lines(files["speakers"]):
         wav, *rest = line.split()
+        if wav in told:
+            texts.faults.append(f"{place}: {wav} is in {told[wav]} already. Remove one.")
+        told.setdefault(wav, place)
         if len(rest) == 1:
             speakers[wav] = rest[0]
         elif rest:
@@ -102,18 +110,26 @@ def read_texts(folder: Path) -> Texts:
         CorpusError: a list is absent.
     """
     texts = Texts()
+    homes: dict[object, str] = {}
     for split, name in SPLITS.items():
         for place, image in _lines(folder / f"Flickr_8k.{name}Images.txt"):
             home = texts.splits.setdefault(image, split)
             if home != split:
-                texts.faults.append(f"{place}: {image} is in the split {home!r} already")
+                texts.faults.append(f"{place}: {image} is in the split {home!r} already ({homes[image]})")
+            elif image in homes:
+                texts.faults.append(f"{place}: repeats {homes[image]}. Remove one.")
+            homes.setdefault(image, place)
     for place, line in _lines(folder / "Flickr8k.token.txt"):
         name, _, caption = line.partition("\t")
         image, _, number = name.rpartition("#")
-        if not image or not number.isdecimal() or not caption.strip():
+        if not image or not number.isdecimal() or len(number) > DIGITS or not caption.strip():
             texts.faults.append(f"{place}: expected a picture#number, a tab and a caption, found {line!r}")
             continue
-        texts.captions[image, int(number)] = caption.strip()
+        key = (image, int(number))
+        if key in homes:
+            texts.faults.append(f"{place}: repeats {homes[key]} ({name}). Remove one.")
+        homes.setdefault(key, place)
+        texts.captions[key] = caption.strip()
     return texts
 
 
@@ -136,9 +152,9 @@ def read_karpathy(path: Path) -> Texts:
                 f"{', '.join(KARPATHY_SPLITS)}"
             )
             continue
-        home = texts.splits.setdefault(image, split)
-        if home != split:
-            texts.faults.append(f"{place}: {image} is in the split {home!r} already")
+        if image in texts.splits:
+            texts.faults.append(f"{place}: {image} is in the split {texts.splits[image]!r} already")
+        texts.splits.setdefault(image, split)
         texts.captions |= {(image, number): caption for number, caption in enumerate(captions)}
     return texts
 
@@ -148,11 +164,12 @@ def _read(
 ) -> Iterator[tuple[str | None, SpokenCaption | str]]:
     for place, line in _lines(path):
         columns = line.split()
-        if len(columns) != 3 or not columns[2].removeprefix("#").isdecimal():
+        number = columns[2].removeprefix("#") if len(columns) == 3 else ""
+        if not number.isdecimal() or len(number) > DIGITS:
             yield None, f"{place}: expected a wav, a picture and a #number, found {line!r}"
             continue
-        wav, image, number = columns
-        text = texts.captions.get((image, int(number.removeprefix("#"))))
+        wav, image, _ = columns
+        text = texts.captions.get((image, int(number)))
         yield (
             texts.splits.get(image),
             SpokenCaption(place, image, text or None, speakers.get(wav), Path(wav).stem, wav),
@@ -165,12 +182,12 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     Raises:
         CorpusError: there is no such file, or it is not UTF-8.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise CorpusError(f"{path}: there is no such file of Flickr8k.")
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", line.strip()
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: is not UTF-8 ({error}). Fetch the file again.") from None
+        lines = read_text(path).split("\n")
+    except VgsplusError as error:
+        raise CorpusError(str(error)) from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{path}:{number}", line.strip()

@@ -32,12 +32,15 @@ def coco_splits(path: Path) -> dict[int, str]:
         CorpusError: as `karpathy_images`; or every image that lacks its number or split.
     """
     splits: dict[int, str] = {}
+    places: dict[int, str] = {}
     faults = []
     for place, record, split in karpathy_images(path):
-        if split is None or not isinstance(record.get("cocoid"), int):
+        if split is None or type(record.get("cocoid")) is not int:
             faults.append(f'{place}: lacks a "cocoid", or a "split" of {", ".join(SPLITS)}')
+        elif (number := record["cocoid"]) in splits:
+            faults.append(f"{place}: the picture {number} is in {places[number]} already")
         else:
-            splits[record["cocoid"]] = split
+            splits[number], places[number] = split, place.removeprefix(f"{path}: ")
     if faults:
         raise CorpusError(faults)
     return splits

@@ -13,7 +13,7 @@ from pathlib import Path
 from vgsplus.corpora.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.detections import PATHS
 from vgsplus.corpora.format import CorpusError, Summary
-from vgsplus.corpora.json_entries import entries_of
+from vgsplus.corpora.json_entries import entries_of, fields_of
 from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.spoken_captions import Stages, prepare_spoken_captions
 
@@ -96,18 +96,12 @@ def read_list(path: Path) -> Iterator[SpokenCaption | str]:
     """
     for entry, item in enumerate(entries_of(path), start=1):
         place = f"{path}: entry {entry}"
-        values = item if isinstance(item, dict) else {}
-        text = values.get("asr_text")
-        faulty = [
-            field for field in FIELDS if not isinstance(values.get(field), str) or not values[field].strip()
-        ]
-        if not isinstance(text, str):
-            faulty.append("asr_text")
-        if any(letter.isspace() for field in ("uttid", "speaker") for letter in str(values.get(field))):
-            faulty.append("an uttid and a speaker without blanks")
-        if faulty or not isinstance(text, str):
-            yield f"{place}: lacks {', '.join(faulty)}"
+        found = fields_of(item, FIELDS, unbroken=("uttid", "speaker"))
+        text = item.get("asr_text") if isinstance(item, dict) else None
+        if isinstance(found, str) or not isinstance(text, str):
+            what = [found] if isinstance(found, str) else []
+            yield f"{place}: {'; '.join([*what, *([] if isinstance(text, str) else ['lacks asr_text'])])}"
             continue
         yield SpokenCaption(
-            place, values["image"], text.strip() or None, values["speaker"], values["uttid"], values["wav"]
+            place, found["image"], text.strip() or None, found["speaker"], found["uttid"], found["wav"]
         )

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import batched
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from vgsplus.audio import SAMPLE_RATE, AudioError
 from vgsplus.errors import VgsplusError
+from vgsplus.files import as_on_disk, is_file
 
 MIN_SECONDS = 0.25
 """12 frames of speech: one masked span (10 frames) and something beside it to predict it from."""
@@ -75,16 +77,32 @@ def reason(error: AudioError, path: Path) -> str:
 def open_picture(path: Path) -> Image.Image:
     """Decode a picture, turned upright as its camera noted.
 
+    Pictures of 32-bit integers and of floats, which have no common scale, are scaled by their own range to 8
+    bits of grey.
+
     Raises:
-        PictureError: there is no such file, or it cannot be decoded.
+        PictureError: there is no such file, it cannot be decoded, or it holds values that are not finite.
     """
-    if not path.is_file():
+    path = as_on_disk(path)
+    if not is_file(path):
         raise PictureError(f"{path}: there is no such picture.")
     try:
         with Image.open(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            upright: Image.Image = ImageOps.exif_transpose(image)
+            return _scaled(upright) if upright.mode in ("I", "F") else upright
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise errors of nearly every kind
+        what = f"{error}" or type(error).__name__
         raise PictureError(
-            f"{path}: cannot be read as a picture ({error}). Leave it out or replace it."
+            f"{path}: cannot be read as a picture ({what}). Leave it out or replace it."
         ) from None
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """A picture of one channel of large numbers as 8 bits: its least value 0, its greatest 255."""
+    values = np.asarray(image, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite numbers")
+    low, high = values.min(), values.max()
+    scale = 255 / (high - low) if high > low else 0.0
+    return Image.fromarray(np.rint((values - low) * scale).astype(np.uint8))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vgsplus.corpora.captions import Caption, Captions, index_captions
 from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.stored_rows import StoredRows
+from vgsplus.files import as_on_disk
 
 FORMAT = 1
 INFO_FILE, CAPTIONS_FILE, REGIONS_FILE = "corpus.json", "captions.jsonl", "regions.h5"
@@ -106,7 +107,7 @@ class Corpus:
         """
         if self.info["image_root"] is None:
             raise CorpusError(f"{self.root}: was prepared without its pictures, only with their regions.")
-        return self.root / str(self.info["image_root"]) / image_id
+        return as_on_disk(self.root / str(self.info["image_root"]) / image_id)
 
     def image_row(self, image_id: str) -> int:
         """The row of an image in regions.h5.

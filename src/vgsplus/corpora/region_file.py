@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from vgsplus.corpora.detections import (
     PictureNames,
     Piece,
     decode,
+    is_header,
     pieces_of,
     place_name,
     records_of,
@@ -39,6 +41,8 @@ from vgsplus.corpora.region_layout import Dtype, Layout, lay_out, write_row
 
 JOURNAL, PLAN = "journal.jsonl", "plan.json"
 NOT_HELD = "no file of --features holds its regions"
+RECORDS_FOR_SHAPE = 32
+"""Records that are read to learn how many regions and features a picture has."""
 AT_ONCE = 256
 """Rows copied at a time where the file has to be made smaller."""
 
@@ -79,11 +83,13 @@ def collect_regions(
     """Gather the regions of `images` (key of `names` to image id) from `files` into regions.h5 in `folder`.
 
     What an interrupted call left in `folder` is used where it was about the same files and images. Rows go
-    in the order of `images`; those of images that no file holds are left out, if `partial`.
+    in the order of `images`; those of images that no file holds, or only in a faulty record, are left out, if
+    `partial`.
 
     Raises:
-        CorpusError: a file is absent; every fault of every record of the images, by file and line; or, if not
-            `partial`, the images that no file holds: what was done stays for a call that leaves them out.
+        CorpusError: a file is absent; every record that repeats another and, if not `partial`, every fault of
+            every record of the images, by file and line; or, if not `partial`, the images that no file holds:
+            what was done stays for a call that leaves them out.
     """
     pieces = [piece for path in files for piece in pieces_of(path)]
     row_of = {key: row for row, key in enumerate(images)}
@@ -126,18 +132,26 @@ def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str],
 
 
 def _shape(pieces: Sequence[Piece]) -> tuple[int, int]:
-    """R and F of the first record that can be read."""
-    first = "none of its records can be read"
+    """R and F of most of the first records that can be read, so that an odd one does not decide."""
+    first = ""
+    seen: Counter[tuple[int, int]] = Counter()
     for piece in pieces:
         with _store(piece) as store:
             for record in records_of(piece):
+                if is_header(piece, record):
+                    continue
                 try:
                     regions, dim = decode(piece, record, store).features.shape
                 except DetectionError as error:
-                    first = f"image {record.image}: {error}"
-                else:
-                    return regions, dim
-    raise CorpusError(f"{pieces[-1].path}: {first}. No file holds a sound record.")
+                    first = first or f"{place_name(piece, record.place, 0)}: image {record.image}: {error}"
+                    continue
+                seen[regions, dim] += 1
+                if seen.total() == RECORDS_FOR_SHAPE:
+                    return seen.most_common(1)[0][0]
+    if not seen:
+        nothing = f"{pieces[0].path}: holds no record"
+        raise CorpusError(f"{first or nothing}. No file holds a record that can be used.")
+    return seen.most_common(1)[0][0]
 
 
 def _store(piece: Piece) -> "h5py.File | nullcontext[None]":
@@ -227,6 +241,8 @@ def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], la
     with _store(piece) as store, layout.path.open("r+b", buffering=0) as file:
         for record in records_of(piece):
             outcome.records += 1
+            if is_header(piece, record):
+                continue
             key = names.key(record.image)
             row = row_of.get(key) if key is not None else None
             if key is None:
@@ -234,14 +250,15 @@ def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], la
             elif row is None:
                 outcome.unnamed += 1
             else:
-                outcome.rows.append((record.place, row))
-                if row in taken:  # reported when the pieces are put together
-                    continue
-                taken.add(row)
                 try:
-                    _write_row(file.fileno(), layout, row, decode(piece, record, store))
+                    found = decode(piece, record, store)
+                    if row not in taken:  # a repeat is reported when the pieces are put together
+                        _write_row(file.fileno(), layout, row, found)
                 except DetectionError as error:
                     outcome.faults.append((record.place, f"image {record.image}: {error}"))
+                else:
+                    outcome.rows.append((record.place, row))
+                    taken.add(row)
         os.fsync(file.fileno())
     return outcome
 
@@ -249,7 +266,7 @@ def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], la
 def _write_row(file: int, layout: Layout, row: int, found: Detections) -> None:
     shape = (layout.regions, layout.dim)
     if found.features.shape != shape:
-        raise DetectionError(f"has features of shape {found.features.shape}, those before had {shape}")
+        raise DetectionError(f"has features of shape {found.features.shape}, those of most are {shape}")
     if (fault := write_row(file, layout, row, found.features, found.boxes)) is not None:
         raise DetectionError(fault)
 
@@ -269,7 +286,8 @@ def _settle(
     lines: dict[Path, int] = {}
     for index, piece in enumerate(pieces):
         outcome, before = outcomes[index], lines.get(piece.path, 0)
-        faults += [f"{place_name(piece, place, before)}: {what}" for place, what in outcome.faults]
+        if not partial:
+            faults += [f"{place_name(piece, place, before)}: {what}" for place, what in outcome.faults]
         for place, row in outcome.rows:
             name = place_name(piece, place, before)
             if row in places:

@@ -8,6 +8,7 @@ attribute "provenance": JSON, which model made the features and how; optional
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +17,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from vgsplus.corpora.detections import HDF5_ERRORS
 from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.reader import REGION_SETS
+from vgsplus.files import is_file
 
 DIGESTS, PROVENANCE = "sha256", "provenance"
 
@@ -35,7 +38,7 @@ class RegionStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise CorpusError(
                 f"{self.path}: there is no such file of regions. Make it with: vgsplus data regions"
             )
@@ -45,12 +48,22 @@ class RegionStore:
                 "vgsplus data regions"
             )
         self.provenance = provenance_of(self.path)
-        self._file = h5py.File(self.path)
+        try:
+            self._file = h5py.File(self.path)
+        except OSError as error:
+            raise self._broken(error) from None
         try:
             self._rows, self.by_content = self._read_keys()
+        except HDF5_ERRORS as error:
+            self._file.close()
+            raise self._broken(error) from None
         except BaseException:
             self._file.close()
             raise
+
+    def _broken(self, error: BaseException) -> CorpusError:
+        what = " ".join(str(error).split())
+        return CorpusError(f"{self.path}: cannot be read ({what}). Make it again with: vgsplus data regions")
 
     def _read_keys(self) -> tuple[dict[str, int], bool]:
         if missing := [name for name in REGION_SETS if name not in self._file]:
@@ -65,6 +78,8 @@ class RegionStore:
                 f"{self.path}: expected features (n, R, F), boxes (n, R, 4) and n image_ids, got {shapes}."
             )
         keys = self._file[DIGESTS if by_content else "image_ids"].asstr()[:]
+        if not by_content and (twice := [key for key, count in Counter(keys).items() if count > 1]):
+            raise CorpusError(f"{self.path}: holds {twice[0]} more than once. Make it again.")
         return {key: row for row, key in enumerate(keys)}, by_content
 
     def regions(self, image_id: str, digest: str) -> tuple[Stored, Stored] | None:
@@ -75,7 +90,10 @@ class RegionStore:
         row = self._rows.get(digest if self.by_content else image_id)
         if row is None:
             return None
-        return self._file["features"][row], self._file["boxes"][row]
+        try:
+            return self._file["features"][row], self._file["boxes"][row]
+        except HDF5_ERRORS as error:
+            raise self._broken(error) from None
 
     def absence(self) -> str:
         """What to say of a picture that `regions` does not know."""
@@ -102,13 +120,13 @@ def provenance_of(path: Path) -> dict[str, Any] | None:
     try:
         with h5py.File(path) as file:
             text = file.attrs.get(PROVENANCE)
-    except OSError as error:
+    except HDF5_ERRORS as error:
         raise CorpusError(f"{path}: cannot be read as HDF5 ({error}). Fetch or make it again.") from None
     if text is None:
         return None
     try:
         found = json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: its attribute {PROVENANCE!r} is no JSON ({error}).") from None
     if not isinstance(found, dict):
         raise CorpusError(f"{path}: its attribute {PROVENANCE!r} is no JSON object.")

@@ -9,7 +9,7 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.audio import AudioError, num_samples
-from vgsplus.corpora.caption_lists import Source, walk
+from vgsplus.audio import AudioError, is_there, num_samples
+from vgsplus.corpora.caption_lists import Source, SpokenCaption, walk
 from vgsplus.corpora.detections import Key
 from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
 from vgsplus.corpora.preparing import (
@@ -36,6 +36,7 @@ from vgsplus.corpora.region_file import NOT_HELD, RegionFile, collect_regions
 from vgsplus.corpora.region_layout import Dtype
 from vgsplus.corpora.region_store import provenance_of
 from vgsplus.corpora.regions import grid_regions
+from vgsplus.files import as_on_disk, is_file
 
 SOUNDS_AT_ONCE = 4096
 PICTURES_AT_ONCE = 512
@@ -79,7 +80,7 @@ def prepare_spoken_captions(
 
     Without `features`, the pictures in `image_root` are described by the cells of a plain grid. Captions
     shorter than 0.25 s or of no split are left out; with `skip_faulty` also those whose sound is absent or
-    faulty, whose speaker is unknown, whose picture has no regions, or whose uttid has come before.
+    faulty, whose speaker is unknown, whose picture has no regions, or whose uttid or wav has come before.
 
     Raises:
         CorpusError: `root` is taken; every fault of the lists; then of the sounds; then of the regions.
@@ -160,7 +161,8 @@ def _check_inputs(
 def _survey(source: Source, image_root: Path | None, *, skip_faulty: bool) -> Survey:
     """Read all lists once for what is wrong with them, alone and together."""
     survey = Survey()
-    uttids: set[str] = set()
+    uttids: dict[str, str] = {}
+    wavs: dict[str, str] = {}
     for split, caption in source.read():
         if isinstance(caption, str):
             survey.faults.append(caption)
@@ -172,19 +174,29 @@ def _survey(source: Source, image_root: Path | None, *, skip_faulty: bool) -> Su
         if key is None or _leaves(caption.image):
             survey.faults.append(f"{caption.place}: {caption.image!r} is no picture of {source.pictures}")
             continue
-        if caption.uttid in uttids and not skip_faulty:
-            survey.faults.append(f"{caption.place}: the uttid {caption.uttid} has come before")
-        uttids.add(caption.uttid)
+        if not skip_faulty:
+            survey.faults += _repeats(caption, uttids, wavs)
         survey.images.setdefault(key, caption.image)
         home = survey.splits.setdefault(key, split)
         if home != split:
             survey.faults.append(f"{caption.place}: {caption.image} is in the split {home!r} already")
     if image_root is not None:
-        absent = (image_root / image for image in survey.images.values())
-        survey.faults += [f"{path}: there is no such picture" for path in absent if not path.is_file()]
+        pictures = (image_root / image for image in survey.images.values())
+        survey.faults += [
+            f"{path}: there is no such picture" for path in pictures if not is_file(as_on_disk(path))
+        ]
     if not survey.images and not survey.faults:
         survey.faults.append(f"{', '.join(map(str, source.files.values()))}: hold no captions")
     return survey
+
+
+def _repeats(caption: SpokenCaption, uttids: dict[str, str], wavs: dict[str, str]) -> Iterator[str]:
+    """A fault where the uttid or the wav of a caption has come before; the places of both are kept."""
+    for what, name, places in (("uttid", caption.uttid, uttids), ("wav", caption.wav, wavs)):
+        if name in places:
+            yield f"{caption.place}: the {what} {name} has come before ({places[name]})"
+            return
+    uttids[caption.uttid] = wavs[caption.wav] = caption.place
 
 
 def _leaves(image: str) -> bool:
@@ -216,7 +228,7 @@ def _measure(
 
 def _length(path: Path) -> int | str:
     """Samples of a sound that can be used where it is, or the reason why it cannot."""
-    if not path.is_file():
+    if not is_there(path):
         return "absent sound"
     try:
         length = num_samples(path)
@@ -267,6 +279,7 @@ def _add_captions(
     missing: Collection[str],
 ) -> None:
     uttids: set[str] = set()
+    wavs: set[str] = set()
     for index, (split, caption) in enumerate(walk(source)):
         key = source.names.key(caption.image)
         image = caption.image if key is None else survey.images.get(key, caption.image)
@@ -275,12 +288,15 @@ def _add_captions(
             reason = NO_REGIONS
         if reason is None and caption.uttid in uttids:
             reason = "uttid that has come before"
+        if reason is None and caption.wav in wavs:
+            reason = "wav that has come before"
         if reason is not None:
             writer.skip(reason, json.dumps([caption.uttid, caption.wav, image]))
             continue
         assert split is not None
         assert caption.speaker is not None
         uttids.add(caption.uttid)
+        wavs.add(caption.wav)
         writer.add_caption(
             Caption(
                 id=caption.uttid,

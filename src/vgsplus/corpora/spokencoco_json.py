@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vgsplus.corpora.caption_lists import SpokenCaption
-from vgsplus.corpora.json_entries import entries_of
+from vgsplus.corpora.json_entries import as_text, entries_of, fields_of
 
 FIELDS = ("text", "speaker", "uttid", "wav")
 
@@ -24,17 +24,13 @@ def read_list(path: Path) -> Iterator[SpokenCaption | str]:
     for entry, item in enumerate(entries_of(path), start=1):
         place = f"{path}: entry {entry}"
         for caption in _captions_of(item):
-            yield (
-                f"{place}: {caption}"
-                if isinstance(caption, str)
-                else SpokenCaption(place, item["image"], *caption)
-            )
+            yield (f"{place}: {caption}" if isinstance(caption, str) else SpokenCaption(place, *caption))
 
 
-def _captions_of(item: Any) -> Iterator[tuple[str, str, str, str] | str]:  # noqa: ANN401 - as the file has it
-    """(text, speaker, uttid, wav) of each caption of an entry, or what is wrong with it."""
-    image = item.get("image") if isinstance(item, dict) else None
-    if not isinstance(image, str) or not image:
+def _captions_of(item: Any) -> Iterator[tuple[str, str, str, str, str] | str]:  # noqa: ANN401 - as the file has it
+    """(image, text, speaker, uttid, wav) of each caption of an entry, or what is wrong with it."""
+    image = as_text(item.get("image")) if isinstance(item, dict) else None
+    if image is None:
         yield 'names no "image"'
         return
     captions = [item["caption"]] if "caption" in item else item.get("captions")
@@ -42,13 +38,8 @@ def _captions_of(item: Any) -> Iterator[tuple[str, str, str, str] | str]:  # noq
         yield f'{image} has neither a "caption" nor a list of "captions"'
         return
     for caption in captions:
-        values = caption if isinstance(caption, dict) else {}
-        faulty = [
-            field for field in FIELDS if not isinstance(values.get(field), str) or not values[field].strip()
-        ]
-        if any(any(letter.isspace() for letter in str(values.get(field))) for field in ("uttid", "speaker")):
-            faulty.append("an uttid and a speaker without blanks")
-        if faulty:
-            yield f"a caption of {image} lacks {', '.join(faulty)}"
+        found = fields_of(caption, FIELDS, unbroken=("speaker", "uttid"))
+        if isinstance(found, str):
+            yield f"a caption of {image} {found}"
         else:
-            yield values["text"], values["speaker"], values["uttid"], values["wav"]
+            yield image, found["text"], found["speaker"], found["uttid"], found["wav"]

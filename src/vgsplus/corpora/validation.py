@@ -33,6 +33,7 @@ from vgsplus.corpora.reader import (
     read_image_ids,
     read_info,
 )
+from vgsplus.files import as_on_disk, is_file
 
 BLANK = re.compile(r"\s")
 
@@ -187,12 +188,13 @@ def _audio_fault(caption: Caption, path: Path) -> str | None:
 
 
 def _image_fault(path: Path) -> str | None:
-    if not path.is_file():
+    path = as_on_disk(path)
+    if not is_file(path):
         return f"{path}: the picture is missing"
     try:
         with Image.open(path):
             return None
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - Pillow's readers raise errors of nearly every kind
         return f"{path}: cannot be read as a picture ({error})"
 
 
