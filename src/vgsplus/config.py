@@ -14,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vgsplus.errors import VgsplusError
-from vgsplus.files import whole_file
+from vgsplus.files import is_file, read_text, whole_file
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training.schedule import (
     AdditionalSpeech,
@@ -145,13 +145,15 @@ def _read(path_or_preset: str | Path) -> tuple[str, str]:
     """The text of a configuration and where it is from."""
     name = str(path_or_preset)
     try:
-        if Path(name).is_file():
-            return Path(name).read_text(encoding="utf-8"), name
+        if is_file(Path(name)):
+            return read_text(Path(name)), name
         if name in presets():
             preset = resources.files("vgsplus") / "presets" / f"{name}.yaml"
             return preset.read_text(encoding="utf-8"), f"preset {name}"
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{name}: cannot be read ({error})") from None
+    except VgsplusError as error:
+        raise ConfigError(str(error)) from None
     raise ConfigError(
         f"{name}: is neither a file nor a preset; the presets are {', '.join(presets()) or '(none)'}"
     )
@@ -163,8 +165,8 @@ def _parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401 - any YAML value
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{where}{line}: is not valid YAML ({error.problem})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: is not valid YAML ({error})") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
 from vgsplus.corpora.reader import REGION_SETS
 from vgsplus.corpora.validation import region_faults
 from vgsplus.errors import VgsplusError
@@ -50,8 +50,6 @@ COLUMNS = (
 SIX_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 HEADERS = frozenset({COLUMNS[0], SIX_COLUMNS[0]})
 """What the first line holds in place of a picture where it names the columns."""
-HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, AttributeError)
-"""What h5py raises for files that are broken."""
 STORED = ("img_id", "img_h", "img_w", "objects_conf", "boxes", "features")
 MOST_PIXELS = 1_000_000
 URL_SAFE = bytes.maketrans(b"-_", b"+/")

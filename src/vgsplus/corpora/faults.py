@@ -6,6 +6,8 @@ from typing import Self
 from vgsplus.errors import VgsplusError
 
 SHOWN_FAULTS = 20
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, AttributeError)
+"""What h5py raises for files that are broken."""
 
 
 class CorpusError(VgsplusError):

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vgsplus.corpora.captions import Caption, Captions, index_captions
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
 from vgsplus.corpora.stored_rows import StoredRows
-from vgsplus.files import as_on_disk
+from vgsplus.files import as_on_disk, read_text
 
 FORMAT = 1
 INFO_FILE, CAPTIONS_FILE, REGIONS_FILE = "corpus.json", "captions.jsonl", "regions.h5"
@@ -167,8 +167,8 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{root}: is not a corpus ({INFO_FILE} is missing). Prepare one with: vgsplus data …"
         )
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        info = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: is not valid JSON ({error}).") from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise CorpusError(
@@ -177,13 +177,26 @@ def read_info(root: Path) -> dict[str, Any]:
     keys = ("name", "version", "sample_rate", "counts", "audio_root", "image_root", "regions", "provenance")
     if missing := [key for key in keys if key not in info]:
         raise CorpusError(f"{path}: lacks {', '.join(missing)}. Prepare the corpus again.")
+    counts, regions = info["counts"], info["regions"]
+    known = {
+        "counts": isinstance(counts, dict) and all(isinstance(count, dict) for count in counts.values()),
+        "regions": regions is None
+        or (isinstance(regions, dict) and all(type(regions.get(key)) is int for key in ("count", "dim"))),
+        "audio_root": isinstance(info["audio_root"], str),
+        "image_root": info["image_root"] is None or isinstance(info["image_root"], str),
+    }
+    if odd := [key for key, fits in known.items() if not fits]:
+        raise CorpusError(f"{path}: {odd[0]} is {str(info[odd[0]])[:40]!r}. Prepare the corpus again.")
     return info
 
 
 def read_image_ids(root: Path) -> tuple[str, ...]:
     """The image ids of regions.h5, in the order of its rows."""
     with open_regions(root) as file:
-        return tuple(file["image_ids"].asstr()[:])
+        try:
+            return tuple(file["image_ids"].asstr()[:])
+        except HDF5_ERRORS as error:
+            raise _broken_regions(root / REGIONS_FILE, error) from None
 
 
 def open_regions(root: Path) -> h5py.File:
@@ -193,9 +206,16 @@ def open_regions(root: Path) -> h5py.File:
         raise CorpusError(f"{path}: is missing, though {INFO_FILE} names regions. Prepare the corpus again.")
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read as HDF5 ({error}). Prepare the corpus again.") from None
-    if missing := set(REGION_SETS) - set(file):
-        file.close()
-        raise CorpusError(f"{path}: lacks {', '.join(sorted(missing))}. Prepare the corpus again.")
+        if missing := set(REGION_SETS) - set(file):
+            file.close()
+            raise CorpusError(f"{path}: lacks {', '.join(sorted(missing))}. Prepare the corpus again.")
+        if odd := [name for name in REGION_SETS if not isinstance(file[name], h5py.Dataset)]:
+            raise CorpusError(f"{path}: {odd[0]} is no data set. Prepare the corpus again.")
+    except HDF5_ERRORS as error:
+        raise _broken_regions(path, error) from None
     return file
+
+
+def _broken_regions(path: Path, error: BaseException) -> CorpusError:
+    what = " ".join(str(error).split())
+    return CorpusError(f"{path}: cannot be read as HDF5 ({what}). Prepare the corpus again.")

@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.detections import HDF5_ERRORS
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
 from vgsplus.corpora.reader import REGION_SETS
 from vgsplus.files import is_file
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
 
 
 class StoredRows:
@@ -39,7 +39,11 @@ class StoredRows:
             if known != index:
                 read[index] = read[known]
             elif (offset := self._offset(row, read[index].nbytes)) is None:
-                read[index] = self._dataset[row]
+                try:
+                    read[index] = self._dataset[row]
+                except HDF5_ERRORS as error:
+                    what = " ".join(str(error).split())
+                    raise CorpusError(f"{self._dataset.file.filename}: row {row}: {what}.") from None
             elif os.preadv(self._file.fileno(), [read[index]], offset) < read[index].nbytes:
                 raise CorpusError(f"{self._dataset.file.filename}: breaks off in row {row}. Fetch it again.")
         return read

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vgsplus.files import read_text
 from vgsplus.interop.fairseq import codebook_shape, split_layers
 from vgsplus.interop.safetensors_files import read_safetensors
 from vgsplus.interop.tensors import LoadError, Rule, Source, StoredTensor
@@ -104,7 +105,7 @@ def _renamed(name: str) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise LoadError(f"{path}: cannot be read ({error})") from None
     if not isinstance(config, dict) or config.get("model_type") not in MODEL_TYPES:
@@ -164,7 +165,7 @@ def _read_weights(folder: Path) -> dict[str, StoredTensor]:
 def _read_shards(index: Path) -> dict[str, StoredTensor]:
     """The tensors of weights that are split over several files, each from the file that the index names."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = json.loads(read_text(index))["weight_map"]
         parts = {name: str(part) for name, part in places.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{index}: cannot be read as an index of weights ({error!r})") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vgsplus import config as settings
+from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, huggingface
 from vgsplus.interop.safetensors_files import read_safetensors
 from vgsplus.interop.tensors import LoadError, LoadReport, Rule, Source
@@ -137,7 +138,7 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     """
     path = folder / MODEL_JSON
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(read_text(path))
         if about["format"] != FORMAT:
             raise LoadError(f"{path}: has format {about['format']}, this version of vgsplus reads {FORMAT}")
         return {"model": about["model"], "published_args": about.get("published_args")}
