@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import tarfile
 import unicodedata
@@ -392,3 +393,18 @@ def test_a_crop_with_some_sound_stays(tmp_path):
     signal, moved = read_crop(path, 16_000)
     assert not moved
     np.testing.assert_array_equal(signal, read(path)[:16_000])
+
+
+@pytest.mark.parametrize("kind", ["MP3", "FLAC", "WAV"])
+def test_the_companion_that_a_mac_adds_does_not_hide_a_sound(tmp_path, kind):
+    path = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(path, tone(300), SAMPLE_RATE, format=kind)
+    (tmp_path / f"._{path.name}").write_bytes(b"\0\5\x16\7 of a Mac")
+    assert len(load_any(path)) == num_samples(path) == 8000
+
+
+def test_a_name_that_is_no_utf8_is_opened(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "a.wav", tone(300), SAMPLE_RATE)
+    (tmp_path / "a.wav").rename(path)
+    assert num_samples(path) == 8000

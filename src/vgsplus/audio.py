@@ -342,11 +342,14 @@ def _sound_file(path: str | Path, part: re.Match[str] | None, *, member: bool) -
     else:
         try:
             file = soundfile.SoundFile(os.fspath(source))
-        except soundfile.LibsndfileError:
-            if (found := as_on_disk(source)) == source:
+        except (soundfile.LibsndfileError, UnicodeEncodeError):
+            source = as_on_disk(source)
+            if _misleads(source):
+                file = soundfile.SoundFile(io.BytesIO(source.read_bytes()))
+            elif source != Path(part["file"] if part else path):
+                file = soundfile.SoundFile(os.fspath(source))
+            else:
                 raise
-            source = found
-            file = soundfile.SoundFile(os.fspath(source))
     if file.format not in ("WAV", "WAVEX"):
         return file
     # libsndfile takes what is there of a WAV file cut short, and says so only in its log.
@@ -361,6 +364,18 @@ def _sound_file(path: str | Path, part: re.Match[str] | None, *, member: bool) -
         file.close()
         return soundfile.SoundFile(repaired)
     return file
+
+
+def _misleads(path: Path) -> bool:
+    """Whether libsndfile cannot open a good file by its path.
+
+    Its name may be in no encoding that Python knows, or a Mac's "._" companion may be taken for a part of it.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return is_file(path)
+    return is_file(path) and is_file(path.with_name(f"._{path.name}"))
 
 
 def _with_size(wav: bytes) -> _Repaired | None:

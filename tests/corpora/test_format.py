@@ -13,6 +13,7 @@ import soundfile
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, validate
+from vgsplus.evaluation.abx_items import read_items
 
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
 CAPTION = Caption(
@@ -325,6 +326,20 @@ def add_item(root, row):
             "test.item:34: has 6 columns, the header names 7",
         ),
         (lambda root: add_item(root, "u 0 1 a b c s"), "test.item:34: there is no caption u"),
+        (
+            lambda root: add_item(root, "test-000-0 0.02 0.120 a k t ann"),
+            "test.item:34: test-000-0 from 0.02 to 0.120 s is in line 2 already and counts once",
+        ),
+        (
+            lambda root: add_item(root, "test-000-0.wav 0.02 0.12 b k t ann"),
+            "test.item:34: .* is phone b in context k t by ann here and phone a .* by ann in line 2",
+        ),
+        (
+            lambda root: (root / "test.item").write_bytes(b"#file\xff"),
+            "test.item:1: is not UTF-8 text",
+        ),
+        (lambda root: (root / "test.item").write_text(""), "test.item: is empty"),
+        (lambda root: add_item(root, "test-000-0 0 1e999 a k t ann"), "test.item:34: .* must be numbers"),
         (lambda root: add_item(root, "test-000-0 0 9 a b c s"), "test.item:34: 0 to 9 s is no span"),
         (
             lambda root: add_item(root, "test-000-0 0 x a b c s"),
@@ -335,6 +350,20 @@ def add_item(root, row):
 def test_validation_names_the_fault(corpus, damage, message):
     damage(corpus)
     assert re.search(message, "\n".join(validate(corpus)))
+
+
+def test_items_are_read_as_evaluation_reads_them(corpus):
+    rows = [line.split() for line in (corpus / "test.item").read_text().splitlines()[1:]]
+    lines = [
+        "\ufeffspeaker phone file onset offset word",
+        *(f"{r[6]} {r[3]} {r[0]}.wav {r[1]} {r[2]} x" for r in rows),
+    ]
+    (corpus / "test.item").write_text("\r\n".join(lines))
+    assert validate(corpus) == []
+    items = read_items(corpus / "test.item", audio_root=corpus / "audio")
+    assert [(token.file, token.phone) for token in items.tokens] == [
+        (f"{row[0]}.wav", row[3]) for row in rows
+    ]
 
 
 def test_splits_may_share_images_where_the_corpus_says_so(corpus):

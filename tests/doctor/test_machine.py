@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 from vgsplus.doctor import examine, machine
 from vgsplus.errors import VgsplusError
+from vgsplus.training.machine import native_precision
 
 
 def of(about):
@@ -20,7 +23,20 @@ def test_this_machine_is_well_and_told_about():
     assert "FLAC, OGG, MP3" in told["libsndfile"]
     assert "free" in told["disk"]
     assert told["precision"].startswith("auto chooses ")
-    assert "thread" in told["processor"]
+    assert "core" in told["processor"]
+
+
+def test_what_it_says_of_precision_is_what_training_chooses():
+    assert f"auto chooses {native_precision('auto')}:" in of("precision").what
+
+
+@pytest.mark.skipif(machine._may_have_gpu(), reason="a GPU is asked about through PyTorch")
+def test_pytorch_is_not_imported_where_there_is_no_gpu():
+    script = (
+        "import sys; from vgsplus.doctor import examine; examine('machine'); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_speech_that_does_not_start_is_a_fault(monkeypatch):
@@ -70,6 +86,7 @@ def test_an_extra_that_is_missing_is_a_hint_with_its_command(monkeypatch):
 
 def test_a_gpu_without_kernels_is_a_fault(monkeypatch):
     properties = namedtuple("properties", "name total_memory major minor")  # noqa: PYI024
+    monkeypatch.setattr(machine, "_may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90a", "sm_120"])

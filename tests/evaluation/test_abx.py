@@ -169,6 +169,55 @@ def test_the_order_of_lines_and_columns_changes_nothing(tmp_path):
     assert score(features, item) == pytest.approx(expected, abs=1e-7)
 
 
+DIALECTS = {
+    "context and talker": (
+        ["#file", "onset", "offset", "#phone", "context", "talker"],
+        lambda file, onset, offset, phone, before, behind, by: [
+            file,
+            onset,
+            offset,
+            phone,
+            f"{before}_{behind}",
+            by,
+        ],
+    ),
+    "without signs, and with a word": (
+        ["file", "onset", "offset", "phone", "prev-phone", "next-phone", "speaker", "word"],
+        lambda *row: [*row, "word"],
+    ),
+    "without contexts": (
+        ["#file", "onset", "offset", "#phone", "speaker"],
+        lambda *row: [*row[:4], row[6]],
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("context", ["within", "any"])
+def test_every_dialect_has_the_score_of_the_definition(tmp_path, dialect, context):
+    features, rows = random_case(8)
+    header, change = DIALECTS[dialect]
+    item = write(tmp_path / "a.item", [change(*row) for row in rows], header)
+    if (dialect, context) == ("without contexts", "within"):
+        with pytest.raises(
+            ItemError, match=r"names no contexts.*columns prev-phone and next-phone, or context"
+        ):
+            score(features, item)
+        return
+    got = score(features, item, context=context)
+    for condition in CONDITIONS:
+        assert got[condition] == pytest.approx(
+            oracle(features, rows, condition=condition, context=context), abs=1e-6
+        )
+
+
+def test_features_are_found_under_another_unicode_form(tmp_path):
+    features, rows = random_case(9)
+    expected = score(features, write(tmp_path / "a.item", rows))
+    composed = write(tmp_path / "b.item", [(f"ü{row[0]}", *row[1:]) for row in rows])
+    assert score({f"u\u0308{name}": array for name, array in features.items()}, composed) == expected
+
+
 def test_features_that_name_the_phone_make_no_error(tmp_path):
     rows = [
         (f"f{speaker}", f"{0.1 * n:.2f}", f"{0.1 * n + 0.08:.2f}", "aeo"[n % 3], "k", "t", f"s{speaker}")
@@ -325,6 +374,11 @@ def test_names_are_reachable():
     [
         ({"f1": np.zeros((100, 4))}, "differ in width: 4, 5"),
         ({"f1": np.zeros(100)}, r"f1 must be \(T, D\)"),
+        ({"f1": np.zeros((100, 0))}, r"f1 must be \(T, D\)"),
+        ({"f1": np.full((100, 5), "x")}, "f1 must be real numbers"),
+        ({"f1": [[1.0, 2.0], [3.0]]}, "f1 must be real numbers"),
+        ({"f1": None}, "f1 must be real numbers"),
+        ({"f1": np.ones((100, 5), dtype=complex)}, "f1 must be real numbers, not complex"),
         ({"f1": np.full((100, 5), np.nan)}, "f1 are not finite"),
         ({"f1": np.ones((50, 5))}, r"a\.item:\d+: .* of f1, but there are features for 50.*frame rate"),
     ],
@@ -354,6 +408,7 @@ def test_absent_features_are_named_with_their_line(tmp_path):
         ({"context": "all"}, "Choose from within, any; got all"),
         ({"frame_rate": 0}, "positive number"),
         ({"frame_rate": math.nan}, "positive number"),
+        ({"frame_rate": 1e300}, "1,000,000 at most, not 1e\\+300"),
     ],
 )
 def test_unknown_settings_are_refused(tmp_path, settings, message):

@@ -389,4 +389,4 @@ def test_the_command_says_what_is_wrong(toy, run_folder, capsys, arguments, said
 def test_the_command_checks_the_items_before_the_model(toy, tmp_path, capsys):
     code, _, err = command(capsys, tmp_path / "no-run", toy / "test.item", toy / "images")
     assert code == 1
-    assert "test.item:2: there is no test/000000_0" in err
+    assert f"{toy / 'images'}: holds no sound files" in err

@@ -1,6 +1,9 @@
 import dataclasses
 import json
 import math
+import os
+import unicodedata
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -290,6 +293,65 @@ def test_a_folder_takes_features_of_one_origin(folder, model, tmp_path):
         embed_all(model, sounds, tmp_path, layers=(1, 2))
 
 
+# ---- what is a sound --------------------------------------------------------------------------------------
+
+FORMATS = {
+    "a.mp3": ("MP3", None),
+    "a.opus": ("OGG", "OPUS"),
+    "a.sph": ("NIST", None),
+    "a.AIFF": ("AIFF", None),
+    "a.caf": ("CAF", None),
+    "a.au": ("AU", None),
+    "a.w64": ("W64", None),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sounds_of_every_format_are_embedded(model, tmp_path, name):
+    kind, subtype = FORMATS[name]
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    (tmp_path / "s").mkdir()
+    soundfile.write(tmp_path / "s" / name, noise, 16_000, format=kind, subtype=subtype)
+    assert embed_all(model, find_sounds(tmp_path / "s"), tmp_path / "folder") == ["a"]
+    np.testing.assert_allclose(
+        np.load(tmp_path / "folder" / "a.npy"), alone(model, tmp_path / "s" / name), rtol=1e-4, atol=1e-5
+    )
+    assert embed_all(model, find_sounds(tmp_path / "s" / name), tmp_path / "file") == ["a"]
+
+
+def test_one_file_is_a_sound_whatever_its_ending(model, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    soundfile.write(tmp_path / "a.wave", noise, 16_000, format="WAV")
+    assert embed_all(model, find_sounds(tmp_path / "a.wave"), tmp_path / "out") == ["a"]
+
+
+def test_what_a_mac_leaves_is_passed_over_and_no_link_is_followed_round(tmp_path):
+    write_sound(tmp_path / "s" / "deep" / "x.wav", 0.1)
+    (tmp_path / "s" / "deep" / "._x.wav").write_bytes(b"\0\5\x16\7 of a Mac")
+    (tmp_path / "s" / "deep" / "round").symlink_to(tmp_path / "s")
+    (tmp_path / "s" / "folder.wav").mkdir()
+    assert find_sounds(tmp_path / "s") == {"deep/x": tmp_path / "s" / "deep" / "x.wav"}
+
+
+def test_only_the_last_ending_of_a_name_is_cut(tmp_path):
+    # As in a copy of TIMIT with sounds converted beside the published ones.
+    names = ["SA1.WAV", "SA1.WAV.wav", "clip.v1.wav", "clip.v2.wav", "clip.wav", "clip/v1.wav"]
+    for name in names:
+        write_sound(tmp_path / name, 0.1)
+    assert find_sounds(tmp_path) == {Path(name).with_suffix("").as_posix(): tmp_path / name for name in names}
+
+
+@pytest.mark.parametrize(("given", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_places_are_found_under_another_unicode_form(tmp_path, given, stored):
+    def place(form):
+        return tmp_path / unicodedata.normalize(form, "phonetic/dev-clean/ü/é.wav")
+
+    write_sound(place(stored), 0.1)
+    name = unicodedata.normalize(stored, "é")
+    assert find_sounds(place(given)) == {name: place(stored)}
+    assert find_sounds(place(given).parent) == {name: place(stored)}
+
+
 # ---- what is refused --------------------------------------------------------------------------------------
 
 
@@ -330,6 +392,20 @@ def test_a_sound_cannot_be_a_dataset_and_a_group(model, tmp_path):
     with pytest.raises(ExportError, match="The sounds a and a/b cannot both be in an HDF5 file"):
         embed_all(model, find_sounds(tmp_path), tmp_path / "out.h5", "hdf5")
     assert embed_all(model, find_sounds(tmp_path), tmp_path / "out", "npy") == ["a", "a/b"]
+    write_sound(tmp_path / "a.npy" / "b.wav", 0.1)
+    with pytest.raises(
+        ExportError, match=r"a and a\.npy/b cannot both be in a folder: a\.npy would have to hold"
+    ):
+        embed_all(model, find_sounds(tmp_path), tmp_path / "again", "npy")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_name_that_is_no_utf8_cannot_be_in_an_hdf5_file(model, tmp_path):
+    write_sound(tmp_path / "a.wav", 0.1)
+    (tmp_path / "a.wav").rename(tmp_path / os.fsdecode(b"caf\xe9.wav"))
+    with pytest.raises(ExportError, match=r"'caf.*' is not UTF-8"):
+        embed_all(model, find_sounds(tmp_path), tmp_path / "out.h5", "hdf5")
+    assert embed_all(model, find_sounds(tmp_path), tmp_path / "out") == [os.fsdecode(b"caf\xe9")]
 
 
 @pytest.mark.parametrize("form", ["npy", "hdf5"])
@@ -365,6 +441,7 @@ def dataset(tmp_path_factory):
     (root / "phonetic" / "dev-clean" / "dev-clean.item").write_text("#file onset offset\n")
     (root / "phonetic" / "test-other").mkdir()
     write_sound(root / "lexical" / "dev" / "word.wav", 0.2)
+    (root / "phonetic" / "dev-clean" / "._beKZ.wav").write_bytes(b"\0\5\x16\7 of a Mac")
     return root
 
 

@@ -229,6 +229,15 @@ def test_the_rule_decides_what_a_word_is():
     assert separability(names, np.eye(2).repeat(2, axis=0) + 0.1, cdi_word) == 1
 
 
+def test_a_word_in_two_unicode_forms_is_one():
+    vectors = np.random.default_rng(4).normal(size=(8, 3))
+    plain = [f"{word}_{take}" for word in ("ca", "da") for take in range(4)]
+    mixed = [name.replace("ca", "çã" if index % 2 else "c\u0327a\u0303") for index, name in enumerate(plain)]
+    assert evaluate(mixed, vectors).score == evaluate(plain, vectors).score
+    with pytest.raises(LexicalError, match="given more than once: 'çã_0'"):
+        evaluate(["c\u0327a\u0303_0", *mixed[1:], "çã_0"], np.ones((9, 3)))
+
+
 def test_progress_ends_at_the_total():
     rng = np.random.default_rng(11)
     names = random_names(rng)

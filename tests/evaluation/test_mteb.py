@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import io
+import math
 import sys
 from types import SimpleNamespace
 
@@ -182,6 +183,32 @@ def test_similarity_is_the_dot_product(encoder):
     assert encoder.similarity(a, b).tolist() == [[7, 30], [2, 0]]
     assert encoder.similarity(a[0], b).tolist() == [[7, 30]]
     assert encoder.similarity_pairwise(a, b).tolist() == [7, 0]
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"array": [0.1]}, "is no array with a sampling_rate"),
+        ({"array": ["a"], "sampling_rate": 16_000}, "is no array with a sampling_rate"),
+        ({"array": None, "sampling_rate": 16_000}, r"samples \(\) at 16000 Hz"),
+        ({"array": [], "sampling_rate": 16_000}, r"samples \(0,\) at 16000 Hz"),
+        ({"array": [[[0.1]]], "sampling_rate": 16_000}, r"samples \(1, 1, 1\)"),
+        ({"array": [0.1] * 9000, "sampling_rate": 0}, "at 0 Hz"),
+        ({"array": [0.1] * 9000, "sampling_rate": math.inf}, "is no array with a sampling_rate"),
+        ({"array": [[0.1, -0.1] * 9000, [-0.1, 0.1] * 9000], "sampling_rate": 16_000}, "cancel each other"),
+    ],
+)
+def test_a_sound_that_is_none_is_refused(encoder, item, message):
+    with pytest.raises(VgsplusError, match=message):
+        encoded(encoder, "audio", [item])
+
+
+def test_a_picture_cut_short_is_refused(encoder):
+    file = io.BytesIO()
+    picture(0).save(file, "PNG")
+    cut = Image.open(io.BytesIO(file.getvalue()[:-60]))
+    with pytest.raises(VgsplusError, match=r"A picture of the mteb task .* cannot be read"):
+        encoded(encoder, "image", [cut])
 
 
 @pytest.mark.parametrize("modality", ["text", "video"])

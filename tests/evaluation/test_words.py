@@ -171,6 +171,32 @@ def test_folders_without_sounds_are_refused(model, tmp_path):
         open_words(tmp_path / "absent", model)
     with pytest.raises(LexicalError, match=r"holds no sound files \(.*\.mp3.*\.wav\)"):
         open_words(tmp_path, model)
+    (tmp_path / "ann").mkdir()
+    write_wav(tmp_path / "ann" / "a_1.wav", np.sin(np.arange(800)).astype(np.float32))
+    with pytest.raises(LexicalError, match=r"lie in folders below it, as .*ann/a_1\.wav"):
+        open_words(tmp_path, model)
+
+
+def test_words_of_every_format_are_taken_and_nothing_else(model, tmp_path):
+    tone = np.sin(np.arange(8000)).astype(np.float32)
+    for name, kind in (("a_1.mp3", "MP3"), ("a_2.sph", "NIST"), ("b_1.aiff", "AIFF"), ("b_2.WAV", "WAV")):
+        soundfile.write(tmp_path / name, tone, 16_000, format=kind)
+    (tmp_path / "._a_1.mp3").write_bytes(b"\0\5\x16\7 of a Mac")
+    (tmp_path / "a_3.wav").mkdir()
+    assert open_words(tmp_path, model).names == ("a_1", "a_2", "b_1", "b_2")
+
+
+def test_a_link_to_a_word_does_not_count_as_another(model, tmp_path):
+    rng = np.random.default_rng(5)
+    for name in ("a_1", "a_2", "b_1", "b_2"):
+        write_wav(tmp_path / f"{name}.wav", rng.normal(0, 0.1, 800).astype(np.float32))
+    (tmp_path / "a_3.wav").symlink_to("a_1.wav")
+    with pytest.raises(LexicalError) as error:
+        open_words(tmp_path, model)
+    assert str(error.value) == (
+        f"{tmp_path}/a_3.wav: is the same file as {tmp_path}/a_1.wav, by a link, and counts once. "
+        "Remove one of them."
+    )
 
 
 def test_a_name_in_two_formats_is_refused(model, tmp_path):

@@ -378,6 +378,22 @@ def test_impossible_settings_are_an_error(tiny, tmp_path, setting, value):
         vgsplus.load(tmp_path / "odd.pt")
 
 
+def test_a_large_model_of_waveforms_that_are_not_normalised_is_refused(tmp_path):
+    saved = {"model": fairseq_tensors(VGSPlus(replace(TINY, **LARGE)))}
+    saved["cfg"] = {"model": FAIRSEQ_ARGS | LARGE, "task": {"normalize": False}}
+    torch.save(saved, tmp_path / "large.pt")
+    with pytest.raises(LoadError, match="trained on waveforms that are not normalised"):
+        vgsplus.load(tmp_path / "large.pt")
+
+
+def test_a_tensor_with_and_without_its_prefix_is_refused(tiny, tmp_path):
+    tensors = fairseq_tensors(tiny)
+    tensors |= {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in tensors.items()}
+    torch.save({"model": tensors, "cfg": {"model": FAIRSEQ_ARGS}}, tmp_path / "twice.pt")
+    with pytest.raises(LoadError, match=r"holds the tensor .* twice"):
+        vgsplus.load(tmp_path / "twice.pt")
+
+
 def test_hubert_is_read_without_its_heads(tiny, tmp_path):
     heads = {"label_embs_concat": torch.ones(5, 8), "final_proj.weight": torch.ones(8, 64)}
     tensors = {name: x for name, x in fairseq_tensors(tiny).items() if fairseq_part(name) == "encoder"}

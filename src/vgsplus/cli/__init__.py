@@ -4,9 +4,10 @@ What needs PyTorch is imported by the commands that use it, so that help comes a
 """
 
 import errno
+import importlib.metadata
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,11 +27,28 @@ THE_MACHINES = {
 """Errors that are no faults of the program: what may not be written, full disks, broken ones."""
 
 app = typer.Typer(
-    help="VGS+: one speech encoder that learns from speech alone and from speech with pictures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"vgsplus {importlib.metadata.version('vgsplus')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """VGS+: one speech encoder that learns from speech alone and from speech with pictures."""
+
+
 for command in (runs.train, runs.reproduce, models.convert, models.embed, runs.report, runs.doctor):
     app.command()(command)
 app.add_typer(data, name="data")

@@ -1,4 +1,10 @@
-"""What this machine offers: versions, devices, room, and the libraries that read and speak sound."""
+"""What this machine offers: versions, devices, room, and the libraries that read and speak sound.
+
+PyTorch, which takes seconds to import, is asked only where there is a GPU, or where Linux does not tell.
+"""
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
 
 import contextlib
 import importlib.metadata
@@ -6,23 +12,30 @@ import io
 import os
 import platform
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-import torch
 from rich.filesize import decimal
 
 from vgsplus.audio import SAMPLE_RATE
-from vgsplus.doctor.findings import Diagnosis, Finding, Level, count
+from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.errors import VgsplusError
 from vgsplus.training.machine import device_name, native_precision, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vgsplus.doctor.findings import Level
 
 FREE_DISK = 5 * 10**9
 """Bytes below which a corpus and a run's checkpoints may not fit."""
 FREE_MEMORY = 2 * 10**9
 """Bytes below which a small model with its optimiser and batches may not fit."""
+GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""What Linux has where there is a GPU that PyTorch may use (NVIDIA's, through Windows, AMD's)."""
+CPUINFO = Path("/proc/cpuinfo")
 FORMATS = ("FLAC", "OGG", "MP3")
 EXTRAS = {
     "mteb": ("mteb", "datasets"),
@@ -83,12 +96,10 @@ def _extras() -> Iterator[Finding]:
 
 def _processor() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
-    what = (
-        f"{_processor_name()}; {count(cores, 'core')} for this process, torch uses {count(threads, 'thread')}"
-    )
-    setting = os.environ.get("OMP_NUM_THREADS")
-    if setting and threads < cores:
+    what = f"{_processor_name()}; {count(cores, 'core')} for this process"
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    if setting.isdecimal() and int(setting) < cores:
+        what += f", {count(int(setting), 'thread')} for PyTorch"
         remedy = f"OMP_NUM_THREADS is {setting}: unset it to train on all cores."
         yield Finding("hint", "processor", what, remedy)
     else:
@@ -96,14 +107,28 @@ def _processor() -> Iterator[Finding]:
 
 
 def _processor_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str | None:
+    """What Linux says of the first core under a key; None where it says nothing."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
+        for line in CPUINFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return None
+
+
+def _may_have_gpu() -> bool:
+    return platform.system() != "Linux" or any(Path(device).exists() for device in GPU_DEVICES)
 
 
 def _cuda() -> Iterator[Finding]:
+    if not _may_have_gpu():
+        yield Finding("ok", "CUDA GPUs", "none: the system shows none; training uses the processor")
+        return
+    import torch
+
     if not torch.cuda.is_available():
         yield _no_cuda()
         return
@@ -131,7 +156,9 @@ def _capability(name: str) -> tuple[int, int]:
 
 
 def _no_cuda() -> Finding:
-    device = Path("/dev/nvidia0")
+    import torch
+
+    device = Path(GPU_DEVICES[0])
     if torch.version.cuda is None:
         why = "this build of PyTorch is without CUDA"
     elif not device.exists():
@@ -150,6 +177,8 @@ def _no_cuda() -> Finding:
 
 def _refusal() -> str:
     """What CUDA says when it is asked for."""
+    import torch
+
     try:
         torch.zeros(1, device="cuda")
     except (RuntimeError, AssertionError) as error:
@@ -158,8 +187,13 @@ def _refusal() -> str:
 
 
 def _precision() -> Finding:
-    chosen = native_precision("auto")
-    device = "GPU" if device_name("auto") == "cuda" else "processor"
+    flags = _cpuinfo("flags")
+    if _may_have_gpu() or flags is None:
+        chosen = native_precision("auto")
+        device = "GPU" if device_name("auto") == "cuda" else "processor"
+    else:
+        chosen = "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "32-true"
+        device = "processor"
     has = "has" if chosen == "bf16-mixed" else "has no"
     return Finding("ok", "precision", f"auto chooses {chosen}: the {device} {has} instructions for bfloat16")
 
@@ -209,7 +243,7 @@ def _free_memory() -> int | None:
 
 def _speech() -> Finding:
     try:
-        from vgsplus.corpora.espeak import Voice, speak  # noqa: PLC0415 - what cannot be loaded is a finding
+        from vgsplus.corpora.espeak import Voice, speak  # what cannot be loaded is a finding
 
         speak([(Voice("en", rate=160, pitch=50), "a")])
     except (ImportError, OSError, VgsplusError) as error:

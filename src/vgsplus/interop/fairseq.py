@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,10 @@ from vgsplus.models.vgsplus import ModelConfig
 FINE_TUNED = "w2v_encoder.w2v_model."
 """In front of every name of a model that was fine-tuned to recognise speech."""
 CLS_RULE = Rule(r"speech\.cls", ("cls_token",))
+NOT_NORMALIZED = (
+    "was trained on waveforms that are not normalised, and its features depend on their level; waveforms are "
+    "normalised here"
+)
 HEAD_WIDTH = 64
 """Of an attention head, in every published size of these models."""
 
@@ -104,19 +108,9 @@ def speech_sizes(
                 f"{prefix}encoder…, so it is a checkpoint of another model"
             )
         raise LoadError(f"{name}: lacks {', '.join(absent)}, without which the network is not wav2vec 2.0")
-    mode = "layer_norm" if shape("feature_extractor.conv_layers.1.2.1.weight") is not None else "default"
-    if args.get("extractor_mode", mode) != mode:
-        raise LoadError(
-            f"{name}: says extractor_mode = {args['extractor_mode']!r}, but its tensors are those of {mode!r}"
-        )
-    assumed = []
-    if "layer_norm_first" not in args:
-        if mode == "layer_norm":
-            raise LoadError(
-                f"{name}: does not state layer_norm_first (whether layers normalise their inputs), and its "
-                "tensors are the same either way. Use a checkpoint that holds its arguments"
-            )
-        assumed.append("layer_norm_first = False")
+    mode, assumed = _extractor_mode(
+        name, args, layer_norm=shape("feature_extractor.conv_layers.1.2.1.weight") is not None
+    )
     dim = int(args.get("encoder_embed_dim", project[0]))
     layers = int(args.get("encoder_layers", count(stored, f"{prefix}encoder.layers.")))
     codebook, logits, final = (
@@ -233,6 +227,9 @@ def arguments(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for settings in _configurations(checkpoint):
         require_supported(name, settings)
+        # What waveforms the model takes is a setting of the task.
+        task = attributes(settings.get("task")) or {}
+        found |= {key: value for key, value in task.items() if key == "normalize"}
         found |= {key: value for key, value in settings.items() if value is not None}
     return found
 
@@ -255,9 +252,47 @@ def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
     tensors = checkpoint["model"]
     stored = {str(k): v for k, v in tensors.items() if isinstance(v, StoredTensor)}
     args = arguments(name, checkpoint)
-    if any(key.startswith(FINE_TUNED) for key in stored):
-        stored = {key.removeprefix(FINE_TUNED): tensor for key, tensor in stored.items()}
-    return speech_source(name, stored, args)
+    return speech_source(name, without_prefix(name, stored, FINE_TUNED), args)
+
+
+def without_prefix(name: str, stored: Mapping[str, StoredTensor], prefix: str) -> dict[str, StoredTensor]:
+    """The tensors, without a prefix that some of their names have.
+
+    Raises:
+        LoadError: two names become one.
+    """
+    found: dict[str, StoredTensor] = {}
+    for key, tensor in stored.items():
+        own = key.removeprefix(prefix)
+        if own in found:
+            raise LoadError(f"{name}: holds the tensor {own} twice, as {own} and as {prefix}{own}")
+        found[own] = tensor
+    return found
+
+
+def _extractor_mode(
+    name: str, args: Mapping[str, Any], *, layer_norm: bool
+) -> tuple[Literal["default", "layer_norm"], list[str]]:
+    """Where the feature extractor normalises, by its tensors, and what had to be assumed.
+
+    Raises:
+        LoadError: the arguments say otherwise, or leave open what no tensor shows.
+    """
+    mode: Literal["default", "layer_norm"] = "layer_norm" if layer_norm else "default"
+    if args.get("extractor_mode", mode) != mode:
+        raise LoadError(
+            f"{name}: says extractor_mode = {args['extractor_mode']!r}, but its tensors are those of {mode!r}"
+        )
+    if layer_norm and args.get("normalize") is False:
+        raise LoadError(f"{name}: {NOT_NORMALIZED}")
+    if "layer_norm_first" in args:
+        return mode, []
+    if layer_norm:
+        raise LoadError(
+            f"{name}: does not state layer_norm_first (whether layers normalise their inputs), and its "
+            "tensors are the same either way. Use a checkpoint that holds its arguments"
+        )
+    return mode, ["layer_norm_first = False"]
 
 
 def _with_projection(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

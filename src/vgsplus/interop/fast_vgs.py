@@ -162,10 +162,10 @@ def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None)
 
 def _vg_hubert(name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any]) -> Source:
     """HuBERT's layers up to the one that is grounded, with CLS; the positional convolution stands outside."""
-    found = {}
-    for key, tensor in stored.items():
-        own = key.removeprefix(VG_HUBERT)
-        found[f"encoder.{own}" if own.startswith("pos_conv.") else own] = tensor
+    found = {
+        f"encoder.{key}" if key.startswith("pos_conv.") else key: tensor
+        for key, tensor in fairseq.without_prefix(name, stored, VG_HUBERT).items()
+    }
     # The arguments may count the layers of the HuBERT that it began from.
     known = {key: value for key, value in args.items() if key != "encoder_layers"}
     return fairseq.speech_source(f"{name}: VG-HuBERT", found, known, cls="cls_token" in found)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from vgsplus.files import read_text
-from vgsplus.interop.fairseq import codebook_shape, split_layers
+from vgsplus.interop.fairseq import NOT_NORMALIZED, codebook_shape, split_layers
 from vgsplus.interop.safetensors_files import read_safetensors
 from vgsplus.interop.tensors import LoadError, Rule, Source, StoredTensor
 from vgsplus.interop.torch_files import read_torch
 from vgsplus.models.vgsplus import ModelConfig
 
+PREPROCESSOR = "preprocessor_config.json"
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
 """Behind the name of a file of weights that is split; lists in which part each tensor is."""
@@ -81,6 +82,8 @@ def source(folder: Path) -> Source:
     """
     config = _read_config(folder / CONFIG)
     sizes = _sizes(folder / CONFIG, config)
+    if sizes.extractor_mode == "layer_norm" and _takes_raw_waveforms(folder / PREPROCESSOR):
+        raise LoadError(f"{folder / PREPROCESSOR}: {NOT_NORMALIZED}")
     stored: dict[str, StoredTensor] = {}
     for name, tensor in _read_weights(folder).items():
         if (own := _renamed(name)) in stored:
@@ -93,6 +96,17 @@ def source(folder: Path) -> Source:
         config=sizes,
         parts=_PARTS,
     )
+
+
+def _takes_raw_waveforms(path: Path) -> bool:
+    """Whether a model's preprocessor leaves waveforms as they are."""
+    if not path.is_file():
+        return False
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path}: cannot be read ({error})") from None
+    return isinstance(found, dict) and found.get("do_normalize") is False
 
 
 def _renamed(name: str) -> str:

@@ -1,14 +1,22 @@
-"""The machine under a run: which device, how exactly it repeats itself, which versions."""
+"""The machine under a run: which device, how exactly it repeats itself, which versions.
+
+PyTorch takes seconds to import, and only some functions need it: it is imported by these.
+"""
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
 
 import ctypes
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -17,6 +25,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def device_name(accelerator: str) -> str:
     """The device that "auto", "cpu" or "cuda" means here."""
     if accelerator == "auto":
+        import torch
+
         return "cuda" if torch.cuda.is_available() else "cpu"
     return accelerator
 
@@ -27,6 +37,8 @@ def native_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:
     A training step of the toy preset takes 8 to 10 times as long in bfloat16 as in float32 on an x86
     processor that has AVX2 alone.
     """
+    import torch
+
     if device_name(accelerator) == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -68,6 +80,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
+    import torch
+
     # Read when cuBLAS starts; without it, it may split sums differently from call to call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     mode, warn = (
