@@ -286,7 +286,12 @@ def _decode_row(piece: Piece, row: int, store: h5py.File) -> Detections:
     confidence, boxes, features = (
         np.asarray(store[name][row], np.float32) for name in ("objects_conf", "boxes", "features")
     )
-    if features.ndim != 2 or boxes.shape != (len(features), 4) or confidence.shape != (len(features),):
+    if (
+        features.ndim != 2
+        or not features.size
+        or boxes.shape != (len(features), 4)
+        or confidence.shape != (len(features),)
+    ):
         raise DetectionError(
             f"has objects_conf {confidence.shape}, boxes {boxes.shape} and features {features.shape}; "
             "expected (R,), (R, 4) and (R, F)"

@@ -345,7 +345,7 @@ def nearest(path: Path) -> str:
         return f" {path.name} is a path of Windows: name the file as it is called here."
     try:
         names = [other.name for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return f" There is {names[0]}, in other letters: spell it like that." if names else ""
 

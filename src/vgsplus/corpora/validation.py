@@ -14,7 +14,7 @@ from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, AudioError, is_silent, read
 from vgsplus.corpora.captions import Caption, read_captions
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
 from vgsplus.corpora.items import (
     TIME_TOLERANCE,
     ItemError,
@@ -169,7 +169,13 @@ def _regions_file_faults(
             yield f"{root / REGIONS_FILE}: has features {features.shape}, boxes {boxes.shape}, not {expected}"
             return
         for row, image_id in enumerate(image_ids if contents else ()):
-            for fault in region_faults(features[row], boxes[row]):
+            try:
+                stored = features[row], boxes[row]
+            except HDF5_ERRORS as error:
+                what = " ".join(str(error).split())
+                yield f"{root / REGIONS_FILE}: image {image_id}: cannot be read ({what})"
+                continue
+            for fault in region_faults(*stored):
                 yield f"{root / REGIONS_FILE}: image {image_id}: {fault}"
 
 

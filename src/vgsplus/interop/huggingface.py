@@ -159,7 +159,7 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> ModelConfig:
             "diversity_weight": float(config.get("diversity_loss_weight", 0.1)),
         }
         return ModelConfig(**split_layers(sizes), grounded=False)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise LoadError(
             f"{path}: lacks a size of the model, or holds an impossible one ({error!r})"
         ) from None

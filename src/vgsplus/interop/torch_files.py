@@ -20,6 +20,11 @@ from torch import Tensor
 from vgsplus.interop.tensors import LoadError, StoredTensor
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+BROKEN = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError),
+    *(ValueError, TypeError, KeyError, NotImplementedError, RuntimeError, OverflowError, MemoryError),
+)
+"""What the standard library raises for archives and pickles that are broken."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LOCAL_HEADER = 30
 """Bytes of a zip entry's own header before its name; the lengths of name and extra field stand at byte 26."""
@@ -294,7 +299,7 @@ def read_torch(path: Path) -> object:
                 return _read_legacy(path, file)
     except OSError as error:
         raise LoadError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, struct.error) as error:
+    except BROKEN as error:
         raise LoadError(f"{path}: is cut off, broken or no PyTorch checkpoint ({error})") from None
     kind = "is empty" if not magic else "is no file that PyTorch writes"
     raise LoadError(f"{path}: {kind}; a checkpoint was expected")
