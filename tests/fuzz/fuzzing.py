@@ -491,7 +491,7 @@ def mutate(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _change_bytes(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Cut off, some bytes changed, a field set to an extreme value, bytes put in, or the end of another file."""
+    """Cut off, bytes changed or put in, a field set to an extreme value, or the end of another file."""
     place = int(rng.integers(len(content) + 1))
     # Headers are where most goes wrong.
     front = place if rng.random() < 0.5 else min(place, int(rng.integers(200)))
