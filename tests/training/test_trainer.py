@@ -616,3 +616,16 @@ def test_crops_with_sound_are_not_moved(make_config, tmp_path):
     train(make_config(), tmp_path / "run", progress=notes)
     assert {record["moved_crops"] for record in read_log(tmp_path / "run")} == {0.0}
     assert not any("moved_crops" in text for text in notes.texts)
+
+
+def test_a_run_from_before_a_setting_of_the_model_goes_on(make_config, tmp_path):
+    whole = train(make_config(), tmp_path / "whole").checkpoint
+    with pytest.raises(Interrupted):
+        train(make_config(), tmp_path / "run", progress=At(3, raising()))
+    for path in (tmp_path / "run").rglob("state.json"):
+        state = json.loads(path.read_text())
+        for model in (state["model"], state["run"]["model"]):
+            for setting in ("extractor_mode", "conv_bias", "layer_norm_first", "cls_after_positions"):
+                del model[setting]
+        path.write_text(json.dumps(state))
+    assert_same_bits(train(make_config(), tmp_path / "run", resume=True).checkpoint, whole)

@@ -20,6 +20,7 @@ from vgsplus.corpora.format import Corpus
 from vgsplus.corpora.reader import CAPTIONS_FILE
 from vgsplus.errors import VgsplusError
 from vgsplus.files import HeldError, holding
+from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import TrainingState
 from vgsplus.training.log import LOG_FILE, copy_log
@@ -219,6 +220,8 @@ def _origin(start: Path, config: RunConfig) -> Found:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any], free: frozenset[str]) -> str:
+    # A run from before a setting of the model existed is of its default.
+    old = old | {"model": settings.to_dict(ModelConfig()) | old.get("model", {})}
     old, new = (
         {
             key: _without_folders(value) if key == "schedule" else value
