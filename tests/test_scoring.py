@@ -72,5 +72,5 @@ def test_a_corpus_without_items_asks_nothing(corpus):
 
 
 def test_items_of_absent_sounds_are_refused(corpus, tmp_path):
-    with pytest.raises(ItemError, match="there is no"):
+    with pytest.raises(ItemError, match="holds no sound files"):
         abx_question(corpus.root / "test.item", tmp_path)

@@ -2,7 +2,7 @@
 
 A prepared file is 16 kHz mono, of any format that libsndfile reads. Signals are float32 arrays (samples,).
 
-A path may also name a part of a file, in the two ways of fairseq's manifests:
+A path may also name a part of a file, as fairseq names sounds in archives:
 
     shard.tar:START:SIZE    SIZE bytes from START of a tar or zip archive: a sound file stored in it as it is
     long.wav:START:COUNT    COUNT samples from START, at the file's own rate, of a sound file

@@ -161,7 +161,7 @@ CORPUS_FAULTS = {
     ),
     "a caption's id twice": (
         captions(lambda records: [records[0], records[1] | {"id": records[0]["id"]}, *records[2:]]),
-        r"captions\.jsonl: 2 captions have the id train-000-0",
+        r"captions\.jsonl: 2 captions have the id train-000-0 \(lines",
     ),
     "an image in two splits": (
         first_caption(image="test/000.png"),

@@ -1,5 +1,7 @@
 """Checking a whole corpus on disk: every fault, each with its place, before any long work starts."""
 
+import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,10 +134,21 @@ def _resolve_faults(root: Path, captions: list[Caption], image_ids: Iterable[str
             yield f"{root / CAPTIONS_FILE}: caption {caption.id} names the unknown image {caption.image}"
     for caption_id, count in Counter(caption.id for caption in captions).items():
         if count > 1:
-            yield f"{root / CAPTIONS_FILE}: {count} captions have the id {caption_id}"
+            lines = " and ".join(map(str, _lines_of(root / CAPTIONS_FILE, caption_id)))
+            yield f"{root / CAPTIONS_FILE}: {count} captions have the id {caption_id} (lines {lines})"
     for image_id, count in Counter(image_ids).items():
         if count > 1:
-            yield f"{root / REGIONS_FILE}: {count} rows have the image id {image_id}"
+            rows = " and ".join(str(row) for row, other in enumerate(image_ids) if other == image_id)
+            yield f"{root / REGIONS_FILE}: {count} rows have the image id {image_id} (rows {rows}, from 0)"
+
+
+def _lines_of(path: Path, caption_id: str) -> Iterator[int]:
+    """The lines of captions.jsonl that hold a caption of this id."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                if json.loads(line)["id"] == caption_id:
+                    yield number
 
 
 def _split_faults(root: Path, info: dict[str, Any], captions: list[Caption]) -> Iterator[str]:
