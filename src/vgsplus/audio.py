@@ -40,6 +40,8 @@ RATES = range(1_000, 1_000_001)
 """Plausible sample rates in Hz; a header that states another one is broken."""
 SAMPLES_PER_BYTE = 10_000
 """More than any codec packs into a byte (FLAC packs 65,535 equal samples into 14)."""
+ALWAYS_PLAUSIBLE = 1_000_000
+"""Samples that a header may state without a look at the size of the file, which takes time."""
 UNKNOWN_LENGTH = 2**63 - 1
 """What libsndfile reports for a FLAC file that was encoded from a stream."""
 DATA_SIZES = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -204,6 +206,9 @@ def resample(signal: Signal, rate: int) -> Signal:
 
 def is_silent(samples: Signal) -> bool:
     """Whether (samples,) nowhere leaves its mean by more than -80 dBFS."""
+    few = samples[::64]  # enough to tell most sounds, in a tenth of the time
+    if few.max() - few.min() > 2 * SILENCE:
+        return False
     return bool(np.abs(samples - samples.mean()).max() <= SILENCE)
 
 
@@ -450,6 +455,8 @@ def _require_length(sound: _Sound) -> None:
         raise AudioError(
             f"{sound.path}: its header does not state how long it is. Write it again, or leave it out."
         )
+    if 0 < sound.frames * file.channels <= ALWAYS_PLAUSIBLE:
+        return
     size = len(file.name.getvalue()) if isinstance(file.name, io.BytesIO) else Path(file.name).stat().st_size
     if sound.frames * file.channels > size * SAMPLES_PER_BYTE:
         raise AudioError(
