@@ -11,7 +11,6 @@ ignored. Times are in seconds. `#file` names a sound by the end of its path, wit
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from vgsplus.corpora.faults import CorpusError
 from vgsplus.errors import VgsplusError
-from vgsplus.files import as_on_disk, read_text
+from vgsplus.files import as_on_disk, nfc, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -200,11 +199,6 @@ class SoundIndex:
                 exact = [path for path in ending if len(path.parts) - self._depth == len(wanted)]
                 return exact or ending
         return []
-
-
-def nfc(text: str) -> str:
-    """The text with each letter and its accents as one character, as far as there is one."""
-    return unicodedata.normalize("NFC", text)
 
 
 def shown(text: str) -> str:

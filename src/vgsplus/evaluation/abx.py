@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchdtw import dtw_batch
 
-from vgsplus.corpora.items import nfc
 from vgsplus.evaluation.abx_frames import AbxError, FrameTable, check_finite, frame_spans
 from vgsplus.evaluation.abx_items import ItemError, read_items
+from vgsplus.files import nfc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
