@@ -387,11 +387,21 @@ def test_a_large_model_of_waveforms_that_are_not_normalised_is_refused(tmp_path)
 
 
 def test_a_tensor_with_and_without_its_prefix_is_refused(tiny, tmp_path):
-    tensors = fairseq_tensors(tiny)
-    tensors |= {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in tensors.items()}
-    torch.save({"model": tensors, "cfg": {"model": FAIRSEQ_ARGS}}, tmp_path / "twice.pt")
-    with pytest.raises(LoadError, match=r"holds the tensor .* twice"):
-        vgsplus.load(tmp_path / "twice.pt")
+    tensors = {f"audio_encoder.{name}": tensor for name, tensor in fairseq_tensors(tiny).items()}
+    tensors["layer_norm.weight"] = tensors["audio_encoder.layer_norm.weight"]
+    torch.save({"dual_encoder": tensors}, tmp_path / "bundle.pth")
+    with pytest.raises(LoadError, match=r"holds the tensor layer_norm\.weight twice"):
+        vgsplus.load(tmp_path / "bundle.pth")
+
+
+def test_a_model_with_a_decoder_is_read_without_it(tiny, tmp_path):
+    tensors = {f"encoder.w2v_model.{name}": tensor for name, tensor in fairseq_tensors(tiny).items()}
+    others = {"encoder.proj.weight": torch.ones(5, 64), "decoder.embed_tokens.weight": torch.ones(5, 64)}
+    arguments = {"_name": "wav2vec_seq2seq", "w2v_args": {"model": FAIRSEQ_ARGS}}
+    torch.save({"model": tensors | others, "cfg": {"model": arguments}}, tmp_path / "seq2seq.pt")
+    model, report = load_with_report(tmp_path / "seq2seq.pt")
+    assert len(report.unused) == len(others)
+    assert same(model, tiny)
 
 
 def test_hubert_is_read_without_its_heads(tiny, tmp_path):

@@ -11,8 +11,8 @@ from vgsplus.interop.tensors import LoadError, Rule, Shape, Source, StoredTensor
 from vgsplus.interop.torch_files import attributes
 from vgsplus.models.vgsplus import ModelConfig
 
-FINE_TUNED = "w2v_encoder.w2v_model."
-"""In front of every name of a model that was fine-tuned to recognise speech."""
+FINE_TUNED = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
+"""In front of the names of a model that was fine-tuned to recognise speech, by CTC or with a decoder."""
 CLS_RULE = Rule(r"speech\.cls", ("cls_token",))
 NOT_NORMALIZED = (
     "was trained on waveforms that are not normalised, and its features depend on their level; waveforms are "
@@ -252,7 +252,15 @@ def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
     tensors = checkpoint["model"]
     stored = {str(k): v for k, v in tensors.items() if isinstance(v, StoredTensor)}
     args = arguments(name, checkpoint)
-    return speech_source(name, without_prefix(name, stored, FINE_TUNED), args)
+    for prefix in FINE_TUNED:
+        if any(key.startswith(prefix) for key in stored):
+            # What stands outside, such as encoder.proj of a decoder's model, is no part of the network.
+            stored = {
+                f"outside.{key}" if key.startswith(parts()) and not key.startswith(prefix) else key: tensor
+                for key, tensor in stored.items()
+            }
+            stored = without_prefix(name, stored, prefix)
+    return speech_source(name, stored, args)
 
 
 def without_prefix(name: str, stored: Mapping[str, StoredTensor], prefix: str) -> dict[str, StoredTensor]:
