@@ -426,9 +426,14 @@ def test_an_unnamed_column_that_says_something_is_a_fault(mine):
     assert fault == "1: column 3 has no name, but holds 'yes'. Name or remove it."
 
 
+def test_a_folder_is_told_as_one(mine):
+    (fault,) = faults(write(mine, "audio,split\nclips,train\n"))
+    assert fault == f"2: {mine}/clips: is a folder, not a sound file."
+
+
 def test_a_nul_inside_a_table_is_a_fault(mine):
     (fault,) = faults(write(mine, "audio\nclips/c0.wav\0x\n"))
-    assert fault == "2: holds a NUL character. Save the table again."
+    assert fault == "2: holds a NUL character. Save it as CSV UTF-8."
 
 
 @pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])

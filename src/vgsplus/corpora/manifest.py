@@ -217,11 +217,13 @@ def _repeats(rows: list[_Row]) -> Iterator[str]:
     homes: dict[tuple[object, ...], _Row] = {}
     for row in rows:
         part = None if is_file(row.audio) else PART.fullmatch(str(row.audio))
-        key = (
-            (file_identity(row.audio),)
+        # A range of all samples is the file itself.
+        file, first, count = (
+            (row.audio, 0, row.stated)
             if part is None
-            else (file_identity(Path(part["file"])), int(part["start"]), int(part["count"]))
+            else (Path(part["file"]), int(part["start"]), int(part["count"]))
         )
+        key = (file_identity(file), first, count)
         home = homes.setdefault(key, row)
         if home is not row:
             yield f"{row.place}: repeats {home.place} ({row.relative}). Remove one."

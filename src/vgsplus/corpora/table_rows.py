@@ -149,7 +149,7 @@ def _decoded(table: Table) -> str | None:
         )
         return None
     if "\0" in text:
-        table.fault(text[: text.index("\0")].count("\n") + 1, "holds a NUL character. Save the table again.")
+        table.fault(text[: text.index("\0")].count("\n") + 1, "holds a NUL character. Save it as CSV UTF-8.")
         return None
     return text
 
@@ -344,7 +344,11 @@ def nearest(path: Path) -> str:
     if re.match(r"[A-Za-z]:[\\/]", path.name):
         return f" {path.name} is a path of Windows: name the file as it is called here."
     try:
-        names = [other.name for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]
+        names = [
+            other.name
+            for other in path.parent.iterdir()
+            if other.name.lower() == path.name.lower() and other.name != path.name
+        ]
     except (OSError, ValueError):
         return ""
     return f" There is {names[0]}, in other letters: spell it like that." if names else ""
