@@ -44,11 +44,15 @@ ALWAYS_PLAUSIBLE = 1_000_000
 """Samples that a header may state without a look at the size of the file, which takes time."""
 UNKNOWN_LENGTH = 2**63 - 1
 """What libsndfile reports for a FLAC file that was encoded from a stream."""
-DATA_SIZES = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+DATA_SIZES = re.compile(r"^ *(?:data|riff|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""Sizes of the samples in WAV, of the file in W64, of the samples in AIFF and AU, as stated and as found."""
 STREAMED = 0x7FFF0000
 """Bytes from which on a size in a WAV header means that the writer did not know it yet."""
-INEXACT_SEEK = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS"})
-"""Codecs in which the samples after a seek differ from those of a file decoded from its start."""
+INEXACT_SEEK = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS", "VORBIS"})
+"""Codecs in which the samples after a seek differ from those of a file decoded from its start.
+
+In Vorbis those of the last page do.
+"""
 SUFFIXES = frozenset(
     {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".nist", ".oga", ".ogg"}
     | {".opus", ".rf64", ".snd", ".sph", ".voc", ".w64", ".wav"}
@@ -218,7 +222,10 @@ def normalise(samples: Signal) -> Signal:
     A constant signal becomes zeros.
     """
     centred = samples - samples.mean()
-    deviation = np.sqrt(np.dot(centred, centred) / len(centred))
+    with np.errstate(over="ignore"):  # the squares of floating-point samples beyond 1e16 may be too large
+        deviation = np.sqrt(np.dot(centred, centred) / len(centred))
+    if np.isinf(deviation):
+        return normalise(samples / np.abs(samples).max())
     if deviation <= np.finfo(np.float32).eps:
         return np.zeros_like(samples)
     centred *= np.float32(1 / deviation)
@@ -331,6 +338,8 @@ def _open(path: str | Path) -> Iterator[_Sound]:
     with file:
         first = int(part["start"]) if part and not member else 0
         frames = int(part["count"]) if part and not member else int(file.frames)
+        if part and not member and frames == 0:
+            raise AudioError(f"{path}: names 0 samples. Correct the range.")
         if part and not member and first + frames > file.frames:
             raise AudioError(
                 f"{path}: the file has {file.frames} samples, fewer than {first} + {frames}. "
@@ -341,9 +350,9 @@ def _open(path: str | Path) -> Iterator[_Sound]:
 
 def _sound_file(path: str | Path, part: re.Match[str] | None, *, member: bool) -> soundfile.SoundFile:
     source = Path(part["file"] if part else path)
-    if member:
-        assert part is not None
-        file = soundfile.SoundFile(io.BytesIO(_member_bytes(path, part)))
+    stored = _member_bytes(path, part) if member and part is not None else None
+    if stored is not None:
+        file = soundfile.SoundFile(io.BytesIO(stored))
     else:
         try:
             file = soundfile.SoundFile(os.fspath(source))
@@ -355,9 +364,7 @@ def _sound_file(path: str | Path, part: re.Match[str] | None, *, member: bool) -
                 file = soundfile.SoundFile(os.fspath(source))
             else:
                 raise
-    if file.format not in ("WAV", "WAVEX"):
-        return file
-    # libsndfile takes what is there of a WAV file cut short, and says so only in its log.
+    # libsndfile takes what is there of a file cut short, and says so only in its log.
     if sizes := DATA_SIZES.search(file.extra_info):
         stated, there = map(int, sizes.groups())
         if there < stated < STREAMED:
@@ -365,9 +372,11 @@ def _sound_file(path: str | Path, part: re.Match[str] | None, *, member: bool) -
             raise AudioError(
                 f"{path}: breaks off before the end that its header states ({there} of {stated} B). {MEND}"
             )
-    if file.frames == 0 and not member and (repaired := _with_size(source.read_bytes())) is not None:
-        file.close()
-        return soundfile.SoundFile(repaired)
+    if file.format in ("WAV", "WAVEX") and file.frames == 0:
+        repaired = _with_size(source.read_bytes() if stored is None else stored)
+        if repaired is not None:
+            file.close()
+            return soundfile.SoundFile(repaired)
     return file
 
 
@@ -432,7 +441,9 @@ def _cannot_open(
         return AudioError(
             f"{path}: is compressed in its archive. Store it as it is (zip -0), or unpack the archive."
         )
-    return AudioError(f"{path}: cannot be read as sound ({error}). {MEND}")
+    # Without libsndfile's prefix, which names the file once more, or an object in memory.
+    why = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+    return AudioError(f"{path}: cannot be read as sound ({why}). {MEND}")
 
 
 def _is_compressed(archive: Path, part: re.Match[str]) -> bool:

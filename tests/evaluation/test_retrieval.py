@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -331,3 +332,14 @@ def test_a_caption_without_a_picture_is_refused_before_anything_is_embedded(tmp_
     with pytest.raises(VgsplusError, match=r"3\.wav.*no picture"):
         evaluate(model, corpus, "test")
     assert not model.lengths
+
+
+def test_a_caption_that_begins_with_silence_is_taken_from_where_there_is_sound(tmp_path, caplog):
+    corpus = FakeCorpus(tmp_path)
+    first = corpus.captions("test")[0]
+    samples, rate = soundfile.read(corpus.audio_path(first), dtype="float32")
+    soundfile.write(corpus.audio_path(first), np.concatenate([np.zeros(200_000, np.float32), samples]), rate)
+    corpus._captions[0] = dataclasses.replace(first, num_samples=len(samples) + 200_000)
+    scores = evaluate(PitchModel(), corpus, "test", batch_size=3).scores
+    assert scores.speech_to_image.recall[1].value == 1
+    assert "1 captions are silent for their first 10 s" in caplog.text

@@ -5,6 +5,7 @@ Shape letters: B batch, S samples, R regions, F region features, D embedding, N 
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vgsplus.audio import Signal
     from vgsplus.corpora.format import Caption, Corpus
 
+_log = logging.getLogger("vgsplus")
 READERS = 4
 MAX_SECONDS = 10.0
 """How much of a long caption is heard in evaluation, as published for validation."""
@@ -143,9 +145,13 @@ def _embed_captions(
     width: int,
 ) -> Tensor:
     """Speech embeddings (M, D) in the order of the captions, padded to `width` samples or more."""
+    moved: set[int] = set()
 
     def read(index: int) -> Signal:
-        return audio.normalise(audio.read(corpus.audio_path(captions[index]), max_samples))
+        signal, silent = audio.read_crop(corpus.audio_path(captions[index]), max_samples)
+        if silent:
+            moved.add(index)
+        return audio.normalise(signal)
 
     lengths = [min(caption.num_samples, max_samples) for caption in captions]
     order: list[int] = []
@@ -153,6 +159,12 @@ def _embed_captions(
     for indices, waveforms, num_samples in padded_batches(read, lengths, batch_size, device, width):
         order += indices
         parts.append(model.embed_speech(waveforms, num_samples).float().cpu())
+    if moved:
+        _log.warning(
+            "%d captions are silent for their first %g s; they are taken from where there is sound",
+            len(moved),
+            max_samples / audio.SAMPLE_RATE,
+        )
     vectors = torch.cat(parts)
     placed = torch.empty_like(vectors)
     placed[torch.tensor(order)] = vectors

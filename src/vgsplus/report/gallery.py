@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
+import numpy as np
 import soundfile
 from PIL import Image, ImageOps
 
@@ -163,6 +164,8 @@ def _thumbnail(corpus: Corpus, image: str) -> bytes:
 
 def _flac(corpus: Corpus, caption: Caption) -> bytes:
     samples = audio.read(corpus.audio_path(caption), SECONDS * audio.SAMPLE_RATE)
+    # Floating-point files may go beyond full scale, which 16 bits would clip.
+    samples = samples / max(1.0, float(np.abs(samples).max()))
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, audio.SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
