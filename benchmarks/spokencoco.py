@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
-from vgsplus.corpora.detections import COLUMNS
+from vgsplus.regions.published import COLUMNS
 
 REGIONS, FEATURES = 36, 16
 HELD_OUT = 5_000

@@ -4,7 +4,7 @@ import pytest
 
 from vgsplus import config as settings
 from vgsplus.config import ConfigError, RunConfig, differences, from_dict, load_config, save, to_dict
-from vgsplus.training.schedule import Alpha, OptimizerSettings, Schedule
+from vgsplus.schedule import Alpha, OptimizerSettings, Schedule
 
 YAML = """
 corpus: data/toy

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from vgsplus.evaluation.layers import embed
     from vgsplus.interop.loading import load
     from vgsplus.models.vgsplus import VGSPlus
-    from vgsplus.training.schedule import Schedule
+    from vgsplus.schedule import Schedule
 
 __all__ = ["Corpus", "Schedule", "VGSPlus", "embed", "evaluation", "interop", "load"]
 
 _HOMES = {
     "Corpus": "vgsplus.corpora.format",
-    "Schedule": "vgsplus.training.schedule",
+    "Schedule": "vgsplus.schedule",
     "VGSPlus": "vgsplus.models.vgsplus",
     "embed": "vgsplus.evaluation.layers",
     "load": "vgsplus.interop.loading",

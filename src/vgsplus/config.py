@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from vgsplus.errors import VgsplusError
 from vgsplus.files import is_file, read_text, whole_file
 from vgsplus.models.vgsplus import ModelConfig
-from vgsplus.training.schedule import (
+from vgsplus.schedule import (
     AdditionalSpeech,
     Alpha,
     OptimizerSettings,

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from vgsplus.corpora.detections import COLUMNS
+from vgsplus.regions.published import COLUMNS
 
 REGIONS, DIM = 3, 5
 

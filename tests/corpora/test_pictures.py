@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vgsplus.corpora.preparing import PictureError, open_picture
-from vgsplus.corpora.regions import over_white
+from vgsplus.regions.pixel_grid import over_white
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from vgsplus.config import load_config
-from vgsplus.reproduce import RUNS, SECONDS, variant_folder
+from vgsplus.experiments.reproduce import RUNS, SECONDS, variant_folder
 from vgsplus.training.trainer import train
 
 VARIANT = "w2v2,vgs"

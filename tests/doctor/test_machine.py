@@ -43,7 +43,7 @@ def test_speech_that_does_not_start_is_a_fault(monkeypatch):
     def refuse(_):
         raise VgsplusError("no voice")
 
-    monkeypatch.setattr("vgsplus.corpora.espeak.speak", refuse)
+    monkeypatch.setattr("vgsplus.corpora.sources.toy.espeak.speak", refuse)
     assert not examine("machine").well
     assert "no voice" in of("eSpeak NG").what
 

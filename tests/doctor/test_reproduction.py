@@ -5,7 +5,7 @@ import shutil
 from vgsplus.config import load_config, save
 from vgsplus.doctor import examine
 from vgsplus.doctor.commands import reproduce_command
-from vgsplus.reproduce import ITEMS, items_digest, variant_folder
+from vgsplus.experiments.reproduce import ITEMS, items_digest, variant_folder
 from vgsplus.training import checkpoint
 from vgsplus.training.run_folder import CONFIG_FILE
 

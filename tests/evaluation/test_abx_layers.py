@@ -10,7 +10,7 @@ import torch
 
 from vgsplus import audio
 from vgsplus.cli import main
-from vgsplus.corpora.toy import prepare_toy
+from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.evaluation import layers as extraction
 from vgsplus.evaluation.abx import score
 from vgsplus.evaluation.abx_frames import AbxError

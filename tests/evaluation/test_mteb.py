@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from vgsplus import audio
 from vgsplus.corpora.format import Corpus
-from vgsplus.corpora.regions import GRID_FEATURES, grid_regions
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embedding import embed_split
 from vgsplus.evaluation.mteb import MtebEncoder
 from vgsplus.evaluation.retrieval import recall
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.regions.pixel_grid import GRID_FEATURES, grid_regions
 
 CONFIG = ModelConfig(
     conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),

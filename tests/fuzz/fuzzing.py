@@ -273,7 +273,7 @@ def checkpoint(kind: str) -> Files:
 
 def corpus() -> Files:
     """A prepared corpus."""
-    from vgsplus.corpora.table import prepare_table  # noqa: PLC0415 - as the readers
+    from vgsplus.corpora.sources.table import prepare_table  # noqa: PLC0415 - as the readers
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -314,26 +314,26 @@ def read_sound(folder: Path) -> object:
 
 def read_picture(folder: Path) -> object:
     from vgsplus.corpora.preparing import open_picture  # noqa: PLC0415
-    from vgsplus.corpora.regions import grid_regions  # noqa: PLC0415
+    from vgsplus.regions.pixel_grid import grid_regions  # noqa: PLC0415
 
     (path,) = folder.iterdir()
     return grid_regions(open_picture(path))
 
 
 def read_table(folder: Path) -> object:
-    from vgsplus.corpora.table import prepare_table  # noqa: PLC0415
+    from vgsplus.corpora.sources.table import prepare_table  # noqa: PLC0415
 
     return prepare_table(folder / "table.csv", folder / "out")
 
 
 def read_kaldi(folder: Path) -> object:
-    from vgsplus.corpora.kaldi import prepare_kaldi  # noqa: PLC0415
+    from vgsplus.corpora.sources.kaldi import prepare_kaldi  # noqa: PLC0415
 
     return prepare_kaldi({"train": folder / "train"}, folder / "out")
 
 
 def read_manifest(folder: Path) -> object:
-    from vgsplus.corpora.manifest import prepare_manifests  # noqa: PLC0415
+    from vgsplus.corpora.sources.manifest import prepare_manifests  # noqa: PLC0415
 
     text = (folder / "train.tsv").read_bytes()
     if text.startswith(b".\n"):
@@ -342,14 +342,14 @@ def read_manifest(folder: Path) -> object:
 
 
 def read_librispeech(folder: Path) -> object:
-    from vgsplus.corpora.librispeech import prepare_librispeech  # noqa: PLC0415
+    from vgsplus.corpora.sources.librispeech import prepare_librispeech  # noqa: PLC0415
 
     return prepare_librispeech(folder, folder / "out")
 
 
 def read_spokencoco(features: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        from vgsplus.corpora.spokencoco import prepare_spokencoco  # noqa: PLC0415
+        from vgsplus.corpora.sources.spokencoco import prepare_spokencoco  # noqa: PLC0415
 
         lists = {"train": folder / "SpokenCOCO_train.json", "validation": folder / "SpokenCOCO_val.json"}
         return prepare_spokencoco(
@@ -360,7 +360,7 @@ def read_spokencoco(features: str) -> Callable[[Path], object]:
 
 
 def read_flickr8k(folder: Path) -> object:
-    from vgsplus.corpora.flickr8k import prepare_flickr8k  # noqa: PLC0415
+    from vgsplus.corpora.sources.flickr8k import prepare_flickr8k  # noqa: PLC0415
 
     return prepare_flickr8k(
         folder / "out", audio=folder / "audio", text=folder / "text", image_root=folder / "images"
@@ -368,7 +368,7 @@ def read_flickr8k(folder: Path) -> object:
 
 
 def read_places(folder: Path) -> object:
-    from vgsplus.corpora.places import find_lists, prepare_places  # noqa: PLC0415
+    from vgsplus.corpora.sources.places import find_lists, prepare_places  # noqa: PLC0415
 
     lists = find_lists(folder)
     return prepare_places(folder / "out", lists=lists, audio_root=folder, image_root=folder / "images")

@@ -7,8 +7,8 @@ import torch
 from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import Carried, export
 from vgsplus.interop.tensors import LoadError, find_places
+from vgsplus.schedule import OptimizerSettings, learning_rate
 from vgsplus.training.optimizer import build_optimizer
-from vgsplus.training.schedule import OptimizerSettings, learning_rate
 
 
 def agree(ours, theirs):

@@ -6,8 +6,8 @@ from rich.console import Console
 
 from vgsplus.report import tables
 from vgsplus.report.paper import PAPER, VARIANTS, phases_of
-from vgsplus.training.schedule import VARIANTS as SCHEDULES
-from vgsplus.training.schedule import variant_title
+from vgsplus.schedule import VARIANTS as SCHEDULES
+from vgsplus.schedule import variant_title
 
 
 def printed(results, width):

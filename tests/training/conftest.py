@@ -5,7 +5,7 @@ from vgsplus.audio import write_wav
 from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Caption, CorpusWriter
 from vgsplus.models.vgsplus import ModelConfig
-from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule
+from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 
 REGIONS, FEATURES = 4, 6
 TRAIN_CAPTIONS, VALIDATION_CAPTIONS = 13, 6

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from vgsplus import config as settings
 from vgsplus.config import ConfigError
 from vgsplus.corpora.format import Corpus
+from vgsplus.schedule import AdditionalSpeech, Alpha, Phase, Schedule, ScheduleError
 from vgsplus.training import checkpoint
 from vgsplus.training.additional import AdditionalOrder, additional_batches, open_additional
 from vgsplus.training.batches import BatchReader, BatchRequest, TrainingOrder
@@ -24,7 +25,6 @@ from vgsplus.training.optimizer import build_optimizer
 from vgsplus.training.progress import Silent
 from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.run_folder import Identity, RunFolderError
-from vgsplus.training.schedule import AdditionalSpeech, Alpha, Phase, Schedule, ScheduleError
 from vgsplus.training.trainer import Trainer, train
 
 WEIGHT, CLIPS, STEPS = 0.7, 3, 9

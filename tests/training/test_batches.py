@@ -8,6 +8,7 @@ import torch
 from vgsplus.audio import AudioError
 from vgsplus.corpora.format import Corpus
 from vgsplus.models.speech import PADDING_STEP
+from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.batches import (
     BatchReader,
     BatchRequest,
@@ -17,7 +18,6 @@ from vgsplus.training.batches import (
     read_batches,
     validation_order,
 )
-from vgsplus.training.schedule import Alpha, Phase, Schedule
 
 
 def planned(epochs=3.0, alpha=0.5, num=13, batch_size=4, phase=0):

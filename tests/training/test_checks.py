@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from vgsplus.corpora.format import Corpus, CorpusError
+from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.checks import RunCheckError, check_run
-from vgsplus.training.schedule import Alpha, Phase, Schedule
 
 
 def only(alpha, init=None):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from vgsplus.schedule import OptimizerSettings
 from vgsplus.training.optimizer import BertAdam, build_optimizer, load_named_state, named_state
-from vgsplus.training.schedule import OptimizerSettings
 
 
 def oracle(p, grads, lrs, *, beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.01):

@@ -15,6 +15,7 @@ from vgsplus.corpora.format import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.files import hold
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training import checkpoint, reports
 from vgsplus.training.batches import BatchReader
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, load_model, load_state
@@ -23,7 +24,6 @@ from vgsplus.training.log import read_log
 from vgsplus.training.optimizer import BertAdam
 from vgsplus.training.progress import Silent
 from vgsplus.training.run_folder import LOCK_FILE, RunFolderError
-from vgsplus.training.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training.trainer import NotFiniteError, train
 
 STEPS = 9

@@ -31,7 +31,7 @@ def data_toy(
     overwrite: Overwrite = False,
 ) -> None:
     """Make the toy corpus: drawn scenes, described by synthetic voices."""
-    from vgsplus.corpora.toy import prepare_toy
+    from vgsplus.corpora.sources.toy.corpus import prepare_toy
 
     Console().print(prepare_toy(out, train_images=train_images, seed=seed, overwrite=overwrite))
 
@@ -45,7 +45,7 @@ def data_stamps(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare a folder of stamps: pictures and words recorded in many languages."""
-    from vgsplus.corpora.stamps import prepare_stamps
+    from vgsplus.corpora.sources.stamps import prepare_stamps
 
     Console().print(prepare_stamps(root, out, regions=regions, seed=seed, overwrite=overwrite))
 
@@ -87,7 +87,7 @@ def data_spokencoco(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare SpokenCOCO, with detected regions or its pictures; started again, it goes on."""
-    from vgsplus.corpora.spokencoco import find_lists, prepare_spokencoco
+    from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco
 
     if download:
         root, features = fetching.fetch_spokencoco(root, features, images, mirror or ())
@@ -132,7 +132,7 @@ def data_places(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare Spoken Places, with detected regions or its pictures."""
-    from vgsplus.corpora.places import find_lists, prepare_places
+    from vgsplus.corpora.sources.places import find_lists, prepare_places
 
     if download:
         root = fetching.fetch_corpus("places-audio", root, mirror or ())
@@ -177,7 +177,7 @@ def data_flickr8k(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare the Flickr8k Audio Caption Corpus, with detected regions or its pictures."""
-    from vgsplus.corpora.flickr8k import prepare_flickr8k
+    from vgsplus.corpora.sources.flickr8k import prepare_flickr8k
 
     if download:
         audio = fetching.fetch_corpus("flickr8k-audio", audio, mirror or ())
@@ -217,7 +217,7 @@ def data_table(
     Columns: audio, and if you have them image, speaker, split, text, language, and start and end (seconds) of
     pieces of long recordings. Sounds of any common format and rate are taken.
     """
-    from vgsplus.corpora.table import prepare_table
+    from vgsplus.corpora.sources.table import prepare_table
 
     Console().print(prepare_table(csv, out, regions=regions, seed=seed, overwrite=overwrite))
 
@@ -234,7 +234,7 @@ def data_kaldi(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare Kaldi data folders: speech alone, whole recordings or the pieces that `segments` names."""
-    from vgsplus.corpora.kaldi import prepare_kaldi
+    from vgsplus.corpora.sources.kaldi import prepare_kaldi
 
     named = {"train": train, "validation": validation, "test": test}
     folders = {split: folder for split, folder in named.items() if folder is not None}
@@ -271,9 +271,9 @@ def data_regions(
     """Describe pictures by a model's regions, for --regions and --features; started again, it goes on."""
     import torch
 
+    from vgsplus.regions.extract import describe_folder
+    from vgsplus.regions.models import open_describer
     from vgsplus.training.machine import device_name
-    from vgsplus.vision.models import open_describer
-    from vgsplus.vision.region_writing import describe_folder
 
     describer = open_describer(model, weights=weights, device=torch.device(device_name("auto")))
     with stage_bars() as progress:
@@ -313,7 +313,7 @@ def data_librispeech(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare LibriSpeech or Libri-Light: read speech, to train on sound alone."""
-    from vgsplus.corpora.librispeech import VALIDATION_SUBSETS, prepare_librispeech
+    from vgsplus.corpora.sources.librispeech import VALIDATION_SUBSETS, prepare_librispeech
 
     if download:
         fetching.fetch_librispeech(root, train or (), validation or VALIDATION_SUBSETS, mirror or ())
@@ -340,7 +340,7 @@ def data_manifest(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare the sounds of fairseq's manifests, to train on sound alone."""
-    from vgsplus.corpora.manifest import prepare_manifests
+    from vgsplus.corpora.sources.manifest import prepare_manifests
 
     with bars("reading headers", "decoding") as (read, decoded):
         summary = prepare_manifests(train, valid, out, overwrite=overwrite, progress=read, checking=decoded)
@@ -355,7 +355,7 @@ def data_to_manifest(
 ) -> None:
     """Write a corpus's sounds as manifests of fairseq."""
     from vgsplus.corpora.format import Corpus
-    from vgsplus.corpora.manifest import write_manifests
+    from vgsplus.corpora.sources.manifest import write_manifests
 
     for path, sounds in write_manifests(Corpus.open(corpus), out, overwrite=overwrite).items():
         Console().print(f"{path}: {sounds} sounds", markup=False, highlight=False, soft_wrap=True)

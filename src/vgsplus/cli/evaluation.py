@@ -29,9 +29,9 @@ def evaluate_retrieval(
     from vgsplus.corpora.format import Corpus
     from vgsplus.evaluation.breakdown import by_length, by_speaker
     from vgsplus.evaluation.retrieval import rank_split, score_ranks
+    from vgsplus.experiments.scoring import embed_run
     from vgsplus.report.lexical import prepare_folder
     from vgsplus.report.retrieval import part_table, retrieval_table, write_retrieval
-    from vgsplus.scoring import embed_run
     from vgsplus.training.checkpoint import load_model
     from vgsplus.training.machine import device_name
     from vgsplus.training.run_folder import CONFIG_FILE

@@ -13,7 +13,7 @@ from vgsplus.cli.progress import byte_bars
 from vgsplus.errors import VgsplusError
 
 if TYPE_CHECKING:
-    from vgsplus.corpora.fetching.archives import Archive
+    from vgsplus.fetching.archives import Archive
 
 Download = Annotated[
     bool,
@@ -42,7 +42,7 @@ def fetch(
     mirror: Mirror = None,
 ) -> None:
     """Fetch and unpack a public archive; stopped and started again, it goes on."""
-    from vgsplus.corpora.fetching.archives import ARCHIVES, find_archive
+    from vgsplus.fetching.archives import ARCHIVES, find_archive
 
     if name is None:
         Console().print(_listing(ARCHIVES))
@@ -60,7 +60,7 @@ def fetch_all(archives: Sequence["Archive"], folder: Path, mirrors: Sequence[str
         Interrupted: Ctrl-C was pressed.
         FetchError: as `corpora.fetching.fetch.fetch`.
     """
-    from vgsplus.corpora.fetching.fetch import fetch as fetch_archive
+    from vgsplus.fetching.fetch import fetch as fetch_archive
     from vgsplus.training.interruption import Interrupted
 
     console = Console()
@@ -88,8 +88,8 @@ def fetch_librispeech(
     Raises:
         VgsplusError: no subset to train on is named or there; one has no archive; as `fetch_all`.
     """
-    from vgsplus.corpora.fetching.archives import find_archive
-    from vgsplus.corpora.librispeech import FOLDER, TRAINING_SUBSETS
+    from vgsplus.corpora.sources.librispeech import FOLDER, TRAINING_SUBSETS
+    from vgsplus.fetching.archives import find_archive
 
     root = root.absolute()
     folder = root.parent if root.name == FOLDER else root
@@ -115,7 +115,7 @@ def fetch_spokencoco(
     Raises:
         VgsplusError: `root` is not named; as `fetch_all`.
     """
-    from vgsplus.corpora.fetching.archives import find_archive
+    from vgsplus.fetching.archives import find_archive
 
     unpacked = fetch_corpus("spokencoco", root, mirrors)
     if features or images:
@@ -131,7 +131,7 @@ def fetch_corpus(name: str, root: Path | None, mirrors: Sequence[str]) -> Path:
     Raises:
         VgsplusError: `root` is not named; as `fetch_all`.
     """
-    from vgsplus.corpora.fetching.archives import find_archive
+    from vgsplus.fetching.archives import find_archive
 
     if root is None:
         raise VgsplusError("--download needs --root, the folder to fetch into")

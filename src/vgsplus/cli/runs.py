@@ -20,8 +20,8 @@ def train(
     """Train one run and score its retrieval on the test splits; Ctrl-C saves and stops it."""
     from vgsplus.config import load_config
     from vgsplus.corpora.format import Corpus
+    from vgsplus.experiments.scoring import recalls, test_sets
     from vgsplus.interop.loading import load_weights
-    from vgsplus.scoring import recalls, test_sets
     from vgsplus.training.checks import needs_images
     from vgsplus.training.progress import console_progress
     from vgsplus.training.run_folder import settle_precision
@@ -70,7 +70,7 @@ def reproduce(
 
     The same command goes on where it was stopped; with more --seeds it trains those that are not there yet.
     """
-    from vgsplus.reproduce import reproduce as run
+    from vgsplus.experiments.reproduce import reproduce as run
 
     if (item is None) != (audio is None):
         raise VgsplusError("--item and --audio come together: an item file, and the folder of its sounds")
@@ -91,9 +91,9 @@ def reproduce(
 
 def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
     """Write the report of a reproduction again from its saved results."""
+    from vgsplus.experiments.reproduce import corpus_of
     from vgsplus.report import Results, print_table, write_report
     from vgsplus.report.page import DATA, FOLDER
-    from vgsplus.reproduce import corpus_of
 
     results = Results.load(out / FOLDER / DATA)
     page = write_report(results, out, corpus=corpus_of(out, [variant.key for variant in results.variants]))

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from vgsplus.corpora.captions import Caption, Captions, index_captions
 from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
-from vgsplus.corpora.stored_rows import StoredRows
 from vgsplus.files import as_on_disk, read_text
+from vgsplus.regions.stored_rows import StoredRows
 
 FORMAT = 1
 INFO_FILE, CAPTIONS_FILE, REGIONS_FILE = "corpus.json", "captions.jsonl", "regions.h5"

@@ -22,9 +22,9 @@ from vgsplus.corpora.captions import CAPTION_FIELDS, Caption
 from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE
-from vgsplus.corpora.regions_writer import RegionsWriter
 from vgsplus.corpora.validation import caption_faults, region_faults, validate
 from vgsplus.files import HeldError, hold
+from vgsplus.regions.writer import RegionsWriter
 
 LOCK_FILE = ".lock"
 SKIPPED_FILE = "skipped.jsonl"

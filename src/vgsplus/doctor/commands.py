@@ -11,9 +11,9 @@ import yaml
 from vgsplus import config as settings
 from vgsplus.config import ConfigError, RunConfig, load_config, presets
 from vgsplus.corpora.reader import INFO_FILE
-from vgsplus.reproduce import CORPUS, RUNS, SECONDS, variant_folder
+from vgsplus.experiments.reproduce import CORPUS, RUNS, SECONDS, variant_folder
+from vgsplus.schedule import VARIANTS, AdditionalSpeech, Schedule, variant_title
 from vgsplus.training.run_folder import CONFIG_FILE
-from vgsplus.training.schedule import VARIANTS, AdditionalSpeech, Schedule, variant_title
 
 type Begun = Mapping[str, RunConfig]
 """The settings of the variants of a reproduction's first seed, by key."""

@@ -243,7 +243,7 @@ def _free_memory() -> int | None:
 
 def _speech() -> Finding:
     try:
-        from vgsplus.corpora.espeak import Voice, speak  # what cannot be loaded is a finding
+        from vgsplus.corpora.sources.toy.espeak import Voice, speak  # what cannot be loaded is a finding
 
         speak([(Voice("en", rate=160, pitch=50), "a")])
     except (ImportError, OSError, VgsplusError) as error:

@@ -11,12 +11,12 @@ from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers
 from vgsplus.doctor.standing import standing
 from vgsplus.errors import VgsplusError
+from vgsplus.experiments.reproduce import CORPUS, ITEMS, NO_ITEMS, RUNS, items_digest, variant_folder
 from vgsplus.report import Results
 from vgsplus.report.page import DATA, FOLDER, PAGE
-from vgsplus.reproduce import CORPUS, ITEMS, NO_ITEMS, RUNS, items_digest, variant_folder
+from vgsplus.schedule import VARIANTS, variant_title
 from vgsplus.training.checkpoint import checkpoints, latest
 from vgsplus.training.run_folder import CONFIG_FILE
-from vgsplus.training.schedule import VARIANTS, variant_title
 
 
 def examine_reproduction(out: Path) -> Diagnosis:

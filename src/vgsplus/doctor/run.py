@@ -14,8 +14,8 @@ from vgsplus.doctor.reproduction import go_on_command
 from vgsplus.doctor.run_log import log_findings
 from vgsplus.doctor.standing import Standing, standing
 from vgsplus.errors import VgsplusError
+from vgsplus.experiments.scoring import test_sets
 from vgsplus.interop.loading import load_weights
-from vgsplus.scoring import test_sets
 from vgsplus.training import checkpoint
 from vgsplus.training.additional import open_additional
 from vgsplus.training.checks import check_run, needs_images

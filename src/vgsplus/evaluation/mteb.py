@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader
 
 from vgsplus import audio
 from vgsplus.audio import SAMPLE_RATE
-from vgsplus.corpora.regions import grid_regions
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embedding import MAX_SECONDS, evaluating, require_finite
+from vgsplus.regions.pixel_grid import grid_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vgsplus.audio import Signal
-    from vgsplus.corpora.regions import Array
     from vgsplus.models.vgsplus import VGSPlus
+    from vgsplus.regions.pixel_grid import Array
 
     type Describe = Callable[[Image.Image], tuple[Array, Array]]
     type Prepared = tuple[str, Tensor, Tensor]

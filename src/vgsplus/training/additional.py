@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Corpus
+from vgsplus.schedule import PlannedPhase, Schedule
 from vgsplus.training.batches import (
     TRAIN,
     VALIDATION,
@@ -33,7 +34,6 @@ from vgsplus.training.batches import (
 )
 from vgsplus.training.log import ADDITIONAL
 from vgsplus.training.randomness import Use
-from vgsplus.training.schedule import PlannedPhase, Schedule
 
 type Step = tuple[Batch, Batch | None]
 """What one update learns from: captions, and additional speech where the phase has any."""

@@ -22,8 +22,8 @@ from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Caption, Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.models.speech import PADDING_STEP
+from vgsplus.schedule import PlannedPhase
 from vgsplus.training.randomness import Use
-from vgsplus.training.schedule import PlannedPhase
 
 type Batch = dict[str, Tensor]
 

@@ -28,8 +28,8 @@ from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
 from vgsplus.files import whole_file
 from vgsplus.losses import Losses
+from vgsplus.schedule import PlannedPhase
 from vgsplus.training.batches import Batch
-from vgsplus.training.schedule import PlannedPhase
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD = "tensorboard"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vgsplus.training.schedule import OptimizerSettings
+from vgsplus.schedule import OptimizerSettings
 
 
 class BertAdam(Optimizer):

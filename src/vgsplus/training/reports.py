@@ -9,6 +9,7 @@ import torch
 from vgsplus.config import RunConfig
 from vgsplus.losses import Losses
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.schedule import PlannedPhase
 from vgsplus.training.additional import AdditionalBatches, with_additional
 from vgsplus.training.batches import (
     VALIDATION_SEED,
@@ -22,7 +23,6 @@ from vgsplus.training.interruption import StopRequest
 from vgsplus.training.log import MOVED_CROPS, Record, RunLog, place, scalars, to_numbers
 from vgsplus.training.progress import Progress
 from vgsplus.training.randomness import Use, indexed_seed
-from vgsplus.training.schedule import PlannedPhase
 
 type Evaluate = Callable[[VGSPlus, bool], dict[str, float]]
 """Called with the model and whether a phase has ended; gives scores by name."""

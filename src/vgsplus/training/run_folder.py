@@ -21,11 +21,11 @@ from vgsplus.corpora.reader import CAPTIONS_FILE
 from vgsplus.errors import VgsplusError
 from vgsplus.files import HeldError, holding
 from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.schedule import Phase
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import TrainingState
 from vgsplus.training.log import LOG_FILE, copy_log
 from vgsplus.training.machine import native_precision
-from vgsplus.training.schedule import Phase
 
 CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
 FREE = frozenset(

@@ -22,6 +22,7 @@ from vgsplus.corpora.format import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.losses import Losses
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.schedule import PlannedPhase
 from vgsplus.training import checkpoint
 from vgsplus.training.additional import (
     Step,
@@ -59,7 +60,6 @@ from vgsplus.training.progress import Progress, Silent
 from vgsplus.training.randomness import Use, indexed_seed
 from vgsplus.training.reports import Evaluate, Reporter
 from vgsplus.training.run_folder import Found, Identity, alone_in, newest, open_run, settle_precision
-from vgsplus.training.schedule import PlannedPhase
 
 SILENT_CROPS = (
     "some clips are silent throughout the {seconds:g} s that are cut from them; such crops move to where "

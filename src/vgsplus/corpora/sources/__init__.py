@@ -1,0 +1,1 @@
+"""Corpora as they are published, each turned into the format of `corpora.format`."""

@@ -1,0 +1,1 @@
+"""A toy corpus: drawn scenes described by a speech synthesiser."""

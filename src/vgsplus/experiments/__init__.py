@@ -1,0 +1,1 @@
+"""Studies of several runs: the nine variants from start to report."""

@@ -1,0 +1,1 @@
+"""Fetch the public archives of corpora: their table, downloads, unpacking."""

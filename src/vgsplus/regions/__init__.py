@@ -1,0 +1,1 @@
+"""The region features of pictures: computed, collected, stored and read."""

@@ -1,0 +1,78 @@
+"""Weights of models of pictures: read from files without running them, and told apart by a digest."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vgsplus.interop.safetensors_files import read_safetensors
+from vgsplus.interop.tensors import StoredTensor
+from vgsplus.interop.torch_files import read_torch
+from vgsplus.regions.describer import VisionError
+
+WRAPPERS = ("state_dict", "model")
+"""Keys under which training programs keep a model's tensors beside other things."""
+SHOWN = 5
+
+
+def fill(model: nn.Module, path: Path) -> None:
+    """Give a model the weights in `path`, safetensors or PyTorch's own; what else is there is passed over.
+
+    Raises:
+        VisionError: a tensor of the model is not in the file, or has another shape there.
+        LoadError: the file cannot be read.
+    """
+    stored = _read(path)
+    faults = []
+    for name, own in model.state_dict().items():
+        if name not in stored:
+            # Counted for training alone; files from before PyTorch 0.4.1 lack them.
+            if not name.endswith("num_batches_tracked"):
+                faults.append(f"{name} is absent")
+        elif stored[name].shape != tuple(own.shape):
+            faults.append(f"{name} has shape {stored[name].shape}, not {tuple(own.shape)}")
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise VisionError(
+            f"{path}: is not of this model: {'; '.join(faults[:SHOWN])}{more}. Name the model it belongs to."
+        )
+    with torch.no_grad():
+        for name, own in model.state_dict().items():
+            if name in stored:
+                own.copy_(stored[name].read())
+
+
+def _read(path: Path) -> Mapping[str, StoredTensor]:
+    if not path.is_file():
+        raise VisionError(f"{path}: there is no such file of weights.")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    found = read_torch(path)
+    for wrapper in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    tensors = dict(_tensors(found))
+    if not tensors:
+        raise VisionError(f"{path}: holds no tensors by name. Expected a model's state_dict.")
+    return tensors
+
+
+def _tensors(found: object) -> Iterator[tuple[str, StoredTensor]]:
+    for name, value in found.items() if isinstance(found, dict) else ():
+        if isinstance(value, StoredTensor):
+            yield str(name), value
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of the names, types, shapes and bytes of a model's tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(_bytes(tensor))
+    return found.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

