@@ -11,7 +11,6 @@ import soundfile
 
 from vgsplus.audio import (
     SAMPLE_RATE,
-    AudioError,
     contents,
     duration,
     header,
@@ -24,6 +23,7 @@ from vgsplus.audio import (
     read_crop,
     write_wav,
 )
+from vgsplus.errors import AudioError
 
 
 def tone(frequency, seconds=0.5, rate=SAMPLE_RATE):

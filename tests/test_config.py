@@ -3,7 +3,8 @@ import re
 import pytest
 
 from vgsplus import config as settings
-from vgsplus.config import ConfigError, RunConfig, differences, from_dict, load_config, save, to_dict
+from vgsplus.config import RunConfig, differences, from_dict, load_config, save, to_dict
+from vgsplus.errors import ConfigError
 from vgsplus.schedule import Alpha, OptimizerSettings, Schedule
 
 YAML = """

@@ -2,13 +2,13 @@ import math
 
 import pytest
 
+from vgsplus.errors import ConfigError
 from vgsplus.schedule import (
     VARIANTS,
     Alpha,
     OptimizerSettings,
     Phase,
     Schedule,
-    ScheduleError,
     learning_rate,
     parse_variant,
     variant_title,
@@ -52,7 +52,7 @@ def test_alpha_follows_its_form_and_is_written_as_it_was_read(written, expected)
     ],
 )
 def test_impossible_alphas_are_refused(written):
-    with pytest.raises(ScheduleError, match="α"):
+    with pytest.raises(ConfigError, match="α"):
         Alpha.parse(written)
 
 
@@ -111,7 +111,7 @@ def test_titles_are_read_back():
 
 
 def test_an_unknown_variant_is_answered_with_the_nine_and_the_nearest():
-    with pytest.raises(ScheduleError) as error:
+    with pytest.raises(ConfigError) as error:
         parse_variant("(W2V2, VGA+)")
     assert all(name in str(error.value) for name in VARIANTS)
     assert str(error.value).endswith("'w2v2,vgs+'")
@@ -147,7 +147,7 @@ def test_variants_take_lengths_alpha_and_optimizer():
 
 @pytest.mark.parametrize("pretraining", [0, 70, 80])
 def test_pretraining_leaves_room_for_the_second_phase(pretraining):
-    with pytest.raises(ScheduleError, match="pretraining_epochs"):
+    with pytest.raises(ConfigError, match="pretraining_epochs"):
         Schedule.variant("vgs,vgs+", pretraining_epochs=pretraining)
 
 
@@ -188,5 +188,5 @@ def test_the_plan_is_gapless_and_counts_fractions_of_epochs():
     ],
 )
 def test_impossible_phases_are_refused(build, message):
-    with pytest.raises(ScheduleError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build()

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import AudioError
 from vgsplus.files import as_on_disk, is_file
 
 SAMPLE_RATE = 16_000
@@ -72,10 +72,6 @@ PART = re.compile(r"(?P<file>.+):(?P<start>\d{1,18}):(?P<count>\d{1,18})", re.DO
 ARCHIVES = (".tar", ".zip")
 
 type Signal = npt.NDArray[np.float32]
-
-
-class AudioError(VgsplusError):
-    """A sound file that cannot be used: absent, broken, of a wrong rate, empty, silent."""
 
 
 # ---- reading ----------------------------------------------------------------------------------------------

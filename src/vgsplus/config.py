@@ -13,21 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import ConfigError, VgsplusError
 from vgsplus.files import is_file, read_text, whole_file
 from vgsplus.models.vgsplus import ModelConfig
-from vgsplus.schedule import (
-    AdditionalSpeech,
-    Alpha,
-    OptimizerSettings,
-    Phase,
-    Schedule,
-    ScheduleError,
-)
-
-
-class ConfigError(VgsplusError):
-    """A configuration that cannot be read, or holds unknown keys or impossible values."""
+from vgsplus.schedule import AdditionalSpeech, Alpha, OptimizerSettings, Phase, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,14 +205,14 @@ def _parse_variant(raw: Mapping[str, Any]) -> Schedule:
     options = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     try:
         return Schedule.variant(options.pop("variant"), **options)
-    except ScheduleError as error:
+    except ConfigError as error:
         raise ConfigError(f"schedule: {error}") from None
 
 
 def _schedule_of(phases: Sequence[Phase]) -> Schedule:
     try:
         return Schedule(tuple(phases))
-    except ScheduleError as error:
+    except ConfigError as error:
         raise ConfigError(f"schedule: {error}") from None
 
 
@@ -232,7 +221,7 @@ def _with_alpha(index: int, phase: object) -> object:
         return phase
     try:
         return phase | {"alpha": Alpha.parse(phase["alpha"])}
-    except ScheduleError as error:
+    except ConfigError as error:
         raise ConfigError(f"schedule.{index}.alpha: {error}") from None
 
 

@@ -1,5 +1,52 @@
-"""The errors a user is meant to read."""
+"""Errors that a user is meant to read. Their messages say what is wrong, where, and what to do."""
+
+from collections.abc import Sequence
+from typing import Self
+
+SHOWN_FAULTS = 20
 
 
 class VgsplusError(Exception):
-    """Something the user can mend; the message says what is wrong, where, and what to do."""
+    """Base class of all errors of this package."""
+
+
+class ConfigError(VgsplusError, ValueError):
+    """An impossible setting, schedule or combination of settings."""
+
+
+class CorpusError(VgsplusError):
+    """Faults of a corpus or of the lists, tables, items, pictures or region files that make one.
+
+    Attributes:
+        faults: every fault found; the message holds the first 20.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        more = len(self.faults) - SHOWN_FAULTS
+        super().__init__(
+            "\n".join([*self.faults[:SHOWN_FAULTS], *([f"… and {more} more faults"] if more > 0 else [])])
+        )
+
+    def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
+        return type(self), (self.faults,)
+
+
+class AudioError(VgsplusError):
+    """A sound file that is missing, broken, silent or of an unexpected format."""
+
+
+class CheckpointError(VgsplusError):
+    """A checkpoint or run folder that is missing, broken, in use or of another model or run."""
+
+
+class DownloadError(VgsplusError):
+    """A file that could not be downloaded, verified or unpacked."""
+
+
+class NotFiniteError(VgsplusError):
+    """A loss or gradient is infinite or not a number; the weights were not updated with it."""
+
+
+class Interrupted(VgsplusError):  # noqa: N818 - the user asked to stop
+    """The run was stopped by SIGINT or SIGTERM, after it saved a checkpoint."""

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import functools
 import os
+import shutil
 import socket
 import unicodedata
 from collections.abc import Iterator
@@ -113,10 +114,11 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BufferedWriter]:
-    """A file to write into, which becomes `path` once all of it is on disk; after an error nothing is left.
+def atomic_file(path: Path) -> Iterator[BufferedWriter]:
+    """Open a file for writing that appears as `path` when it is complete and on disk.
 
-    Until then it is a hidden sibling. What a killed process left there is overwritten by the next one.
+    Until then it is the hidden sibling `.NAME.writing`, which is removed after an error. The next call
+    overwrites what a killed process left there.
     """
     temporary = path.with_name(f".{path.name}.writing")
     try:
@@ -128,6 +130,73 @@ def whole_file(path: Path) -> Iterator[BufferedWriter]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Make a folder to fill that appears as `path` when it is complete and on disk.
+
+    Until then it is the hidden sibling `.NAME.writing`, which is removed after an error and by the next call
+    after a kill. The files directly in it are flushed to disk before the folder is renamed.
+
+    Args:
+        path: the folder to make. Its parents are made too.
+        replace: whether an existing folder gives way. It is restored if the new one cannot take its place.
+
+    Raises:
+        OSError: the folder cannot be written, or `path` exists and is not to be replaced.
+    """
+    temporary, replaced = (path.with_name(f".{path.name}.{state}") for state in ("writing", "replaced"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        if replace and path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            path.rename(replaced)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if replace and replaced.exists():
+                replaced.rename(path)
+            raise
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if replace:
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or the entries of a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold a lock file, which is removed on exit. The system releases the lock when the process is killed.
+
+    Raises:
+        BlockingIOError: another process holds it; its `strerror` names that process, as "process 7 on host".
+        OSError: the file cannot be written.
+    """
+    try:
+        lock = hold(path)
+    except HeldError as holder:
+        raise BlockingIOError(errno.EWOULDBLOCK, str(holder), str(path)) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
 
 
 def hold(path: Path) -> IO[str]:
@@ -170,3 +239,6 @@ def holding(path: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         lock.close()
+
+
+whole_file = atomic_file

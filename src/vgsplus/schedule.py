@@ -13,14 +13,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import ConfigError
 
 type OptimizerName = Literal["bertadam", "adamw"]
 type Decay = Literal["linear", "cosine", "constant"]
-
-
-class ScheduleError(VgsplusError, ValueError):
-    """An impossible α, phase, schedule or variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +28,7 @@ class Alpha:
     {steps: [[0.0, a], [0.5, b], …]}.
 
     Raises:
-        ScheduleError: an α outside [0, 1], or steps that do not rise from progress 0 within [0, 1).
+        ConfigError: an α outside [0, 1], or steps that do not rise from progress 0 within [0, 1).
     """
 
     form: Literal["constant", "linear", "cosine", "steps"]
@@ -41,10 +37,10 @@ class Alpha:
     def __post_init__(self) -> None:
         thresholds = [progress for progress, _ in self.points]
         if outside := [alpha for _, alpha in self.points if not 0.0 <= alpha <= 1.0]:
-            raise ScheduleError(f"α must lie in [0, 1], not {outside[0]}")
+            raise ConfigError(f"α must lie in [0, 1], not {outside[0]}")
         rising = all(a < b for a, b in itertools.pairwise(thresholds))
         if self.form == "steps" and not (thresholds[:1] == [0.0] and rising and thresholds[-1] < 1.0):
-            raise ScheduleError(f"the steps of α must start at progress 0 and rise below 1, not {thresholds}")
+            raise ConfigError(f"the steps of α must start at progress 0 and rise below 1, not {thresholds}")
 
     @classmethod
     def constant(cls, alpha: float) -> Self:
@@ -71,7 +67,7 @@ class Alpha:
         """Read α as a configuration writes it (see the class).
 
         Raises:
-            ScheduleError: it is none of the four forms, or an impossible one.
+            ConfigError: it is none of the four forms, or an impossible one.
         """
         match value:
             case Alpha():
@@ -86,7 +82,7 @@ class Alpha:
                 return cls.cosine(float(start), float(end))
             case {"steps": [_, *_] as points, **rest} if not rest and all(map(_is_pair, points)):
                 return cls.steps(points)
-        raise ScheduleError(
+        raise ConfigError(
             "α is a number, {linear: [from, to]}, {cosine: [from, to]} or "
             f"{{steps: [[0.0, a], [0.5, b], …]}}, not {value!r}"
         )
@@ -172,7 +168,7 @@ class AdditionalSpeech:
             corpus, but no more than there are captions in a batch, as published.
 
     Raises:
-        ScheduleError: no corpus, a negative or infinite weight, or a batch size below 1.
+        ConfigError: no corpus, a negative or infinite weight, or a batch size below 1.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -198,7 +194,7 @@ class Phase:
     learnt from beside the captions, whose epochs and batches measure the phase.
 
     Raises:
-        ScheduleError: an empty or unprintable name, or a length that is not above 0.
+        ConfigError: an empty or unprintable name, or a length that is not above 0.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -261,7 +257,7 @@ class Schedule:
     """The phases of a run, in order.
 
     Raises:
-        ScheduleError: no phase, or two of the same name.
+        ConfigError: no phase, or two of the same name.
     """
 
     phases: tuple[Phase, ...]
@@ -295,7 +291,7 @@ class Schedule:
             additional_speech: of each phase with self-supervision (α < 1); VGS stays grounding alone.
 
         Raises:
-            ScheduleError: no such variant, or pre-training leaves nothing for the second phase.
+            ConfigError: no such variant, or pre-training leaves nothing for the second phase.
         """
         bases = VARIANTS[parse_variant(name)]
         lengths = [epochs] if len(bases) == 1 else [pretraining_epochs, epochs - pretraining_epochs]
@@ -371,17 +367,17 @@ def parse_variant(name: str) -> str:
     """The key in `VARIANTS` of a name written with any case, spaces and brackets: "(W2V2, VGS+)".
 
     Raises:
-        ScheduleError: no such variant; names the nine and the nearest.
+        ConfigError: no such variant; names the nine and the nearest.
     """
     key = re.sub(r"[\s()\[\]]", "", name).lower()
     if key in VARIANTS:
         return key
     nearest = difflib.get_close_matches(key, VARIANTS, n=1, cutoff=0.0)[0]
-    raise ScheduleError(
+    raise ConfigError(
         f"there is no variant {name!r}; the nine are {'; '.join(VARIANTS)}. The nearest is {nearest!r}"
     )
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ScheduleError(message)
+        raise ConfigError(message)

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
-from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, validate
+from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, validate
+from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_items import read_items
 
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}

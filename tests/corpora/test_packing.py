@@ -15,9 +15,9 @@ import soundfile
 import torch
 
 from vgsplus import audio
-from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.format import Corpus, validate
 from vgsplus.corpora.packing import pack
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.training.batches import BatchReader, BatchRequest, read_batches
 
 SMALL = 60_000
@@ -176,7 +176,7 @@ def test_what_breaks_off_or_is_gone_is_named(packed, tmp_path):
     os.truncate(shard, 1000)
     assert any(f"{shard}:512:" in fault for fault in validate(root))
     shard.unlink()
-    with pytest.raises(audio.AudioError, match="no such sound file"):
+    with pytest.raises(AudioError, match="no such sound file"):
         reader(root, "test").read(BatchRequest((0,), images=False))
 
 

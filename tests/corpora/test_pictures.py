@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgsplus.corpora.preparing import PictureError, open_picture
+from vgsplus.corpora.preparing import open_picture
+from vgsplus.errors import CorpusError
 from vgsplus.regions.pixel_grid import over_white
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
@@ -59,7 +60,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value):
     values = RAMP.astype(np.float32)
     values[3, 3] = value
     Image.fromarray(values).save(tmp_path / "a.tiff")
-    with pytest.raises(PictureError, match=r"a\.tiff: cannot be read as a picture .*not finite"):
+    with pytest.raises(CorpusError, match=r"a\.tiff: cannot be read as a picture .*not finite"):
         open_picture(tmp_path / "a.tiff")
 
 
@@ -77,13 +78,13 @@ def test_broken_pictures_are_refused_as_such(tmp_path, kind):
         path.write_bytes(content)
         try:
             over_white(open_picture(path))
-        except PictureError as error:
+        except CorpusError as error:
             assert str(error).startswith(f"{path}: cannot be read as a picture")  # noqa: PT017 - some can be read
 
 
 @pytest.mark.parametrize("name", ["none.png", "a" * 5000, "a\0b.png"])
 def test_a_picture_that_is_not_there_is_refused(tmp_path, name):
-    with pytest.raises(PictureError, match="there is no such picture"):
+    with pytest.raises(CorpusError, match="there is no such picture"):
         open_picture(tmp_path / name)
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, SplitCount, Summary, validate
+from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, SplitCount, Summary, validate
+from vgsplus.errors import CorpusError
 
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
 CAPTION = Caption(

@@ -2,7 +2,7 @@ import pytest
 
 from vgsplus.cli import main
 from vgsplus.doctor import examine
-from vgsplus.doctor.examination import ExaminationError
+from vgsplus.errors import VgsplusError
 
 
 def doctor(capsys, what):
@@ -14,7 +14,7 @@ def doctor(capsys, what):
 
 @pytest.mark.parametrize("name", ["", "absent"])
 def test_what_is_none_of_the_subjects_is_told_what_was_looked_for(tmp_path, name):
-    with pytest.raises(ExaminationError) as error:
+    with pytest.raises(VgsplusError) as error:
         examine(tmp_path / name)
     message = str(error.value)
     assert message.startswith(str(tmp_path / name))

@@ -11,10 +11,10 @@ import torch
 from numpy.testing import assert_array_equal
 
 import vgsplus
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.evaluation.abx import Comparisons, score
-from vgsplus.evaluation.abx_frames import AbxError, FrameTable, frame_spans
-from vgsplus.evaluation.abx_items import COLUMNS, ItemError, read_items
+from vgsplus.evaluation.abx_frames import FrameTable, frame_spans
+from vgsplus.evaluation.abx_items import COLUMNS, read_items
 
 # ---- ABX straight from the definition, in float64 and with loops ------------------------------------------
 
@@ -200,7 +200,7 @@ def test_every_dialect_has_the_score_of_the_definition(tmp_path, dialect, contex
     item = write(tmp_path / "a.item", [change(*row) for row in rows], header)
     if (dialect, context) == ("without contexts", "within"):
         with pytest.raises(
-            ItemError, match=r"names no contexts.*columns prev-phone and next-phone, or context"
+            CorpusError, match=r"names no contexts.*columns prev-phone and next-phone, or context"
         ):
             score(features, item)
         return
@@ -363,8 +363,8 @@ def test_a_frame_missing_at_the_end_is_done_without(tmp_path, as_published):
 
 def test_names_are_reachable():
     assert vgsplus.evaluation.abx.score is score
-    assert issubclass(ItemError, VgsplusError)
-    assert issubclass(AbxError, VgsplusError)
+    assert issubclass(CorpusError, VgsplusError)
+    assert issubclass(VgsplusError, VgsplusError)
     with pytest.raises(AttributeError, match="nothing"):
         vgsplus.evaluation.nothing  # noqa: B018 - what it does is raise
 
@@ -385,14 +385,14 @@ def test_names_are_reachable():
 )
 def test_features_that_do_not_fit_are_refused(tmp_path, change, message):
     features, rows = random_case(15)
-    with pytest.raises(AbxError, match=message):
+    with pytest.raises(VgsplusError, match=message):
         score(features | change, write(tmp_path / "a.item", rows))
 
 
 def test_absent_features_are_named_with_their_line(tmp_path):
     features, rows = random_case(16)
     del features["f0"], features["f2"]
-    with pytest.raises(ItemError) as caught:
+    with pytest.raises(CorpusError) as caught:
         score(features, write(tmp_path / "a.item", rows))
     lines = {name: [row[0] for row in rows].index(name) + 2 for name in ("f0", "f2")}
     assert sorted(caught.value.faults) == sorted(
@@ -413,7 +413,7 @@ def test_absent_features_are_named_with_their_line(tmp_path):
 )
 def test_unknown_settings_are_refused(tmp_path, settings, message):
     features, rows = random_case(17)
-    with pytest.raises(AbxError, match=message):
+    with pytest.raises(VgsplusError, match=message):
         score(features, write(tmp_path / "a.item", rows), **settings)
 
 
@@ -421,7 +421,7 @@ def test_tokens_without_a_frame_are_named_all_at_once(tmp_path):
     features, rows = random_case(18)
     rows[3] = ("f0", "0.011", "0.029", *rows[3][3:])
     rows[7] = ("f0", "0.511", "0.529", *rows[7][3:])
-    with pytest.raises(ItemError) as caught:
+    with pytest.raises(CorpusError) as caught:
         score(features, write(tmp_path / "a.item", rows))
     assert [fault.split(": ")[0] for fault in caught.value.faults] == [
         f"{tmp_path}/a.item:5",
@@ -439,7 +439,7 @@ def test_tokens_without_a_frame_are_named_all_at_once(tmp_path):
     ],
 )
 def test_items_without_a_comparison_are_refused(tmp_path, condition, rows):
-    with pytest.raises(AbxError, match=f"nothing to compare {condition} speakers: no two phones share"):
+    with pytest.raises(VgsplusError, match=f"nothing to compare {condition} speakers: no two phones share"):
         score({"f": np.ones((100, 2))}, write(tmp_path / "a.item", rows), conditions=[condition])
 
 
@@ -448,5 +448,5 @@ def test_items_of_single_frames_cannot_be_scored_as_published(tmp_path):
     item = write(tmp_path / "a.item", rows)
     features = {"f": np.ones((100, 2))}
     assert score(features, item, conditions=["within"]) == {"within": 0.5}
-    with pytest.raises(AbxError, match="every token has a single frame"):
+    with pytest.raises(VgsplusError, match="every token has a single frame"):
         score(features, item, conditions=["within"], as_published=True)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vgsplus.evaluation.abx_items import COLUMNS, ItemError, read_items
+from vgsplus.errors import CorpusError
+from vgsplus.evaluation.abx_items import COLUMNS, read_items
 
 GOOD = (
     "f0 0 0.1 a k t s0",
@@ -28,7 +29,7 @@ def sound(path, seconds=0.5, rate=16_000):
 
 
 def faults_of(*arguments, **settings):
-    with pytest.raises(ItemError) as caught:
+    with pytest.raises(CorpusError) as caught:
         read_items(*arguments, **settings)
     return caught.value.faults
 
@@ -224,7 +225,7 @@ def test_all_faults_come_at_once(tmp_path):
         "offset 0.9 is behind the end of f1, 0.500 s",
     ):
         assert said in text
-    with pytest.raises(ItemError, match=r"a\.item:8: has 3 columns"):
+    with pytest.raises(CorpusError, match=r"a\.item:8: has 3 columns"):
         read_items(item, audio_root=tmp_path / "sounds")
 
 

@@ -11,9 +11,9 @@ import torch
 from vgsplus import audio
 from vgsplus.cli import main
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
+from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import layers as extraction
 from vgsplus.evaluation.abx import score
-from vgsplus.evaluation.abx_frames import AbxError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import (
     Means,
@@ -186,7 +186,7 @@ def test_a_store_gives_back_what_it_was_given(tmp_path):
 def test_a_folder_that_cannot_be_written_is_an_error_to_read(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(AbxError, match="the frames of 2 layers cannot be kept there"),
+        pytest.raises(VgsplusError, match="the frames of 2 layers cannot be kept there"),
         LayerStore([1, 2], tmp_path / "file" / "folder"),
     ):
         pass
@@ -270,7 +270,7 @@ def test_layers_are_chosen_by_number(text, chosen):
 
 @pytest.mark.parametrize("text", ["0", "4", "1,4", "-1", "one", "", "1,", "²"])
 def test_layers_that_are_not_there_are_refused(text):
-    with pytest.raises(AbxError, match="name layers from 1 to 3"):
+    with pytest.raises(VgsplusError, match="name layers from 1 to 3"):
         choose_layers(text, 3)
 
 
@@ -278,13 +278,13 @@ def test_a_diverged_model_is_named(question):
     model = make_model()
     with torch.no_grad():
         model.speech.layers[1].ffn_norm.bias.fill_(torch.nan)
-    with pytest.raises(AbxError, match=r"layer 2 are not finite. A model that gives such has diverged"):
+    with pytest.raises(VgsplusError, match=r"layer 2 are not finite. A model that gives such has diverged"):
         score_layers(model, question)
 
 
 def test_a_sound_shorter_than_a_frame_is_named(tmp_path):
     soundfile.write(tmp_path / "f.wav", np.sin(np.arange(300)), 16_000)
-    with pytest.raises(AbxError, match=r"f\.wav: is too short for a single frame"):
+    with pytest.raises(VgsplusError, match=r"f\.wav: is too short for a single frame"):
         list(extraction.speech_layers(make_model(), {"f": tmp_path / "f.wav"}, [1]))
 
 

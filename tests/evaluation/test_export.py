@@ -14,12 +14,12 @@ import torch
 import yaml
 
 import vgsplus
-from vgsplus.audio import AudioError, load_any, normalise
+from vgsplus.audio import load_any, normalise
 from vgsplus.cli import main
+from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.evaluation import export as exporting
-from vgsplus.evaluation.abx_frames import AbxError
-from vgsplus.evaluation.export import ExportError, export, open_store, origin_of, select
-from vgsplus.evaluation.sounds import SoundsError, find_sounds
+from vgsplus.evaluation.export import export, open_store, origin_of, select
+from vgsplus.evaluation.sounds import find_sounds
 from vgsplus.evaluation.zerospeech import Submission, find_phonetic
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.training.checkpoint import TrainingState, save_checkpoint
@@ -185,7 +185,7 @@ def test_a_diverged_model_is_told(folder):
     broken = make_model()
     with torch.no_grad():
         broken.speech.layers[1].ffn_norm.bias.fill_(math.nan)
-    with pytest.raises(AbxError, match=r"b\.wav, layer 2 are not finite"):
+    with pytest.raises(VgsplusError, match=r"b\.wav, layer 2 are not finite"):
         vgsplus.embed(broken, folder / "b.wav")
 
 
@@ -269,7 +269,7 @@ def test_a_failed_write_is_told_and_leaves_no_half_file(folder, model, tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exporting.np, "save", fail)
-    with pytest.raises(ExportError, match=r"c\.npy: cannot be written \(No space left on device\)"):
+    with pytest.raises(VgsplusError, match=r"c\.npy: cannot be written \(No space left on device\)"):
         embed_all(model, find_sounds(folder), tmp_path)
     assert everything_in(tmp_path) == ["ann", "ann/deep", "features.json"]
 
@@ -281,15 +281,15 @@ def test_a_folder_takes_features_of_one_origin(folder, model, tmp_path):
     assert (about["layers"], about["frame_rate"]) == ([1, 2], 50)
     for other, layers in ((model, (2, 1)), (model, (1,)), (make_model(seed=1), (1, 2))):
         with pytest.raises(
-            ExportError, match=r"holds features of layers \[1, 2\] of .*Choose another folder"
+            VgsplusError, match=r"holds features of layers \[1, 2\] of .*Choose another folder"
         ):
             embed_all(other, sounds, tmp_path, layers=layers)
     assert embed_all(model, sounds, tmp_path, layers=(1, 2)) == NAMES[:2]
     (tmp_path / "features.json").unlink()
-    with pytest.raises(ExportError, match=r"no features\.json"):
+    with pytest.raises(VgsplusError, match=r"no features\.json"):
         embed_all(model, sounds, tmp_path, layers=(1, 2))
     (tmp_path / "features.json").write_text("[]")
-    with pytest.raises(ExportError, match=r"features\.json: is broken"):
+    with pytest.raises(VgsplusError, match=r"features\.json: is broken"):
         embed_all(model, sounds, tmp_path, layers=(1, 2))
 
 
@@ -358,7 +358,7 @@ def test_places_are_found_under_another_unicode_form(tmp_path, given, stored):
 def test_sounds_of_one_name_are_told_together(tmp_path):
     for name in ("a.wav", "a.flac", "x/b.ogg", "x/b.wav"):
         write_sound(tmp_path / name, 0.1)
-    with pytest.raises(SoundsError) as told:
+    with pytest.raises(CorpusError) as told:
         find_sounds(tmp_path)
     lines = str(told.value).splitlines()
     assert len(lines) == 2
@@ -375,7 +375,7 @@ def test_faults_of_sounds_are_told_together_and_nothing_is_written(model, tmp_pa
     soundfile.write(sounds / "cut.flac", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     whole = (sounds / "cut.flac").read_bytes()
     (sounds / "cut.flac").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SoundsError) as told:
+    with pytest.raises(CorpusError) as told:
         embed_all(model, find_sounds(sounds), tmp_path / "out")
     assert len(str(told.value).splitlines()) == 4
     for said in ("text.wav: cannot be read", "short.wav: 399 samples", "silent.wav: is silent", "cut.flac"):
@@ -389,12 +389,12 @@ def test_faults_of_sounds_are_told_together_and_nothing_is_written(model, tmp_pa
 def test_a_sound_cannot_be_a_dataset_and_a_group(model, tmp_path):
     write_sound(tmp_path / "a.wav", 0.1)
     write_sound(tmp_path / "a" / "b.wav", 0.1)
-    with pytest.raises(ExportError, match="The sounds a and a/b cannot both be in an HDF5 file"):
+    with pytest.raises(VgsplusError, match="The sounds a and a/b cannot both be in an HDF5 file"):
         embed_all(model, find_sounds(tmp_path), tmp_path / "out.h5", "hdf5")
     assert embed_all(model, find_sounds(tmp_path), tmp_path / "out", "npy") == ["a", "a/b"]
     write_sound(tmp_path / "a.npy" / "b.wav", 0.1)
     with pytest.raises(
-        ExportError, match=r"a and a\.npy/b cannot both be in a folder: a\.npy would have to hold"
+        VgsplusError, match=r"a and a\.npy/b cannot both be in a folder: a\.npy would have to hold"
     ):
         embed_all(model, find_sounds(tmp_path), tmp_path / "again", "npy")
     assert not (tmp_path / "again").exists()
@@ -403,7 +403,7 @@ def test_a_sound_cannot_be_a_dataset_and_a_group(model, tmp_path):
 def test_a_name_that_is_no_utf8_cannot_be_in_an_hdf5_file(model, tmp_path):
     write_sound(tmp_path / "a.wav", 0.1)
     (tmp_path / "a.wav").rename(tmp_path / os.fsdecode(b"caf\xe9.wav"))
-    with pytest.raises(ExportError, match=r"'caf.*' is not UTF-8"):
+    with pytest.raises(VgsplusError, match=r"'caf.*' is not UTF-8"):
         embed_all(model, find_sounds(tmp_path), tmp_path / "out.h5", "hdf5")
     assert embed_all(model, find_sounds(tmp_path), tmp_path / "out") == [os.fsdecode(b"caf\xe9")]
 
@@ -412,7 +412,7 @@ def test_a_name_that_is_no_utf8_cannot_be_in_an_hdf5_file(model, tmp_path):
 def test_places_that_cannot_be_written_are_refused(form, folder, model, tmp_path):
     (tmp_path / "file").write_text("kept")
     for out in (tmp_path / "file", tmp_path / "file" / "deep" / "out"):
-        with pytest.raises(ExportError, match=r"cannot be written|is there already"):
+        with pytest.raises(VgsplusError, match=r"cannot be written|is there already"):
             embed_all(model, find_sounds(folder), out, form)
     assert (tmp_path / "file").read_text() == "kept"
     assert everything_in(tmp_path) == ["file"]
@@ -422,7 +422,7 @@ def test_a_full_disk_is_told_before_the_model_runs(folder, model, tmp_path, monk
     sounds = find_sounds(folder)
     size = sum(alone(model, path).numel() for path in sounds.values()) * 4
     monkeypatch.setattr(exporting.shutil, "disk_usage", lambda _: SimpleNamespace(free=size - 1))
-    with pytest.raises(ExportError, match=r"the features take 0\.0 GB, and 0\.0 GB are free"):
+    with pytest.raises(VgsplusError, match=r"the features take 0\.0 GB, and 0\.0 GB are free"):
         embed_all(model, sounds, tmp_path / "out")
     assert everything_in(tmp_path) == []
     monkeypatch.setattr(exporting.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
@@ -517,24 +517,24 @@ def test_an_interrupted_submission_is_not_there_and_goes_on(dataset, model, tmp_
     with pytest.raises(KeyboardInterrupt):
         submit(model, dataset, tmp_path / "out", batch_seconds=0.1, progress=stop)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ExportError, match=r"holds features of layers \[2\]"):
+    with pytest.raises(VgsplusError, match=r"holds features of layers \[2\]"):
         submit(model, dataset, tmp_path / "out", layers=(1,))
     assert submit(model, dataset, tmp_path / "out") == [TEXTS[1]]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "features.json").exists()
-    with pytest.raises(ExportError, match="is there already"):
+    with pytest.raises(VgsplusError, match="is there already"):
         submit(model, dataset, tmp_path / "out")
 
 
 def test_a_sound_of_one_frame_is_no_matrix(model, tmp_path):
     write_sound(tmp_path / "phonetic" / "dev-clean" / "a.flac", FIELD / 16_000)
-    with pytest.raises(SoundsError, match=r"a\.flac: 400 samples at 16 kHz are too short for 2 frames"):
+    with pytest.raises(CorpusError, match=r"a\.flac: 400 samples at 16 kHz are too short for 2 frames"):
         submit(model, tmp_path, tmp_path / "out")
 
 
 def test_subsets_are_looked_for(dataset, tmp_path):
     assert find_phonetic(dataset)[1] == ("test-clean", "test-other")
-    with pytest.raises(SoundsError, match=r"phonetic: holds no sounds in any of dev-clean, dev-other"):
+    with pytest.raises(CorpusError, match=r"phonetic: holds no sounds in any of dev-clean, dev-other"):
         find_phonetic(tmp_path)
 
 

@@ -9,7 +9,8 @@ import torch
 
 from vgsplus.audio import load_any, normalise, write_wav
 from vgsplus.cli import main
-from vgsplus.evaluation.lexical import LexicalError, cdi_word, evaluate
+from vgsplus.errors import VgsplusError
+from vgsplus.evaluation.lexical import cdi_word, evaluate
 from vgsplus.evaluation.words import embed_words, open_words
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.training.checkpoint import TrainingState, save_checkpoint
@@ -115,7 +116,7 @@ def test_in_published_mode_too_a_recording_is_embedded_alone(folder):
 
 def test_a_model_without_grounding_needs_a_layer(folder):
     heard = VGSPlus(dataclasses.replace(CONFIG, grounded=False))
-    with pytest.raises(LexicalError, match=r"no speech embedding.*layer, 1 to 3"):
+    with pytest.raises(VgsplusError, match=r"no speech embedding.*layer, 1 to 3"):
         embed_words(heard, open_words(folder, heard), "utterance")
 
 
@@ -134,13 +135,13 @@ def test_a_model_that_diverged_is_told(folder):
     broken = VGSPlus(CONFIG)
     with torch.no_grad():
         broken.speech.cls.fill_(math.nan)
-    with pytest.raises(LexicalError, match=r"bird_1\.wav: .* not finite"):
+    with pytest.raises(VgsplusError, match=r"bird_1\.wav: .* not finite"):
         embed_words(broken, open_words(folder, broken), "frame")
 
 
 @pytest.mark.parametrize("layer", [0, 4])
 def test_a_layer_that_the_model_lacks_is_refused(model, folder, layer):
-    with pytest.raises(LexicalError, match=f"no layer {layer}: the model has layers 1 to 3"):
+    with pytest.raises(VgsplusError, match=f"no layer {layer}: the model has layers 1 to 3"):
         embed_words(model, open_words(folder, model), "frame", layer)
 
 
@@ -150,7 +151,7 @@ def test_every_fault_of_a_folder_is_told_at_once(model, tmp_path):
         write_wav(tmp_path / f"{name}.wav", rng.normal(0, 0.1, samples).astype(np.float32))
     write_wav(tmp_path / "b_2.wav", np.zeros(800, dtype=np.float32))
     (tmp_path / "c_1.wav").write_text("no sound")
-    with pytest.raises(LexicalError) as error:
+    with pytest.raises(VgsplusError) as error:
         open_words(tmp_path, model)
     lines = str(error.value).splitlines()
     assert len(lines) == 4
@@ -162,18 +163,18 @@ def test_every_fault_of_a_folder_is_told_at_once(model, tmp_path):
 def test_a_long_list_of_faults_is_cut(model, tmp_path):
     for index in range(30):
         (tmp_path / f"{'ab'[index % 2]}_{index}.wav").write_text("")
-    with pytest.raises(LexicalError, match="and 10 more faults"):
+    with pytest.raises(VgsplusError, match="and 10 more faults"):
         open_words(tmp_path, model)
 
 
 def test_folders_without_sounds_are_refused(model, tmp_path):
-    with pytest.raises(LexicalError, match="no such folder"):
+    with pytest.raises(VgsplusError, match="no such folder"):
         open_words(tmp_path / "absent", model)
-    with pytest.raises(LexicalError, match=r"holds no sound files \(.*\.mp3.*\.wav\)"):
+    with pytest.raises(VgsplusError, match=r"holds no sound files \(.*\.mp3.*\.wav\)"):
         open_words(tmp_path, model)
     (tmp_path / "ann").mkdir()
     write_wav(tmp_path / "ann" / "a_1.wav", np.sin(np.arange(800)).astype(np.float32))
-    with pytest.raises(LexicalError, match=r"lie in folders below it, as .*ann/a_1\.wav"):
+    with pytest.raises(VgsplusError, match=r"lie in folders below it, as .*ann/a_1\.wav"):
         open_words(tmp_path, model)
 
 
@@ -191,7 +192,7 @@ def test_a_link_to_a_word_does_not_count_as_another(model, tmp_path):
     for name in ("a_1", "a_2", "b_1", "b_2"):
         write_wav(tmp_path / f"{name}.wav", rng.normal(0, 0.1, 800).astype(np.float32))
     (tmp_path / "a_3.wav").symlink_to("a_1.wav")
-    with pytest.raises(LexicalError) as error:
+    with pytest.raises(VgsplusError) as error:
         open_words(tmp_path, model)
     assert str(error.value) == (
         f"{tmp_path}/a_3.wav: is the same file as {tmp_path}/a_1.wav, by a link, and counts once. "
@@ -203,7 +204,7 @@ def test_a_name_in_two_formats_is_refused(model, tmp_path):
     tone = np.sin(np.arange(800)).astype(np.float32)
     for name in ("a_1.wav", "a_1.flac", "b_1.wav", "b_2.wav"):
         soundfile.write(tmp_path / name, tone, 16_000)
-    with pytest.raises(LexicalError, match="more than once: 'a_1'"):
+    with pytest.raises(VgsplusError, match="more than once: 'a_1'"):
         open_words(tmp_path, model)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from vgsplus.config import load_config
 from vgsplus.corpora.format import Corpus
-from vgsplus.evaluation.abx_items import ItemError
+from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_layers import score_layers
 from vgsplus.experiments import curves as history
 from vgsplus.experiments import scoring
@@ -73,5 +73,5 @@ def test_a_corpus_without_items_asks_nothing(corpus):
 
 
 def test_items_of_absent_sounds_are_refused(corpus, tmp_path):
-    with pytest.raises(ItemError, match="holds no sound files"):
+    with pytest.raises(CorpusError, match="holds no sound files"):
         abx_question(corpus.root / "test.item", tmp_path)

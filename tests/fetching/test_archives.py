@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from vgsplus.corpora.sources.librispeech import TRAINING_SUBSETS, VALIDATION_SUBSETS
-from vgsplus.fetching.archives import ARCHIVES, FetchError, find_archive
+from vgsplus.errors import DownloadError
+from vgsplus.fetching.archives import ARCHIVES, find_archive
 
-PAGE = Path(__file__).parents[3] / "docs/fetching.md"
+PAGE = Path(__file__).parents[2] / "docs/fetching.md"
 DIGITS = {"md5": 32, "sha256": 64}
 
 
@@ -53,5 +54,5 @@ def test_every_subset_of_librispeech_has_an_archive():
 
 
 def test_an_unknown_name_is_told_with_the_nearest():
-    with pytest.raises(FetchError, match="the nearest is 'spokencoco'"):
+    with pytest.raises(DownloadError, match="the nearest is 'spokencoco'"):
         find_archive("spoken-coco")

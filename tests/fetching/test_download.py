@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vgsplus.errors import DownloadError
 from vgsplus.fetching import download as downloads
-from vgsplus.fetching.archives import FetchError
 from vgsplus.fetching.download import Download, Patience
 
 BODY = bytes(range(256)) * 40
@@ -43,7 +43,7 @@ def left(path):
 
 
 def fails(fetch, *urls, **options):
-    with pytest.raises(FetchError) as error:
+    with pytest.raises(DownloadError) as error:
         fetch(*urls, **options)
     return str(error.value)
 
@@ -314,7 +314,7 @@ def test_room_is_asked_for_before_anything_is_written(server, fetch, path):
     server.serve("a", BODY)
 
     def room(have, total):
-        raise FetchError(f"no room for {total - have}")
+        raise DownloadError(f"no room for {total - have}")
 
     assert f"no room for {SIZE}" in fails(fetch, server.url("a"), room=room)
     assert left(path) == (None, False)

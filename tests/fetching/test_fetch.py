@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vgsplus.fetching.archives import Archive, Checksum, FetchError
+from vgsplus.errors import DownloadError
+from vgsplus.fetching.archives import Archive, Checksum
 from vgsplus.fetching.download import Patience
 from vgsplus.fetching.fetch import fetch
 from vgsplus.files import hold
@@ -33,7 +34,7 @@ def archive(server, served):
 
 
 def fails(archive: Archive, folder: Path, **options) -> str:
-    with pytest.raises(FetchError) as error:
+    with pytest.raises(DownloadError) as error:
         fetch(archive, folder, patience=QUICK, **options)
     assert not (folder / archive.unpacks_to).exists()
     return str(error.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vgsplus.fetching.archives import FetchError
+from vgsplus.errors import DownloadError
 from vgsplus.fetching.unpacking import unpack, unpacked_size
 
 FILES = {
@@ -41,7 +41,7 @@ def unpacked(path, result="LibriSpeech/dev-clean"):
 
 def refused(path, said):
     before = tree(path.parent)
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(DownloadError, match=said):
         unpack(path, path.parent, "LibriSpeech/dev-clean", lambda *_: None)
     assert tree(path.parent) == before
     assert not [p for p in path.parent.iterdir() if p.is_dir()]

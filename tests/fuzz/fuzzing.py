@@ -29,6 +29,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from vgsplus.errors import CorpusError, VgsplusError
+
 SECONDS = 10.0
 """A case that takes longer hangs."""
 MEMORY = 12 << 30
@@ -301,7 +303,6 @@ def config() -> Files:
 
 def read_sound(folder: Path) -> object:
     from vgsplus import audio  # noqa: PLC0415
-    from vgsplus.errors import VgsplusError  # noqa: PLC0415
 
     (path,) = folder.iterdir()
     try:
@@ -387,7 +388,7 @@ def read_checkpoint(folder: Path) -> object:
 
 
 def read_corpus(folder: Path) -> object:
-    from vgsplus.corpora.format import Corpus, CorpusError, validate  # noqa: PLC0415
+    from vgsplus.corpora.format import Corpus, validate  # noqa: PLC0415
 
     if faults := validate(folder):
         raise CorpusError(faults)
@@ -561,7 +562,6 @@ def files_of(folder: Path) -> list[Path]:
 
 def run_case(name: str, files: Files, seed: int, index: int, folder: Path) -> str:
     """Run one case: "read", "refused", or what is wrong."""
-    from vgsplus.errors import VgsplusError  # noqa: PLC0415
 
     reader = READERS[name]
     rng = np.random.default_rng([seed, list(READERS).index(name), index])

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from vgsplus.errors import CheckpointError
 from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import Carried, export
-from vgsplus.interop.tensors import LoadError, find_places
+from vgsplus.interop.tensors import find_places
 from vgsplus.schedule import OptimizerSettings, learning_rate
 from vgsplus.training.optimizer import build_optimizer
 
@@ -165,14 +166,14 @@ def test_a_model_of_our_own_is_written_with_all_published_names_and_shapes(publi
 def test_a_tensor_of_another_size_is_named_with_both_shapes(published):
     state, meta, _ = published
     wrong = state | {"trm2_proj.weight": np.zeros((768, 700), np.float32)}
-    with pytest.raises(LoadError, match=r"trm2_proj.weight is \(768, 700\).*needs \(768, 768\)"):
+    with pytest.raises(CheckpointError, match=r"trm2_proj.weight is \(768, 700\).*needs \(768, 768\)"):
         fast_vgs.build(wrong, meta["args"])
 
 
 def test_a_missing_tensor_is_named(published):
     state, meta, _ = published
     lacking = {name: x for name, x in state.items() if name != "trm2_proj.weight"}
-    with pytest.raises(LoadError, match=r"(?s)lacks.*at its initial value\s+speech_head.project"):
+    with pytest.raises(CheckpointError, match=r"(?s)lacks.*at its initial value\s+speech_head.project"):
         fast_vgs.build(lacking, meta["args"])
 
 

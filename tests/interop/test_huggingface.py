@@ -9,8 +9,8 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForP
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
 import vgsplus
+from vgsplus.errors import CheckpointError
 from vgsplus.interop.loading import load_weights, load_with_report
-from vgsplus.interop.tensors import LoadError
 from vgsplus.losses.ssl import diversity_loss
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
@@ -179,7 +179,7 @@ def test_other_models_are_refused(tiny_config, tmp_path, setting, value, match):
     Wav2Vec2Model(tiny_config).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {setting: value}))
-    with pytest.raises(LoadError, match=match):
+    with pytest.raises(CheckpointError, match=match):
         vgsplus.load(tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_weights_of_another_size_than_the_settings_are_named(tiny_config, tmp_pa
     Wav2Vec2Model(tiny_config).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 65}))
-    with pytest.raises(LoadError, match=r"intermediate_dense.weight is \(64, 48\).*needs \(65, 48\)"):
+    with pytest.raises(CheckpointError, match=r"intermediate_dense.weight is \(64, 48\).*needs \(65, 48\)"):
         vgsplus.load(tmp_path)
 
 
@@ -243,7 +243,7 @@ def test_an_index_of_weights_that_is_wrong_is_refused(sharded, change, match):
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps(content | {"weight_map": change(content["weight_map"])}))
-    with pytest.raises(LoadError, match=match):
+    with pytest.raises(CheckpointError, match=match):
         vgsplus.load(folder)
 
 
@@ -254,7 +254,7 @@ def test_a_tensor_under_its_old_and_new_name_is_refused(tiny_config, tmp_path):
     state = theirs.state_dict()
     state["encoder.pos_conv_embed.conv.weight_g"] = torch.ones(1, 1, 16)
     torch.save(state, tmp_path / "pytorch_model.bin")
-    with pytest.raises(LoadError, match="under two names"):
+    with pytest.raises(CheckpointError, match="under two names"):
         vgsplus.load(tmp_path)
 
 

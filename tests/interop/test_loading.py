@@ -16,12 +16,11 @@ import torch
 from torch import nn
 
 import vgsplus
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CheckpointError, VgsplusError
 from vgsplus.interop.convert import convert
 from vgsplus.interop.fairseq import convolutions
 from vgsplus.interop.fast_vgs import read_args
 from vgsplus.interop.loading import load_weights, load_with_report
-from vgsplus.interop.tensors import LoadError
 from vgsplus.interop.torch_files import Inert, attributes, read_plain, read_torch
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
@@ -89,13 +88,13 @@ def test_a_bundle_goes_through_our_format_and_back_bit_for_bit(bundle, tmp_path,
 
 def test_conversion_replaces_nothing_unasked(bundle, tmp_path):
     (tmp_path / "ours").mkdir()
-    with pytest.raises(LoadError, match="is there already"):
+    with pytest.raises(CheckpointError, match="is there already"):
         convert(bundle, tmp_path / "ours")
     for _ in range(2):
         convert(bundle, tmp_path / "ours", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(LoadError, match="is no model of ours"):
+    with pytest.raises(CheckpointError, match="is no model of ours"):
         convert(bundle, tmp_path / "mine", overwrite=True)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
@@ -109,7 +108,7 @@ def test_a_phase_is_initialised_from_a_bundle_or_told_what_does_not_fit(bundle, 
     narrower = ModelConfig(**{**vars(sizes), "ffn_dim": 1024, "image_layers": 1})
     with (
         torch.device("meta"),
-        pytest.raises(LoadError, match=r"layers.0.fc1.weight is \(3072, 768\).*\(1024, 768\)"),
+        pytest.raises(CheckpointError, match=r"layers.0.fc1.weight is \(3072, 768\).*\(1024, 768\)"),
     ):
         load_weights(VGSPlus(narrower), str(bundle))
 
@@ -278,7 +277,7 @@ def test_the_arguments_inside_those_of_a_fine_tuned_model_count(tmp_path, wrappe
     loaded = vgsplus.load(fine_tuned(model, wrapped(args), tmp_path))
     assert (loaded.config.layer_norm_first, loaded.config.heads) == (True, 4)
     assert same(loaded, model)
-    with pytest.raises(LoadError, match="relative_position_embedding = True"):
+    with pytest.raises(CheckpointError, match="relative_position_embedding = True"):
         vgsplus.load(fine_tuned(model, wrapped(args | {"relative_position_embedding": True}), tmp_path))
 
 
@@ -304,7 +303,7 @@ def test_settings_of_another_network_are_refused_wherever_they_stand(tiny, tmp_p
         "flat": {"cfg": args},
     }
     torch.save({"model": fairseq_tensors(tiny)} | told[place], tmp_path / "other.pt")
-    with pytest.raises(LoadError, match=f"{setting} = {value!r}"):
+    with pytest.raises(CheckpointError, match=f"{setting} = {value!r}"):
         vgsplus.load(tmp_path / "other.pt")
 
 
@@ -323,9 +322,9 @@ def test_settings_of_another_network_are_refused_wherever_they_stand(tiny, tmp_p
 def test_a_tensor_that_has_no_place_inside_the_network_is_refused(tiny, tmp_path, name):
     tensors = fairseq_tensors(tiny) | {name: torch.ones(3)}
     torch.save({"model": tensors, "args": argparse.Namespace(**FAIRSEQ_ARGS)}, tmp_path / "other.pt")
-    with pytest.raises(LoadError, match=f"another network.*{name}"):
+    with pytest.raises(CheckpointError, match=f"another network.*{name}"):
         vgsplus.load(tmp_path / "other.pt")
-    with pytest.raises(LoadError, match=f"another network.*{name}"):
+    with pytest.raises(CheckpointError, match=f"another network.*{name}"):
         load_weights(VGSPlus(TINY), str(tmp_path / "other.pt"))
 
 
@@ -337,7 +336,7 @@ def test_a_speech_encoder_that_lacks_a_tensor_is_refused(tiny, tmp_path, name):
     tensors = fairseq_tensors(tiny)
     del tensors[name]
     torch.save({"model": tensors, "args": argparse.Namespace(**FAIRSEQ_ARGS)}, tmp_path / "w2v.pt")
-    with pytest.raises(LoadError, match="lacks tensors of the speech encoder"):
+    with pytest.raises(CheckpointError, match="lacks tensors of the speech encoder"):
         vgsplus.load(tmp_path / "w2v.pt")
 
 
@@ -345,7 +344,7 @@ def test_a_checkpoint_that_lacks_one_kind_of_tensor_is_told_which(tiny, tmp_path
     tensors = fairseq_tensors(tiny)
     tensors = {name: x for name, x in tensors.items() if not name.startswith("post_extract_proj")}
     torch.save({"model": tensors, "args": argparse.Namespace(**FAIRSEQ_ARGS)}, tmp_path / "w2v.pt")
-    with pytest.raises(LoadError, match=r"lacks post_extract_proj\.weight, without which"):
+    with pytest.raises(CheckpointError, match=r"lacks post_extract_proj\.weight, without which"):
         vgsplus.load(tmp_path / "w2v.pt")
 
 
@@ -363,7 +362,7 @@ def test_the_projection_that_fairseq_leaves_out_where_widths_are_equal_is_the_id
 
 def test_large_tensors_that_do_not_tell_where_layers_normalise_are_refused(tmp_path):
     torch.save({"model": fairseq_tensors(VGSPlus(replace(TINY, **LARGE))), "args": None}, tmp_path / "w2v.pt")
-    with pytest.raises(LoadError, match="does not state layer_norm_first"):
+    with pytest.raises(CheckpointError, match="does not state layer_norm_first"):
         vgsplus.load(tmp_path / "w2v.pt")
 
 
@@ -374,7 +373,7 @@ def test_large_tensors_that_do_not_tell_where_layers_normalise_are_refused(tmp_p
 def test_impossible_settings_are_an_error(tiny, tmp_path, setting, value):
     args = FAIRSEQ_ARGS | {setting: value}
     torch.save({"model": fairseq_tensors(tiny), "cfg": {"model": args}}, tmp_path / "odd.pt")
-    with pytest.raises(LoadError):
+    with pytest.raises(CheckpointError):
         vgsplus.load(tmp_path / "odd.pt")
 
 
@@ -382,7 +381,7 @@ def test_a_large_model_of_waveforms_that_are_not_normalised_is_refused(tmp_path)
     saved = {"model": fairseq_tensors(VGSPlus(replace(TINY, **LARGE)))}
     saved["cfg"] = {"model": FAIRSEQ_ARGS | LARGE, "task": {"normalize": False}}
     torch.save(saved, tmp_path / "large.pt")
-    with pytest.raises(LoadError, match="trained on waveforms that are not normalised"):
+    with pytest.raises(CheckpointError, match="trained on waveforms that are not normalised"):
         vgsplus.load(tmp_path / "large.pt")
 
 
@@ -390,7 +389,7 @@ def test_a_tensor_with_and_without_its_prefix_is_refused(tiny, tmp_path):
     tensors = {f"audio_encoder.{name}": tensor for name, tensor in fairseq_tensors(tiny).items()}
     tensors["layer_norm.weight"] = tensors["audio_encoder.layer_norm.weight"]
     torch.save({"dual_encoder": tensors}, tmp_path / "bundle.pth")
-    with pytest.raises(LoadError, match=r"holds the tensor layer_norm\.weight twice"):
+    with pytest.raises(CheckpointError, match=r"holds the tensor layer_norm\.weight twice"):
         vgsplus.load(tmp_path / "bundle.pth")
 
 
@@ -457,7 +456,7 @@ def test_the_speech_side_of_a_vg_hubert_bundle_is_read(tiny, tmp_path, positions
 
 def test_the_text_of_convolutions_is_read_and_never_run():
     assert convolutions("x", "[(512, 10, 5)] + [(512,3,2)] * 2") == ((512, 10, 5), (512, 3, 2), (512, 3, 2))
-    with pytest.raises(LoadError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         convolutions("x", "__import__('os').system('true')")
 
 
@@ -467,7 +466,7 @@ def test_our_own_folder_must_be_whole(tiny, tmp_path):
     assert same(vgsplus.load(tmp_path / "ours" / "model.safetensors"), tiny)
     data = (tmp_path / "ours" / "model.safetensors").read_bytes()
     (tmp_path / "ours" / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(LoadError, match="cut off"):
+    with pytest.raises(CheckpointError, match="cut off"):
         vgsplus.load(tmp_path / "ours")
 
 
@@ -546,11 +545,11 @@ def test_nothing_in_the_arguments_of_a_bundle_is_run(tmp_path, marker, name, pro
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_whole_file_of_code_is_refused(tmp_path, marker, name):
     torch.save(hostile(marker)[name], tmp_path / "evil.pth")
-    with pytest.raises(LoadError, match="is no checkpoint that is known here"):
+    with pytest.raises(CheckpointError, match="is no checkpoint that is known here"):
         vgsplus.load(tmp_path / "evil.pth")
     torch.save(hostile(marker)[name], tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
-    with pytest.raises(LoadError):
+    with pytest.raises(CheckpointError):
         vgsplus.load(tmp_path)
 
 
@@ -559,7 +558,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
     for what in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"cos\nsystem\n"):
         path = tmp_path / "state.pkl"
         path.write_bytes(what + b"(N(dS'__init__'\nI1\nsS'__setstate__'\nI1\nstb.")
-        with contextlib.suppress(LoadError):
+        with contextlib.suppress(CheckpointError):
             read_plain(path)
         assert callable(Inert.__init__)
         path.write_bytes(pickle.dumps(argparse.Namespace(a=1)))
@@ -601,7 +600,7 @@ def test_a_file_cut_off_anywhere_is_refused(tiny, tmp_path, new_format):
     data = path.read_bytes()
     for share in (0.001, 0.05, 0.3, 0.6, 0.9, 0.999):
         path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(LoadError):
+        with pytest.raises(CheckpointError):
             vgsplus.load(path)
 
 
@@ -615,7 +614,7 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path):
             data = data.replace(b"K\x04\x85", b"K\xc8\x85") if info.filename.endswith("data.pkl") else data
             changed.writestr(info.filename, data)
     (tmp_path / "t.pth").write_bytes(copy.getvalue())
-    with pytest.raises(LoadError, match="storage 0 should hold 200"):
+    with pytest.raises(CheckpointError, match="storage 0 should hold 200"):
         read_torch(tmp_path / "t.pth")
 
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vgsplus.corpora.format import CorpusError
+from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import hold
 from vgsplus.regions import extract as region_writing
-from vgsplus.regions.describer import VisionError
 from vgsplus.regions.extract import describe_folder
 from vgsplus.regions.store import RegionStore
 
@@ -118,7 +117,7 @@ def test_pictures_that_cannot_be_decoded_are_told_at_once_or_left_out(folder, tm
 def test_a_file_that_is_there_stays(folder, tmp_path):
     out = tmp_path / "out.h5"
     out.write_text("mine")
-    with pytest.raises(VisionError, match="is there already"):
+    with pytest.raises(VgsplusError, match="is there already"):
         describe_folder(folder, out, Mean())
     assert out.read_text() == "mine"
     describe_folder(folder, out, Mean(), overwrite=True)
@@ -136,7 +135,7 @@ def test_another_process_that_writes_is_left_alone(folder, tmp_path):
     staging.mkdir()
     with (
         hold(staging / region_writing.LOCK),
-        pytest.raises(VisionError, match=rf"out\.h5: process {os.getpid()} on .* is writing it"),
+        pytest.raises(VgsplusError, match=rf"out\.h5: process {os.getpid()} on .* is writing it"),
     ):
         describe_folder(folder, tmp_path / "out.h5", Mean())
     describe_folder(folder, tmp_path / "out.h5", Mean())
@@ -150,7 +149,7 @@ def test_a_device_without_memory_asks_for_smaller_batches(folder, tmp_path):
                 raise torch.OutOfMemoryError
             return super().describe(pictures)
 
-    with pytest.raises(VisionError, match="--batch-size"):
+    with pytest.raises(VgsplusError, match="--batch-size"):
         describe_folder(folder, tmp_path / "out.h5", Full())
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from vgsplus.errors import VgsplusError
 from vgsplus.regions.backbones import _as_map, timm_backbone
-from vgsplus.regions.describer import VisionError
 from vgsplus.regions.detector import DetectorDescriber
 from vgsplus.regions.libraries import from_hub, library
 from vgsplus.regions.models import open_describer
@@ -36,17 +36,17 @@ def extra(name):
 
 
 def test_unknown_names_and_missing_packages_say_what_to_do(monkeypatch):
-    with pytest.raises(VisionError, match=r"fasterrcnn_resnet50_fpn_v2.*timm:NAME"):
+    with pytest.raises(VgsplusError, match=r"fasterrcnn_resnet50_fpn_v2.*timm:NAME"):
         open_describer("resnet", device=CPU)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(VisionError, match=r"timm is not installed.*vgsplus\[vision\]"):
+    with pytest.raises(VgsplusError, match=r"timm is not installed.*vgsplus\[vision\]"):
         library("timm")
-    with pytest.raises(VisionError, match="transformers:FOLDER"):
+    with pytest.raises(VgsplusError, match="transformers:FOLDER"):
         open_describer("transformers:name", weights="file", device=CPU)
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do():
-    with pytest.raises(VisionError, match=r"no route.*--weights FILE"), from_hub("timm:vit"):
+    with pytest.raises(VgsplusError, match=r"no route.*--weights FILE"), from_hub("timm:vit"):
         raise OSError("no route\nand a long story")
 
 
@@ -62,9 +62,9 @@ def test_weights_come_from_a_file(tmp_path, suffix):
     assert digest(source) != digest(target)
     fill(target, path)
     assert digest(source) == digest(target)
-    with pytest.raises(VisionError, match=r"weight has shape \(2, 3\), not \(2, 4\)"):
+    with pytest.raises(VgsplusError, match=r"weight has shape \(2, 3\), not \(2, 4\)"):
         fill(nn.Linear(4, 2), path)
-    with pytest.raises(VisionError, match=r"0\.weight is absent"):
+    with pytest.raises(VgsplusError, match=r"0\.weight is absent"):
         fill(nn.Sequential(nn.Linear(3, 2)), path)
 
 
@@ -75,7 +75,7 @@ def test_tokens_become_a_map_without_those_before_the_patches():
     patches = torch.arange(9.0).view(1, 9, 1)
     tokens = torch.cat([torch.full((1, 5, 1), -1.0), patches], dim=1)
     assert _as_map(tokens, 48, Config).squeeze().tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    with pytest.raises(VisionError, match="no square"):
+    with pytest.raises(VgsplusError, match="no square"):
         _as_map(tokens[:, :7], 48, Config)
 
 
@@ -126,7 +126,7 @@ def test_a_model_of_text_is_refused(tmp_path):
     )
     transformers.BertModel(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{}")
-    with pytest.raises(VisionError, match="no model of pictures"):
+    with pytest.raises(VgsplusError, match="no model of pictures"):
         open_describer(f"transformers:{tmp_path}", device=CPU)
 
 

@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file
 
 from vgsplus import config as settings
-from vgsplus.config import ConfigError
 from vgsplus.corpora.format import Corpus
-from vgsplus.schedule import AdditionalSpeech, Alpha, Phase, Schedule, ScheduleError
+from vgsplus.errors import CheckpointError, ConfigError, Interrupted
+from vgsplus.schedule import AdditionalSpeech, Alpha, Phase, Schedule
 from vgsplus.training import checkpoint
 from vgsplus.training.additional import AdditionalOrder, additional_batches, open_additional
 from vgsplus.training.batches import BatchReader, BatchRequest, TrainingOrder
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE
-from vgsplus.training.checks import RunCheckError, check_run
-from vgsplus.training.interruption import Interrupted, StopRequest
+from vgsplus.training.checks import check_run
+from vgsplus.training.interruption import StopRequest
 from vgsplus.training.log import ADDITIONAL_SCALARS, SCALARS, RunLog, read_log
 from vgsplus.training.optimizer import build_optimizer
 from vgsplus.training.progress import Silent
 from vgsplus.training.randomness import Use, indexed_seed
-from vgsplus.training.run_folder import Identity, RunFolderError
+from vgsplus.training.run_folder import Identity
 from vgsplus.training.trainer import Trainer, train
 
 WEIGHT, CLIPS, STEPS = 0.7, 3, 9
@@ -128,7 +128,7 @@ def test_impossible_settings_are_refused_with_their_path(speech, message):
 
 
 def test_an_infinite_weight_is_refused():
-    with pytest.raises(ScheduleError, match="weight"):
+    with pytest.raises(ConfigError, match="weight"):
         AdditionalSpeech(corpus="c", weight=float("inf"))
 
 
@@ -298,14 +298,14 @@ def test_a_first_phase_without_it_is_shared_and_the_corpus_may_move(
         train(with_speech(phases=(1,)), tmp_path / "run", start=start, progress=StopAfter(7))
     train(with_speech(phases=(1,), corpus=str(moved)), tmp_path / "run", resume=True)
     assert_same_bits(tmp_path / "run", whole)
-    with pytest.raises(RunFolderError, match="additional_speech"):
+    with pytest.raises(CheckpointError, match="additional_speech"):
         train(with_speech(), tmp_path / "other", start=start)
     (moved / "captions.jsonl").write_text(
         "".join(reversed((moved / "captions.jsonl").read_text().splitlines(keepends=True)))
     )
     unfinished = tmp_path / "run" / "checkpoints" / "step-00000009-end-of-mixed"
     shutil.rmtree(unfinished)
-    with pytest.raises(RunFolderError, match=r"another corpus:\n- additional_speech\.mixed\.captions"):
+    with pytest.raises(CheckpointError, match=r"another corpus:\n- additional_speech\.mixed\.captions"):
         train(with_speech(phases=(1,), corpus=str(moved)), tmp_path / "run", resume=True)
 
 
@@ -320,7 +320,7 @@ def test_its_pictures_are_never_looked_at(with_speech, corpus_root, monkeypatch,
 
 
 def faults(config):
-    with pytest.raises(RunCheckError) as error:
+    with pytest.raises(ConfigError) as error:
         check_run(config, Corpus.open(config.corpus), None)
     return str(error.value)
 

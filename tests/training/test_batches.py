@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from vgsplus.audio import AudioError
 from vgsplus.corpora.format import Corpus
+from vgsplus.errors import AudioError
 from vgsplus.models.speech import PADDING_STEP
 from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.batches import (

@@ -12,14 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vgsplus import config as settings
-from vgsplus.config import ConfigError
+from vgsplus.errors import CheckpointError, ConfigError
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training.checkpoint import (
     FILES,
     MODEL_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
-    CheckpointError,
     TrainingState,
     adopt,
     checkpoints,

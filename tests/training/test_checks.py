@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
-from vgsplus.corpora.format import Corpus, CorpusError
+from vgsplus.corpora.format import Corpus
+from vgsplus.errors import ConfigError, CorpusError
 from vgsplus.schedule import Alpha, Phase, Schedule
-from vgsplus.training.checks import RunCheckError, check_run
+from vgsplus.training.checks import check_run
 
 
 def only(alpha, init=None):
@@ -34,20 +35,20 @@ def test_speech_alone_is_enough_without_grounding(make_config, speech_root):
     ],
 )
 def test_impossible_settings_are_named(make_config, corpus_root, changes, message):
-    with pytest.raises(RunCheckError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         check_run(make_config(**changes), Corpus.open(corpus_root), None)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, {"linear": [0, 1]}])
 def test_grounding_needs_a_corpus_with_images(make_config, speech_root, alpha):
-    with pytest.raises(RunCheckError, match="corpus of speech alone"):
+    with pytest.raises(ConfigError, match="corpus of speech alone"):
         check_run(make_config(schedule=only(alpha)), Corpus.open(speech_root), None)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_grounding_needs_an_image_for_every_caption(make_config, corpus_root, tmp_path, split):
     corpus = changed(corpus_root, tmp_path, f"{split}_2", image=None)
-    with pytest.raises(RunCheckError, match=f"1 of the split {split} have none, the first {split}_2"):
+    with pytest.raises(ConfigError, match=f"1 of the split {split} have none, the first {split}_2"):
         check_run(make_config(), corpus, None)
     check_run(make_config(schedule=only(0)), corpus, None)
 
@@ -55,20 +56,20 @@ def test_grounding_needs_an_image_for_every_caption(make_config, corpus_root, tm
 def test_features_must_be_those_of_the_model(make_config, corpus_root):
     corpus = Corpus.open(corpus_root)
     corpus.info["regions"]["dim"] = 2048
-    with pytest.raises(RunCheckError, match="have 2048 features"):
+    with pytest.raises(ConfigError, match="have 2048 features"):
         check_run(make_config(), corpus, None)
 
 
 def test_clips_shorter_than_a_frame_are_named(make_config, corpus_root, tmp_path):
     corpus = changed(corpus_root, tmp_path, "train_3", num_samples=5)
-    with pytest.raises(RunCheckError, match=r"1 captions .* the first train_3 with 5"):
+    with pytest.raises(ConfigError, match=r"1 captions .* the first train_3 with 5"):
         check_run(make_config(), corpus, None)
 
 
 def test_a_moved_sound_file_is_noticed(make_config, corpus_root):
     corpus = Corpus.open(corpus_root)
     corpus.info["audio_root"] = "elsewhere"
-    with pytest.raises(RunCheckError, match="were the files moved"):
+    with pytest.raises(ConfigError, match="were the files moved"):
         check_run(make_config(), corpus, None)
 
 
@@ -82,7 +83,7 @@ def test_a_missing_validation_split_matters_only_where_it_is_used(make_config, c
 
 def test_every_fault_is_named_at_once(make_config, speech_root):
     config = make_config(batch_size=14, precision="16-mixed")
-    with pytest.raises(RunCheckError) as error:
+    with pytest.raises(ConfigError) as error:
         check_run(config, Corpus.open(speech_root), None)
     assert str(error.value).count("\n- ") == 3
 

@@ -12,19 +12,18 @@ from safetensors.torch import load_file
 
 from vgsplus import config as settings
 from vgsplus.corpora.format import Corpus
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CheckpointError, Interrupted, NotFiniteError, VgsplusError
 from vgsplus.files import hold
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training import checkpoint, reports
 from vgsplus.training.batches import BatchReader
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, load_model, load_state
-from vgsplus.training.interruption import Interrupted
 from vgsplus.training.log import read_log
 from vgsplus.training.optimizer import BertAdam
 from vgsplus.training.progress import Silent
-from vgsplus.training.run_folder import LOCK_FILE, RunFolderError
-from vgsplus.training.trainer import NotFiniteError, train
+from vgsplus.training.run_folder import LOCK_FILE
+from vgsplus.training.trainer import train
 
 STEPS = 9
 """Of the two phases of `make_config`: 5 and 4."""
@@ -380,7 +379,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes(make_config, tmp_path, whole, 
         train(make_config(), tmp_path, progress=At(2, raising()))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
-        with pytest.raises(checkpoint.CheckpointError, match="step-00000002"):
+        with pytest.raises(CheckpointError, match="step-00000002"):
             train(make_config(), tmp_path, resume=True)
     assert_same_bits(train(make_config(), tmp_path, resume=True).checkpoint, whole[0].checkpoint)
 
@@ -419,7 +418,7 @@ def test_a_started_run_resumes(make_config, tmp_path, whole):
 def test_a_start_of_another_kind_is_refused_and_nothing_written(
     make_config, tmp_path, whole, changes, message
 ):
-    with pytest.raises(RunFolderError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         train(
             make_config(**changes),
             tmp_path / "run",
@@ -431,7 +430,7 @@ def test_a_start_of_another_kind_is_refused_and_nothing_written(
 def test_a_start_in_the_middle_of_a_phase_is_refused(make_config, tmp_path):
     with pytest.raises(Interrupted):
         train(make_config(), tmp_path / "first", progress=At(2, raising()))
-    with pytest.raises(RunFolderError, match="not at the end of a phase"):
+    with pytest.raises(CheckpointError, match="not at the end of a phase"):
         train(make_config(), tmp_path / "second", start=tmp_path / "first")
 
 
@@ -492,14 +491,14 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(make_config, tmp
     run.mkdir()
     with (
         hold(run / LOCK_FILE),
-        pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* is training in it"),
+        pytest.raises(CheckpointError, match=rf"process {os.getpid()} on .* is training in it"),
     ):
         train(make_config(), run)
     assert [path.name for path in run.iterdir()] == [LOCK_FILE]
 
 
 def test_an_existing_run_is_not_started_anew(whole, make_config):
-    with pytest.raises(RunFolderError, match="holds a run already"):
+    with pytest.raises(CheckpointError, match="holds a run already"):
         train(make_config(), whole[1])
 
 
@@ -510,7 +509,7 @@ def test_changed_settings_are_named(make_config, tmp_path, before_checkpoint):
     else:
         with pytest.raises(Interrupted):
             train(make_config(), tmp_path, progress=At(1, raising()))
-    with pytest.raises(RunFolderError) as error:
+    with pytest.raises(CheckpointError) as error:
         train(make_config(seed=5, max_seconds=4.0), tmp_path, resume=True)
     assert "- seed: 3 → 5" in str(error.value)
     assert "- max_seconds: 8.0 → 4.0" in str(error.value)
@@ -535,12 +534,12 @@ def test_a_corpus_that_changed_is_noticed(make_config, tmp_path, corpus_root):
         train(moved, tmp_path / "run", resume=True, progress=At(2, raising()))
     info = json.loads((copy / "corpus.json").read_text())
     (copy / "corpus.json").write_text(json.dumps(info | {"provenance": {"regions": {"model": "another"}}}))
-    with pytest.raises(RunFolderError, match="another corpus:\n- described_by"):
+    with pytest.raises(CheckpointError, match="another corpus:\n- described_by"):
         train(moved, tmp_path / "run", resume=True)
     (copy / "corpus.json").write_text(json.dumps(info))
     lines = (copy / "captions.jsonl").read_text().splitlines(keepends=True)
     (copy / "captions.jsonl").write_text("".join(reversed(lines)))
-    with pytest.raises(RunFolderError, match="another corpus"):
+    with pytest.raises(CheckpointError, match="another corpus"):
         train(moved, tmp_path / "run", resume=True)
 
 

@@ -15,8 +15,7 @@ from rich.console import Console
 from vgsplus.cli import models, runs
 from vgsplus.cli.corpora import data
 from vgsplus.cli.evaluation import scoring
-from vgsplus.errors import VgsplusError
-from vgsplus.training.interruption import Interrupted
+from vgsplus.errors import Interrupted, VgsplusError
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended."""

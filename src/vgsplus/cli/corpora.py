@@ -10,7 +10,7 @@ from vgsplus.cli import fetching
 from vgsplus.cli.fetching import Download, Mirror
 from vgsplus.cli.options import Overwrite, Seed
 from vgsplus.cli.progress import bars, stage_bars
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CorpusError, VgsplusError
 
 data = typer.Typer(help="Prepare and check corpora.", no_args_is_help=True)
 data.command("fetch")(fetching.fetch)
@@ -394,7 +394,7 @@ def data_pack(
 @data.command("check")
 def data_check(corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")]) -> None:
     """Look for every fault of a prepared corpus: files, lengths, features, splits."""
-    from vgsplus.corpora.format import CorpusError, validate
+    from vgsplus.corpora.format import validate
 
     if faults := validate(corpus):
         raise CorpusError(faults)

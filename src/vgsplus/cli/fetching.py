@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 
 from vgsplus.cli.progress import byte_bars
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import Interrupted, VgsplusError
 
 if TYPE_CHECKING:
     from vgsplus.fetching.archives import Archive
@@ -58,10 +58,9 @@ def fetch_all(archives: Sequence["Archive"], folder: Path, mirrors: Sequence[str
 
     Raises:
         Interrupted: Ctrl-C was pressed.
-        FetchError: as `corpora.fetching.fetch.fetch`.
+        DownloadError: as `corpora.fetching.fetch.fetch`.
     """
     from vgsplus.fetching.fetch import fetch as fetch_archive
-    from vgsplus.training.interruption import Interrupted
 
     console = Console()
     found = []

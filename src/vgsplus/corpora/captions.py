@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.errors import CorpusError
 
 NO_IMAGE = -1
 LINES_AT_ONCE = 1024

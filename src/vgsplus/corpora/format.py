@@ -17,9 +17,9 @@ No image is in two splits, except where corpus.json says so: "shared_images": [[
 """
 
 from vgsplus.corpora.captions import Caption
-from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.reader import Corpus
 from vgsplus.corpora.validation import validate
 from vgsplus.corpora.writer import CorpusWriter, SplitCount, Summary
+from vgsplus.errors import CorpusError
 
 __all__ = ["Caption", "Corpus", "CorpusError", "CorpusWriter", "SplitCount", "Summary", "validate"]

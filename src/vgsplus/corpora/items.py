@@ -17,8 +17,7 @@ from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from vgsplus.corpora.faults import CorpusError
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, nfc, read_text
 
 if TYPE_CHECKING:
@@ -50,10 +49,6 @@ LATEST = 10**9
 FORBIDDEN = re.compile(r"[^\S \t]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 """Control characters, and blanks that other programs may or may not take for the end of a column or line."""
 SHOWN_CHARACTERS = 40
-
-
-class ItemError(CorpusError):
-    """What is wrong with an ABX item file; `faults` holds every fault, the message the first 20."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,21 +96,21 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
     """The tokens of an item file, and a fault for each line that holds none, with its number.
 
     Raises:
-        ItemError: the file is absent or not text, or its header lacks columns.
+        CorpusError: the file is absent or not text, or its header lacks columns.
     """
     path = as_on_disk(path)
     rows = _rows(path)
     if not rows:
-        raise ItemError(f"{path}: is empty. Its first line must be: {' '.join(COLUMNS)}")
+        raise CorpusError(f"{path}: is empty. Its first line must be: {' '.join(COLUMNS)}")
     (line, first), *rest = rows
     if fault := _character_fault(first):
-        raise ItemError(f"{path}:{line}: {fault}")
+        raise CorpusError(f"{path}:{line}: {fault}")
     header = _fields(first)
     held = {column: [name for name in header if name in names] for column, names in NAMES.items()}
     wrong = [column for column, found in held.items() if len(found) != 1]
     wrong += [name for names in CONTEXTS for name in names if header.count(name) > 1]
     if wrong:
-        raise ItemError(
+        raise CorpusError(
             f"{path}:{line}: the header must name {', '.join(wrong)} once. Expected: {' '.join(COLUMNS)}. "
             f"{ALSO_TAKEN}."
         )
@@ -231,11 +226,11 @@ def _rows(path: Path) -> list[tuple[int, str]]:
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise ItemError(f"{path}: there is no such item file.") from None
+        raise CorpusError(f"{path}: there is no such item file.") from None
     except OSError as error:
-        raise ItemError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}).") from None
     except VgsplusError as error:
-        raise ItemError(str(error)) from None
+        raise CorpusError(str(error)) from None
     numbered = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
     return [(number, line) for number, line in numbered if line.strip(" \t")]
 

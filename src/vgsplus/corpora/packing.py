@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import Self
 
 from vgsplus import audio
-from vgsplus.audio import AudioError, num_samples
+from vgsplus.audio import num_samples
 from vgsplus.corpora.captions import Caption
-from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import REGIONS_FILE, Corpus
 from vgsplus.corpora.writer import CorpusWriter, Summary
+from vgsplus.errors import AudioError, CorpusError
 
 SHARDS_FOLDER = "shards"
 SHARD_BYTES = 1 << 30

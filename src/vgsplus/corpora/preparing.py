@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vgsplus.audio import SAMPLE_RATE, AudioError
-from vgsplus.errors import VgsplusError
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
 
 MIN_SECONDS = 0.25
@@ -21,10 +21,6 @@ AT_ONCE = 1024
 
 type Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
-
-
-class PictureError(VgsplusError):
-    """A picture that cannot be used: absent or broken."""
 
 
 def in_parallel[T, R](
@@ -81,11 +77,11 @@ def open_picture(path: Path) -> Image.Image:
     bits of grey.
 
     Raises:
-        PictureError: there is no such file, it cannot be decoded, or it holds values that are not finite.
+        CorpusError: there is no such file, it cannot be decoded, or it holds values that are not finite.
     """
     path = as_on_disk(path)
     if not is_file(path):
-        raise PictureError(f"{path}: there is no such picture.")
+        raise CorpusError(f"{path}: there is no such picture.")
     try:
         with Image.open(path) as image:
             image.load()
@@ -93,7 +89,7 @@ def open_picture(path: Path) -> Image.Image:
             return _scaled(upright) if upright.mode in ("I", "F") else upright
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise errors of nearly every kind
         what = f"{error}" or type(error).__name__
-        raise PictureError(
+        raise CorpusError(
             f"{path}: cannot be read as a picture ({what}). Leave it out or replace it."
         ) from None
 

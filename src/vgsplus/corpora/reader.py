@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vgsplus.corpora.captions import Caption, Captions, index_captions
-from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
+from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, read_text
+from vgsplus.regions.layout import HDF5_ERRORS
 from vgsplus.regions.stored_rows import StoredRows
 
 FORMAT = 1

@@ -14,18 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vgsplus.audio import SAMPLE_RATE, AudioError, is_silent, read
+from vgsplus.audio import SAMPLE_RATE, is_silent, read
 from vgsplus.corpora.captions import Caption, read_captions
-from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
-from vgsplus.corpora.items import (
-    TIME_TOLERANCE,
-    ItemError,
-    SoundIndex,
-    label_faults,
-    parse_items,
-    repeat_faults,
-    shown,
-)
+from vgsplus.corpora.items import TIME_TOLERANCE, SoundIndex, label_faults, parse_items, repeat_faults, shown
 from vgsplus.corpora.preparing import Progress, stream_in_parallel
 from vgsplus.corpora.reader import (
     CAPTIONS_FILE,
@@ -35,7 +26,9 @@ from vgsplus.corpora.reader import (
     read_image_ids,
     read_info,
 )
+from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
+from vgsplus.regions.layout import HDF5_ERRORS
 
 BLANK = re.compile(r"\s")
 
@@ -221,7 +214,7 @@ def _item_faults(path: Path, audio_root: Path, captions: Sequence[Caption]) -> l
     """What is wrong with an ABX item file, whose names are looked for as `evaluate abx` looks for sounds."""
     try:
         items, faults = parse_items(path)
-    except ItemError as error:
+    except CorpusError as error:
         return error.faults
     spoken = {
         audio_root / caption.audio: caption

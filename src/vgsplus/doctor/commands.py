@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from vgsplus import config as settings
-from vgsplus.config import ConfigError, RunConfig, load_config, presets
+from vgsplus.config import RunConfig, load_config, presets
 from vgsplus.corpora.reader import INFO_FILE
+from vgsplus.errors import ConfigError
 from vgsplus.experiments.reproduce import CORPUS, RUNS, SECONDS, variant_folder
 from vgsplus.schedule import VARIANTS, AdditionalSpeech, Schedule, variant_title
 from vgsplus.training.run_folder import CONFIG_FILE

@@ -11,13 +11,13 @@ from rich.filesize import decimal
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.config import load_config, presets
-from vgsplus.corpora.faults import SHOWN_FAULTS
-from vgsplus.corpora.format import Caption, Corpus, CorpusError, validate
+from vgsplus.corpora.format import Caption, Corpus, validate
 from vgsplus.corpora.reader import REGIONS_FILE, open_regions
 from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers
-from vgsplus.evaluation.abx_items import ItemError, read_items
+from vgsplus.errors import SHOWN_FAULTS, CorpusError
+from vgsplus.evaluation.abx_items import read_items
 from vgsplus.models.speech import PADDING_STEP, SpeechEncoder, deal_by_length
 from vgsplus.training.batches import TRAIN, VALIDATION, epoch_order
 
@@ -135,7 +135,7 @@ def _items(corpus: Corpus) -> Iterator[Finding]:
         try:
             # Whether there is more than one speaker, as "across" needs, is a hint of its own.
             items = read_items(path, conditions=("within",), audio_root=corpus.audio_root)
-        except ItemError as error:
+        except CorpusError as error:
             more = f"; {count(len(error.faults) - 1, 'more fault')}" if len(error.faults) > 1 else ""
             yield Finding("fault", "ABX items", f"{error.faults[0]}{more}", PREPARE_AGAIN)
         else:

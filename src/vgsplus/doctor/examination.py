@@ -16,17 +16,13 @@ _RUN = ("config.yaml", "log.jsonl", "checkpoints")
 _REPRODUCTION = ("runs", "seconds")
 
 
-class ExaminationError(VgsplusError):
-    """Something that is neither the machine nor a folder that can be examined."""
-
-
 def examine(what: str | Path) -> Diagnosis:
     """Examine the machine ("machine"), or the corpus, run or reproduction in a folder.
 
     Nothing is changed on disk, and no code is run from what is read.
 
     Raises:
-        ExaminationError: it is none of these; says what was looked for.
+        VgsplusError: it is none of these; says what was looked for.
     """
     if what == MACHINE:
         from vgsplus.doctor.machine import examine_machine
@@ -34,7 +30,7 @@ def examine(what: str | Path) -> Diagnosis:
         return examine_machine()
     folder = Path(what)
     if not folder.is_dir():
-        raise ExaminationError(f"{folder}: there is no such folder. {_sought()}")
+        raise VgsplusError(f"{folder}: there is no such folder. {_sought()}")
     if _holds(folder, _CORPUS):
         from vgsplus.doctor.corpus import examine_corpus
 
@@ -47,7 +43,7 @@ def examine(what: str | Path) -> Diagnosis:
         from vgsplus.doctor.reproduction import examine_reproduction
 
         return examine_reproduction(folder)
-    raise ExaminationError(f"{folder}: is neither a corpus nor a run nor a reproduction. {_sought()}")
+    raise VgsplusError(f"{folder}: is neither a corpus nor a run nor a reproduction. {_sought()}")
 
 
 def _holds(folder: Path, names: tuple[str, ...]) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig, load_config
-from vgsplus.corpora.format import Corpus, CorpusError
+from vgsplus.corpora.format import Corpus
 from vgsplus.doctor.checkpoints import checkpoint_findings
 from vgsplus.doctor.commands import reproduction_of, resume_command
 from vgsplus.doctor.findings import Diagnosis, Finding
@@ -13,7 +13,7 @@ from vgsplus.doctor.leftovers import leftover_findings, leftovers
 from vgsplus.doctor.reproduction import go_on_command
 from vgsplus.doctor.run_log import log_findings
 from vgsplus.doctor.standing import Standing, standing
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CheckpointError, CorpusError, VgsplusError
 from vgsplus.experiments.scoring import test_sets
 from vgsplus.interop.loading import load_weights
 from vgsplus.training import checkpoint
@@ -76,16 +76,24 @@ def _settings(run: Path) -> tuple[RunConfig | None, list[Finding]]:
         config = load_config(path)
     except VgsplusError as error:
         return None, [Finding("fault", "settings", str(error), "Mend the file.")]
-    try:
-        newest(run, config)
-    except checkpoint.CheckpointError:  # found with the checkpoints
-        pass
-    except VgsplusError as error:
-        return config, [Finding("fault", "settings", f"{path} is not as the run was begun\n{error}")]
+    if not _newest_is_broken(run):  # which is a finding of the checkpoints
+        try:
+            newest(run, config)
+        except VgsplusError as error:
+            return config, [Finding("fault", "settings", f"{path} is not as the run was begun\n{error}")]
     phases = ", ".join(f"{phase.name} for {phase.epochs:g} epochs" for phase in config.schedule.phases)
     return config, [
         Finding("ok", "settings", f"{phases}; batches of {config.batch_size}, seed {config.seed}")
     ]
+
+
+def _newest_is_broken(run: Path) -> bool:
+    try:
+        if latest := checkpoint.latest(run):
+            checkpoint.load_state(latest)
+    except CheckpointError:
+        return True
+    return False
 
 
 def _precision(config: RunConfig) -> Iterator[Finding]:

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchdtw import dtw_batch
 
-from vgsplus.evaluation.abx_frames import AbxError, FrameTable, check_finite, frame_spans
-from vgsplus.evaluation.abx_items import ItemError, read_items
+from vgsplus.errors import CorpusError, VgsplusError
+from vgsplus.evaluation.abx_frames import FrameTable, check_finite, frame_spans
+from vgsplus.evaluation.abx_items import read_items
 from vgsplus.files import nfc
 
 if TYPE_CHECKING:
@@ -72,10 +73,10 @@ def score(
         {condition: error in [0, 1]}; chance is 0.5.
 
     Raises:
-        ItemError: faults of the item file, all at once, each with its line; items without contexts for
+        CorpusError: faults of the item file, all at once, each with its line; items without contexts for
             context "within".
-        AbxError: features that are no real numbers (T, D), not finite, of different widths or too short for
-            the items; an unknown condition or context; items of which no comparison can be made.
+        VgsplusError: features that are no real numbers (T, D), not finite, of different widths or too short
+            for the items; an unknown condition or context; items of which no comparison can be made.
     """
     items = read_items(item, conditions=_known(conditions, CONDITIONS))
     spans = frame_spans(items, frame_rate)
@@ -86,26 +87,28 @@ def score(
     names |= {file: names[nfc(file)] for file in table.files if file not in names and nfc(file) in names}
     if absent := [indices[0] for file, indices in items.by_file().items() if file not in names]:
         firsts = [items.tokens[index] for index in absent]
-        raise ItemError([f"{items.where(token)}: there are no features of {token.file}." for token in firsts])
+        raise CorpusError(
+            [f"{items.where(token)}: there are no features of {token.file}." for token in firsts]
+        )
     kept = []
     for file in table.files:
         frames = _frames(features[names[file]], file)
         kept.append(check_finite(frames[table.keep(file, len(frames))], file))
     if len(widths := {frames.shape[1] for frames in kept}) > 1:
-        raise AbxError(f"Features differ in width: {', '.join(map(str, sorted(widths)))} dimensions.")
+        raise VgsplusError(f"Features differ in width: {', '.join(map(str, sorted(widths)))} dimensions.")
     return comparisons.errors(torch.cat(kept), table)
 
 
 def _frames(values: NDArray[np.floating] | Tensor, file: str) -> Tensor:
-    """Features as a float32 tensor (T, D); raises AbxError where they are none."""
+    """Features as a float32 tensor (T, D); raises VgsplusError where they are none."""
     try:
         frames = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise AbxError(f"Features of {file} must be real numbers ({error}).") from None
+        raise VgsplusError(f"Features of {file} must be real numbers ({error}).") from None
     if frames.is_complex():
-        raise AbxError(f"Features of {file} must be real numbers, not complex ones.")
+        raise VgsplusError(f"Features of {file} must be real numbers, not complex ones.")
     if frames.ndim != 2 or not frames.shape[1]:
-        raise AbxError(f"Features of {file} must be (T, D), not {tuple(frames.shape)}.")
+        raise VgsplusError(f"Features of {file} must be (T, D), not {tuple(frames.shape)}.")
     return frames.float()
 
 
@@ -127,7 +130,7 @@ class Comparisons:
         _known(conditions, CONDITIONS)
         _known([context], CONTEXTS)
         if context == "within" and not items.has_contexts:
-            raise ItemError(
+            raise CorpusError(
                 f"{items.path}: its header names no contexts, and phones are to be compared within contexts. "
                 "Add the columns prev-phone and next-phone, or context; or compare in any context "
                 "(--context any)."
@@ -136,7 +139,7 @@ class Comparisons:
         # One frame less leaves nothing of a single frame; Libri-Light leaves such tokens out.
         self._used = np.flatnonzero(spans[:, 1] - spans[:, 0] > as_published)
         if not len(self._used):
-            raise AbxError(
+            raise VgsplusError(
                 f"{items.path}: every token has a single frame, which the published protocol drops."
             )
         self._labels = _labels(items, self._used)
@@ -176,7 +179,7 @@ class Comparisons:
         except EmptyTaskError:
             what = "share the phones around them, " if context == "within" else ""
             who = "by one speaker, one of them " + ("twice" if condition == "within" else "by another too")
-            raise AbxError(
+            raise VgsplusError(
                 f"{items.path}: holds nothing to compare {condition} speakers: no two phones {what}are "
                 f"spoken {who}. Give it more tokens, or score another condition or context."
             ) from None
@@ -225,5 +228,7 @@ def _labels(items: Items, used: NDArray[np.int64]) -> pl.DataFrame:
 
 def _known(names: Sequence[str], choices: Sequence[str]) -> Sequence[str]:
     if not names or (unknown := [name for name in names if name not in choices]):
-        raise AbxError(f"Choose from {', '.join(choices)}; got {', '.join(unknown) if names else 'nothing'}.")
+        raise VgsplusError(
+            f"Choose from {', '.join(choices)}; got {', '.join(unknown) if names else 'nothing'}."
+        )
     return names

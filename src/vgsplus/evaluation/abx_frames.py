@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.abx_items import ItemError
+from vgsplus.errors import CorpusError, VgsplusError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,18 +22,14 @@ HIGHEST_RATE = 10**6
 """Frames a second; above all sampling rates of sound, and far below what overflows."""
 
 
-class AbxError(VgsplusError):
-    """Features or items that cannot be scored."""
-
-
 def check_finite(frames: Tensor, file: str) -> Tensor:
     """The frames (T, D) of a file as they are.
 
     Raises:
-        AbxError: some are not finite.
+        VgsplusError: some are not finite.
     """
     if not bool(torch.isfinite(frames).all()):
-        raise AbxError(f"Features of {file} are not finite. A model that gives such has diverged.")
+        raise VgsplusError(f"Features of {file} are not finite. A model that gives such has diverged.")
     return frames
 
 
@@ -45,11 +40,11 @@ def frame_spans(items: Items, frame_rate: float | Fraction) -> NDArray[np.int64]
     moves a frame that lies on an edge.
 
     Raises:
-        AbxError: the rate is not a positive number, or too high to be one of frames.
-        ItemError: tokens too short to hold the centre of a frame, with their lines.
+        VgsplusError: the rate is not a positive number, or too high to be one of frames.
+        CorpusError: tokens too short to hold the centre of a frame, with their lines.
     """
     if not (math.isfinite(frame_rate) and 0 < frame_rate <= HIGHEST_RATE):
-        raise AbxError(
+        raise VgsplusError(
             f"The frame rate must be a positive number of frames a second, {HIGHEST_RATE:,} at most, not "
             f"{frame_rate}."
         )
@@ -65,7 +60,7 @@ def frame_spans(items: Items, frame_rate: float | Fraction) -> NDArray[np.int64]
     )
     short = [items.tokens[index] for index in np.flatnonzero(spans[:, 1] <= spans[:, 0])]
     if short:
-        raise ItemError(
+        raise CorpusError(
             [
                 f"{items.where(token)}: {token.onset} to {token.offset} s holds the centre of no frame at "
                 f"{float(rate):g} frames a second. Leave the line out."
@@ -107,7 +102,7 @@ class FrameTable:
         """The frames of a file of `num_frames` that its tokens need, which the caller keeps in this order.
 
         Raises:
-            AbxError: a token ends behind the frames.
+            VgsplusError: a token ends behind the frames.
         """
         indices = np.array(self._tokens_of[file])
         starts, ends = self._spans[indices].T
@@ -118,7 +113,7 @@ class FrameTable:
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
             token = self.items.tokens[indices[first]]
-            raise AbxError(
+            raise VgsplusError(
                 f"{self.items.where(token)}: {token.onset} to {token.offset} s needs frames "
                 f"{starts[first]} to {ends[first] - 1} of {file}, but there are features for {num_frames}. "
                 "Check the frame rate, and that the features are of this sound, whole."

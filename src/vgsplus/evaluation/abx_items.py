@@ -12,7 +12,6 @@ from vgsplus import audio
 from vgsplus.corpora.items import (
     COLUMNS,
     TIME_TOLERANCE,
-    ItemError,
     Items,
     SoundIndex,
     Token,
@@ -21,12 +20,13 @@ from vgsplus.corpora.items import (
     repeat_faults,
     shown,
 )
+from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["COLUMNS", "ItemError", "Items", "Token", "read_items"]
+__all__ = ["COLUMNS", "CorpusError", "Items", "Token", "read_items"]
 
 READERS = 4
 
@@ -46,14 +46,14 @@ def read_items(
             folder below it; None where features come from elsewhere.
 
     Raises:
-        ItemError: absent, not text, a header or a line that lacks columns, times that are no numbers,
+        CorpusError: absent, not text, a header or a line that lacks columns, times that are no numbers,
             negative, in the wrong order or behind the end of the sound, a token listed twice, a label in two
             Unicode forms, a file without sound or with several, a single phone or speaker, no items.
     """
     items, faults = parse_items(Path(path))
     path = items.path
     if not items.tokens and not faults:
-        raise ItemError(f"{path}: holds no items, only a header. Give it a line a phone token.")
+        raise CorpusError(f"{path}: holds no items, only a header. Give it a line a phone token.")
     if len({token.phone for token in items.tokens}) == 1:
         phone = shown(items.tokens[0].phone)
         faults.append(f"{path}: holds one phone only, {phone!r}; ABX tells at least two apart.")
@@ -66,7 +66,7 @@ def read_items(
         faults += _late_tokens(items)
     faults += repeat_faults(items, {file: sound.resolve() for file, sound in items.audio.items()})
     if faults:
-        raise ItemError(faults)
+        raise CorpusError(faults)
     return items
 
 
@@ -108,7 +108,7 @@ def _late_tokens(items: Items) -> Iterator[str]:
     def faults_of(file: str) -> list[str]:
         try:
             seconds = audio.duration(items.audio[file])
-        except audio.AudioError as error:
+        except AudioError as error:
             return [f"{items.where(items.tokens[indices[file][0]])}: {error}"]
         limit = Decimal(seconds) + TIME_TOLERANCE
         late = [token for token in map(items.tokens.__getitem__, indices[file]) if token.offset > limit]

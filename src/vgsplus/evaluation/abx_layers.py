@@ -98,7 +98,7 @@ def check_question(question: Question, config: ModelConfig) -> None:
     """Find out before any model of these sizes exists what `score_layers` and `score_log_mel` would raise.
 
     Raises:
-        AbxError, ItemError: tokens too short for a frame; items of which no comparison can be made.
+        VgsplusError, CorpusError: tokens too short for a frame; items of which no comparison can be made.
     """
     stride = math.prod(stride for _, _, stride in config.conv_layers)
     for frame_rate in (Fraction(audio.SAMPLE_RATE, stride), FRAME_RATE):
@@ -125,7 +125,7 @@ def score_layers(
         features: what the rows call the model.
 
     Raises:
-        AbxError, ItemError: as `abx.score`; a layer that is not there; frames that cannot be kept.
+        VgsplusError, CorpusError: as `abx.score`; a layer that is not there; frames that cannot be kept.
         AudioError: a sound that cannot be used.
     """
     depth = len(model.speech.layers)

@@ -20,10 +20,10 @@ import h5py
 import numpy as np
 import torch
 
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.evaluation.abx_frames import check_finite
 from vgsplus.evaluation.layers import frame_rate, speech_layers
-from vgsplus.evaluation.sounds import SoundsError, list_faults, measure
+from vgsplus.evaluation.sounds import list_faults, measure
 from vgsplus.files import whole_file
 
 if TYPE_CHECKING:
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 ABOUT = "features.json"
 GIGABYTE = 1e9
-
-
-class ExportError(VgsplusError):
-    """A place where features cannot be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,18 +89,18 @@ class Store(Protocol):
         """The names of which there are no features yet; writes nothing.
 
         Raises:
-            ExportError: the place holds something else or cannot be written.
+            VgsplusError: the place holds something else or cannot be written.
         """
 
     def add(self, name: str, features: NDArray[np.float32]) -> None:
         """Keep the features (T, D) or (L, T, D) of a sound.
 
         Raises:
-            ExportError: they cannot be written.
+            VgsplusError: they cannot be written.
         """
 
     def __enter__(self) -> Self:
-        """Make the place; raises ExportError where that fails."""
+        """Make the place; raises VgsplusError where that fails."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave it whole."""
@@ -130,20 +126,20 @@ def select(
         progress: called with the sounds checked and the sounds in all.
 
     Raises:
-        ExportError: a place that is taken, cannot be written or has no room.
-        SoundsError: sounds that cannot be read, are silent or too short: all of them are told.
+        VgsplusError: a place that is taken, cannot be written or has no room.
+        CorpusError: sounds that cannot be read, are silent or too short: all of them are told.
     """
     missing = {name: sounds[name] for name in store.missing(sounds)}
     num_samples, faults = measure(
         list(missing.values()), model, least_frames=store.least_frames, progress=progress
     )
     if faults:
-        raise SoundsError(list_faults(faults))
+        raise CorpusError(list_faults(faults))
     frames = int(model.speech.waveform.num_frames(torch.tensor(num_samples, dtype=torch.int64)).sum())
     needed = frames * len(layers) * model.config.dim * store.bytes_per_value
     free = shutil.disk_usage(_nearest_folder(store.place)).free
     if needed > free:
-        raise ExportError(
+        raise VgsplusError(
             f"{store.place}: the features take {needed / GIGABYTE:.1f} GB, and {free / GIGABYTE:.1f} GB are "
             "free there. Make room, name another place, or fewer layers."
         )
@@ -175,8 +171,8 @@ def export(
         progress: called with the sounds done and the sounds in all.
 
     Raises:
-        ExportError: features that cannot be written.
-        AbxError: features that are not finite.
+        VgsplusError: features that cannot be written.
+        VgsplusError: features that are not finite.
         AudioError: a sound that cannot be used any more.
     """
     with store:
@@ -194,7 +190,7 @@ def require_writable(folder: Path) -> None:
     """Make sure that files can be made in a folder, or where it has to be made itself; leaves nothing.
 
     Raises:
-        ExportError: they cannot.
+        VgsplusError: they cannot.
     """
     try:
         with tempfile.TemporaryFile(dir=_nearest_folder(folder)):
@@ -203,17 +199,17 @@ def require_writable(folder: Path) -> None:
         raise unwritable(folder, error) from None
 
 
-def unwritable(place: Path, error: OSError) -> ExportError:
+def unwritable(place: Path, error: OSError) -> VgsplusError:
     """The error of a place where the system refuses to write."""
-    return ExportError(f"{place}: cannot be written ({error.strerror or error}). Choose another place.")
+    return VgsplusError(f"{place}: cannot be written ({error.strerror or error}). Choose another place.")
 
 
 def _require_apart(places: Mapping[str, str], where: str) -> None:
-    """Raise ExportError where the place of a sound, by its name, lies inside that of another."""
+    """Raise VgsplusError where the place of a sound, by its name, lies inside that of another."""
     for place, name in places.items():
         for parent in map(str, Path(place).parents):
             if parent in places:
-                raise ExportError(
+                raise VgsplusError(
                     f"The sounds {places[parent]} and {name} cannot both be in {where}: {parent} would have "
                     "to hold features and other sounds. Rename one of them, or choose another format."
                 )
@@ -272,7 +268,7 @@ class FeatureFolder:
     def missing(self, names: Iterable[str]) -> list[str]:
         """As `Store.missing`; features that are there must have the same origin, by features.json.
 
-        ExportError also where a file would have to be a folder of others.
+        VgsplusError also where a file would have to be a folder of others.
         """
         require_writable(self.place)
         names = list(names)
@@ -282,7 +278,7 @@ class FeatureFolder:
         if known.exists():
             self._require_same_origin(known)
         elif len(missing) < len(names):
-            raise ExportError(
+            raise VgsplusError(
                 f"{self.place}: holds files such as {next(n for n in names if n not in missing)}"
                 f"{self._suffix}, but no {ABOUT} that tells where they come from. Choose another folder."
             )
@@ -320,9 +316,9 @@ class FeatureFolder:
             found = json.loads(known.read_text(encoding="utf-8"))
             layers, model, weights = found["layers"], found["model"], found["weights"]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ExportError(f"{known}: is broken ({error!r}). Choose another folder.") from None
+            raise VgsplusError(f"{known}: is broken ({error!r}). Choose another folder.") from None
         if weights != self._origin.weights or layers != list(self._origin.layers):
-            raise ExportError(
+            raise VgsplusError(
                 f"{self.place}: holds features of layers {layers} of {model}, or of other weights that were "
                 f"there, not of layers {list(self._origin.layers)} of {self._origin.model}. Choose another "
                 "folder, or remove this one."
@@ -348,9 +344,9 @@ class FeatureFile:
         self._file: h5py.File | None = None
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """All names; ExportError also where one would have to be a dataset and a group of others."""
+        """All names; VgsplusError also where one would have to be a dataset and a group of others."""
         if self.place.exists():
-            raise ExportError(f"{self.place}: is there already. Choose another file, or remove this one.")
+            raise VgsplusError(f"{self.place}: is there already. Choose another file, or remove this one.")
         require_writable(self.place.parent)
         names = list(names)
         _require_apart({name: name for name in names}, "an HDF5 file")
@@ -358,7 +354,7 @@ class FeatureFile:
             try:
                 name.encode()
             except UnicodeEncodeError:
-                raise ExportError(
+                raise VgsplusError(
                     f"The name of the sound {name!r} is not UTF-8, and names in an HDF5 file are. Rename it, "
                     "or choose another format."
                 ) from None

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from vgsplus import audio
-from vgsplus.evaluation.abx_frames import AbxError, check_finite
+from vgsplus.errors import AudioError, VgsplusError
+from vgsplus.evaluation.abx_frames import check_finite
 from vgsplus.evaluation.embedding import evaluating
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ def choose_layers(text: str, depth: int) -> tuple[int, ...]:
     In the order asked, each once.
 
     Raises:
-        AbxError: not a number, or a layer that the model does not have.
+        VgsplusError: not a number, or a layer that the model does not have.
     """
     if text == "all":
         return tuple(range(1, depth + 1))
     numbers = [part.strip() for part in text.split(",")]
     if wrong := [part for part in numbers if not (part.isdecimal() and 1 <= int(part) <= depth)]:
-        raise AbxError(f"There is no layer {wrong[0]!r}: name layers from 1 to {depth}, as 1,2, or all.")
+        raise VgsplusError(f"There is no layer {wrong[0]!r}: name layers from 1 to {depth}, as 1,2, or all.")
     return tuple(dict.fromkeys(int(part) for part in numbers))
 
 
@@ -91,7 +92,7 @@ def speech_layers(
 
     Raises:
         AudioError: a file that cannot be used.
-        AbxError: a file too short for one frame.
+        VgsplusError: a file too short for one frame.
     """
     seconds = {file: audio.duration(path) for file, path in sounds.items()}
     limit = 0.0 if model.config.padding == "published" else batch_seconds
@@ -103,7 +104,7 @@ def speech_layers(
             frames = model.speech.waveform.num_frames(lengths)
             if int(frames.min()) < 1:
                 file = files[int(frames.argmin())]
-                raise AbxError(f"{sounds[file]}: is too short for a single frame. Leave its items out.")
+                raise VgsplusError(f"{sounds[file]}: is too short for a single frame. Leave its items out.")
             padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
             with torch.no_grad():
                 outputs, valid = model.speech_layers(padded.to(device), lengths.to(device))
@@ -124,7 +125,7 @@ def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, T
     Raises:
         AudioError: a file that cannot be used, samples that are not (S,) finite real numbers, or too few for
             a frame.
-        AbxError: the model's outputs are not finite.
+        VgsplusError: the model's outputs are not finite.
     """
     if isinstance(sound, str | Path):
         name, signal = str(sound), audio.load_any(sound)
@@ -132,7 +133,7 @@ def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, T
         name, signal = "the samples", _samples(sound)
     needed = model.speech.waveform.receptive_field
     if len(signal) < needed:
-        raise audio.AudioError(f"{name}: {len(signal)} samples at 16 kHz; one frame needs {needed}.")
+        raise AudioError(f"{name}: {len(signal)} samples at 16 kHz; one frame needs {needed}.")
     wave = torch.from_numpy(audio.normalise(signal))[None].to(next(model.parameters()).device)
     with evaluating(model), torch.no_grad():
         outputs, valid = model.speech_layers(wave, torch.tensor([len(signal)], device=wave.device))
@@ -147,11 +148,11 @@ def _samples(values: ArrayLike | Tensor) -> Signal:
         values = values.detach().to("cpu", torch.float32).numpy()
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "fiu":
-        raise audio.AudioError(
+        raise AudioError(
             f"Samples must be real numbers (S,) of one channel at 16 kHz, not {array.dtype} {array.shape}."
         )
     if not np.isfinite(array).all():
-        raise audio.AudioError("The samples hold values that are not finite numbers.")
+        raise AudioError("The samples hold values that are not finite numbers.")
     return array.astype(np.float32)
 
 
@@ -198,7 +199,7 @@ class LayerStore:
         """Append frames (n, D) to a layer.
 
         Raises:
-            AbxError: they cannot be written.
+            VgsplusError: they cannot be written.
         """
         frames = frames.cpu()
         if not self._files:
@@ -214,7 +215,7 @@ class LayerStore:
         """All frames (N, D) of a layer, which the store then forgets.
 
         Raises:
-            AbxError: the last of them could not be written.
+            VgsplusError: the last of them could not be written.
         """
         if not self._files:
             return torch.cat(self._chunks.pop(layer))
@@ -227,8 +228,8 @@ class LayerStore:
         file.truncate(0)
         return frames
 
-    def _unwritable(self, error: OSError) -> AbxError:
-        return AbxError(
+    def _unwritable(self, error: OSError) -> VgsplusError:
+        return VgsplusError(
             f"{self._folder}: the frames of {len(self._chunks)} layers cannot be kept there ({error}). Make "
             "room, name another folder, or score fewer layers at a time."
         )

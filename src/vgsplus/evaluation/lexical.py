@@ -43,10 +43,6 @@ BLOCK_COSINES = 1 << 22  # held at once
 SHOWN_NAMES = 5
 
 
-class LexicalError(VgsplusError):
-    """Names, embeddings or recordings that make no lexical test."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tokens:
     """Spoken words in ASCII order of their names.
@@ -123,13 +119,13 @@ def evaluate(
             queries for vectors.
 
     Raises:
-        LexicalError: names and embeddings that differ in number, a name given twice, an empty word, fewer
+        VgsplusError: names and embeddings that differ in number, a name given twice, an empty word, fewer
             than two words, a word with one token (it has no neighbour to find); embeddings of different D,
             values that are not finite, a vector of zeros, a token all of whose frames hold NaN.
     """
     tokens = group(names, word_of)
     if len(embeddings) != len(names):
-        raise LexicalError(
+        raise VgsplusError(
             f"There are {len(names)} names and {len(embeddings)} embeddings; each token needs one of both."
         )
     if isinstance(embeddings, np.ndarray | torch.Tensor) and embeddings.ndim == 2:
@@ -146,26 +142,26 @@ def group(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
     """Sort tokens and find their words and folds; arguments as in `evaluate`.
 
     Raises:
-        LexicalError: what `evaluate` says of names and words.
+        VgsplusError: what `evaluate` says of names and words.
     """
     plain = [unicodedata.normalize("NFC", str(name)) for name in names]
     if twice := sorted(name for name, times in Counter(plain).items() if times > 1):
-        raise LexicalError(f"Names must be distinct; given more than once: {_some(twice)}.")
+        raise VgsplusError(f"Names must be distinct; given more than once: {_some(twice)}.")
     order = sorted(range(len(plain)), key=plain.__getitem__)
     ordered = tuple(plain[place] for place in order)
     of = [(word_of or coco_word)(name) for name in ordered]
     if empty := [name for name, word in zip(ordered, of, strict=True) if not word]:
-        raise LexicalError(
+        raise VgsplusError(
             f"No word is left of {_some(empty)}. Rename, or choose the rule that fits the names."
         )
     counts = Counter(of)
     if len(counts) < 2:
-        raise LexicalError(
+        raise VgsplusError(
             f"There is nothing to tell apart: {len(plain)} token(s) of {len(counts)} word(s). "
             "It takes two words; choose the rule that fits the names."
         )
     if lonely := sorted(word for word, times in counts.items() if times == 1):
-        raise LexicalError(
+        raise VgsplusError(
             f"Words need at least two tokens each, these have one: {_some(lonely)}. "
             "Add recordings of them, leave them out, or choose the rule that fits the names."
         )
@@ -236,7 +232,7 @@ def _cosine_distances(
     # The largest value first: squares of what is left neither vanish nor overflow.
     largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True).astype(np.float64)
     if len(zero := np.flatnonzero(largest[:, 0] == 0)):
-        raise LexicalError(
+        raise VgsplusError(
             f"A vector of zeros has no direction to compare: {_some([tokens.names[i] for i in zero])}. "
             "Leave these tokens out."
         )
@@ -256,13 +252,13 @@ def _frames(embeddings: Sequence[ArrayLike | torch.Tensor], tokens: Tokens) -> l
     arrays = [_numbers(frames) for frames in embeddings]
     for name, array in zip(tokens.names, arrays, strict=True):
         if array.ndim != 2 or array.shape[1] != arrays[0].shape[1] or not array.shape[1]:
-            raise LexicalError(
+            raise VgsplusError(
                 f"The embedding of '{name}' is {array.shape}, that of '{tokens.names[0]}' {arrays[0].shape}; "
                 "each must be (T, D) with the same D, or all together one (n, D)."
             )
     kept = [array[~np.isnan(array).any(axis=1)] for array in arrays]
     if bare := [name for name, array in zip(tokens.names, kept, strict=True) if not len(array)]:
-        raise LexicalError(
+        raise VgsplusError(
             f"No frame without NaN: {_some(bare)}. Leave these tokens out or embed them again."
         )
     _require_finite(kept, tokens)
@@ -277,13 +273,13 @@ def _numbers(values: ArrayLike | torch.Tensor) -> NDArray[np.floating]:
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
-        raise LexicalError(f"Embeddings must be real numbers, not {array.dtype}.")
+        raise VgsplusError(f"Embeddings must be real numbers, not {array.dtype}.")
     return array.astype(np.float32 if array.dtype in (np.float16, np.float32) else np.float64, copy=False)
 
 
 def _require_finite(arrays: Sequence[NDArray[np.floating]], tokens: Tokens) -> None:
     if broken := [n for n, array in zip(tokens.names, arrays, strict=True) if not np.isfinite(array).all()]:
-        raise LexicalError(
+        raise VgsplusError(
             f"Embeddings hold values that are not finite: {_some(broken)}. "
             "Leave these tokens out, or look for what made them."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vgsplus import audio
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import AudioError, CorpusError
 from vgsplus.evaluation.embedding import READERS
 from vgsplus.files import as_on_disk, files_below
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 SHOWN_FAULTS = 20
 
 
-class SoundsError(VgsplusError):
-    """Sounds that are not there, cannot be told apart or cannot be used."""
-
-
 def find_sounds(place: Path) -> dict[str, Path]:
     """The sounds below a folder (see `sounds_below`), or the one file, whatever its ending.
 
@@ -34,15 +30,15 @@ def find_sounds(place: Path) -> dict[str, Path]:
         {name: file} in the order of the names.
 
     Raises:
-        SoundsError: there is nothing, no sound, or two sounds differ in their suffix alone.
+        CorpusError: there is nothing, no sound, or two sounds differ in their suffix alone.
     """
     place = as_on_disk(place)
     if place.is_file():
         return {place.stem: place}
     if not place.is_dir():
-        raise SoundsError(f"{place}: there is no such file or folder.")
+        raise CorpusError(f"{place}: there is no such file or folder.")
     if not (sounds := sounds_below(place)):
-        raise SoundsError(f"{place}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
+        raise CorpusError(f"{place}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
     return sounds
 
 
@@ -54,7 +50,7 @@ def sounds_below(folder: Path) -> dict[str, Path]:
         so that a.wav is "a" and a.wav.wav is "a.wav".
 
     Raises:
-        SoundsError: two sounds differ in their ending alone.
+        CorpusError: two sounds differ in their ending alone.
         VgsplusError: a folder cannot be read.
     """
     folder = as_on_disk(folder)
@@ -70,7 +66,7 @@ def sounds_below(folder: Path) -> dict[str, Path]:
         if other != path:
             faults.append(f"{other} and {path} have one name, {name}. Rename or remove one of them.")
     if faults:
-        raise SoundsError(list_faults(faults))
+        raise CorpusError(list_faults(faults))
     return dict(sorted(sounds.items()))
 
 
@@ -83,17 +79,17 @@ def measure(
     and has no length.
     """
 
-    def length(path: Path) -> int | audio.AudioError:
+    def length(path: Path) -> int | AudioError:
         try:
             return len(audio.load_any(path))
-        except audio.AudioError as error:
+        except AudioError as error:
             return error
 
     wanted = "one frame" if least_frames == 1 else f"{least_frames} frames"
     num_samples, faults = [], []
     with ThreadPoolExecutor(READERS) as pool:
         for done, (path, found) in enumerate(zip(paths, pool.map(length, paths), strict=True), start=1):
-            if isinstance(found, audio.AudioError):
+            if isinstance(found, AudioError):
                 faults.append(str(found))
             elif int(model.speech.waveform.num_frames(torch.tensor(found))) < least_frames:
                 faults.append(f"{path}: {found} samples at 16 kHz are too short for {wanted}. {audio.MEND}")

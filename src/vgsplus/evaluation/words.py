@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from vgsplus import audio
+from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embedding import evaluating, padded_batches
-from vgsplus.evaluation.lexical import LexicalError, group
+from vgsplus.evaluation.lexical import group
 from vgsplus.evaluation.sounds import list_faults, measure
 from vgsplus.files import as_on_disk, files_below
 
@@ -46,21 +47,21 @@ def open_words(folder: str | Path, model: VGSPlus, word_of: Callable[[str], str]
     Files of any rate and number of channels will do (see `audio.load_any`).
 
     Raises:
-        LexicalError: no such folder, no sound files in it, files that cannot be read, are silent or too short
+        VgsplusError: no such folder, no sound files in it, files that cannot be read, are silent or too short
             for one frame, links that make one file two, names that make no lexical test (see
             `lexical.group`): all of them are told.
     """
     folder = as_on_disk(Path(folder))
     if not folder.is_dir():
-        raise LexicalError(f"{folder}: there is no such folder.")
+        raise VgsplusError(f"{folder}: there is no such folder.")
     sounds = [path for path in files_below(folder) if path.suffix.lower() in audio.SUFFIXES]
     paths = tuple(path for path in sounds if path.parent == folder)
     if sounds and not paths:
-        raise LexicalError(
+        raise VgsplusError(
             f"{folder}: its sound files lie in folders below it, as {sounds[0]}. Name one of them."
         )
     if not paths:
-        raise LexicalError(f"{folder}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
+        raise VgsplusError(f"{folder}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
     seen: dict[Path, Path] = {}
     faults = [
         f"{path}: is the same file as {first}, by a link, and counts once. Remove one of them."
@@ -69,24 +70,24 @@ def open_words(folder: str | Path, model: VGSPlus, word_of: Callable[[str], str]
     ]
     try:
         group([path.stem for path in paths], word_of)
-    except LexicalError as error:
+    except VgsplusError as error:
         faults.append(f"{folder}: {error}")
     num_samples, broken = measure(paths, model)
     faults += broken
     if faults:
-        raise LexicalError(list_faults(faults))
+        raise VgsplusError(list_faults(faults))
     return Recordings(paths=paths, num_samples=tuple(num_samples))
 
 
 def check_layer(model: VGSPlus, layer: int | None, mode: Literal["utterance", "frame"] = "utterance") -> None:
-    """Raise LexicalError unless the model has this transformer layer, from 1, or what None stands for."""
+    """Raise VgsplusError unless the model has this transformer layer, from 1, or what None stands for."""
     layers = len(model.speech.layers)
     if layer is None and mode == "utterance" and not model.config.grounded:
-        raise LexicalError(
+        raise VgsplusError(
             f"The model has no speech embedding, as it has no grounding side: name a layer, 1 to {layers}."
         )
     if layer is not None and not 1 <= layer <= layers:
-        raise LexicalError(f"There is no layer {layer}: the model has layers 1 to {layers}.")
+        raise VgsplusError(f"There is no layer {layer}: the model has layers 1 to {layers}.")
 
 
 def embed_words(
@@ -115,7 +116,7 @@ def embed_words(
         float32 on the CPU in the order of the recordings: (n, D), or n tensors (T, D).
 
     Raises:
-        LexicalError: no such layer, or values that are not finite.
+        VgsplusError: no such layer, or values that are not finite.
     """
     check_layer(model, layer, mode)
     if model.config.padding == "published":
@@ -144,5 +145,5 @@ def embed_words(
     for path, embedding in zip(recordings.paths, embeddings, strict=True):
         if not bool(torch.isfinite(embedding).all()):
             message = f"{path}: the model's embedding of it is not finite."
-            raise LexicalError(f"{message} The model has diverged: evaluate an earlier checkpoint.")
+            raise VgsplusError(f"{message} The model has diverged: evaluate an earlier checkpoint.")
     return embeddings if mode == "frame" else torch.stack(embeddings)

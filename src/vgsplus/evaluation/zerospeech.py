@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from vgsplus.evaluation.export import ABOUT, ExportError, FeatureFolder, require_writable, unwritable
+from vgsplus.errors import CorpusError, VgsplusError
+from vgsplus.evaluation.export import ABOUT, FeatureFolder, require_writable, unwritable
 from vgsplus.evaluation.layers import frame_lead
-from vgsplus.evaluation.sounds import SoundsError, sounds_below
+from vgsplus.evaluation.sounds import sounds_below
 from vgsplus.files import whole_file
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def find_phonetic(dataset: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
         subsets that are no folders there, or hold no sounds.
 
     Raises:
-        SoundsError: all subsets are absent, or two sounds differ in their suffix alone.
+        CorpusError: all subsets are absent, or two sounds differ in their suffix alone.
     """
     sounds: dict[str, Path] = {}
     absent = []
@@ -73,7 +74,7 @@ def find_phonetic(dataset: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
             absent.append(subset)
         sounds |= {f"{PHONETIC}/{subset}/{name}": path for name, path in found.items()}
     if not sounds:
-        raise SoundsError(
+        raise CorpusError(
             f"{dataset / PHONETIC}: holds no sounds in any of {', '.join(SUBSETS)}. Name the folder that the "
             "challenge's dataset was unpacked to."
         )
@@ -93,12 +94,12 @@ class Submission:
         model: whose features they are.
 
     Raises:
-        ExportError: features of several layers.
+        VgsplusError: features of several layers.
     """
 
     def __init__(self, place: Path, origin: Origin, model: VGSPlus) -> None:
         if len(origin.layers) != 1:
-            raise ExportError(
+            raise VgsplusError(
                 f"A submission holds one layer, not {len(origin.layers)}: name it, as with --layers 8."
             )
         self.place, self._origin, self._grounded = place, origin, model.config.grounded
@@ -114,7 +115,7 @@ class Submission:
     def missing(self, names: Iterable[str]) -> list[str]:
         """As `export.Store.missing`."""
         if self.place.exists():
-            raise ExportError(f"{self.place}: is there already. Choose another folder, or remove this one.")
+            raise VgsplusError(f"{self.place}: is there already. Choose another folder, or remove this one.")
         require_writable(self.place.parent)
         return self._features.missing(names)
 

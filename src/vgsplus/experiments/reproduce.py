@@ -32,7 +32,7 @@ from vgsplus.config import RunConfig, load_config
 from vgsplus.corpora.format import Corpus
 from vgsplus.corpora.sources.stamps import prepare_stamps
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import Interrupted, VgsplusError
 from vgsplus.evaluation.abx_layers import (
     AbxRow,
     Means,
@@ -58,7 +58,6 @@ from vgsplus.schedule import VARIANTS, Phase, parse_variant, variant_title
 from vgsplus.training.additional import open_additional
 from vgsplus.training.checkpoint import checkpoints, load_model
 from vgsplus.training.checks import check_run
-from vgsplus.training.interruption import Interrupted
 from vgsplus.training.log import read_log
 from vgsplus.training.machine import device_name, versions
 from vgsplus.training.progress import console_progress

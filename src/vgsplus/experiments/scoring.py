@@ -65,7 +65,7 @@ def abx_question(item: Path, audio: Path) -> Question:
     """The question that an item file asks, of both protocols and conditions.
 
     Raises:
-        ItemError: as `read_items`.
+        CorpusError: as `read_items`.
     """
     return Question(items=read_items(item, audio_root=audio), as_published=True)
 
@@ -74,7 +74,7 @@ def own_abx_question(corpus: Corpus, test_sets: Sequence[str]) -> Question | Non
     """The question of the item file that a corpus has for the first of its test sets, None where it has none.
 
     Raises:
-        ItemError: as `read_items`.
+        CorpusError: as `read_items`.
     """
     for split in test_sets:
         item = corpus.root / f"{split}.item"

@@ -8,7 +8,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import DownloadError
 
 OPENSLR = "https://www.openslr.org/resources/12"
 OPENSLR_MIRRORS = (
@@ -18,10 +18,6 @@ OPENSLR_MIRRORS = (
 )
 CSAIL = "https://data.csail.mit.edu/placesaudio"
 LXMERT = "https://nlp.cs.unc.edu/data/lxmert_data/mscoco_imgfeat"
-
-
-class FetchError(VgsplusError):
-    """An archive that cannot be fetched or unpacked; the message says what is kept and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +148,12 @@ def find_archive(name: str) -> Archive:
     """The archive of that name.
 
     Raises:
-        FetchError: there is none; the message names the nearest, and all.
+        DownloadError: there is none; the message names the nearest, and all.
     """
     known = {archive.name: archive for archive in ARCHIVES}
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise FetchError(
+        raise DownloadError(
             f"{name!r}: there is no such archive; the nearest is {nearest!r} (of {', '.join(known)})"
         )
     return known[name]

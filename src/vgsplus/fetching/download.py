@@ -16,6 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from vgsplus.errors import DownloadError
 from vgsplus.fetching.answers import (
     BrokenError,
     RefusedError,
@@ -25,7 +26,6 @@ from vgsplus.fetching.answers import (
     refusal,
     validator_of,
 )
-from vgsplus.fetching.archives import FetchError
 from vgsplus.files import whole_file
 
 CHUNK = 1 << 20
@@ -96,7 +96,8 @@ class Download:
         """Fetch the file from the first of `urls` that gives it.
 
         Raises:
-            FetchError: none does (the reason of each is told), or the disk is full. What was received stays.
+            DownloadError: none does (the reason of each is told), or the disk is full. What was received
+                stays.
         """
         reasons = []
         for url in urls:
@@ -108,7 +109,7 @@ class Download:
             reasons.append(f"  {url}: {reason}")
         told = "\n".join([f"{self.path}: no address gives this file.", *reasons])
         kept = f"{self.part} keeps {self._have()} bytes; the same command goes on with them. "
-        raise FetchError(
+        raise DownloadError(
             f"{told}\n{kept if self._have() else ''}Try again later, or name another address with --mirror."
         )
 
@@ -241,7 +242,7 @@ class Download:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise FetchError(
+            raise DownloadError(
                 f"{self.part}: cannot be written ({error.strerror or error}). It keeps {self._have()} bytes: "
                 "make room and give the same command, it goes on."
             ) from None

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vgsplus.fetching.archives import Archive, Checksum, FetchError
+from vgsplus.errors import DownloadError
+from vgsplus.fetching.archives import Archive, Checksum
 from vgsplus.fetching.download import CHUNK, Download, Patience, Progress
 from vgsplus.fetching.unpacking import kind_of, unpack, unpacked_size
 from vgsplus.files import HeldError, holding
@@ -34,13 +35,13 @@ def fetch(
         progress: Called as progress(stage, bytes done, bytes in all or None).
 
     Raises:
-        FetchError: no address gives the file, there is no room, another process fetches it, the file that is
-            there is not the published one, or the archive cannot be unpacked.
+        DownloadError: no address gives the file, there is no room, another process fetches it, the file
+            that is there is not the published one, or the archive cannot be unpacked.
     """
     result, path = folder / archive.unpacks_to, folder / archive.file
     for mirror in mirrors:
         if not mirror.startswith(SCHEMES):
-            raise FetchError(f"--mirror {mirror}: must begin with http:// or https://")
+            raise DownloadError(f"--mirror {mirror}: must begin with http:// or https://")
     if result.exists():
         return result
     report = progress or _silence
@@ -49,7 +50,7 @@ def fetch(
             return result
         if path.exists():
             if reason := _fault(archive, path, report):
-                raise FetchError(f"{path}: {reason}. Move it away to have it fetched.")
+                raise DownloadError(f"{path}: {reason}. Move it away to have it fetched.")
         else:
             _download(archive, path, mirrors, patience or Patience(), report)
         _require_room(folder, unpacked_size(path), f"{path}: to unpack it")
@@ -104,7 +105,7 @@ def _digest(path: Path, checksum: Checksum, progress: Progress) -> str:
 def _require_room(folder: Path, needed: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise FetchError(
+        raise DownloadError(
             f"{purpose}, {needed} bytes are needed, and {free} are free. Make room or name another folder."
         )
 
@@ -117,9 +118,9 @@ def _alone(folder: Path, file: str) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(holding(folder / f".{file}.lock"))
         except HeldError as holder:
-            raise FetchError(f"{folder / file}: {holder} is fetching it. Wait for that to end.") from None
+            raise DownloadError(f"{folder / file}: {holder} is fetching it. Wait for that to end.") from None
         except OSError as error:
-            raise FetchError(
+            raise DownloadError(
                 f"{folder}: cannot be written ({error.strerror}). Name another folder."
             ) from None
         yield

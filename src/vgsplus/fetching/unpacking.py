@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from stat import S_ISLNK
 
-from vgsplus.fetching.archives import FetchError
+from vgsplus.errors import DownloadError
 from vgsplus.fetching.download import CHUNK, Progress
 
 MAGIC = {b"\x1f\x8b": "gzip", b"PK": "zip"}
@@ -47,8 +47,8 @@ def unpack(path: Path, folder: Path, result: str, progress: Progress) -> None:
     leaving folders; any other layout becomes the folder `result` as it is.
 
     Raises:
-        FetchError: it is broken, a member leaves the folder or is a link or device, or the disk is full. What
-            was unpacked is removed.
+        DownloadError: it is broken, a member leaves the folder or is a link or device, or the disk is full.
+            What was unpacked is removed.
     """
     temporary = folder / f".{path.name}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -60,7 +60,7 @@ def unpack(path: Path, folder: Path, result: str, progress: Progress) -> None:
     except BROKEN as error:
         raise _broken(path, error) from None
     except OSError as error:
-        raise FetchError(
+        raise DownloadError(
             f"{temporary}: cannot be written ({error.strerror or error}), and is removed. "
             f"{path} stays: make room and give the same command."
         ) from None
@@ -105,9 +105,11 @@ def _refuse_unsafe(path: Path, name: str, *, plain: bool) -> None:
     """Refuse members outside the folder; links too, by which older tarfile modules are led out of it."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or "\\" in name:
-        raise FetchError(f"{path}: holds {name!r}, which leaves the folder. Nothing was unpacked; delete it.")
+        raise DownloadError(
+            f"{path}: holds {name!r}, which leaves the folder. Nothing was unpacked; delete it."
+        )
     if not plain:
-        raise FetchError(
+        raise DownloadError(
             f"{path}: holds {name!r}, which is neither a file nor a folder. Nothing was unpacked; "
             "look at it, and unpack it yourself if you trust it."
         )
@@ -130,5 +132,5 @@ def _publish(temporary: Path, folder: Path, result: str) -> None:
     found.rename(target)
 
 
-def _broken(path: Path, error: Exception) -> FetchError:
-    return FetchError(f"{path}: is a broken archive ({error}). Delete it and give the same command.")
+def _broken(path: Path, error: Exception) -> DownloadError:
+    return DownloadError(f"{path}: is a broken archive ({error}). Delete it and give the same command.")

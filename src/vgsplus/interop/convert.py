@@ -13,10 +13,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from vgsplus import config as settings
+from vgsplus.errors import CheckpointError
 from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import Carried
 from vgsplus.interop.loading import FORMAT, MODEL_JSON, open_source, read_model_json
-from vgsplus.interop.tensors import LoadError, LoadReport, Source
+from vgsplus.interop.tensors import LoadReport, Source
 from vgsplus.interop.torch_files import Inert
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training.checkpoint import MODEL_FILE
@@ -36,14 +37,14 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadRepor
     """
     bundle = target.suffix in BUNDLE_SUFFIXES
     if target.suffix == ".safetensors":
-        raise LoadError(f"{target}: a model of ours is a folder; name one, or a file that ends in .pth")
+        raise CheckpointError(f"{target}: a model of ours is a folder; name one, or a file that ends in .pth")
     taken = [
         path for path in (target, *([target.with_name(fast_vgs.ARGS)] if bundle else [])) if path.exists()
     ]
     if taken and not overwrite:
-        raise LoadError(f"{taken[0]}: is there already; choose another name, or add --overwrite")
+        raise CheckpointError(f"{taken[0]}: is there already; choose another name, or add --overwrite")
     if taken and not bundle and not _may_be_replaced(target):
-        raise LoadError(f"{target}: is no model of ours (no {MODEL_JSON} in it), so it is left alone")
+        raise CheckpointError(f"{target}: is no model of ours (no {MODEL_JSON} in it), so it is left alone")
     opened = open_source(source)
     model, report = opened.build()
     carried = _carried(source, opened, report)
@@ -54,7 +55,7 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadRepor
         else:
             _save_folder(model, carried, str(source), target)
     except OSError as error:
-        raise LoadError(f"{target}: cannot be written ({error})") from error
+        raise CheckpointError(f"{target}: cannot be written ({error})") from error
     return report
 
 

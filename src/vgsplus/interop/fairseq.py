@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from vgsplus.interop.tensors import LoadError, Rule, Shape, Source, StoredTensor
+from vgsplus.errors import CheckpointError
+from vgsplus.interop.tensors import Rule, Shape, Source, StoredTensor
 from vgsplus.interop.torch_files import attributes
 from vgsplus.models.vgsplus import ModelConfig
 
@@ -82,7 +83,7 @@ def speech_sizes(
     which no tensor shows, are assumed as in the published base models.
 
     Raises:
-        LoadError: tensors of the network are missing, or it is of an architecture that ours does not have.
+        CheckpointError: tensors of the network are missing, or it is of another architecture.
     """
     require_supported(name, args)
 
@@ -103,11 +104,13 @@ def speech_sizes(
     absent = [f"{prefix}{of}" for of, found in needed.items() if found is None]
     if project is None or positions is None or expand is None or first is None:
         if len(absent) == len(needed):
-            raise LoadError(
+            raise CheckpointError(
                 f"{name}: holds none of the tensors of wav2vec 2.0 under {prefix}feature_extractor… and "
                 f"{prefix}encoder…, so it is a checkpoint of another model"
             )
-        raise LoadError(f"{name}: lacks {', '.join(absent)}, without which the network is not wav2vec 2.0")
+        raise CheckpointError(
+            f"{name}: lacks {', '.join(absent)}, without which the network is not wav2vec 2.0"
+        )
     mode, assumed = _extractor_mode(
         name, args, layer_norm=shape("feature_extractor.conv_layers.1.2.1.weight") is not None
     )
@@ -176,19 +179,19 @@ def require_supported(name: str, args: Mapping[str, Any]) -> None:
     """Refuse what the network cannot compute.
 
     Raises:
-        LoadError: the arguments ask for another architecture than those of wav2vec 2.0 and HuBERT.
+        CheckpointError: the arguments ask for another architecture than those of wav2vec 2.0 and HuBERT.
     """
     for setting, values in _ONLY.items():
         if (value := args.get(setting)) is not None and value not in values:
             only = " or ".join(map(repr, values))
-            raise LoadError(f"{name}: has {setting} = {value!r}; only {only} is supported")
+            raise CheckpointError(f"{name}: has {setting} = {value!r}; only {only} is supported")
 
 
 def convolutions(name: str, text: str) -> tuple[tuple[int, int, int], ...]:
     """Read "[(512, 10, 5)] + [(512, 3, 2)] * 4" as (channels, kernel, stride) of each layer; runs nothing.
 
     Raises:
-        LoadError: it is written in another way.
+        CheckpointError: it is written in another way.
     """
     layers: list[tuple[int, int, int]] = []
     try:
@@ -197,7 +200,7 @@ def convolutions(name: str, text: str) -> tuple[tuple[int, int, int], ...]:
             for channels, kernel, stride in ast.literal_eval(listed.strip()) * int(times or 1):
                 layers.append((int(channels), int(kernel), int(stride)))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise LoadError(f"{name}: its convolutions {text[:80]!r} cannot be read") from None
+        raise CheckpointError(f"{name}: its convolutions {text[:80]!r} cannot be read") from None
     return tuple(layers)
 
 
@@ -222,7 +225,7 @@ def arguments(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     A fine-tuned model holds those of the network that it began from as `w2v_args`, which win.
 
     Raises:
-        LoadError: any of them asks for another architecture.
+        CheckpointError: any of them asks for another architecture.
     """
     found: dict[str, Any] = {}
     for settings in _configurations(checkpoint):
@@ -247,7 +250,7 @@ def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
     """A checkpoint with 'model' and 'args' or 'cfg', as read: its speech encoder, without grounding.
 
     Raises:
-        LoadError: it is neither wav2vec 2.0 nor HuBERT.
+        CheckpointError: it is neither wav2vec 2.0 nor HuBERT.
     """
     tensors = checkpoint["model"]
     stored = {str(k): v for k, v in tensors.items() if isinstance(v, StoredTensor)}
@@ -267,13 +270,13 @@ def without_prefix(name: str, stored: Mapping[str, StoredTensor], prefix: str) -
     """The tensors, without a prefix that some of their names have.
 
     Raises:
-        LoadError: two names become one.
+        CheckpointError: two names become one.
     """
     found: dict[str, StoredTensor] = {}
     for key, tensor in stored.items():
         own = key.removeprefix(prefix)
         if own in found:
-            raise LoadError(f"{name}: holds the tensor {own} twice, as {own} and as {prefix}{own}")
+            raise CheckpointError(f"{name}: holds the tensor {own} twice, as {own} and as {prefix}{own}")
         found[own] = tensor
     return found
 
@@ -284,19 +287,19 @@ def _extractor_mode(
     """Where the feature extractor normalises, by its tensors, and what had to be assumed.
 
     Raises:
-        LoadError: the arguments say otherwise, or leave open what no tensor shows.
+        CheckpointError: the arguments say otherwise, or leave open what no tensor shows.
     """
     mode: Literal["default", "layer_norm"] = "layer_norm" if layer_norm else "default"
     if args.get("extractor_mode", mode) != mode:
-        raise LoadError(
+        raise CheckpointError(
             f"{name}: says extractor_mode = {args['extractor_mode']!r}, but its tensors are those of {mode!r}"
         )
     if layer_norm and args.get("normalize") is False:
-        raise LoadError(f"{name}: {NOT_NORMALIZED}")
+        raise CheckpointError(f"{name}: {NOT_NORMALIZED}")
     if "layer_norm_first" in args:
         return mode, []
     if layer_norm:
-        raise LoadError(
+        raise CheckpointError(
             f"{name}: does not state layer_norm_first (whether layers normalise their inputs), and its "
             "tensors are the same either way. Use a checkpoint that holds its arguments"
         )
@@ -327,7 +330,7 @@ def speech_source(
     """The tensors of a speech encoder under fairseq's names; `cls`: with a CLS vector after the positions.
 
     Raises:
-        LoadError: as `source`.
+        CheckpointError: as `source`.
     """
     stored = _with_projection(stored)
     # HuBERT's final_proj predicts clusters: it is a head of another task.
@@ -337,7 +340,7 @@ def speech_source(
         sizes, assumed = speech_sizes(name, stored, args)
         config = ModelConfig(**split_layers(sizes), grounded=False, cls_after_positions=cls)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError, IndexError) as error:
-        raise LoadError(f"{name}: its settings and tensors do not make up a model ({error})") from None
+        raise CheckpointError(f"{name}: its settings and tensors do not make up a model ({error})") from None
     return Source(name=name, stored=stored, rules=taken, config=config, assumed=tuple(assumed), parts=parts())
 
 

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vgsplus.errors import CheckpointError
 from vgsplus.interop import fairseq
-from vgsplus.interop.tensors import LoadError, Rule, Shape, Source, StoredTensor, find_places
+from vgsplus.interop.tensors import Rule, Shape, Source, StoredTensor, find_places
 from vgsplus.interop.torch_files import attributes, read_plain
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
@@ -103,14 +104,14 @@ def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, An
         args: the published arguments; what they lack is read off the tensors.
 
     Raises:
-        LoadError: a tensor of another shape than the arguments ask for; names it and both shapes. Or one
-            is missing.
+        CheckpointError: a tensor of another shape than the arguments ask for; names it and both shapes. Or
+            one is missing.
     """
     tensors = {name: torch.as_tensor(np.asarray(x)) for name, x in state_dict.items()}
     stored = {name: StoredTensor(tuple(x.shape), x.dtype, x.clone) for name, x in tensors.items()}
     model, report = source("the bundle", {DUAL: stored}, args).build()
     if report.initial:
-        raise LoadError(f"the bundle lacks tensors of the model\n{report}")
+        raise CheckpointError(f"the bundle lacks tensors of the model\n{report}")
     return model
 
 
@@ -118,14 +119,14 @@ def read_args(beside: Path) -> dict[str, Any] | None:
     """The arguments that lie beside a bundle; None where there are none.
 
     Raises:
-        LoadError: the file is broken, or holds no arguments.
+        CheckpointError: the file is broken, or holds no arguments.
     """
     path = beside.parent / ARGS
     if not path.is_file():
         return None
     found = attributes(read_plain(path))
     if not found:
-        raise LoadError(f"{path}: holds no arguments by name")
+        raise CheckpointError(f"{path}: holds no arguments by name")
     return found
 
 
@@ -143,7 +144,7 @@ def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None)
     Of VG-HuBERT (Peng & Harwath, Interspeech 2022), the speech encoder is, without its picture side.
 
     Raises:
-        LoadError: its tensors are not those of the published network.
+        CheckpointError: its tensors are not those of the published network.
     """
     stored = tensors_of(bundle, DUAL)
     if any(key.startswith(VG_HUBERT) for key in stored):
@@ -203,9 +204,9 @@ def _config(
             }
         )
     except KeyError as error:
-        raise LoadError(f"{name}: holds no {error}, which every published bundle has") from None
+        raise CheckpointError(f"{name}: holds no {error}, which every published bundle has") from None
     except (ValueError, TypeError) as error:
-        raise LoadError(f"{name}: its arguments do not make up a model ({error})") from None
+        raise CheckpointError(f"{name}: its arguments do not make up a model ({error})") from None
     return config, tuple(assumed)
 
 
@@ -282,7 +283,7 @@ def export(model: VGSPlus, carried: Carried) -> tuple[OrderedDict[str, Tensor], 
     """The published state dict of a model and the arguments under which the published code builds it.
 
     Raises:
-        LoadError: a size that the published code cannot be given.
+        CheckpointError: a size that the published code cannot be given.
     """
     c = model.config
     fixed = {
@@ -298,7 +299,7 @@ def export(model: VGSPlus, carried: Carried) -> tuple[OrderedDict[str, Tensor], 
         if getattr(c, name) != only
     ]
     if wrong:
-        raise LoadError(f"the published code has sizes that no argument changes: {', '.join(wrong)}")
+        raise CheckpointError(f"the published code has sizes that no argument changes: {', '.join(wrong)}")
     state = model.state_dict()
     places = find_places({name: tuple(tensor.shape) for name, tensor in state.items()}, RULES)
     tensors: dict[str, Tensor] = {}
@@ -312,7 +313,7 @@ def save_bundle(model: VGSPlus, carried: Carried, path: Path) -> None:
     """Write a bundle and its arguments, which the published code's loaders accept.
 
     Raises:
-        LoadError: as `export`.
+        CheckpointError: as `export`.
         OSError: a file cannot be written.
     """
     tensors, args = export(model, carried)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop.fairseq import NOT_NORMALIZED, codebook_shape, split_layers
 from vgsplus.interop.safetensors_files import read_safetensors
-from vgsplus.interop.tensors import LoadError, Rule, Source, StoredTensor
+from vgsplus.interop.tensors import Rule, Source, StoredTensor
 from vgsplus.interop.torch_files import read_torch
 from vgsplus.models.vgsplus import ModelConfig
 
@@ -78,16 +79,16 @@ def source(folder: Path) -> Source:
     """A folder that `save_pretrained` wrote: wav2vec 2.0 or HuBERT without grounding.
 
     Raises:
-        LoadError: a file is missing or broken, or the model is neither wav2vec 2.0 nor HuBERT.
+        CheckpointError: a file is missing or broken, or the model is neither wav2vec 2.0 nor HuBERT.
     """
     config = _read_config(folder / CONFIG)
     sizes = _sizes(folder / CONFIG, config)
     if sizes.extractor_mode == "layer_norm" and _takes_raw_waveforms(folder / PREPROCESSOR):
-        raise LoadError(f"{folder / PREPROCESSOR}: {NOT_NORMALIZED}")
+        raise CheckpointError(f"{folder / PREPROCESSOR}: {NOT_NORMALIZED}")
     stored: dict[str, StoredTensor] = {}
     for name, tensor in _read_weights(folder).items():
         if (own := _renamed(name)) in stored:
-            raise LoadError(f"{folder}: holds the tensor {own} under two names, one of them {name}")
+            raise CheckpointError(f"{folder}: holds the tensor {own} under two names, one of them {name}")
         stored[own] = tensor
     return Source(
         name=f"{folder} (Hugging Face {config['model_type']})",
@@ -105,7 +106,7 @@ def _takes_raw_waveforms(path: Path) -> bool:
     try:
         found = json.loads(read_text(path))
     except (OSError, ValueError) as error:
-        raise LoadError(f"{path}: cannot be read ({error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
     return isinstance(found, dict) and found.get("do_normalize") is False
 
 
@@ -121,20 +122,22 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(read_text(path))
     except (OSError, ValueError) as error:
-        raise LoadError(f"{path}: cannot be read ({error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if not isinstance(config, dict) or config.get("model_type") not in MODEL_TYPES:
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise LoadError(f"{path}: is of a model of type {kind!r}; {' and '.join(MODEL_TYPES)} are read")
+        raise CheckpointError(f"{path}: is of a model of type {kind!r}; {' and '.join(MODEL_TYPES)} are read")
     return config
 
 
 def _sizes(path: Path, config: Mapping[str, Any]) -> ModelConfig:
     modes = {"group": "default", "layer": "layer_norm"}
     if (norm := config.get("feat_extract_norm", "group")) not in modes:
-        raise LoadError(f"{path}: has feat_extract_norm = {norm!r}; only 'group' and 'layer' are supported")
+        raise CheckpointError(
+            f"{path}: has feat_extract_norm = {norm!r}; only 'group' and 'layer' are supported"
+        )
     for setting, only in _REQUIRED.items():
         if config.get(setting, only) != only:
-            raise LoadError(f"{path}: has {setting} = {config[setting]!r}; only {only!r} is supported")
+            raise CheckpointError(f"{path}: has {setting} = {config[setting]!r}; only {only!r} is supported")
     try:
         layers = zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True)
         sizes = {
@@ -160,7 +163,7 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> ModelConfig:
         }
         return ModelConfig(**split_layers(sizes), grounded=False)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise LoadError(
+        raise CheckpointError(
             f"{path}: lacks a size of the model, or holds an impossible one ({error!r})"
         ) from None
 
@@ -171,7 +174,7 @@ def _read_weights(folder: Path) -> dict[str, StoredTensor]:
             return _read_tensors(folder / name)
         if (folder / f"{name}{INDEX}").is_file():
             return _read_shards(folder / f"{name}{INDEX}")
-    raise LoadError(
+    raise CheckpointError(
         f"{folder}: holds neither {SAFETENSORS} nor {PICKLED}, whole or in parts ({SAFETENSORS}{INDEX})"
     )
 
@@ -182,15 +185,17 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
         places = json.loads(read_text(index))["weight_map"]
         parts = {name: str(part) for name, part in places.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadError(f"{index}: cannot be read as an index of weights ({error!r})") from None
+        raise CheckpointError(f"{index}: cannot be read as an index of weights ({error!r})") from None
     stored: dict[str, StoredTensor] = {}
     for part in sorted(set(parts.values())):
         if Path(part).name != part or not (index.parent / part).is_file():
-            raise LoadError(f"{index}: names the file {part!r}, which is not beside it")
+            raise CheckpointError(f"{index}: names the file {part!r}, which is not beside it")
         found = _read_tensors(index.parent / part)
         listed = {name for name, other in parts.items() if other == part}
         if odd := sorted(listed ^ found.keys()):
-            raise LoadError(f"{index}: does not agree with {part} on the tensor {odd[0]}; fetch both again")
+            raise CheckpointError(
+                f"{index}: does not agree with {part} on the tensor {odd[0]}; fetch both again"
+            )
         stored |= found
     return stored
 
@@ -200,5 +205,5 @@ def _read_tensors(path: Path) -> dict[str, StoredTensor]:
         return read_safetensors(path)
     found = read_torch(path)
     if not isinstance(found, dict):
-        raise LoadError(f"{path}: holds no tensors by name")
+        raise CheckpointError(f"{path}: holds no tensors by name")
     return {str(name): x for name, x in found.items() if isinstance(x, StoredTensor)}

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vgsplus import config as settings
+from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, huggingface
 from vgsplus.interop.safetensors_files import read_safetensors
-from vgsplus.interop.tensors import LoadError, LoadReport, Rule, Source
+from vgsplus.interop.tensors import LoadReport, Rule, Source
 from vgsplus.interop.torch_files import read_torch
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.training import checkpoint
@@ -79,7 +80,7 @@ def open_source(path: Path) -> Source:
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
-        raise LoadError(f"{path}: there is no such file or folder")
+        raise CheckpointError(f"{path}: there is no such file or folder")
     if path.suffix == ".safetensors":
         return _open_folder(path.parent)
     return _open_pickled(path)
@@ -96,7 +97,7 @@ def _open_folder(folder: Path) -> Source:
     for name in fast_vgs.BUNDLES:
         if (folder / name).is_file():
             return _open_pickled(folder / name)
-    raise LoadError(
+    raise CheckpointError(
         f"{folder}: holds no model: neither {checkpoint.STATE_FILE} or {checkpoint.FOLDER}/ (a run or "
         f"checkpoint of ours), {MODEL_JSON} (a converted model), {huggingface.CONFIG} (Hugging Face), nor "
         f"{' or '.join(fast_vgs.BUNDLES)}"
@@ -124,7 +125,7 @@ def _open_pickled(path: Path) -> Source:
     held = (
         f"a dictionary of {', '.join(map(str, list(found)[:8]))}" if isinstance(found, dict) else repr(found)
     )
-    raise LoadError(
+    raise CheckpointError(
         f"{path}: is no checkpoint that is known here. It holds {held}; a published bundle holds "
         f"'{fast_vgs.DUAL}', a fairseq checkpoint 'model' with 'args' or 'cfg'"
     )
@@ -134,13 +135,15 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     """What a converted model's folder says of it: sizes, origin, published arguments.
 
     Raises:
-        LoadError: it is broken, or of a format this version does not know.
+        CheckpointError: it is broken, or of a format this version does not know.
     """
     path = folder / MODEL_JSON
     try:
         about = json.loads(read_text(path))
         if about["format"] != FORMAT:
-            raise LoadError(f"{path}: has format {about['format']}, this version of vgsplus reads {FORMAT}")
+            raise CheckpointError(
+                f"{path}: has format {about['format']}, this version of vgsplus reads {FORMAT}"
+            )
         return {"model": about["model"], "published_args": about.get("published_args")}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LoadError(f"{path}: is broken ({error!r})") from None
+        raise CheckpointError(f"{path}: is broken ({error!r})") from None

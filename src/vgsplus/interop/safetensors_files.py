@@ -7,7 +7,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vgsplus.interop.tensors import LoadError, StoredTensor
+from vgsplus.errors import CheckpointError
+from vgsplus.interop.tensors import StoredTensor
 
 _DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -27,7 +28,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, left on disk.
 
     Raises:
-        LoadError: it is missing, cut off or broken, or holds a type that no model here has.
+        CheckpointError: it is missing, cut off or broken, or holds a type that no model here has.
     """
     tensors = {}
     try:
@@ -38,9 +39,9 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
                     tuple(part.get_shape()), _DTYPES[part.get_dtype()], _reader(path, name)
                 )
     except (OSError, SafetensorError) as error:
-        raise LoadError(f"{path}: is missing, cut off or broken ({error})") from None
+        raise CheckpointError(f"{path}: is missing, cut off or broken ({error})") from None
     except KeyError as error:
-        raise LoadError(f"{path}: holds a tensor of type {error}, which no model here has") from None
+        raise CheckpointError(f"{path}: holds a tensor of type {error}, which no model here has") from None
     return tensors
 
 
@@ -52,6 +53,6 @@ def _reader(path: Path, name: str) -> Callable[[], Tensor]:
                 tensor: Tensor = file.get_tensor(name).clone()
                 return tensor
         except (OSError, SafetensorError) as error:
-            raise LoadError(f"{path}: changed while it was read ({error})") from None
+            raise CheckpointError(f"{path}: changed while it was read ({error})") from None
 
     return read

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CheckpointError
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 type Shape = tuple[int, ...]
 
 SHOWN = 10
 """Tensors of another shape that an error names."""
-
-
-class LoadError(VgsplusError):
-    """A file that is broken, of another kind than expected, or whose tensors do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +199,8 @@ class Source:
         """Make sure that the file holds the speech encoder that its sizes describe, and nothing more of it.
 
         Raises:
-            LoadError: as `match`, or a tensor that ours has no place for stands in a part that ours has, or a
-                tensor of the speech encoder is missing.
+            CheckpointError: as `match`, or a part that ours has holds a tensor without a place in ours, or
+                a tensor of the speech encoder is missing.
         """
         _, report = self.match(self._empty_model())
         self._require_same_network(report)
@@ -213,29 +209,31 @@ class Source:
         """A model of the sizes that the file states, which may be those of no model."""
         c = self.config
         if c.shared_layers + c.ssl_layers + c.image_layers + len(c.conv_layers) > len(self.stored) + 10:
-            raise LoadError(f"{self.name}: states more layers than it holds tensors")
+            raise CheckpointError(f"{self.name}: states more layers than it holds tensors")
         try:
             with torch.device("cpu"):
                 return empty_model(c)
         except (RuntimeError, MemoryError, OverflowError, TypeError, ValueError) as error:
             what = " ".join(str(error).split())[:200]
-            raise LoadError(f"{self.name}: states sizes that make up no model ({what})") from None
+            raise CheckpointError(f"{self.name}: states sizes that make up no model ({what})") from None
 
     def _require_same_network(self, report: LoadReport) -> None:
         if foreign := [name for name in report.unused if name.startswith(self.parts)]:
-            raise LoadError(
+            raise CheckpointError(
                 f"{self.name}: is of another network than those that are read: it has {_some(foreign)}, for "
                 "which this one has no place"
             )
         missing = [name for name in report.initial if name.startswith("speech.") and name not in _OPTIONAL]
         if missing and self.parts:
-            raise LoadError(f"{self.name}: lacks tensors of the speech encoder, here called {_some(missing)}")
+            raise CheckpointError(
+                f"{self.name}: lacks tensors of the speech encoder, here called {_some(missing)}"
+            )
 
     def match(self, model: VGSPlus) -> tuple[dict[str, Place], LoadReport]:
         """Find the places of a model's tensors, without reading any.
 
         Raises:
-            LoadError: tensors of another shape (the first named with both shapes), or nothing fits at all.
+            CheckpointError: tensors of another shape (the first named with both shapes), or nothing fits.
         """
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         places = find_places(shapes, self.rules)
@@ -248,7 +246,7 @@ class Source:
         ]:
             more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
             listed = "\n".join(f"- {line}" for line in wrong[:SHOWN] + more)
-            raise LoadError(f"{self.name}: does not fit:\n{listed}")
+            raise CheckpointError(f"{self.name}: does not fit:\n{listed}")
         used = {part for place in found.values() for part in place.names}
         report = LoadReport(
             source=self.name,
@@ -258,14 +256,14 @@ class Source:
             assumed=self.assumed,
         )
         if not found or (self.whole and not report.whole):
-            raise LoadError(f"{self.name}: its tensors do not make up the model\n{report}")
+            raise CheckpointError(f"{self.name}: its tensors do not make up the model\n{report}")
         return found, report
 
     def build(self) -> tuple[VGSPlus, LoadReport]:
         """The model that this file is, in evaluation mode; holds every tensor in memory once.
 
         Raises:
-            LoadError: as `match`, or a file that changes while it is read.
+            CheckpointError: as `match`, or a file that changes while it is read.
         """
         model = self._empty_model()
         places, report = self.match(model)
@@ -286,7 +284,7 @@ class Source:
         """Put the file's tensors into a model; on the meta device, only check that they fit.
 
         Raises:
-            LoadError: as `build`.
+            CheckpointError: as `build`.
         """
         self.require_same_network()
         places, report = self.match(model)

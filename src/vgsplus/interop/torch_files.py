@@ -17,7 +17,8 @@ from typing import IO, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from vgsplus.interop.tensors import LoadError, StoredTensor
+from vgsplus.errors import CheckpointError
+from vgsplus.interop.tensors import StoredTensor
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 BROKEN = (
@@ -180,13 +181,13 @@ def read_plain(path: Path) -> object:
     """Read a pickle of plain values, such as a bundle's `args.pkl`; objects in it become `Inert` records.
 
     Raises:
-        LoadError: there is no such file, or it is cut off or no pickle.
+        CheckpointError: there is no such file, or it is cut off or no pickle.
     """
     try:
         with path.open("rb") as stream:
             return _load(_Reader(stream))
     except (OSError, pickle.UnpicklingError) as error:
-        raise LoadError(f"{path}: cannot be read as a pickle ({error})") from None
+        raise CheckpointError(f"{path}: cannot be read as a pickle ({error})") from None
 
 
 def attributes(value: object) -> dict[str, Any] | None:
@@ -261,11 +262,11 @@ class _RebuildTensor(_Builder):
         return StoredTensor(size, storage.dtype, lambda: self._read(storage, offset, span, size, stride))
 
     def check(self) -> None:
-        """Raise LoadError for a tensor that does not lie within its file."""
+        """Raise CheckpointError for a tensor that does not lie within its file."""
         for storage, needed in self.made:
             _, available = self.places.get(storage.key, (0, -1))
             if available < storage.size * storage.dtype.itemsize or storage.size < needed:
-                raise LoadError(
+                raise CheckpointError(
                     f"{self.path}: is cut off or broken: storage {storage.key} should hold "
                     f"{max(storage.size, needed)} elements of {storage.dtype}, and does not"
                 )
@@ -279,7 +280,7 @@ class _RebuildTensor(_Builder):
             file.seek(first + offset * storage.dtype.itemsize)
             got = file.readinto(flat.view(torch.uint8).numpy()) if span else 0
         if got != span * storage.dtype.itemsize:
-            raise LoadError(f"{self.path}: was cut off while it was read")
+            raise CheckpointError(f"{self.path}: was cut off while it was read")
         return flat.as_strided(size, stride).contiguous() if span else flat.new_empty(size)
 
 
@@ -287,7 +288,7 @@ def read_torch(path: Path) -> object:
     """Read what `torch.save` wrote, in either of its formats; tensors become `StoredTensor`s.
 
     Raises:
-        LoadError: there is no such file; it is cut off, broken, or not PyTorch's.
+        CheckpointError: there is no such file; it is cut off, broken, or not PyTorch's.
     """
     try:
         with path.open("rb") as file:
@@ -298,11 +299,11 @@ def read_torch(path: Path) -> object:
             if magic[:1] == PICKLE_MAGIC:
                 return _read_legacy(path, file)
     except OSError as error:
-        raise LoadError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except BROKEN as error:
-        raise LoadError(f"{path}: is cut off, broken or no PyTorch checkpoint ({error})") from None
+        raise CheckpointError(f"{path}: is cut off, broken or no PyTorch checkpoint ({error})") from None
     kind = "is empty" if not magic else "is no file that PyTorch writes"
-    raise LoadError(f"{path}: {kind}; a checkpoint was expected")
+    raise CheckpointError(f"{path}: {kind}; a checkpoint was expected")
 
 
 def _read_zip(path: Path, file: IO[bytes]) -> object:
@@ -310,16 +311,16 @@ def _read_zip(path: Path, file: IO[bytes]) -> object:
     with zipfile.ZipFile(file) as archive:
         data = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if len(data) != 1:
-            raise LoadError(f"{path}: is a zip archive, but not a checkpoint: it holds no data.pkl")
+            raise CheckpointError(f"{path}: is a zip archive, but not a checkpoint: it holds no data.pkl")
         folder = data[0].filename.removesuffix("data.pkl")
         for info in archive.infolist():
             if info.filename.startswith(f"{folder}data/"):
                 if info.compress_type != zipfile.ZIP_STORED:
-                    raise LoadError(f"{path}: {info.filename} is compressed, which PyTorch never does")
+                    raise CheckpointError(f"{path}: {info.filename} is compressed, which PyTorch never does")
                 key = info.filename.removeprefix(f"{folder}data/")
                 rebuild.places[key] = (_data_start(file, info), info.file_size)
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
-            raise LoadError(f"{path}: was written on a big-endian machine, which is not supported")
+            raise CheckpointError(f"{path}: was written on a big-endian machine, which is not supported")
         with archive.open(data[0]) as stream:
             found = _load(_Reader(stream, rebuild))
     rebuild.check()
@@ -338,11 +339,11 @@ def _data_start(file: IO[bytes], info: zipfile.ZipInfo) -> int:
 def _read_legacy(path: Path, file: IO[bytes]) -> object:
     """The format before 1.6: magic, version, system, the object, storage keys; then the storages."""
     if _load(_Reader(file)) != _LEGACY_MAGIC:
-        raise LoadError(f"{path}: is a pickle, but no PyTorch checkpoint")
+        raise CheckpointError(f"{path}: is a pickle, but no PyTorch checkpoint")
     _load(_Reader(file))
     system = _load(_Reader(file))
     if isinstance(system, dict) and system.get("little_endian") is False:
-        raise LoadError(f"{path}: was written on a big-endian machine, which is not supported")
+        raise CheckpointError(f"{path}: was written on a big-endian machine, which is not supported")
     rebuild = _RebuildTensor(path)
     found = _load(_Reader(file, rebuild))
     keys = _load(_Reader(file))

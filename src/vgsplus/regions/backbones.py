@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vgsplus.regions.describer import VisionError
+from vgsplus.errors import VgsplusError
 from vgsplus.regions.feature_grid import Colour, GridDescriber
 from vgsplus.regions.libraries import from_hub, library
 from vgsplus.regions.weights import digest, fill
@@ -23,16 +23,16 @@ def timm_backbone(name: str, weights: Path | None, device: torch.device) -> Grid
     """A model of timm by its name there; without `weights`, those that timm finds in its cache or on the hub.
 
     Raises:
-        VisionError: timm is not installed or knows no such model, it makes no map, or there are no weights.
+        VgsplusError: timm is not installed or knows no such model, it makes no map, or there are no weights.
     """
     timm = library("timm")
     try:
         network = timm.create_model(name, pretrained=False, num_classes=0)
     except RuntimeError as error:
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
-        raise VisionError(f"timm: {error}. {f'Near: {near}.' if near else ''}") from None
+        raise VgsplusError(f"timm: {error}. {f'Near: {near}.' if near else ''}") from None
     if not hasattr(network, "forward_intermediates"):
-        raise VisionError(f"timm:{name}: makes no map of patches. Choose another backbone.")
+        raise VgsplusError(f"timm:{name}: makes no map of patches. Choose another backbone.")
     if weights is None:
         with from_hub(f"timm:{name}"):
             network = timm.create_model(name, pretrained=True, num_classes=0)
@@ -61,7 +61,7 @@ def transformers_backbone(name: str, device: torch.device) -> GridDescriber:
     """A model of transformers by its name on the hub, or a folder that holds one.
 
     Raises:
-        VisionError: transformers is not installed, there is no such model, or it makes no map of patches.
+        VgsplusError: transformers is not installed, there is no such model, or it makes no map of patches.
     """
     transformers = library("transformers")
     processing = library("transformers.image_processing_base")
@@ -71,7 +71,7 @@ def transformers_backbone(name: str, device: torch.device) -> GridDescriber:
     # Models of pictures with texts keep the one for pictures under this name.
     network = getattr(network, "vision_model", network)
     if network.main_input_name != "pixel_values":
-        raise VisionError(f"transformers:{name}: is no model of pictures. Choose another backbone.")
+        raise VgsplusError(f"transformers:{name}: is no model of pictures. Choose another backbone.")
     side = _side(settings.get("crop_size") or settings.get("size") or network.config.image_size)
 
     def patches(pictures: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def efficientnet_lite0(weights: Path | None, device: torch.device) -> GridDescri
     """EfficientNet-Lite0 (Google, 2020), trained on ImageNet: a map of 7 x 7 patches, 1280 channels.
 
     Raises:
-        VisionError: one of its two packages is not installed, or `weights` is of another model.
+        VgsplusError: one of its two packages is not installed, or `weights` is of another model.
     """
     lite = library("efficientnet_lite_pytorch")
     if weights is None:
@@ -145,6 +145,6 @@ def _as_map(hidden: Tensor, side: int, config: Any) -> Tensor:  # noqa: ANN401 -
     if not 0 < along**2 <= hidden.shape[1]:
         along = math.isqrt(hidden.shape[1])
         if along**2 != hidden.shape[1]:
-            raise VisionError(f"{hidden.shape[1]} tokens are no square of patches. Choose another backbone.")
+            raise VgsplusError(f"{hidden.shape[1]} tokens are no square of patches. Choose another backbone.")
     patches = hidden[:, -(along**2) :].transpose(1, 2)
     return patches.reshape(*patches.shape[:2], along, along)

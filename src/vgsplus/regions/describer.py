@@ -6,13 +6,7 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
-from vgsplus.errors import VgsplusError
-
 EXTRA = "uv pip install -e '.[vision]' in the checkout (vgsplus[vision]; docs/regions.md)"
-
-
-class VisionError(VgsplusError):
-    """A model of pictures that cannot be had or used: an unknown name, a missing package, absent weights."""
 
 
 class Describer(Protocol):

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vgsplus.regions.describer import VisionError
+from vgsplus.errors import VgsplusError
 from vgsplus.regions.libraries import from_hub, library
 from vgsplus.regions.pixel_grid import over_white
 from vgsplus.regions.weights import digest, fill
@@ -112,7 +112,7 @@ def faster_rcnn(weights: Path | None, device: torch.device) -> DetectorDescriber
     """Faster R-CNN v2 with a ResNet-50 FPN; without `weights`, torchvision's, trained on COCO train2017.
 
     Raises:
-        VisionError: torchvision is not installed, or its weights are neither cached nor to be fetched.
+        VgsplusError: torchvision is not installed, or its weights are neither cached nor to be fetched.
     """
     detection = library("torchvision.models.detection")
     network = detection.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
@@ -139,6 +139,6 @@ def _cached(weights: Any) -> Path:  # noqa: ANN401 - torchvision is optional
             torch.hub.download_url_to_file(
                 weights.url, str(path), hash_prefix=name.rsplit("-", 1)[1].split(".")[0]
             )
-    except VisionError as error:
-        raise VisionError(f"{error} The cache would hold it as {path}.") from None
+    except VgsplusError as error:
+        raise VgsplusError(f"{error} The cache would hold it as {path}.") from None
     return path

@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vgsplus.corpora.faults import CorpusError
-from vgsplus.corpora.preparing import PictureError, in_parallel, open_picture, stream_in_parallel
+from vgsplus.corpora.preparing import in_parallel, open_picture, stream_in_parallel
+from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import HeldError, hold
-from vgsplus.regions.describer import Describer, VisionError
+from vgsplus.regions.describer import Describer
 from vgsplus.regions.layout import Dtype, Layout, lay_out, write_row
 from vgsplus.regions.store import DIGESTS, PROVENANCE
 
@@ -74,11 +74,11 @@ def describe_folder(
     With `skip_faulty`, pictures that cannot be decoded are left out.
 
     Raises:
-        VisionError: `out` is taken, or another process is writing it; the device lacks memory.
+        VgsplusError: `out` is taken, or another process is writing it; the device lacks memory.
         CorpusError: there are no pictures, or every one that cannot be decoded; features do not fit `dtype`.
     """
     if out.exists() and not overwrite:
-        raise VisionError(f"{out}: is there already. Choose another file, or ask to overwrite it.")
+        raise VgsplusError(f"{out}: is there already. Choose another file, or ask to overwrite it.")
     pictures, faults = _survey(folder, progress)
     if faults and not skip_faulty:
         raise CorpusError(faults)
@@ -121,7 +121,7 @@ def _survey(folder: Path, progress: Stages | None) -> tuple[list[Picture], list[
         path = folder / image_id
         try:
             open_picture(path)
-        except PictureError as error:
+        except CorpusError as error:
             return str(error)
         return Picture(image_id, hashlib.sha256(path.read_bytes()).hexdigest())
 
@@ -141,7 +141,7 @@ def _alone(staging: Path, out: Path) -> Iterator[None]:
     try:
         lock = hold(staging / LOCK)
     except HeldError as holder:
-        raise VisionError(f"{out}: {holder} is writing it. Wait for that to end.") from None
+        raise VgsplusError(f"{out}: {holder} is writing it. Wait for that to end.") from None
     with lock:
         yield
 
@@ -209,6 +209,6 @@ def _run(describer: Describer, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return describer.describe(batch)
     except torch.OutOfMemoryError:
-        raise VisionError(
+        raise VgsplusError(
             f"the device has no memory for {len(batch)} pictures at once. Ask for fewer: --batch-size"
         ) from None

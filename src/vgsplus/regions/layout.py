@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 type Dtype = Literal["float16", "float32"]
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, AttributeError)
+"""What h5py raises for files that are broken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vgsplus.regions.describer import EXTRA, VisionError
+from vgsplus.errors import VgsplusError
+from vgsplus.regions.describer import EXTRA
 
 
 def library(name: str) -> Any:  # noqa: ANN401 - a module
     """Import an optional module.
 
     Raises:
-        VisionError: it is not installed.
+        VgsplusError: it is not installed.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise VisionError(f"the package {error.name} is not installed. Install it: {EXTRA}") from None
+        raise VgsplusError(f"the package {error.name} is not installed. Install it: {EXTRA}") from None
 
 
 @contextmanager
@@ -25,14 +26,14 @@ def from_hub(model: str) -> Iterator[None]:
     """Say what to do where a library neither has the weights of `model` nor can fetch them.
 
     Raises:
-        VisionError: what the library said, and the ways to have the weights here.
+        VgsplusError: what the library said, and the ways to have the weights here.
     """
     try:
         yield
     # The libraries raise their network's own errors, of no common class.
     except Exception as error:  # noqa: BLE001
         what = (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")
-        raise VisionError(
+        raise VgsplusError(
             f"{model}: its weights cannot be had: {what}. Check the name. Without a network, name a file "
             "(--weights FILE; else --model transformers:FOLDER), copy the cache of a machine that has them, "
             "or take efficientnet-lite0, whose weights come with its package."

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from vgsplus.errors import VgsplusError
 from vgsplus.regions.backbones import efficientnet_lite0, timm_backbone, transformers_backbone
-from vgsplus.regions.describer import Describer, VisionError
+from vgsplus.regions.describer import Describer
 from vgsplus.regions.detector import FASTER_RCNN, faster_rcnn
 
 EFFICIENTNET_LITE0 = "efficientnet-lite0"
@@ -16,8 +17,8 @@ def open_describer(name: str, *, weights: Path | None = None, device: torch.devi
     """The model `name`, with its library's weights or those in the file `weights`, on `device`.
 
     Raises:
-        VisionError: the name is unknown, its library is not installed, or its weights cannot be had.
-        LoadError: the file of weights cannot be read.
+        VgsplusError: the name is unknown, its library is not installed, or its weights cannot be had.
+        CheckpointError: the file of weights cannot be read.
     """
     family, _, member = name.partition(":")
     if name == FASTER_RCNN:
@@ -28,8 +29,8 @@ def open_describer(name: str, *, weights: Path | None = None, device: torch.devi
         return timm_backbone(member, weights, device)
     if family == "transformers" and member:
         if weights is not None:
-            raise VisionError(
+            raise VgsplusError(
                 f"{name}: takes no file of weights. Name the folder that holds the model: transformers:FOLDER"
             )
         return transformers_backbone(member, device)
-    raise VisionError(f"there is no model {name!r}. The models are {NAMES}.")
+    raise VgsplusError(f"there is no model {name!r}. The models are {NAMES}.")

@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
 from vgsplus.corpora.reader import REGION_SETS
+from vgsplus.errors import CorpusError
 from vgsplus.files import is_file
+from vgsplus.regions.layout import HDF5_ERRORS
 
 DIGESTS, PROVENANCE = "sha256", "provenance"
 

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.faults import HDF5_ERRORS, CorpusError
+from vgsplus.errors import CorpusError
+from vgsplus.regions.layout import HDF5_ERRORS
 
 
 class StoredRows:

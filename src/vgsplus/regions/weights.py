@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vgsplus.errors import VgsplusError
 from vgsplus.interop.safetensors_files import read_safetensors
 from vgsplus.interop.tensors import StoredTensor
 from vgsplus.interop.torch_files import read_torch
-from vgsplus.regions.describer import VisionError
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs keep a model's tensors beside other things."""
@@ -21,8 +21,8 @@ def fill(model: nn.Module, path: Path) -> None:
     """Give a model the weights in `path`, safetensors or PyTorch's own; what else is there is passed over.
 
     Raises:
-        VisionError: a tensor of the model is not in the file, or has another shape there.
-        LoadError: the file cannot be read.
+        VgsplusError: a tensor of the model is not in the file, or has another shape there.
+        CheckpointError: the file cannot be read.
     """
     stored = _read(path)
     faults = []
@@ -35,7 +35,7 @@ def fill(model: nn.Module, path: Path) -> None:
             faults.append(f"{name} has shape {stored[name].shape}, not {tuple(own.shape)}")
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise VisionError(
+        raise VgsplusError(
             f"{path}: is not of this model: {'; '.join(faults[:SHOWN])}{more}. Name the model it belongs to."
         )
     with torch.no_grad():
@@ -46,7 +46,7 @@ def fill(model: nn.Module, path: Path) -> None:
 
 def _read(path: Path) -> Mapping[str, StoredTensor]:
     if not path.is_file():
-        raise VisionError(f"{path}: there is no such file of weights.")
+        raise VgsplusError(f"{path}: there is no such file of weights.")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     found = read_torch(path)
@@ -55,7 +55,7 @@ def _read(path: Path) -> Mapping[str, StoredTensor]:
             found = found[wrapper]
     tensors = dict(_tensors(found))
     if not tensors:
-        raise VisionError(f"{path}: holds no tensors by name. Expected a model's state_dict.")
+        raise VgsplusError(f"{path}: holds no tensors by name. Expected a model's state_dict.")
     return tensors
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vgsplus.config import parse_model
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CheckpointError
 from vgsplus.models.vgsplus import VGSPlus
 
 FORMAT = 1
@@ -33,10 +33,6 @@ FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
 KEEP = 2
 _NAME = re.compile(r"step-(\d+)(-end-of-.+)?")
 SHOWN_NAMES = 5
-
-
-class CheckpointError(VgsplusError):
-    """A checkpoint that is missing, incomplete, of another model, or could not be written."""
 
 
 @dataclass(frozen=True, kw_only=True)

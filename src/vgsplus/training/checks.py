@@ -8,8 +8,8 @@ import torch
 from vgsplus.audio import SAMPLE_RATE, is_there
 from vgsplus.config import RunConfig
 from vgsplus.corpora.captions import NO_IMAGE
-from vgsplus.corpora.format import Corpus, CorpusError
-from vgsplus.errors import VgsplusError
+from vgsplus.corpora.format import Corpus
+from vgsplus.errors import ConfigError, CorpusError, VgsplusError
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.models.waveform import receptive_field
 from vgsplus.training.batches import TRAIN, VALIDATION
@@ -18,17 +18,13 @@ type LoadWeights = Callable[[VGSPlus, str], str]
 """Puts the weights at a path into a model and says what was taken; on the meta device it only checks."""
 
 
-class RunCheckError(VgsplusError):
-    """A run that cannot work; the message names every reason."""
-
-
 def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | None, *, begun: int = 0) -> None:
     """Check that settings, corpus and machine fit one another.
 
     The first `begun` phases, of a run that goes on, need no initial weights any more.
 
     Raises:
-        RunCheckError: they do not; names every reason.
+        ConfigError: they do not; names every reason.
         CorpusError: a split that is needed is missing or empty.
     """
     faults = [
@@ -41,7 +37,7 @@ def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | Non
         *_additional_faults(config),
     ]
     if faults:
-        raise RunCheckError("the run cannot start:\n" + "\n".join(f"- {fault}" for fault in faults))
+        raise ConfigError("the run cannot start:\n" + "\n".join(f"- {fault}" for fault in faults))
 
 
 def splits(config: RunConfig) -> tuple[str, ...]:

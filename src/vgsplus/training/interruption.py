@@ -5,13 +5,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from vgsplus.errors import VgsplusError
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(VgsplusError):  # noqa: N818 - not an error of anybody's: the run was asked to stop
-    """A run that was asked to stop, and saved; the message says how to go on."""
 
 
 class StopRequest:

@@ -18,7 +18,7 @@ from vgsplus import config as settings
 from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Corpus
 from vgsplus.corpora.reader import CAPTIONS_FILE
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CheckpointError
 from vgsplus.files import HeldError, holding
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.schedule import Phase
@@ -35,10 +35,6 @@ FREE = frozenset(
 
 Corpora, that of additional speech too, may have moved; that they are the same is checked by their contents.
 """
-
-
-class RunFolderError(VgsplusError):
-    """A folder that holds a run already, or another one than is asked to go on."""
 
 
 def settle_precision(config: RunConfig, *runs: Path) -> RunConfig:
@@ -66,7 +62,7 @@ def newest(run: Path, config: RunConfig) -> Found | None:
     """The newest checkpoint in `run`, made with the same settings; None where there is none yet.
 
     Raises:
-        RunFolderError: the settings have changed; names them.
+        CheckpointError: the settings have changed; names them.
         CheckpointError: the checkpoint is broken.
     """
     latest = checkpoint.latest(run)
@@ -84,7 +80,7 @@ def alone_in(run: Path) -> Iterator[None]:
     """Make the folder and keep other processes from training in it; one that stays empty is removed.
 
     Raises:
-        RunFolderError: another process trains in it, or it cannot be written.
+        CheckpointError: another process trains in it, or it cannot be written.
     """
     with ExitStack() as stack:
         try:
@@ -92,11 +88,11 @@ def alone_in(run: Path) -> Iterator[None]:
             stack.callback(_remove_empty, run)
             stack.enter_context(holding(run / LOCK_FILE))
         except HeldError as holder:
-            raise RunFolderError(
+            raise CheckpointError(
                 f"{run}: {holder} is training in it. Wait for that to end, or choose another folder."
             ) from None
         except OSError as error:
-            raise RunFolderError(f"{run}: cannot be written ({error})") from error
+            raise CheckpointError(f"{run}: cannot be written ({error})") from error
         yield
 
 
@@ -109,7 +105,7 @@ def check_begun(run: Path, config: RunConfig, identity: "Identity") -> None:
     """Refuse a run that is there with other settings or on other corpora.
 
     Raises:
-        RunFolderError: names what differs.
+        CheckpointError: names what differs.
         CheckpointError: its newest checkpoint is broken.
     """
     if found := newest(run, config):
@@ -135,12 +131,12 @@ def open_run(
     """Make the folder, which is there, ready and give the checkpoint from which the run goes on, if from any.
 
     Raises:
-        RunFolderError: it holds a run and `resume` is false; or settings or corpora are not those of that
+        CheckpointError: it holds a run and `resume` is false; or settings or corpora are not those of that
             run, or of the first phases of `start`.
         CheckpointError: a checkpoint is broken or cannot be written.
     """
     if not resume and ((run / CONFIG_FILE).exists() or (run / LOG_FILE).exists() or checkpoint.latest(run)):
-        raise RunFolderError(
+        raise CheckpointError(
             f"{run}: holds a run already. Go on with it by --resume, or choose another folder."
         )
     found = newest(run, config)
@@ -155,7 +151,7 @@ def open_run(
             copy_log(origin.checkpoint.parent.parent, run, origin.state.global_step)
             found = Found(checkpoint.adopt(origin.checkpoint, run), origin.state)
     except OSError as error:
-        raise RunFolderError(f"{run}: cannot be written ({error})") from error
+        raise CheckpointError(f"{run}: cannot be written ({error})") from error
     return found
 
 
@@ -192,12 +188,12 @@ def _require_same_corpora(found: Found, identity: Identity, phases: Sequence[Pha
         changed += [f"additional_speech.{name}.{line}" for line in corpus_changes(known, given)]
     if changed:
         listed = "\n".join(f"- {line}" for line in changed)
-        raise RunFolderError(f"{found.checkpoint}: was trained on another corpus:\n{listed}")
+        raise CheckpointError(f"{found.checkpoint}: was trained on another corpus:\n{listed}")
 
 
 def _require_same(run: Path, old: dict[str, Any], config: RunConfig) -> None:
     if changed := _changed(old, settings.to_dict(config), FREE):
-        raise RunFolderError(
+        raise CheckpointError(
             f"{run}: its settings have changed:\n{changed}\nChange them back, or choose another folder."
         )
 
@@ -207,15 +203,15 @@ def _origin(start: Path, config: RunConfig) -> Found:
     path = checkpoint.resolve(start)
     state = checkpoint.load_state(path)
     if not state.end_of_phase:
-        raise RunFolderError(f"{path}: is not at the end of a phase ({state.step} of {state.steps} steps)")
+        raise CheckpointError(f"{path}: is not at the end of a phase ({state.step} of {state.steps} steps)")
     new = settings.to_dict(config)
     if changed := _changed(state.run, new, FREE | {"schedule"}):
-        raise RunFolderError(f"{path}: was trained with other settings:\n{changed}")
+        raise CheckpointError(f"{path}: was trained with other settings:\n{changed}")
     phases = state.phase + 1
     old_phases, new_phases = (_without_folders(plain["schedule"][:phases]) for plain in (state.run, new))
     if old_phases != new_phases:
         listed = "\n".join(f"- {line}" for line in settings.differences(old_phases, new_phases, "schedule"))
-        raise RunFolderError(f"{path}: is not the end of this schedule's first {phases} phase(s):\n{listed}")
+        raise CheckpointError(f"{path}: is not the end of this schedule's first {phases} phase(s):\n{listed}")
     return Found(path, state)
 
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from vgsplus import config as settings
 from vgsplus.config import RunConfig
 from vgsplus.corpora.format import Corpus
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import Interrupted, NotFiniteError
 from vgsplus.losses import Losses
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.schedule import PlannedPhase
@@ -41,7 +41,7 @@ from vgsplus.training.batches import (
 )
 from vgsplus.training.checkpoint import TrainingState
 from vgsplus.training.checks import LoadWeights, check_run
-from vgsplus.training.interruption import Interrupted, StopRequest
+from vgsplus.training.interruption import StopRequest
 from vgsplus.training.log import (
     ADDITIONAL_SCALARS,
     MOVED_CROPS,
@@ -65,10 +65,6 @@ SILENT_CROPS = (
     "some clips are silent throughout the {seconds:g} s that are cut from them; such crops move to where "
     "there is sound, and log.jsonl has their share as moved_crops"
 )
-
-
-class NotFiniteError(VgsplusError):
-    """A loss or gradient became infinite or not a number; the weights were not updated with it."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,8 @@ def train(
         progress: see `progress.console_progress`; silent by default.
 
     Raises:
-        RunCheckError, ConfigError, CorpusError: the run cannot work; nothing was written.
-        RunFolderError: `out` holds a run and `resume` is false, settings or corpora differ from those of the
+        ConfigError, ConfigError, CorpusError: the run cannot work; nothing was written.
+        CheckpointError: `out` holds a run and `resume` is false, settings or corpora differ from those of the
             run to go on with, or another process trains in it.
         CheckpointError: a checkpoint is broken or cannot be written.
         NotFiniteError: a loss or gradient is infinite or not a number.

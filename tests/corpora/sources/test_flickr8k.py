@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 from vgsplus.audio import write_wav
 from vgsplus.cli import app
-from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.format import Corpus, validate
 from vgsplus.corpora.sources.flickr8k import prepare_flickr8k
+from vgsplus.errors import CorpusError
 
 NAMES = {
     "train": ["1000268201_693b08cb0e", "1001773457_577c3a7d70"],

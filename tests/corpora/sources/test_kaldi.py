@@ -3,8 +3,9 @@ import pytest
 import soundfile
 
 from vgsplus.audio import SAMPLE_RATE, read
-from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.format import Corpus, validate
 from vgsplus.corpora.sources.kaldi import prepare_kaldi
+from vgsplus.errors import CorpusError
 
 
 @pytest.fixture

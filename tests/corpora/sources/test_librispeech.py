@@ -7,8 +7,9 @@ import soundfile
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.cli import main
-from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.format import Corpus, validate
 from vgsplus.corpora.sources.librispeech import prepare_librispeech
+from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_items import read_items
 
 TRAINING, VALIDATION = {"103": ["1240", "1241"], "1034": ["121119"]}, {"1272": ["128104"], "174": ["50561"]}

@@ -9,8 +9,9 @@ import soundfile
 
 from vgsplus.audio import SAMPLE_RATE, read
 from vgsplus.cli import main
-from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, validate
+from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, validate
 from vgsplus.corpora.sources.manifest import prepare_manifests, write_manifests
+from vgsplus.errors import CorpusError
 
 
 def sound(path: Path, samples: int = 8000, rate: int = SAMPLE_RATE):

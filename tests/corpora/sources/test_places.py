@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from vgsplus.audio import write_wav
 from vgsplus.cli import app
-from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.format import Corpus, validate
 from vgsplus.corpora.sources.places import find_lists, prepare_places
+from vgsplus.errors import CorpusError
 
 # Names that agree in their first 27 bytes, as those of one category do.
 IMAGES = {

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.format import Corpus, validate
 from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, training_list
 from vgsplus.corpora.sources.spokencoco_json import read_list
+from vgsplus.errors import CorpusError
 from vgsplus.regions import collect as region_file
 from vgsplus.regions import published as detections
 from vgsplus.regions.published import COLUMNS, coco_number

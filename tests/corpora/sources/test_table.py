@@ -11,10 +11,11 @@ import soundfile
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, read
-from vgsplus.corpora.format import Corpus, CorpusError, validate
+from vgsplus.corpora.format import Corpus, validate
 from vgsplus.corpora.packing import pack
 from vgsplus.corpora.sources import table as tables
 from vgsplus.corpora.sources.table import prepare_table
+from vgsplus.errors import CorpusError
 
 
 def tone(path: Path, pitch: float = 300, seconds: float = 0.5, rate: int = 16_000, channels: int = 1, **how):

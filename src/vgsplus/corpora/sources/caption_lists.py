@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.errors import CorpusError
 from vgsplus.regions.published import PictureNames
 
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vgsplus.corpora.format import CorpusError, Summary
+from vgsplus.corpora.format import Summary
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption
 from vgsplus.corpora.sources.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.sources.karpathy import karpathy_images
 from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import is_file, read_text
 from vgsplus.regions.layout import Dtype
 from vgsplus.regions.published import STEMS

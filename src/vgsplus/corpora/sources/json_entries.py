@@ -7,7 +7,7 @@ from typing import Any
 
 import ijson
 
-from vgsplus.corpora.faults import CorpusError
+from vgsplus.errors import CorpusError
 from vgsplus.files import is_file
 
 

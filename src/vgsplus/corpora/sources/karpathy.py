@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vgsplus.corpora.faults import CorpusError
 from vgsplus.corpora.sources.json_entries import entries_of
+from vgsplus.errors import CorpusError
 
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 """His splits, and those of a corpus."""

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgsplus.audio import SUFFIXES, AudioError, num_samples
-from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
+from vgsplus.audio import SUFFIXES, num_samples
+from vgsplus.corpora.format import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, reason, stream_in_parallel
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.files import read_text
 
 FOLDER = "LibriSpeech"

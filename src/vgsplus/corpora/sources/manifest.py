@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgsplus.audio import PART, AudioError, num_samples
-from vgsplus.corpora.format import Caption, Corpus, CorpusError, CorpusWriter, Summary
+from vgsplus.audio import PART, num_samples
+from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, stream_in_parallel, unique_ids
 from vgsplus.corpora.reader import INFO_FILE
-from vgsplus.errors import VgsplusError
+from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, file_identity, is_file, read_text, whole_file
 
 FILES = {"train": "train.tsv", "validation": "valid.tsv"}

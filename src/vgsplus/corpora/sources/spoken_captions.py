@@ -19,18 +19,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.audio import AudioError, is_there, num_samples
-from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
+from vgsplus.audio import is_there, num_samples
+from vgsplus.corpora.format import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import (
     MIN_SAMPLES,
     MIN_SECONDS,
-    PictureError,
     Progress,
     open_picture,
     reason,
     stream_in_parallel,
 )
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, walk
+from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
 from vgsplus.regions.collect import NOT_HELD, RegionFile, collect_regions
 from vgsplus.regions.layout import Dtype
@@ -266,7 +266,7 @@ def _describe_pictures(
 def _describe(path: Path) -> Regions | str:
     try:
         return grid_regions(open_picture(path))
-    except PictureError as error:
+    except CorpusError as error:
         return str(error)
 
 

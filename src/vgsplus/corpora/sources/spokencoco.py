@@ -7,11 +7,12 @@ lists.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vgsplus.corpora.format import CorpusError, Summary
+from vgsplus.corpora.format import Summary
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.sources.karpathy import coco_splits
 from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
 from vgsplus.corpora.sources.spokencoco_json import read_list
+from vgsplus.errors import CorpusError
 from vgsplus.regions.layout import Dtype
 from vgsplus.regions.published import COCO_NUMBERS, coco_number
 

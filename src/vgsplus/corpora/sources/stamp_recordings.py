@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgsplus.corpora.format import CorpusError
+from vgsplus.errors import CorpusError
 
 RECORDING = re.compile(
     r"(?P<name>.+)_desc(?:_(?P<language>[a-z]{2,3}(?:_[A-Z]{2})?))?(?P<ending>(?:\.(?:ogg|wav))+)"

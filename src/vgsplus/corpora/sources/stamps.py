@@ -26,19 +26,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from vgsplus.audio import SCALED, AudioError, load_any, write_wav
-from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
-from vgsplus.corpora.preparing import (
-    MIN_SAMPLES,
-    MIN_SECONDS,
-    PictureError,
-    Progress,
-    in_parallel,
-    open_picture,
-    reason,
-)
+from vgsplus.audio import SCALED, load_any, write_wav
+from vgsplus.corpora.format import Caption, CorpusWriter, Summary
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, in_parallel, open_picture, reason
 from vgsplus.corpora.sources.stamp_recordings import MEND, Recording, Take, find_recordings
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
+from vgsplus.errors import AudioError, CorpusError
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.store import RegionStore
 
@@ -141,7 +134,7 @@ def _describe(stamps: Path, store: RegionStore | None, name: str) -> tuple[str, 
     path = stamps / f"{name}.png"
     try:
         picture = open_picture(path)
-    except PictureError:
+    except CorpusError:
         return None
     if store is None:
         return look_of(picture), grid_regions(picture)

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from vgsplus.audio import (
     SAMPLE_RATE,
     SCALED,
-    AudioError,
     Signal,
     header,
     is_prepared,
@@ -29,17 +28,17 @@ from vgsplus.audio import (
     load_any,
     write_wav,
 )
-from vgsplus.corpora.format import Caption, CorpusError, CorpusWriter, Summary
+from vgsplus.corpora.format import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import (
     MIN_SAMPLES,
     MIN_SECONDS,
-    PictureError,
     Progress,
     in_parallel,
     open_picture,
     unique_ids,
 )
 from vgsplus.corpora.sources.table_rows import Piece, Row, Table, nearest, read_table
+from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import is_file
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.store import RegionStore
@@ -264,7 +263,7 @@ def _cut(signal: Signal | None, start: float | None, end: float | None) -> Signa
 def _describe_picture(path: Path, *, grid: bool) -> Picture | str:
     try:
         picture = open_picture(path)
-    except PictureError as error:
+    except CorpusError as error:
         return f"{error}{'' if is_file(path) else nearest(path)}"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Picture(digest, grid_regions(picture) if grid else None)

@@ -57,10 +57,6 @@ class Speech:
     phones: tuple[Phone, ...]
 
 
-class EspeakError(VgsplusError):
-    """The eSpeak NG library refused to start, to know a voice or to speak."""
-
-
 class _EventId(ctypes.Union):
     _fields_ = (
         ("number", ctypes.c_int),
@@ -93,7 +89,7 @@ def speak(sentences: Iterable[tuple[Voice, str]]) -> list[Speech]:
     Only voices whose definition has a "breath" differ from call to call.
 
     Raises:
-        EspeakError: a voice is unknown or the library fails.
+        VgsplusError: a voice is unknown or the library fails.
     """
     library = _Library()
     try:
@@ -120,7 +116,7 @@ class _Library:
         data = str(espeakng_loader.get_data_path()).encode()
         self._rate: int = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, options)
         if self._rate <= 0:
-            raise EspeakError(f"eSpeak NG does not start with its data in {data.decode()}.")
+            raise VgsplusError(f"eSpeak NG does not start with its data in {data.decode()}.")
         self._library.espeak_SetSynthCallback(self._callback)
         self._system.srand(0)  # its noise comes from the C library's generator
 
@@ -128,16 +124,16 @@ class _Library:
         self._chunks.clear()
         self._starts.clear()
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise EspeakError(f"eSpeak NG knows no voice {voice.name!r}.")
+            raise VgsplusError(f"eSpeak NG knows no voice {voice.name!r}.")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         encoded = text.encode() + b"\0"
         size = ctypes.c_size_t(len(encoded))
         if self._library.espeak_Synth(encoded, size, 0, 0, 0, _CHARS_UTF8, None, None) != 0:
-            raise EspeakError(f"eSpeak NG fails to speak {text!r}.")
+            raise VgsplusError(f"eSpeak NG fails to speak {text!r}.")
         pcm = np.concatenate(self._chunks or [np.empty(0, np.int16)])
         if not pcm.any():
-            raise EspeakError(f"eSpeak NG gives no sound for {text!r}.")
+            raise VgsplusError(f"eSpeak NG gives no sound for {text!r}.")
         samples = resample(pcm.astype(np.float32) / 32768.0, self._rate)
         return Speech(samples, _phones(self._starts, len(pcm), self._rate))
 

@@ -1,0 +1,119 @@
+"""Progress of long work: bars in a terminal, lines elsewhere, or nothing."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between the lines of a stage where there is no terminal."""
+
+
+class Progress:
+    """Receives the progress of long work. This base class shows nothing."""
+
+    def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:
+        """Report that `done` of `total` items (None: unknown) of a stage are complete.
+
+        Args:
+            stage: what is being done, one bar each.
+            done: items so far, of which the first call may name some from before.
+            total: of the stage.
+            detail: further text, as losses.
+        """
+
+    def note(self, text: str) -> None:
+        """Report a line of text."""
+
+    def close(self) -> None:
+        """Remove the bars."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+SILENT = Progress()
+
+
+def console_progress(console: Console | None = None, *, in_bytes: bool = False) -> Progress:
+    """Return bars if the console (default: standard error) is a terminal, else plain lines.
+
+    Args:
+        console: where to print.
+        in_bytes: whether the items are bytes, which are shown with their rate.
+    """
+    console = console or Console(stderr=True)
+    return _Bars(console, in_bytes=in_bytes) if console.is_terminal else _Lines(console)
+
+
+class _Bars(Progress):
+    def __init__(self, console: Console, *, in_bytes: bool) -> None:
+        amounts: list[ProgressColumn] = [MofNCompleteColumn()]
+        if in_bytes:
+            amounts = [DownloadColumn(), TransferSpeedColumn()]
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            *amounts,
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:
+        self._bars.start()
+        if stage not in self._tasks:  # items from before do not count into the rate
+            self._tasks[stage] = self._bars.add_task(stage, completed=done, total=total, detail=detail)
+        self._bars.update(self._tasks[stage], completed=done, total=total, detail=detail)
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._bars.stop()
+
+
+class _Lines(Progress):
+    """A line for a stage every half minute and at its end, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stages: dict[str, tuple[float, int, float]] = {}  # when it started, with how many, last line
+
+    def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:
+        now = time.monotonic()
+        started, first, printed = self._stages.setdefault(stage, (now, done, now))
+        if now - printed < PLAIN_INTERVAL and done != total:
+            return
+        self._stages[stage] = (started, first, now)
+        parts = [f"{stage}: {done}" + ("" if total is None else f"/{total}"), detail]
+        if total is not None and first < done < total:
+            parts.append(f"{clock((now - started) / (done - first) * (total - done))} left")
+        self.note("  ".join(part for part in parts if part))
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
