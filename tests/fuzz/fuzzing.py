@@ -314,11 +314,11 @@ def read_sound(folder: Path) -> object:
 
 
 def read_picture(folder: Path) -> object:
-    from vgsplus.corpora.preparing import open_picture  # noqa: PLC0415
+    from vgsplus.images import open_image  # noqa: PLC0415
     from vgsplus.regions.pixel_grid import grid_regions  # noqa: PLC0415
 
     (path,) = folder.iterdir()
-    return grid_regions(open_picture(path))
+    return grid_regions(open_image(path))
 
 
 def read_table(folder: Path) -> object:

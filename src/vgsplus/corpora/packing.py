@@ -22,10 +22,10 @@ from typing import Self
 from vgsplus import audio
 from vgsplus.audio import num_samples
 from vgsplus.corpora.captions import Caption
-from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import REGIONS_FILE, Corpus
 from vgsplus.corpora.writer import CorpusWriter, Summary
 from vgsplus.errors import AudioError, CorpusError
+from vgsplus.parallel import Tick as Progress
 
 SHARDS_FOLDER = "shards"
 SHARD_BYTES = 1 << 30

@@ -17,7 +17,6 @@ from PIL import Image
 from vgsplus.audio import SAMPLE_RATE, is_silent, read
 from vgsplus.corpora.captions import Caption, read_captions
 from vgsplus.corpora.items import TIME_TOLERANCE, SoundIndex, label_faults, parse_items, repeat_faults, shown
-from vgsplus.corpora.preparing import Progress, stream_in_parallel
 from vgsplus.corpora.reader import (
     CAPTIONS_FILE,
     INFO_FILE,
@@ -28,6 +27,8 @@ from vgsplus.corpora.reader import (
 )
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
+from vgsplus.parallel import Tick as Progress
+from vgsplus.parallel import stream_in_parallel
 from vgsplus.regions.layout import HDF5_ERRORS
 
 BLANK = re.compile(r"\s")

@@ -19,11 +19,11 @@ from rich.table import Table
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora.captions import CAPTION_FIELDS, Caption
-from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE
 from vgsplus.corpora.validation import caption_faults, region_faults, validate
 from vgsplus.errors import CorpusError
 from vgsplus.files import HeldError, hold
+from vgsplus.parallel import Tick as Progress
 from vgsplus.regions.writer import RegionsWriter
 
 LOCK_FILE = ".lock"

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import h5py
 
-from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.reader import REGIONS_FILE
 from vgsplus.errors import CorpusError
+from vgsplus.parallel import Tick as Progress
 from vgsplus.regions.layout import Dtype, Layout, lay_out, write_row
 from vgsplus.regions.published import (
     DetectionError,

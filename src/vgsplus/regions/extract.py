@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vgsplus.corpora.preparing import in_parallel, open_picture, stream_in_parallel
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import HeldError, hold
+from vgsplus.images import open_image
+from vgsplus.parallel import in_parallel, stream_in_parallel
 from vgsplus.regions.describer import Describer
 from vgsplus.regions.layout import Dtype, Layout, lay_out, write_row
 from vgsplus.regions.store import DIGESTS, PROVENANCE
@@ -120,7 +121,7 @@ def _survey(folder: Path, progress: Stages | None) -> tuple[list[Picture], list[
     def examine(image_id: str) -> Picture | str:
         path = folder / image_id
         try:
-            open_picture(path)
+            open_image(path)
         except CorpusError as error:
             return str(error)
         return Picture(image_id, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -186,7 +187,7 @@ def _describe(
     """Describe the pictures from `done` on, and see their rows to disk; how many, batch by batch."""
 
     def prepare(picture: Picture) -> Tensor:
-        return describer.prepare(open_picture(folder / picture.id))
+        return describer.prepare(open_image(folder / picture.id))
 
     # Twice a batch, so that the next one is decoded while the device is busy.
     prepared = stream_in_parallel(prepare, pictures[done:], at_once=2 * batch_size)

@@ -13,12 +13,12 @@ Other files of the folder are not read. (Kaldi documentation, "Data preparation"
 from collections.abc import Mapping
 from pathlib import Path
 
-from vgsplus.corpora.preparing import Progress
 from vgsplus.corpora.sources.table import prepare_rows
 from vgsplus.corpora.sources.table_rows import SECONDS, Row, Table, absolute, check_rows
 from vgsplus.corpora.writer import Summary
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, is_file, read_text
+from vgsplus.parallel import Tick as Progress
 
 TO_THE_END = "-1"
 

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from vgsplus.audio import SUFFIXES, num_samples
 from vgsplus.corpora.format import Caption, CorpusWriter, Summary
-from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, reason, stream_in_parallel
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.files import read_text
+from vgsplus.parallel import Tick as Progress
+from vgsplus.parallel import stream_in_parallel
 
 FOLDER = "LibriSpeech"
 TRAINING_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")

@@ -18,10 +18,12 @@ from pathlib import Path
 
 from vgsplus.audio import PART, num_samples
 from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, Summary
-from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, stream_in_parallel, unique_ids
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, unique_ids
 from vgsplus.corpora.reader import INFO_FILE
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, file_identity, is_file, read_text, whole_file
+from vgsplus.parallel import Tick as Progress
+from vgsplus.parallel import stream_in_parallel
 
 FILES = {"train": "train.tsv", "validation": "valid.tsv"}
 """The manifest of each split."""

@@ -21,17 +21,13 @@ import numpy.typing as npt
 
 from vgsplus.audio import is_there, num_samples
 from vgsplus.corpora.format import Caption, CorpusWriter, Summary
-from vgsplus.corpora.preparing import (
-    MIN_SAMPLES,
-    MIN_SECONDS,
-    Progress,
-    open_picture,
-    reason,
-    stream_in_parallel,
-)
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, walk
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
+from vgsplus.images import open_image
+from vgsplus.parallel import Tick as Progress
+from vgsplus.parallel import stream_in_parallel
 from vgsplus.regions.collect import NOT_HELD, RegionFile, collect_regions
 from vgsplus.regions.layout import Dtype
 from vgsplus.regions.pixel_grid import grid_regions
@@ -265,7 +261,7 @@ def _describe_pictures(
 
 def _describe(path: Path) -> Regions | str:
     try:
-        return grid_regions(open_picture(path))
+        return grid_regions(open_image(path))
     except CorpusError as error:
         return str(error)
 

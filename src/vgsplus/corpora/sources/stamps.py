@@ -28,10 +28,13 @@ from PIL import Image, ImageOps
 
 from vgsplus.audio import SCALED, load_any, write_wav
 from vgsplus.corpora.format import Caption, CorpusWriter, Summary
-from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, Progress, in_parallel, open_picture, reason
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
 from vgsplus.corpora.sources.stamp_recordings import MEND, Recording, Take, find_recordings
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
 from vgsplus.errors import AudioError, CorpusError
+from vgsplus.images import open_image
+from vgsplus.parallel import Tick as Progress
+from vgsplus.parallel import in_parallel
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.store import RegionStore
 
@@ -133,7 +136,7 @@ def _describe(stamps: Path, store: RegionStore | None, name: str) -> tuple[str, 
     """The look of a picture, and its regions unless the store has none; None for a broken picture."""
     path = stamps / f"{name}.png"
     try:
-        picture = open_picture(path)
+        picture = open_image(path)
     except CorpusError:
         return None
     if store is None:

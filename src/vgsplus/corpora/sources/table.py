@@ -29,17 +29,13 @@ from vgsplus.audio import (
     write_wav,
 )
 from vgsplus.corpora.format import Caption, CorpusWriter, Summary
-from vgsplus.corpora.preparing import (
-    MIN_SAMPLES,
-    MIN_SECONDS,
-    Progress,
-    in_parallel,
-    open_picture,
-    unique_ids,
-)
+from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, unique_ids
 from vgsplus.corpora.sources.table_rows import Piece, Row, Table, nearest, read_table
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import is_file
+from vgsplus.images import open_image
+from vgsplus.parallel import Tick as Progress
+from vgsplus.parallel import in_parallel
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.store import RegionStore
 
@@ -262,7 +258,7 @@ def _cut(signal: Signal | None, start: float | None, end: float | None) -> Signa
 
 def _describe_picture(path: Path, *, grid: bool) -> Picture | str:
     try:
-        picture = open_picture(path)
+        picture = open_image(path)
     except CorpusError as error:
         return f"{error}{'' if is_file(path) else nearest(path)}"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgsplus.corpora.preparing import open_picture
 from vgsplus.errors import CorpusError
+from vgsplus.images import open_image
 from vgsplus.regions.pixel_grid import over_white
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
@@ -15,7 +15,7 @@ RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 
 def seen(path):
     """What models see of a picture: (height, width) of grey values."""
-    return np.asarray(over_white(open_picture(path)).convert("L"), np.float64)
+    return np.asarray(over_white(open_image(path)).convert("L"), np.float64)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value):
     values[3, 3] = value
     Image.fromarray(values).save(tmp_path / "a.tiff")
     with pytest.raises(CorpusError, match=r"a\.tiff: cannot be read as a picture .*not finite"):
-        open_picture(tmp_path / "a.tiff")
+        open_image(tmp_path / "a.tiff")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of tags that it passes over
@@ -77,7 +77,7 @@ def test_broken_pictures_are_refused_as_such(tmp_path, kind):
             content[place] = rng.integers(256)
         path.write_bytes(content)
         try:
-            over_white(open_picture(path))
+            over_white(open_image(path))
         except CorpusError as error:
             assert str(error).startswith(f"{path}: cannot be read as a picture")  # noqa: PT017 - some can be read
 
@@ -85,10 +85,10 @@ def test_broken_pictures_are_refused_as_such(tmp_path, kind):
 @pytest.mark.parametrize("name", ["none.png", "a" * 5000, "a\0b.png"])
 def test_a_picture_that_is_not_there_is_refused(tmp_path, name):
     with pytest.raises(CorpusError, match="there is no such picture"):
-        open_picture(tmp_path / name)
+        open_image(tmp_path / name)
 
 
 @pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
 def test_a_picture_is_found_under_either_unicode_form(tmp_path, stored, asked):
     Image.new("RGB", (4, 3)).save(tmp_path / unicodedata.normalize(stored, "größe.png"))
-    assert open_picture(tmp_path / unicodedata.normalize(asked, "größe.png")).size == (4, 3)
+    assert open_image(tmp_path / unicodedata.normalize(asked, "größe.png")).size == (4, 3)

@@ -1,0 +1,43 @@
+"""Read image files."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vgsplus.errors import CorpusError
+from vgsplus.files import as_on_disk, is_file
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode an image and apply the orientation of its EXIF data.
+
+    Images of 32-bit integers and of floats, which have no common scale, are scaled by their range to 8-bit
+    grey.
+
+    Raises:
+        CorpusError: there is no such file, it cannot be decoded, or it holds values that are not finite.
+    """
+    path = as_on_disk(path)
+    if not is_file(path):
+        raise CorpusError(f"{path}: there is no such picture.")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright: Image.Image = ImageOps.exif_transpose(image)
+            return _scale_to_8_bits(upright) if upright.mode in ("I", "F") else upright
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise errors of nearly every kind
+        what = f"{error}" or type(error).__name__
+        raise CorpusError(
+            f"{path}: cannot be read as a picture ({what}). Leave it out or replace it."
+        ) from None
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """A picture of one channel of large numbers as 8 bits: its least value 0, its greatest 255."""
+    values = np.asarray(image, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite numbers")
+    low, high = values.min(), values.max()
+    scale = 255 / (high - low) if high > low else 0.0
+    return Image.fromarray(np.rint((values - low) * scale).astype(np.uint8))

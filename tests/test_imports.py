@@ -1,0 +1,60 @@
+"""The rooms and their order: a module imports only what stands before its own room."""
+
+import ast
+from pathlib import Path
+
+import vgsplus
+
+SOURCE = Path(vgsplus.__file__).parent
+ORDER = (
+    *(("errors",), ("files",), ("progress", "parallel", "audio", "images", "tensor_files", "functional")),
+    *(("schedule",), ("losses",), ("models",), ("config",), ("fetching", "regions"), ("corpora",)),
+    *(("training", "evaluation"), ("interop",), ("report",), ("experiments",), ("doctor",), ("cli",)),
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+KNOWN = {"regions/collect.py", "regions/published.py", "regions/store.py", "regions/weights.py"}
+"""Modules that still look back."""
+TORCH_ONLY = {"functional", "losses", "models"}
+
+
+def imports(path):
+    """The modules that a file imports, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "vgsplus":
+            yield from (f"vgsplus.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def room_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert {room_of(path) for path in SOURCE.rglob("*.py")} - {"__init__"} <= RANK.keys()
+
+
+def test_no_module_imports_a_room_after_its_own():
+    back = [
+        f"{path.relative_to(SOURCE)} imports {name}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        if (room := room_of(path)) != "__init__"
+        for name in imports(path)
+        if name.startswith("vgsplus.")
+        if (other := name.split(".")[1]) != room and RANK[other] >= RANK[room]
+    ]
+    assert {line.split()[0] for line in back} <= KNOWN
+
+
+def test_models_and_losses_import_torch_and_the_standard_library_alone():
+    allowed = {"torch", "vgsplus", "collections", "dataclasses", "math", "typing"}
+    others = {
+        f"{path.relative_to(SOURCE)} imports {name}"
+        for path in SOURCE.rglob("*.py")
+        if room_of(path) in TORCH_ONLY
+        for name in imports(path)
+        if name.split(".")[0] not in allowed
+    }
+    assert not others
