@@ -12,7 +12,7 @@ ORDER = (
     *(("training", "evaluation"), ("interop",), ("report",), ("experiments",), ("doctor",), ("cli",)),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-KNOWN = {"regions/collect.py", "regions/published.py", "regions/store.py", "regions/weights.py"}
+KNOWN = {"regions/collect.py", "regions/published.py", "regions/store.py"}
 """Modules that still look back."""
 TORCH_ONLY = {"functional", "losses", "models"}
 

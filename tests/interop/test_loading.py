@@ -1,8 +1,6 @@
 """Every kind of file that `vgsplus.load` reads, and those that it must refuse."""
 
 import argparse
-import contextlib
-import io
 import logging
 import os
 import pickle
@@ -21,7 +19,6 @@ from vgsplus.interop.convert import convert
 from vgsplus.interop.fairseq import convolutions
 from vgsplus.interop.fast_vgs import read_args
 from vgsplus.interop.loading import load_weights, load_with_report
-from vgsplus.interop.torch_files import Inert, attributes, read_plain, read_torch
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
@@ -553,18 +550,6 @@ def test_a_whole_file_of_code_is_refused(tmp_path, marker, name):
         vgsplus.load(tmp_path)
 
 
-def test_a_pickle_cannot_change_the_reader(tmp_path):
-    """BUILD with a state for slots sets attributes on whatever stands before it."""
-    for what in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"cos\nsystem\n"):
-        path = tmp_path / "state.pkl"
-        path.write_bytes(what + b"(N(dS'__init__'\nI1\nsS'__setstate__'\nI1\nstb.")
-        with contextlib.suppress(CheckpointError):
-            read_plain(path)
-        assert callable(Inert.__init__)
-        path.write_bytes(pickle.dumps(argparse.Namespace(a=1)))
-        assert attributes(read_plain(path)) == {"a": 1}
-
-
 # ---- what is broken ---------------------------------------------------------------------------------------
 
 
@@ -578,7 +563,7 @@ def test_files_that_are_no_checkpoints_are_told_apart(tmp_path):
     (tmp_path / "empty.pth").write_bytes(b"")
     refused(tmp_path / "empty.pth", "is empty")
     (tmp_path / "text.pth").write_text("hello")
-    refused(tmp_path / "text.pth", "no file that PyTorch writes")
+    refused(tmp_path / "text.pth", "is not a file that PyTorch writes")
     (tmp_path / "folder").mkdir()
     refused(tmp_path / "folder", "holds no model")
     with zipfile.ZipFile(tmp_path / "some.pth", "w") as archive:
@@ -589,7 +574,7 @@ def test_files_that_are_no_checkpoints_are_told_apart(tmp_path):
     torch.save({"model": nn.Linear(2, 2).state_dict(), "args": None}, tmp_path / "linear.pt")
     refused(tmp_path / "linear.pt", "checkpoint of another model")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps([1, 2]))
-    refused(tmp_path / "plain.pth", "no PyTorch checkpoint")
+    refused(tmp_path / "plain.pth", "not a PyTorch checkpoint")
 
 
 @pytest.mark.parametrize("new_format", [True, False])
@@ -602,39 +587,6 @@ def test_a_file_cut_off_anywhere_is_refused(tiny, tmp_path, new_format):
         path.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(CheckpointError):
             vgsplus.load(path)
-
-
-def test_a_tensor_outside_its_storage_is_refused(tmp_path):
-    torch.save(torch.arange(4.0), tmp_path / "t.pth")
-    source, copy = zipfile.ZipFile(tmp_path / "t.pth"), io.BytesIO()
-    with zipfile.ZipFile(copy, "w") as changed:
-        for info in source.infolist():
-            data = source.read(info)
-            # The size in the pickle: (4,) becomes (200,).
-            data = data.replace(b"K\x04\x85", b"K\xc8\x85") if info.filename.endswith("data.pkl") else data
-            changed.writestr(info.filename, data)
-    (tmp_path / "t.pth").write_bytes(copy.getvalue())
-    with pytest.raises(CheckpointError, match="storage 0 should hold 200"):
-        read_torch(tmp_path / "t.pth")
-
-
-def test_views_and_types_come_back_as_they_were(tmp_path):
-    base = torch.arange(24.0).view(4, 6)
-    tensors = {
-        "view": base[1:3, ::2].t(),
-        "half": base.half(),
-        "brain": base.bfloat16(),
-        "long": base.long(),
-        "bool": base > 3,
-        "scalar": torch.tensor(3.5),
-        "empty": torch.zeros(0, 3),
-        "parameter": nn.Parameter(torch.ones(2)),
-    }
-    for new_format in (True, False):
-        torch.save(tensors, tmp_path / "t.pth", _use_new_zipfile_serialization=new_format)
-        read = read_torch(tmp_path / "t.pth")
-        assert all(torch.equal(read[name].read(), tensor) for name, tensor in tensors.items())
-        assert all(read[name].read().dtype == tensor.dtype for name, tensor in tensors.items())
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import Carried
 from vgsplus.interop.loading import FORMAT, MODEL_JSON, open_source, read_model_json
 from vgsplus.interop.tensors import LoadReport, Source
-from vgsplus.interop.torch_files import Inert
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.tensor_files import Inert
 from vgsplus.training.checkpoint import MODEL_FILE
 
 CARRIED_FILE = "carried.safetensors"

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 
 from vgsplus.errors import CheckpointError
-from vgsplus.interop.tensors import Rule, Shape, Source, StoredTensor
-from vgsplus.interop.torch_files import attributes
+from vgsplus.interop.tensors import Rule, Source
 from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.tensor_files import Shape, StoredTensor, attributes, named_tensors
 
 FINE_TUNED = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
 """In front of the names of a model that was fine-tuned to recognise speech, by CTC or with a decoder."""
@@ -252,8 +252,7 @@ def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
     Raises:
         CheckpointError: it is neither wav2vec 2.0 nor HuBERT.
     """
-    tensors = checkpoint["model"]
-    stored = {str(k): v for k, v in tensors.items() if isinstance(v, StoredTensor)}
+    stored = named_tensors(checkpoint["model"])
     args = arguments(name, checkpoint)
     for prefix in FINE_TUNED:
         if any(key.startswith(prefix) for key in stored):

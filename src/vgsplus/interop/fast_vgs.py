@@ -20,9 +20,9 @@ from torch import Tensor
 
 from vgsplus.errors import CheckpointError
 from vgsplus.interop import fairseq
-from vgsplus.interop.tensors import Rule, Shape, Source, StoredTensor, find_places
-from vgsplus.interop.torch_files import attributes, read_plain
+from vgsplus.interop.tensors import Rule, Source, find_places
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.tensor_files import Shape, StoredTensor, attributes, named_tensors, read_pickle
 
 ARGS = "args.pkl"
 BUNDLES = ("best_bundle.pth", "bundle.pth")
@@ -124,7 +124,7 @@ def read_args(beside: Path) -> dict[str, Any] | None:
     path = beside.parent / ARGS
     if not path.is_file():
         return None
-    found = attributes(read_plain(path))
+    found = attributes(read_pickle(path))
     if not found:
         raise CheckpointError(f"{path}: holds no arguments by name")
     return found
@@ -132,10 +132,7 @@ def read_args(beside: Path) -> dict[str, Any] | None:
 
 def tensors_of(bundle: Mapping[str, Any], part: str) -> dict[str, StoredTensor]:
     """The tensors of the dual or the cross encoder, without DataParallel's "module." in front."""
-    found = bundle.get(part)
-    if not isinstance(found, dict):
-        return {}
-    return {str(k).removeprefix("module."): x for k, x in found.items() if isinstance(x, StoredTensor)}
+    return {name.removeprefix("module."): x for name, x in named_tensors(bundle.get(part)).items()}
 
 
 def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None) -> Source:

@@ -8,10 +8,9 @@ from typing import Any
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop.fairseq import NOT_NORMALIZED, codebook_shape, split_layers
-from vgsplus.interop.safetensors_files import read_safetensors
-from vgsplus.interop.tensors import Rule, Source, StoredTensor
-from vgsplus.interop.torch_files import read_torch
+from vgsplus.interop.tensors import Rule, Source
 from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.tensor_files import StoredTensor, read_tensors
 
 PREPROCESSOR = "preprocessor_config.json"
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -171,7 +170,7 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> ModelConfig:
 def _read_weights(folder: Path) -> dict[str, StoredTensor]:
     for name in (SAFETENSORS, PICKLED):
         if (folder / name).is_file():
-            return _read_tensors(folder / name)
+            return read_tensors(folder / name)
         if (folder / f"{name}{INDEX}").is_file():
             return _read_shards(folder / f"{name}{INDEX}")
     raise CheckpointError(
@@ -190,7 +189,7 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
     for part in sorted(set(parts.values())):
         if Path(part).name != part or not (index.parent / part).is_file():
             raise CheckpointError(f"{index}: names the file {part!r}, which is not beside it")
-        found = _read_tensors(index.parent / part)
+        found = read_tensors(index.parent / part)
         listed = {name for name, other in parts.items() if other == part}
         if odd := sorted(listed ^ found.keys()):
             raise CheckpointError(
@@ -198,12 +197,3 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
             )
         stored |= found
     return stored
-
-
-def _read_tensors(path: Path) -> dict[str, StoredTensor]:
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    found = read_torch(path)
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: holds no tensors by name")
-    return {str(name): x for name, x in found.items() if isinstance(x, StoredTensor)}

@@ -10,10 +10,9 @@ from vgsplus import config as settings
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, huggingface
-from vgsplus.interop.safetensors_files import read_safetensors
 from vgsplus.interop.tensors import LoadReport, Rule, Source
-from vgsplus.interop.torch_files import read_torch
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.tensor_files import read_safetensors, read_torch
 from vgsplus.training import checkpoint
 
 MODEL_JSON = "model.json"

@@ -12,20 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from vgsplus.errors import CheckpointError
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
-
-type Shape = tuple[int, ...]
+from vgsplus.tensor_files import Shape, StoredTensor
 
 SHOWN = 10
 """Tensors of another shape that an error names."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor that stays where it is until `read` is called."""
-
-    shape: Shape
-    dtype: torch.dtype
-    read: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,13 @@
 """Weights of models of pictures: read from files without running them, and told apart by a digest."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vgsplus.errors import VgsplusError
-from vgsplus.interop.safetensors_files import read_safetensors
-from vgsplus.interop.tensors import StoredTensor
-from vgsplus.interop.torch_files import read_torch
+from vgsplus.tensor_files import read_tensors
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs keep a model's tensors beside other things."""
@@ -24,7 +21,9 @@ def fill(model: nn.Module, path: Path) -> None:
         VgsplusError: a tensor of the model is not in the file, or has another shape there.
         CheckpointError: the file cannot be read.
     """
-    stored = _read(path)
+    if not path.is_file():
+        raise VgsplusError(f"{path}: there is no such file of weights.")
+    stored = read_tensors(path, unwrap=WRAPPERS)
     faults = []
     for name, own in model.state_dict().items():
         if name not in stored:
@@ -42,27 +41,6 @@ def fill(model: nn.Module, path: Path) -> None:
         for name, own in model.state_dict().items():
             if name in stored:
                 own.copy_(stored[name].read())
-
-
-def _read(path: Path) -> Mapping[str, StoredTensor]:
-    if not path.is_file():
-        raise VgsplusError(f"{path}: there is no such file of weights.")
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    found = read_torch(path)
-    for wrapper in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    tensors = dict(_tensors(found))
-    if not tensors:
-        raise VgsplusError(f"{path}: holds no tensors by name. Expected a model's state_dict.")
-    return tensors
-
-
-def _tensors(found: object) -> Iterator[tuple[str, StoredTensor]]:
-    for name, value in found.items() if isinstance(found, dict) else ():
-        if isinstance(value, StoredTensor):
-            yield str(name), value
 
 
 def digest(model: nn.Module) -> str:
