@@ -551,12 +551,12 @@ def command(capsys, *arguments):
 def test_the_command_embeds_all_layers_and_skips_what_is_there(run, folder, model, tmp_path, capsys):
     code, out, err = command(capsys, run, folder, tmp_path / "out")
     assert code == 0, err
-    assert f"3 sounds embedded, 0 were there; {tmp_path / 'out'}" in out
+    assert f"3 sounds embedded, 0 existed already; {tmp_path / 'out'}" in out
     found = written("npy", tmp_path / "out")
     assert {name: len(features) for name, features in found.items()} == dict.fromkeys(NAMES, 3)
     np.testing.assert_allclose(found["b"], alone(model, folder / "b.wav"), atol=1e-5)
     code, out, _ = command(capsys, run, folder, tmp_path / "out")
-    assert (code, "0 sounds embedded, 3 were there" in out) == (0, True)
+    assert (code, "0 sounds embedded, 3 existed already" in out) == (0, True)
 
 
 @pytest.mark.parametrize("form", ["npy", "pt", "hdf5"])
@@ -575,7 +575,7 @@ def test_the_command_writes_a_submission_and_says_what_is_absent(run, dataset, t
     assert code == 0, err
     assert "3 sounds embedded" in out
     assert ": test-clean, test-other" in out
-    assert 'meta.yaml: replace what says "fill in"' in out
+    assert 'Fill in the values "fill in" of {tmp_path}' in out
     assert len(list((tmp_path / "out" / "phonetic").rglob("*.txt"))) == 3
 
 

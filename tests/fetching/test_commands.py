@@ -90,10 +90,10 @@ def test_fetch_says_what_it_fetches_and_what_nobody_vouches_for(table, tar_of, t
     code, out, _ = run(capsys, "data", "fetch", "librilight-abx", tmp_path)
     assert code == 0
     assert "no checksum of it is published" in out
-    assert f"{tmp_path / 'ABX_data'}: is there" in out
+    assert f"{tmp_path / 'ABX_data'}: ready" in out
     code, out, _ = run(capsys, "data", "fetch", "librilight-abx", tmp_path)
     assert code == 0
-    assert out.strip() == f"{tmp_path / 'ABX_data'}: is there"
+    assert out.strip() == f"{tmp_path / 'ABX_data'}: ready"
     assert len(served.requests) == 1
 
 
@@ -127,7 +127,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", interrupt)
     code, _, err = run(capsys, "data", "fetch", "librilight-abx", tmp_path)
     assert code == 130
-    assert f"What was received of ABX_data.tgz stays in {tmp_path}; the same command goes on with it" in err
+    assert f"The bytes received of ABX_data.tgz are kept in {tmp_path}; run the same command to resume" in err
 
 
 def test_librispeech_fetches_what_is_missing(table, tar_of, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """The command line: `vgsplus --help`.
 
-What needs PyTorch is imported by the commands that use it, so that help comes at once.
+Commands import what they need when they run, so that `--help` does not wait for PyTorch.
 """
 
 import errno
@@ -18,23 +18,19 @@ from vgsplus.cli.evaluation import scoring
 from vgsplus.errors import Interrupted, VgsplusError
 
 INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C ended."""
-THE_MACHINES = {
+"""Exit status after Ctrl-C."""
+SYSTEM_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
 }
-"""Errors that are no faults of the program: what may not be written, full disks, broken ones."""
+"""Errors of the machine, which are printed without a traceback: missing permissions, full or broken disks."""
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        Console().print(f"vgsplus {importlib.metadata.version('vgsplus')}", highlight=False)
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"vgsplus {importlib.metadata.version('vgsplus')}")
         raise typer.Exit
 
 
@@ -45,7 +41,7 @@ def options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """VGS+: one speech encoder that learns from speech alone and from speech with pictures."""
+    """Train one speech encoder on speech alone and on speech paired with pictures (VGS+)."""
 
 
 for command in (runs.train, runs.reproduce, models.convert, models.embed, runs.report, runs.doctor):
@@ -55,24 +51,25 @@ app.add_typer(scoring, name="evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; errors that the user can mend are printed without a traceback.
+    """Run a command and print errors that the user can fix without a traceback.
 
-    Exits with 0, 1 after an error, 2 for a command that cannot be understood, 130 when interrupted.
+    Exits with 0 on success, 1 after an error, 2 for an invalid command line and 130 when interrupted.
     """
-    console = Console(stderr=True)
     try:
         app(args=None if arguments is None else list(arguments))
     except Interrupted as stopped:
-        console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        typer.echo(str(stopped), err=True)
         sys.exit(INTERRUPTED)
     except VgsplusError as error:
-        _say(console, str(error))
+        _exit_with(str(error))
     except OSError as error:
-        if error.errno not in THE_MACHINES:
+        if error.errno not in SYSTEM_ERRNOS:
             raise
-        _say(console, f"{error.filename or 'a file'}: {error.strerror}.")
+        _exit_with(f"{error.filename or 'a file'}: {error.strerror}.")
 
 
-def _say(console: Console, error: str) -> NoReturn:
-    console.print(f"vgsplus: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _exit_with(error: str) -> NoReturn:
+    Console(stderr=True).print(
+        f"vgsplus: {error}", style="red", markup=False, highlight=False, emoji=False, soft_wrap=True
+    )
     sys.exit(1)

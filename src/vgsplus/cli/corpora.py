@@ -1,31 +1,41 @@
-"""Commands that make corpora, check them and hand them on: `vgsplus data --help`."""
+"""Commands that prepare, check, pack and convert corpora: `vgsplus data --help`."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from vgsplus.cli import fetching
-from vgsplus.cli.fetching import Download, Mirror
-from vgsplus.cli.options import Overwrite, Seed
-from vgsplus.cli.progress import bars, stage_bars
+from vgsplus.cli.options import (
+    AudioRoot,
+    CaptionList,
+    CorpusOut,
+    Download,
+    Dtype,
+    Features,
+    Images,
+    Mirror,
+    Overwrite,
+    PreparedCorpus,
+    Regions,
+    Seed,
+    SkipFaulty,
+    given,
+)
 from vgsplus.errors import CorpusError, VgsplusError
+from vgsplus.progress import console_progress
 
 data = typer.Typer(help="Prepare and check corpora.", no_args_is_help=True)
 data.command("fetch")(fetching.fetch)
 
-Regions = Annotated[
-    Path | None,
-    typer.Option(help="The pictures' regions, from `vgsplus data regions`; without it, a grid of pixels."),
-]
-
 
 @data.command("toy")
 def data_toy(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    out: CorpusOut,
     train_images: Annotated[
-        int, typer.Option(min=1, help="Pictures to train on, five captions each.")
+        int, typer.Option(min=1, help="Number of training pictures, with five captions each.")
     ] = 1600,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -38,7 +48,7 @@ def data_toy(
 
 @data.command("stamps")
 def data_stamps(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    out: CorpusOut,
     root: Annotated[Path, typer.Option(help="The folder of stamps.")],
     regions: Regions = None,
     seed: Seed = 0,
@@ -50,52 +60,37 @@ def data_stamps(
     Console().print(prepare_stamps(root, out, regions=regions, seed=seed, overwrite=overwrite))
 
 
-Features = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="Regions: an obj36 TSV, the HDF5 store, or a file of `data regions`; may be repeated. "
-        "Without it, a grid of pixels."
-    ),
-]
-Images = Annotated[Path | None, typer.Option(help="The folder that the pictures' paths start in.")]
-AudioRoot = Annotated[Path | None, typer.Option(help="The folder that the wavs' paths start in.")]
-Numbers = Annotated[Literal["float16", "float32"], typer.Option(help="Numbers of the features.")]
-SkipFaulty = Annotated[
-    bool, typer.Option("--skip-faulty", help="Leave out captions without a good sound or regions.")
-]
-
-
 @data.command("spokencoco")
 def data_spokencoco(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    out: CorpusOut,
     features: Features = None,
     root: Annotated[
-        Path | None, typer.Option(help="SpokenCOCO's folder, for what the following do not name.")
+        Path | None, typer.Option(help="SpokenCOCO's folder. Finds the lists and sounds not given below.")
     ] = None,
-    train: Annotated[Path | None, typer.Option(help="JSON list of the training captions.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="JSON list of the validation captions.")] = None,
-    test: Annotated[Path | None, typer.Option(help="JSON list of the test captions.")] = None,
+    train: CaptionList = None,
+    validation: CaptionList = None,
+    test: CaptionList = None,
     karpathy: Annotated[
-        Path | None, typer.Option(help="His dataset_coco.json: deal the pictures by his splits.")
+        Path | None,
+        typer.Option(help="Karpathy's dataset_coco.json; its splits replace those of the caption lists."),
     ] = None,
     audio_root: AudioRoot = None,
-    images: Annotated[Path | None, typer.Option(help="The folder with train2014/ and val2014/.")] = None,
-    dtype: Numbers = "float16",
+    images: Annotated[Path | None, typer.Option(help="Folder with train2014/ and val2014/.")] = None,
+    dtype: Dtype = "float16",
     skip_faulty: SkipFaulty = False,
     download: Download = False,
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare SpokenCOCO, with detected regions or its pictures; started again, it goes on."""
+    """Prepare SpokenCOCO, with detected regions or its pictures. Run the command again to resume."""
     from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco
 
     if download:
         root, features = fetching.fetch_spokencoco(root, features, images, mirror or ())
-    named = {"train": train, "validation": validation, "test": test}
-    lists = {split: path for split, path in named.items() if path is not None}
+    lists = given(train=train, validation=validation, test=test)
     if root is not None:
         lists = find_lists(root, besides=lists) | lists
-    with stage_bars() as progress:
+    with console_progress() as progress:
         summary = prepare_spokencoco(
             out,
             lists=lists,
@@ -106,26 +101,32 @@ def data_spokencoco(
             dtype=dtype,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress,
+            progress=progress.update,
         )
     Console().print(summary)
 
 
 @data.command("places")
 def data_places(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    out: CorpusOut,
     features: Features = None,
     root: Annotated[
-        Path | None, typer.Option(help="PlacesAudio's folder, for what the following do not name.")
+        Path | None, typer.Option(help="PlacesAudio's folder. Finds the lists and sounds not given below.")
     ] = None,
-    train: Annotated[Path | None, typer.Option(help="JSON list of the training captions.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="That to validate on: val or dev_seen.")] = None,
-    validation_unseen: Annotated[Path | None, typer.Option(help="dev_unseen, of 2020.")] = None,
-    test: Annotated[Path | None, typer.Option(help="test_seen, of 2020.")] = None,
-    test_unseen: Annotated[Path | None, typer.Option(help="test_unseen, of 2020.")] = None,
+    train: CaptionList = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="JSON list of this split: val, or dev_seen of 2020.")
+    ] = None,
+    validation_unseen: Annotated[
+        Path | None, typer.Option(help="JSON list of this split: dev_unseen of 2020.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="JSON list of this split: test_seen of 2020.")] = None,
+    test_unseen: Annotated[
+        Path | None, typer.Option(help="JSON list of this split: test_unseen of 2020.")
+    ] = None,
     audio_root: AudioRoot = None,
     images: Images = None,
-    dtype: Numbers = "float16",
+    dtype: Dtype = "float16",
     skip_faulty: SkipFaulty = False,
     download: Download = False,
     mirror: Mirror = None,
@@ -136,17 +137,16 @@ def data_places(
 
     if download:
         root = fetching.fetch_corpus("places-audio", root, mirror or ())
-    named = {
-        "train": train,
-        "validation": validation,
-        "validation_unseen": validation_unseen,
-        "test": test,
-        "test_unseen": test_unseen,
-    }
-    lists = {split: path for split, path in named.items() if path is not None}
+    lists = given(
+        train=train,
+        validation=validation,
+        validation_unseen=validation_unseen,
+        test=test,
+        test_unseen=test_unseen,
+    )
     if root is not None:
         lists = find_lists(root, besides=lists) | lists
-    with stage_bars() as progress:
+    with console_progress() as progress:
         summary = prepare_places(
             out,
             lists=lists,
@@ -156,21 +156,21 @@ def data_places(
             dtype=dtype,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress,
+            progress=progress.update,
         )
     Console().print(summary)
 
 
 @data.command("flickr8k")
 def data_flickr8k(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
-    audio: Annotated[Path, typer.Option(help="The folder with wav2capt.txt, wav2spk.txt and wavs/.")],
+    out: CorpusOut,
+    audio: Annotated[Path, typer.Option(help="Folder with wav2capt.txt, wav2spk.txt and wavs/.")],
     text: Annotated[
-        Path, typer.Option(help="The folder of Flickr8k's lists, or Karpathy's dataset_flickr8k.json.")
+        Path, typer.Option(help="Folder of Flickr8k's lists, or Karpathy's dataset_flickr8k.json.")
     ],
     features: Features = None,
     images: Images = None,
-    dtype: Numbers = "float16",
+    dtype: Dtype = "float16",
     skip_faulty: SkipFaulty = False,
     download: Download = False,
     mirror: Mirror = None,
@@ -181,7 +181,7 @@ def data_flickr8k(
 
     if download:
         audio = fetching.fetch_corpus("flickr8k-audio", audio, mirror or ())
-    with stage_bars() as progress:
+    with console_progress() as progress:
         summary = prepare_flickr8k(
             out,
             audio=audio,
@@ -191,31 +191,33 @@ def data_flickr8k(
             dtype=dtype,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress,
+            progress=progress.update,
         )
     Console().print(summary)
 
 
 def _audio_root(audio_root: Path | None, root: Path | None) -> Path:
     if (folder := audio_root or root) is None:
-        raise VgsplusError("--audio-root is missing: the folder that the wavs' paths start in")
+        raise VgsplusError(
+            "--audio-root is missing: give the folder that the paths of the sounds are relative to."
+        )
     return folder
 
 
 @data.command("table")
 def data_table(
     csv: Annotated[
-        Path, typer.Argument(help="A CSV file that names a sound on every line, and its picture.")
+        Path, typer.Argument(help="CSV file whose rows name a sound and, optionally, its picture.")
     ],
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    out: CorpusOut,
     regions: Regions = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare your own recordings and pictures, listed in a table.
 
-    Columns: audio, and if you have them image, speaker, split, text, language, and start and end (seconds) of
-    pieces of long recordings. Sounds of any common format and rate are taken.
+    Columns: audio; optionally image, speaker, split, text, language, and start and end (seconds) of segments
+    of long recordings. Sounds may be of any common format and sample rate.
     """
     from vgsplus.corpora.sources.table import prepare_table
 
@@ -224,27 +226,26 @@ def data_table(
 
 @data.command("kaldi")
 def data_kaldi(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    out: CorpusOut,
     train: Annotated[
-        Path, typer.Option(help="The data folder to train on: wav.scp, utt2spk, segments, text.")
+        Path, typer.Option(help="Data folder to train on, with wav.scp, utt2spk, segments, text.")
     ],
     *,
-    validation: Annotated[Path | None, typer.Option(help="The data folder to validate on.")] = None,
-    test: Annotated[Path | None, typer.Option(help="The data folder to test on.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Data folder to validate on.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Data folder to test on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare Kaldi data folders: speech alone, whole recordings or the pieces that `segments` names."""
+    """Prepare Kaldi data folders: speech without pictures, complete recordings or the listed segments."""
     from vgsplus.corpora.sources.kaldi import prepare_kaldi
 
-    named = {"train": train, "validation": validation, "test": test}
-    folders = {split: folder for split, folder in named.items() if folder is not None}
+    folders = given(train=train, validation=validation, test=test)
     Console().print(prepare_kaldi(folders, out, overwrite=overwrite))
 
 
 @data.command("regions")
 def data_regions(
-    images: Annotated[Path, typer.Argument(help="The folder of pictures, in folders or not.")],
-    out: Annotated[Path, typer.Argument(help="The HDF5 file to make.")],
+    images: Annotated[Path, typer.Argument(help="Folder of pictures, at any depth.")],
+    out: Annotated[Path, typer.Argument(help="HDF5 file to create.")],
     model: Annotated[
         str,
         typer.Option(
@@ -255,20 +256,14 @@ def data_regions(
     *,
     weights: Annotated[
         Path | None,
-        typer.Option(
-            help="The model's weights, safetensors or PyTorch's. By default its library finds them."
-        ),
+        typer.Option(help="Weights of the model, safetensors or PyTorch. Default: those of its library."),
     ] = None,
-    dtype: Annotated[
-        Literal["float16", "float32"], typer.Option(help="Numbers of the features.")
-    ] = "float16",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures described at once.")] = 16,
-    skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="Leave out pictures that cannot be decoded.")
-    ] = False,
+    dtype: Dtype = "float16",
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures per forward pass.")] = 16,
+    skip_faulty: SkipFaulty = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Describe pictures by a model's regions, for --regions and --features; started again, it goes on."""
+    """Extract region features of pictures, for --regions and --features. Run the command again to resume."""
     import torch
 
     from vgsplus.regions.extract import describe_folder
@@ -276,7 +271,7 @@ def data_regions(
     from vgsplus.training.machine import device_name
 
     describer = open_describer(model, weights=weights, device=torch.device(device_name("auto")))
-    with stage_bars() as progress:
+    with console_progress() as progress:
         written = describe_folder(
             images,
             out,
@@ -285,39 +280,39 @@ def data_regions(
             batch_size=batch_size,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress,
+            progress=progress.update,
         )
-    Console().print(str(written), markup=False, highlight=False, soft_wrap=True)
+    typer.echo(written)
 
 
 @data.command("librispeech")
 def data_librispeech(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    out: CorpusOut,
     root: Annotated[Path, typer.Option(help="The folder in which LibriSpeech was unpacked.")],
     *,
     train: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SUBSET", help="Train on it; may be repeated. By default all train-… that are there."
+            metavar="SUBSET", help="Subset to train on; may be repeated. Default: every train-… in ROOT."
         ),
     ] = None,
     validation: Annotated[
         list[str] | None,
-        typer.Option(metavar="SUBSET", help="Validate on it; may be repeated. By default dev-clean."),
+        typer.Option(metavar="SUBSET", help="Subset to validate on; may be repeated. Default: dev-clean."),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option(help="A folder with ABX item files, as dev-clean.item, to take along.")
+        Path | None, typer.Option(help="Folder of ABX item files, as dev-clean.item, to include.")
     ] = None,
     download: Download = False,
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare LibriSpeech or Libri-Light: read speech, to train on sound alone."""
+    """Prepare LibriSpeech or Libri-Light: read speech, without pictures."""
     from vgsplus.corpora.sources.librispeech import VALIDATION_SUBSETS, prepare_librispeech
 
     if download:
         fetching.fetch_librispeech(root, train or (), validation or VALIDATION_SUBSETS, mirror or ())
-    with bars("reading chapters", "decoding") as (read, decoded):
+    with console_progress() as progress:
         summary = prepare_librispeech(
             root,
             out,
@@ -325,46 +320,53 @@ def data_librispeech(
             validation=validation or None,
             items=items,
             overwrite=overwrite,
-            progress=read,
-            checking=decoded,
+            progress=partial(progress.update, "reading chapters"),
+            checking=partial(progress.update, "decoding"),
         )
     Console().print(summary)
 
 
 @data.command("manifest")
 def data_manifest(
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
-    train: Annotated[Path, typer.Option(help="The manifest to train on.")],
+    out: CorpusOut,
+    train: Annotated[Path, typer.Option(help="Manifest to train on.")],
     *,
-    valid: Annotated[Path | None, typer.Option(help="The manifest to validate on.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Manifest to validate on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare the sounds of fairseq's manifests, to train on sound alone."""
+    """Prepare the sounds of fairseq manifests: speech without pictures."""
     from vgsplus.corpora.sources.manifest import prepare_manifests
 
-    with bars("reading headers", "decoding") as (read, decoded):
-        summary = prepare_manifests(train, valid, out, overwrite=overwrite, progress=read, checking=decoded)
+    with console_progress() as progress:
+        summary = prepare_manifests(
+            train,
+            valid,
+            out,
+            overwrite=overwrite,
+            progress=partial(progress.update, "reading headers"),
+            checking=partial(progress.update, "decoding"),
+        )
     Console().print(summary)
 
 
 @data.command("to-manifest")
 def data_to_manifest(
-    corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
-    out: Annotated[Path, typer.Argument(help="The folder for train.tsv and valid.tsv.")],
+    corpus: PreparedCorpus,
+    out: Annotated[Path, typer.Argument(help="Folder for train.tsv and valid.tsv.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a corpus's sounds as manifests of fairseq."""
+    """Write the sounds of a corpus as fairseq manifests."""
     from vgsplus.corpora.format import Corpus
     from vgsplus.corpora.sources.manifest import write_manifests
 
     for path, sounds in write_manifests(Corpus.open(corpus), out, overwrite=overwrite).items():
-        Console().print(f"{path}: {sounds} sounds", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"{path}: {sounds} sounds")
 
 
 @data.command("pack")
 def data_pack(
-    corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
-    out: Annotated[Path, typer.Argument(help="The corpus folder to make.")],
+    corpus: PreparedCorpus,
+    out: CorpusOut,
     *,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, in 10⁶ bytes.")] = 1000,
     decode: Annotated[
@@ -375,27 +377,27 @@ def data_pack(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pack a corpus's sounds into few large tar files, for cluster file systems and object stores."""
+    """Pack the sounds of a corpus into few large tar files, for cluster file systems and object stores."""
     from vgsplus.corpora.packing import pack
 
-    with bars("packing", "decoding") as (packed, decoded):
+    with console_progress() as progress:
         summary = pack(
             corpus,
             out,
             shard_bytes=shard_mb * 1_000_000,
             decode=decode,
             overwrite=overwrite,
-            progress=packed,
-            checking=decoded,
+            progress=partial(progress.update, "packing"),
+            checking=partial(progress.update, "decoding"),
         )
     Console().print(summary)
 
 
 @data.command("check")
-def data_check(corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")]) -> None:
-    """Look for every fault of a prepared corpus: files, lengths, features, splits."""
+def data_check(corpus: PreparedCorpus) -> None:
+    """Report every fault of a prepared corpus: files, lengths, features, splits."""
     from vgsplus.corpora.format import validate
 
     if faults := validate(corpus):
         raise CorpusError(faults)
-    Console().print(f"{corpus}: no faults", markup=False, highlight=False)
+    typer.echo(f"{corpus}: no faults")

@@ -1,30 +1,34 @@
-"""Commands that score a trained run: `vgsplus evaluate --help`."""
+"""Commands that score a model: `vgsplus evaluate --help`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from vgsplus.cli.progress import bar, stage_bars
+from vgsplus.cli.options import Layers, Model
+from vgsplus.progress import console_progress
 
-scoring = typer.Typer(help="Score a trained run, or any model that convert takes.", no_args_is_help=True)
+scoring = typer.Typer(help="Score a run, or any model that `vgsplus convert` reads.", no_args_is_help=True)
 
 
 @scoring.command("retrieval")
 def evaluate_retrieval(
-    run: Annotated[Path, typer.Argument(help="A run folder, of vgsplus train or reproduce.")],
-    corpus: Annotated[Path | None, typer.Option(help="Another corpus than that of the run.")] = None,
+    run: Annotated[Path, typer.Argument(help="A run folder, made by `vgsplus train` or `reproduce`.")],
+    corpus: Annotated[
+        Path | None, typer.Option(help="A prepared corpus. Default: the one that the run was trained on.")
+    ] = None,
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     by: Annotated[
         Literal["speaker", "length"] | None,
-        typer.Option(help="Also from speech to image by speaker, or by quarters of the captions' lengths."),
+        typer.Option(help="Also score speech to image by speaker, or by quartile of the caption length."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for retrieval.csv, by_speaker.csv and by_length.csv.")
     ] = None,
 ) -> None:
-    """Recall between speech and pictures, with 95 % intervals, and the median rank of the right answer."""
+    """Compute recall between speech and pictures with 95 % intervals, and the median rank."""
     from vgsplus.config import load_config
     from vgsplus.corpora.format import Corpus
     from vgsplus.evaluation.breakdown import by_length, by_speaker
@@ -41,50 +45,49 @@ def evaluate_retrieval(
         prepare_folder(out)
     model = load_model(run).to(device_name("auto"))
     embedded = embed_run(model, config, Corpus.open(corpus or config.corpus), split)
-    found = rank_split(embedded)
-    scores = score_ranks(found, seed=config.seed)
-    breakdowns = {"speaker": by_speaker, "length": by_length}
+    ranks = rank_split(embedded)
+    scores = score_ranks(ranks, seed=config.seed)
     parts = {
-        name: breakdown(embedded.captions, found, seed=config.seed)
-        for name, breakdown in breakdowns.items()
+        name: breakdown(embedded.captions, ranks, seed=config.seed)
+        for name, breakdown in {"speaker": by_speaker, "length": by_length}.items()
         if out is not None or name == by
     }
     console = Console()
     console.print(retrieval_table(scores))
     if by is not None:
-        console.print(
-            part_table(parts[by], f"Speech → image by {by}, recall in %, below it the 95 % interval")
-        )
+        title = f"Speech → image by {by}, recall in %, below it the 95 % interval"
+        console.print(part_table(parts[by], title))
     if out is not None:
         write_retrieval(scores, parts["speaker"], parts["length"], out)
-        console.print(f"{out}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(out)
 
 
 @scoring.command("lexical")
 def evaluate_lexical(
-    run: Annotated[Path, typer.Argument(help="A run, or any model that convert takes.")],
+    run: Model,
     words: Annotated[Path, typer.Argument(help="A folder of spoken words: .wav, .flac or .ogg.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, confusion.csv and confusion.png.")],
     mode: Annotated[
-        Literal["utterance", "frame"], typer.Option(help="Compare one vector a word, or its frames by DTW.")
+        Literal["utterance", "frame"],
+        typer.Option(help="Compare one vector per word, or sequences of frames by DTW."),
     ] = "utterance",
     layer: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Transformer layer, from 1: its frames or their mean. By default the speech embedding, or "
-            "the frames that it is made from.",
+            help="Transformer layer, from 1, whose frames or their mean are compared. Default: the speech "
+            "embedding, or the frames that it is computed from.",
         ),
     ] = None,
     rule: Annotated[
         Literal["coco", "cdi"],
         typer.Option(
-            help='How a file is named: WORD_…, or WORD and three more characters as in "bye_bye_Aq".'
+            help='File names: WORD_… (coco), or WORD and three more characters, as "bye_bye_Aq" (cdi).'
         ),
     ] = "coco",
 ) -> None:
-    """How well spoken words keep apart: is what lies nearest to a word the same word?"""
+    """Measure how well spoken words are separated: is the nearest neighbour of a word the same word?"""
     from vgsplus.evaluation.lexical import RULES, evaluate
     from vgsplus.evaluation.words import check_layer, embed_words, open_words
     from vgsplus.interop.loading import load
@@ -96,45 +99,48 @@ def evaluate_lexical(
     check_layer(model, layer, mode)
     prepare_folder(out)
     recordings = open_words(words, model, RULES[rule])
-    with bar("embedding") as embedded:
+    with console_progress() as progress:
+        embedded = partial(progress.update, "embedding")
         embeddings = embed_words(model, recordings, mode, layer, device=device, progress=embedded)
-    with bar("comparing") as compared:
+        compared = partial(progress.update, "comparing")
         result = evaluate(recordings.names, embeddings, RULES[rule], compared)
     write_lexical(result, out)
-    Console().print(
+    typer.echo(
         f"{result.score:.3f} of the nearest are the same word, {result.chance:.3f} by chance "
-        f"({len(recordings.names)} tokens of {len(result.words)} words); {out}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"({len(recordings.names)} tokens of {len(result.words)} words); {out}"
     )
 
 
 @scoring.command("abx")
 def evaluate_abx(
-    run: Annotated[Path, typer.Argument(help="A run, or any model that convert takes.")],
+    run: Model,
     item: Annotated[Path, typer.Argument(help="An ABX item file.")],
-    audio: Annotated[Path, typer.Argument(help="A folder with the sounds that it names, at any depth.")],
+    audio: Annotated[Path, typer.Argument(help="A folder with the sounds of the items, at any depth.")],
     *,
-    layers: Annotated[str, typer.Option(help='"all", or numbers from 1, as "1,2,8".')] = "all",
+    layers: Layers = "all",
     conditions: Annotated[
         list[str] | None,
         typer.Option(
-            "--condition", metavar="within|across", help="Speakers; may be repeated. Both by default."
+            "--condition",
+            metavar="within|across",
+            help="Compare within or across speakers; may be repeated. Default: both.",
         ),
     ] = None,
     context: Annotated[
-        Literal["within", "any"], typer.Option(help="Equal phones before and behind, or any.")
+        Literal["within", "any"],
+        typer.Option(
+            help="Require the same preceding and following phone ('within'), or ignore the context ('any')."
+        ),
     ] = "within",
     as_published: Annotated[
-        bool, typer.Option("--as-published", help="Also as Libri-Light's program counts.")
+        bool, typer.Option("--as-published", help="Also compute the errors as Libri-Light's program does.")
     ] = False,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also log-Mel energies and an untrained model.")
+        bool, typer.Option("--baseline", help="Also score log-Mel energies and an untrained model.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for abx.csv; that of RUN by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for abx.csv. Default: that of RUN.")] = None,
 ) -> None:
-    """ABX errors of every layer: how often a phone is taken for another."""
+    """Compute the ABX error of every layer: how often a token is nearer to another phone than to its own."""
     from vgsplus.evaluation.abx_items import read_items
     from vgsplus.evaluation.abx_layers import (
         Means,
@@ -148,19 +154,18 @@ def evaluate_abx(
     from vgsplus.report.abx import abx_table, write_abx
     from vgsplus.training.machine import device_name
 
-    asked = tuple(dict.fromkeys(conditions or ("within", "across")))
-    items = read_items(item, conditions=asked, audio_root=audio)
-    question = Question(items=items, conditions=asked, context=context, as_published=as_published)
+    chosen_conditions = tuple(dict.fromkeys(conditions or ("within", "across")))
+    items = read_items(item, conditions=chosen_conditions, audio_root=audio)
+    question = Question(items=items, conditions=chosen_conditions, context=context, as_published=as_published)
     device, folder = device_name("auto"), out or (run if run.is_dir() else run.parent)
     model = load(run).to(device)
     chosen = choose_layers(layers, len(model.speech.layers))
-    with stage_bars() as progress:
-        means = Means(device=device, cache=folder, progress=progress)
+    with console_progress() as progress:
+        means = Means(device=device, cache=folder, progress=progress.update)
         rows = score_layers(model, question, means, layers=chosen)
         if baseline:
             rows += score_untrained(model.config, question, means, layers=chosen)
             rows += score_log_mel(question, means)
     write_abx(rows, folder / "abx.csv")
-    console = Console()
-    console.print(abx_table(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
-    console.print(f"{folder / 'abx.csv'}", markup=False, highlight=False, soft_wrap=True)
+    Console().print(abx_table(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
+    typer.echo(folder / "abx.csv")

@@ -1,4 +1,4 @@
-"""Fetching the archives of corpora: `vgsplus data fetch`, and `--download` of those that prepare them."""
+"""Command `vgsplus data fetch`, and the option `--download` of the commands that prepare corpora."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,148 +9,120 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
-from vgsplus.cli.progress import byte_bars
+from vgsplus.cli.options import Mirror
 from vgsplus.errors import Interrupted, VgsplusError
+from vgsplus.progress import console_progress
 
 if TYPE_CHECKING:
     from vgsplus.fetching.archives import Archive
 
-Download = Annotated[
-    bool,
-    typer.Option(
-        "--download",
-        help="First fetch what is missing in --root (flickr8k: --audio); see vgsplus data fetch.",
-    ),
-]
-Mirror = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="URL",
-        help="The web address of a folder that holds the archives; tried first; may be repeated.",
-    ),
-]
-
 
 def fetch(
     name: Annotated[
-        str | None, typer.Argument(help="An archive; without it, all are listed.", show_default=False)
+        str | None,
+        typer.Argument(help="An archive. Without it, all archives are listed.", show_default=False),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", help="Where it is fetched and unpacked.", show_default=False),
+        typer.Argument(metavar="DIR", help="Folder to download and unpack into.", show_default=False),
     ] = None,
     mirror: Mirror = None,
 ) -> None:
-    """Fetch and unpack a public archive; stopped and started again, it goes on."""
-    from vgsplus.fetching.archives import ARCHIVES, find_archive
+    """Download and unpack a public archive. Run the command again to resume."""
+    from vgsplus.fetching.archives import ARCHIVES
 
     if name is None:
-        Console().print(_listing(ARCHIVES))
+        table = Table(Column("name", no_wrap=True), "size", "checksum", "licence", "unpacks to")
+        for archive in ARCHIVES:
+            checksum = archive.checksum.kind if archive.checksum else "none"
+            licence = archive.licence or "not found"
+            table.add_row(archive.name, _size(archive), checksum, licence, f"{archive.unpacks_to}/")
+        Console().print(table)
         return
-    archive = find_archive(name)
     if folder is None:
-        raise typer.BadParameter("name the folder that it is fetched into", param_hint="DIR")
-    fetch_all([archive], folder, mirror or ())
+        raise typer.BadParameter("name the folder to download into", param_hint="DIR")
+    fetch_all([name], folder, mirror or ())
 
 
-def fetch_all(archives: Sequence["Archive"], folder: Path, mirrors: Sequence[str]) -> list[Path]:
-    """Fetch what is not unpacked in `folder` yet, and say what each is; the unpacked folders.
+def fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str]) -> list[Path]:
+    """Download and unpack archives into `folder` unless they exist there; return the unpacked folders.
 
     Raises:
         Interrupted: Ctrl-C was pressed.
-        DownloadError: as `corpora.fetching.fetch.fetch`.
+        DownloadError: there is no such archive, or as `vgsplus.fetching.fetch.fetch`.
     """
+    from vgsplus.fetching.archives import find_archive
     from vgsplus.fetching.fetch import fetch as fetch_archive
 
-    console = Console()
-    found = []
-    for archive in archives:
+    unpacked = []
+    for archive in [find_archive(name) for name in names]:
         if not (folder / archive.unpacks_to).exists():
-            console.print(_description(archive), markup=False, highlight=False, soft_wrap=True)
+            typer.echo(_description(archive))
         try:
-            with byte_bars() as progress:
-                found.append(fetch_archive(archive, folder, mirrors=tuple(mirrors), progress=progress))
+            with console_progress(in_bytes=True) as progress:
+                unpacked.append(
+                    fetch_archive(archive, folder, mirrors=tuple(mirrors), progress=progress.update)
+                )
         except KeyboardInterrupt:
             raise Interrupted(
-                f"vgsplus: stopped. What was received of {archive.file} stays in {folder}; "
-                "the same command goes on with it."
+                f"vgsplus: stopped. The bytes received of {archive.file} are kept in {folder}; "
+                "run the same command to resume."
             ) from None
-        console.print(f"{found[-1]}: is there", markup=False, highlight=False, soft_wrap=True)
-    return found
+        typer.echo(f"{path}: ready")
+        unpacked.append(path)
+    return unpacked
 
 
 def fetch_librispeech(
     root: Path, train: Sequence[str], validation: Sequence[str], mirrors: Sequence[str]
 ) -> None:
-    """Fetch those subsets of LibriSpeech that are not in `root`, its folder or the one above it.
+    """Download those subsets of LibriSpeech that are missing in `root`, its folder or the one above it.
 
     Raises:
-        VgsplusError: no subset to train on is named or there; one has no archive; as `fetch_all`.
+        VgsplusError: no subset to train on is named or exists; or as `fetch_all`.
     """
     from vgsplus.corpora.sources.librispeech import FOLDER, TRAINING_SUBSETS
-    from vgsplus.fetching.archives import find_archive
 
     root = root.absolute()
     folder = root.parent if root.name == FOLDER else root
     if not train and not any((folder / FOLDER / subset).is_dir() for subset in TRAINING_SUBSETS):
         raise VgsplusError(
-            f"--download needs --train, the subset to fetch and train on: {', '.join(TRAINING_SUBSETS)}"
+            f"--download needs --train, the subset to download and train on: {', '.join(TRAINING_SUBSETS)}"
         )
-    fetch_all(
-        [find_archive(f"librispeech-{subset}") for subset in dict.fromkeys((*train, *validation))],
-        folder,
-        mirrors,
-    )
+    fetch_all([f"librispeech-{subset}" for subset in dict.fromkeys((*train, *validation))], folder, mirrors)
 
 
 def fetch_spokencoco(
     root: Path | None, features: Sequence[Path] | None, images: Path | None, mirrors: Sequence[str]
 ) -> tuple[Path, list[Path]]:
-    """Fetch SpokenCOCO and, where neither `features` nor `images` are named, LXMERT's regions.
+    """Download SpokenCOCO and, unless `features` or `images` are given, LXMERT's regions.
 
     Returns:
-        SpokenCOCO's folder and the features.
+        SpokenCOCO's folder and the feature files.
 
     Raises:
-        VgsplusError: `root` is not named; as `fetch_all`.
+        VgsplusError: `root` is not given; or as `fetch_all`.
     """
-    from vgsplus.fetching.archives import find_archive
-
     unpacked = fetch_corpus("spokencoco", root, mirrors)
     if features or images:
         return unpacked, list(features or ())
-    regions = [find_archive(name) for name in ("obj36-train2014", "obj36-val2014")]
-    places = fetch_all(regions, unpacked.parent, mirrors)
-    return unpacked, [table for place in places for table in sorted(place.rglob("*.tsv"))]
+    folders = fetch_all(["obj36-train2014", "obj36-val2014"], unpacked.parent, mirrors)
+    return unpacked, [table for folder in folders for table in sorted(folder.rglob("*.tsv"))]
 
 
 def fetch_corpus(name: str, root: Path | None, mirrors: Sequence[str]) -> Path:
-    """Fetch the archive of a corpus, unless it is there; its folder, which is `root` or lies in it.
+    """Download the archive of a corpus unless it exists; return its folder, which is `root` or lies in it.
 
     Raises:
-        VgsplusError: `root` is not named; as `fetch_all`.
+        VgsplusError: `root` is not given; or as `fetch_all`.
     """
     from vgsplus.fetching.archives import find_archive
 
     if root is None:
-        raise VgsplusError("--download needs --root, the folder to fetch into")
-    archive = find_archive(name)
+        raise VgsplusError("--download needs --root, the folder to download into")
     root = root.absolute()
-    (unpacked,) = fetch_all([archive], root.parent if root.name == archive.unpacks_to else root, mirrors)
-    return unpacked
-
-
-def _listing(archives: Sequence["Archive"]) -> Table:
-    table = Table(Column("name", no_wrap=True), "size", "checksum", "licence", "unpacks to")
-    for archive in archives:
-        table.add_row(
-            archive.name,
-            _size(archive),
-            archive.checksum.kind if archive.checksum else "none",
-            archive.licence or "not found",
-            f"{archive.unpacks_to}/",
-        )
-    return table
+    folder = root.parent if root.name == find_archive(name).unpacks_to else root
+    return fetch_all([name], folder, mirrors)[0]
 
 
 def _size(archive: "Archive") -> str:
@@ -160,11 +132,11 @@ def _size(archive: "Archive") -> str:
 
 
 def _description(archive: "Archive") -> str:
-    """What is about to be fetched, and what nobody vouches for."""
-    terms = archive.licence or "not found here; see its publisher's page"
+    """Name what will be downloaded, its licence, and whether a checksum verifies it."""
+    licence = archive.licence or "not found here; see its publisher's page"
     checked = (
-        f"checked by its {archive.checksum.kind}"
+        f"verified by its {archive.checksum.kind}"
         if archive.checksum
-        else "no checksum of it is published, so a wrong byte may only show when it is unpacked"
+        else "no checksum of it is published, so damage may only show when it is unpacked"
     )
-    return f"{archive.name}: {archive.url}, size {_size(archive)}, licence {terms}; {checked}"
+    return f"{archive.name}: {archive.url}, size {_size(archive)}, licence {licence}; {checked}"

@@ -1,41 +1,40 @@
-"""Commands that take any model: convert it, write what its layers hear."""
+"""Commands `convert` and `embed`: convert checkpoints, extract hidden states."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from vgsplus.cli.progress import bar
+from vgsplus.cli.options import Layers, Model, Overwrite
+from vgsplus.progress import console_progress
 
 
 def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A run or checkpoint of ours, a published bundle (.pth), a fairseq wav2vec 2.0 checkpoint, "
-            "or a Hugging Face wav2vec 2.0 folder."
+            help="A run or checkpoint of vgsplus, a bundle of FaST-VGS (.pth), a fairseq wav2vec 2.0 "
+            "checkpoint, or a Hugging Face wav2vec 2.0 folder."
         ),
     ],
     target: Annotated[
-        Path,
-        typer.Argument(help="The folder to make; or a file ending in .pth, for a published bundle."),
+        Path, typer.Argument(help="Folder to create; or a file ending in .pth, for a bundle of FaST-VGS.")
     ],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Write a model in our format, or back as a published bundle with its args.pkl.
+    """Convert a model to the format of vgsplus, or to a bundle of FaST-VGS with its args.pkl.
 
-    Prints which blocks were taken, which were not used, and which stay at their initial values. Nothing in
-    the source is executed.
+    Lists the blocks that were converted, those that were not used, and those that keep their initial values.
+    No code in the source is executed.
     """
     from vgsplus.interop.convert import convert as run
 
-    report = run(source, target, overwrite=overwrite)
-    Console().print(f"{report}\n{target}", markup=False, highlight=False, soft_wrap=True)
+    typer.echo(f"{run(source, target, overwrite=overwrite)}\n{target}")
 
 
 def embed(
-    model: Annotated[Path, typer.Argument(help="A run, or any model that convert takes.")],
+    model: Model,
     sounds: Annotated[
         Path,
         typer.Argument(
@@ -43,21 +42,21 @@ def embed(
             "folder of the challenge's dataset."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write to; for hdf5, the file to make.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to; for hdf5, the file to create.")],
     *,
-    layers: Annotated[str, typer.Option(help='"all", or numbers from 1, as "1,2,8".')] = "all",
+    layers: Layers = "all",
     form: Annotated[
         Literal["npy", "pt", "hdf5", "zerospeech"],
         typer.Option(
             "--format",
-            help="A NumPy or PyTorch file a sound, one HDF5 file, or the phonetic part of a submission to "
-            "ZeroSpeech 2021, which takes one layer.",
+            help="One NumPy or PyTorch file per sound, one HDF5 file, or the phonetic part of a submission "
+            "to ZeroSpeech 2021, which takes one layer.",
         ),
     ] = "npy",
 ) -> None:
-    """Write the frames of transformer layers of every sound: (T, D) of one layer, (L, T, D) of several.
+    """Extract the hidden states of transformer layers: (T, D) of one layer, (L, T, D) of several.
 
-    Stopped and started again, it goes on with the sounds that are missing (but for hdf5).
+    Run the same command again to resume with the missing sounds (not for hdf5).
     """
     from vgsplus.evaluation.export import export, open_store, origin_of, select
     from vgsplus.evaluation.layers import choose_layers
@@ -72,13 +71,12 @@ def embed(
     chosen = choose_layers(layers, len(loaded.speech.layers))
     origin = origin_of(loaded, model, chosen)
     store = Submission(out, origin, loaded) if form == "zerospeech" else open_store(form, out, origin)
-    with bar("checking") as checked:
-        missing = select(store, found, loaded, chosen, checked)
-    with bar("embedding") as embedded:
+    with console_progress() as progress:
+        missing = select(store, found, loaded, chosen, partial(progress.update, "checking"))
+        embedded = partial(progress.update, "embedding")
         export(store, missing, loaded, chosen, device=device, progress=embedded)
-    said = [f"{len(missing)} sounds embedded, {len(found) - len(missing)} were there; {out}"]
+    typer.echo(f"{len(missing)} sounds embedded, {len(found) - len(missing)} existed already; {out}")
     if absent:
-        said.append(f"Absent from {sounds}, and so from {out}: {', '.join(absent)}")
+        typer.echo(f"Missing in {sounds}, and so in {out}: {', '.join(absent)}")
     if form == "zerospeech":
-        said.append(f'{out / META}: replace what says "{FILL_IN}"')
-    Console().print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f'Fill in the values "{FILL_IN}" of {out / META}.')

@@ -1,14 +1,60 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT.")]
+CorpusOut = Annotated[Path, typer.Argument(help="Corpus folder to create.")]
+PreparedCorpus = Annotated[Path, typer.Argument(help="A prepared corpus.")]
+Model = Annotated[Path, typer.Argument(help="A run, or any model that `vgsplus convert` reads.")]
+Layers = Annotated[str, typer.Option(help='Transformer layers: "all", or numbers from 1, as "1,2,8".')]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change a setting, as schedule.epochs=2; may be repeated."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Every random choice is a function of it.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
+Regions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Region features of the pictures, made by `vgsplus data regions`. "
+        "Default: the cells of a pixel grid."
+    ),
+]
+Features = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Region features: LXMERT's obj36 TSV, the HDF5 files of FaST-VGS, or a file made by "
+        "`vgsplus data regions`; may be repeated. Default: the cells of a pixel grid."
+    ),
+]
+Images = Annotated[Path | None, typer.Option(help="Folder that the paths of the pictures are relative to.")]
+AudioRoot = Annotated[
+    Path | None, typer.Option(help="Folder that the paths of the sounds are relative to. Default: --root.")
+]
+CaptionList = Annotated[Path | None, typer.Option(help="JSON list of the captions of this split.")]
+Dtype = Annotated[Literal["float16", "float32"], typer.Option(help="Data type of the stored features.")]
+SkipFaulty = Annotated[
+    bool, typer.Option("--skip-faulty", help="Skip captions without a valid sound, picture or regions.")
+]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        help="First download what is missing in --root (flickr8k: --audio); see `vgsplus data fetch`.",
+    ),
+]
+Mirror = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL", help="Web address of a folder with the archives, tried first; may be repeated."
+    ),
+]
+
+
+def given[T](**values: T | None) -> dict[str, T]:
+    """Return the keyword arguments that are not None."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Commands that train, reproduce the paper, report, and examine what is there."""
+"""Commands that train, reproduce the paper, write reports, and check machines, corpora and runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +13,11 @@ from vgsplus.errors import VgsplusError
 
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
-    out: Annotated[Path, typer.Option(help="The run folder.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
     settings: Settings = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT.")] = False,
 ) -> None:
-    """Train one run and score its retrieval on the test splits; Ctrl-C saves and stops it."""
+    """Train one model and score its retrieval on the test splits. Ctrl-C saves a checkpoint and stops."""
     from vgsplus.config import load_config
     from vgsplus.corpora.format import Corpus
     from vgsplus.experiments.scoring import recalls, test_sets
@@ -38,43 +38,43 @@ def train(
         load_weights=load_weights,
         progress=console_progress(),
     )
-    Console().print(
-        f"{result.steps} updates; {result.checkpoint}", markup=False, highlight=False, soft_wrap=True
-    )
+    typer.echo(f"{result.steps} updates; {result.checkpoint}")
 
 
 def reproduce(
     preset: Annotated[str, typer.Argument(help="smoke, toy, stamps, paper, or a YAML file.")],
     *,
-    out: Annotated[Path, typer.Option(help="Folder of the corpus, the runs and the report.")],
+    out: Annotated[Path, typer.Option(help="Folder for the corpus, the runs and the report.")],
     variants: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help='One variant, as "VGS+" or "W2V2, VGS+"; may be repeated. All nine by default.',
+            help='One variant, as "VGS+" or "W2V2, VGS+"; may be repeated. Default: all nine.',
         ),
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="A prepared corpus to use.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="A prepared corpus to train on.")] = None,
     root: Annotated[Path | None, typer.Option(help="The folder of stamps, for the preset stamps.")] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Train every variant so often, to tell the schedule from luck.")
+        int,
+        typer.Option(min=1, help="Number of seeds to train every variant with, for means and deviations."),
     ] = 1,
     item: Annotated[
         Path | None,
-        typer.Option(help="An ABX item file, as LibriSpeech's; by default that of the corpus's test set."),
+        typer.Option(help="An ABX item file, as LibriSpeech's. Default: that of the corpus's test split."),
     ] = None,
-    audio: Annotated[Path | None, typer.Option(help="The folder with the sounds of --item.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Folder with the sounds of --item.")] = None,
     settings: Settings = None,
 ) -> None:
     """Train the paper's nine variants, evaluate them and write the report.
 
-    The same command goes on where it was stopped; with more --seeds it trains those that are not there yet.
+    Run the same command again to resume; with more --seeds, only the missing runs are trained.
     """
     from vgsplus.experiments.reproduce import reproduce as run
 
     if (item is None) != (audio is None):
-        raise VgsplusError("--item and --audio come together: an item file, and the folder of its sounds")
-
+        raise VgsplusError(
+            "--item and --audio come together: give an item file and the folder of its sounds."
+        )
     page = run(
         preset,
         out,
@@ -86,20 +86,19 @@ def reproduce(
         abx=(item, audio) if item and audio else None,
         console=Console(),
     )
-    Console().print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+    typer.echo(f"Report: {page}")
 
 
 def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
-    """Write the report of a reproduction again from its saved results."""
+    """Rewrite the report of a reproduction from its saved results."""
     from vgsplus.experiments.reproduce import corpus_of
     from vgsplus.report import Results, print_table, write_report
     from vgsplus.report.page import DATA, FOLDER
 
     results = Results.load(out / FOLDER / DATA)
     page = write_report(results, out, corpus=corpus_of(out, [variant.key for variant in results.variants]))
-    console = Console()
-    print_table(results, console)
-    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+    print_table(results, Console())
+    typer.echo(f"Report: {page}")
 
 
 def doctor(
@@ -110,9 +109,9 @@ def doctor(
         ),
     ],
 ) -> None:
-    """Tell what is there, what is wrong and what to do.
+    """Check a machine, corpus, run or reproduction, and say how to fix what is wrong.
 
-    Exits with 1 if something is wrong, and changes nothing. All sound of a corpus and all tensors of a run's
+    Exits with 1 if something is wrong, and changes nothing. All sounds of a corpus and all tensors of a run's
     checkpoints are read.
     """
     from vgsplus.doctor import examine
