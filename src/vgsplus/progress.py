@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -60,7 +61,7 @@ def console_progress(console: Console | None = None, *, in_bytes: bool = False) 
         in_bytes: whether the items are bytes, which are shown with their rate.
     """
     console = console or Console(stderr=True)
-    return _Bars(console, in_bytes=in_bytes) if console.is_terminal else _Lines(console)
+    return _Bars(console, in_bytes=in_bytes) if console.is_terminal else _Lines(console, in_bytes=in_bytes)
 
 
 class _Bars(Progress):
@@ -92,19 +93,22 @@ class _Bars(Progress):
 
 
 class _Lines(Progress):
-    """A line for a stage every half minute and at its end, for logs and pipes."""
+    """Print a line per stage every 30 s and at its end, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, in_bytes: bool) -> None:
         self._console = console
-        self._stages: dict[str, tuple[float, int, float]] = {}  # when it started, with how many, last line
+        self._format = decimal if in_bytes else str
+        self._stages: dict[str, tuple[float, int, float, int]] = {}
+        """Time of the first call and its items, time of the last line and its items."""
 
     def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:
         now = time.monotonic()
-        started, first, printed = self._stages.setdefault(stage, (now, done, now))
-        if now - printed < PLAIN_INTERVAL and done != total:
+        started, first, printed, shown = self._stages.setdefault(stage, (now, done, now, -1))
+        if done == shown or (now - printed < PLAIN_INTERVAL and done != total):
             return
-        self._stages[stage] = (started, first, now)
-        parts = [f"{stage}: {done}" + ("" if total is None else f"/{total}"), detail]
+        self._stages[stage] = (started, first, now, done)
+        amount = self._format(done) + ("" if total is None else f"/{self._format(total)}")
+        parts = [f"{stage}: {amount}", detail]
         if total is not None and first < done < total:
             parts.append(f"{clock((now - started) / (done - first) * (total - done))} left")
         self.note("  ".join(part for part in parts if part))

@@ -575,7 +575,7 @@ def test_the_command_writes_a_submission_and_says_what_is_absent(run, dataset, t
     assert code == 0, err
     assert "3 sounds embedded" in out
     assert ": test-clean, test-other" in out
-    assert 'Fill in the values "fill in" of {tmp_path}' in out
+    assert f'Fill in the values "fill in" of {tmp_path}' in out
     assert len(list((tmp_path / "out" / "phonetic").rglob("*.txt"))) == 3
 
 

@@ -114,16 +114,10 @@ def data_places(
         Path | None, typer.Option(help="PlacesAudio's folder. Finds the lists and sounds not given below.")
     ] = None,
     train: CaptionList = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="JSON list of this split: val, or dev_seen of 2020.")
-    ] = None,
-    validation_unseen: Annotated[
-        Path | None, typer.Option(help="JSON list of this split: dev_unseen of 2020.")
-    ] = None,
-    test: Annotated[Path | None, typer.Option(help="JSON list of this split: test_seen of 2020.")] = None,
-    test_unseen: Annotated[
-        Path | None, typer.Option(help="JSON list of this split: test_unseen of 2020.")
-    ] = None,
+    validation: CaptionList = None,
+    validation_unseen: CaptionList = None,
+    test: CaptionList = None,
+    test_unseen: CaptionList = None,
     audio_root: AudioRoot = None,
     images: Images = None,
     dtype: Dtype = "float16",
@@ -132,7 +126,10 @@ def data_places(
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare Spoken Places, with detected regions or its pictures."""
+    """Prepare Spoken Places, with detected regions or its pictures.
+
+    Lists: train and val; or, of 2020, train, dev_seen (--validation), dev_unseen, test_seen and test_unseen.
+    """
     from vgsplus.corpora.sources.places import find_lists, prepare_places
 
     if download:

@@ -60,9 +60,7 @@ def fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str]) -> lis
             typer.echo(_description(archive))
         try:
             with console_progress(in_bytes=True) as progress:
-                unpacked.append(
-                    fetch_archive(archive, folder, mirrors=tuple(mirrors), progress=progress.update)
-                )
+                path = fetch_archive(archive, folder, mirrors=tuple(mirrors), progress=progress.update)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"vgsplus: stopped. The bytes received of {archive.file} are kept in {folder}; "
