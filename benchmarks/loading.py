@@ -31,7 +31,7 @@ import soundfile
 import torch
 
 from vgsplus.audio import SAMPLE_RATE
-from vgsplus.corpora.format import Caption, Corpus, CorpusWriter
+from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.corpora.packing import pack
 from vgsplus.models.speech import PADDING_STEP, SpeechEncoder, deal_by_length
 from vgsplus.training.batches import Batch, BatchReader, BatchRequest, epoch_order

@@ -33,7 +33,7 @@ LOOK_EVERY = 0.25
 """Seconds."""
 OPEN = """
 import sys, time
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 start = time.perf_counter()
 captions = len(Corpus.open(sys.argv[1]).captions("train"))
 print(captions, time.perf_counter() - start)

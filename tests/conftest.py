@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
-from vgsplus.corpora.format import Caption, CorpusWriter
+from vgsplus.corpora import Caption, CorpusWriter
+from vgsplus.progress import Progress
 
 # Some tests fork a process that trains, which hangs where the parent has started OpenMP threads.
 torch.set_num_threads(1)
@@ -75,3 +76,22 @@ def _write_items(folder: Path) -> None:
                 onset = 0.02 + 0.11 * part
                 rows.append(f"test-{index:03d}-{take} {onset:.2f} {onset + 0.1:.2f} {phone} k t {speaker}")
     (folder / "test.item").write_text("\n".join(rows) + "\n")
+
+
+class RecordedProgress(Progress):
+    """Keeps every (stage, done, total)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int | None]] = []
+
+    def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:  # noqa: ARG002
+        self.calls.append((stage, done, total))
+
+    def of(self, stage: str) -> list[tuple[int, int | None]]:
+        """(done, total) of the calls of a stage."""
+        return [(done, total) for name, done, total in self.calls if name == stage]
+
+
+@pytest.fixture
+def recorded_progress() -> RecordedProgress:
+    return RecordedProgress()

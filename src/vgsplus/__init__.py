@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vgsplus import evaluation, interop
-    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora import Corpus
     from vgsplus.evaluation.layers import embed
     from vgsplus.interop.loading import load
     from vgsplus.models.vgsplus import VGSPlus

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
-from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, validate
+from vgsplus.corpora import Caption, Corpus, CorpusWriter, validate
 from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_items import read_items
 

@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from vgsplus import audio
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.packing import pack
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.training.batches import BatchReader, BatchRequest, read_batches
@@ -183,12 +183,16 @@ def test_what_breaks_off_or_is_gone_is_named(packed, tmp_path):
 PACK_SLOWLY = """
 import sys, time
 from vgsplus.corpora.packing import pack
-pack(sys.argv[1], sys.argv[2], progress=lambda done, _: time.sleep(60 if done == 3 else 0))
+from vgsplus.progress import Progress
+class Slow(Progress):
+    def update(self, stage, done, total=None, detail=""):
+        time.sleep(60 if stage == "packing" and done == 3 else 0)
+pack(sys.argv[1], sys.argv[2], progress=Slow())
 """
 
 
 def test_a_killed_packing_leaves_no_corpus_and_the_next_one_works(tiny_corpus, tmp_path):
-    shards = tmp_path / ".c.preparing" / "shards"
+    shards = tmp_path / ".c.writing" / "shards"
     with subprocess.Popen([sys.executable, "-c", PACK_SLOWLY, tiny_corpus, tmp_path / "c"]) as process:
         while process.poll() is None and not (shards.is_dir() and any(shards.iterdir())):
             time.sleep(0.02)

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, SplitCount, Summary, validate
+from vgsplus.corpora import Caption, Corpus, CorpusWriter, SplitCount, Summary, validate
 from vgsplus.errors import CorpusError
 
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
@@ -94,7 +94,7 @@ def test_faulty_regions_are_refused_at_once(tmp_path, image_id, features, boxes,
 def test_a_faulty_corpus_is_not_published_and_leaves_nothing(tmp_path):
     with pytest.raises(CorpusError, match=r"u0\.wav: there is no such") as raised:
         write_captions(tmp_path / "c", CAPTION)
-    assert "preparing" not in str(raised.value)
+    assert ".writing" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,7 +183,7 @@ def test_a_second_writer_is_refused_while_the_first_works(tmp_path):
 
 KILLED = """
 import sys, time
-from vgsplus.corpora.format import CorpusWriter
+from vgsplus.corpora import CorpusWriter
 with CorpusWriter(sys.argv[1], name="c", version="1", provenance=None, licence="x") as writer:
     (writer.folder / "audio").mkdir()
     (writer.folder / "audio" / "left.wav").write_text("half")
@@ -199,7 +199,7 @@ def test_what_a_killed_writer_left_is_cleaned_by_the_next(tmp_path):
         with pytest.raises(CorpusError, match=f"process {process.pid} on"):
             write_small(tmp_path / "c")
         process.send_signal(signal.SIGKILL)
-    assert [path.name for path in tmp_path.iterdir()] == [".c.preparing"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".c.lock", ".c.writing"]
     write_small(tmp_path / "c")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     assert not (tmp_path / "c" / "audio" / "left.wav").exists()

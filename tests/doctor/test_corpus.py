@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
-from vgsplus.corpora.format import Caption, Corpus, CorpusWriter
+from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.doctor import examine
 from vgsplus.doctor.corpus import padding_share
 from vgsplus.models.speech import PADDING_STEP

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vgsplus.config import load_config, save
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.doctor import examine
 from vgsplus.doctor import run as subject
 from vgsplus.doctor.standing import Standing

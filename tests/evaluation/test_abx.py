@@ -11,10 +11,11 @@ import torch
 from numpy.testing import assert_array_equal
 
 import vgsplus
+from vgsplus.corpora.format import ITEM_COLUMNS
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.evaluation.abx import Comparisons, score
 from vgsplus.evaluation.abx_frames import FrameTable, frame_spans
-from vgsplus.evaluation.abx_items import COLUMNS, read_items
+from vgsplus.evaluation.abx_items import read_items
 
 # ---- ABX straight from the definition, in float64 and with loops ------------------------------------------
 
@@ -80,7 +81,7 @@ def warped(x, y):
 CONDITIONS = ("within", "across")
 
 
-def write(path, rows, header=COLUMNS):
+def write(path, rows, header=ITEM_COLUMNS):
     path.write_text("\n".join(" ".join(row) for row in [header, *rows]) + "\n", encoding="utf-8")
     return path
 
@@ -165,7 +166,7 @@ def test_the_order_of_lines_and_columns_changes_nothing(tmp_path):
     assert score(features, write(tmp_path / "b.item", moved)) == pytest.approx(expected, abs=1e-7)
     order = rng.permutation(7)
     moved = [[row[index] for index in order] for row in moved]
-    item = write(tmp_path / "c.item", moved, [COLUMNS[index] for index in order])
+    item = write(tmp_path / "c.item", moved, [ITEM_COLUMNS[index] for index in order])
     assert score(features, item) == pytest.approx(expected, abs=1e-7)
 
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from vgsplus.corpora.format import ITEM_COLUMNS
 from vgsplus.errors import CorpusError
-from vgsplus.evaluation.abx_items import COLUMNS, read_items
+from vgsplus.evaluation.abx_items import read_items
 
 GOOD = (
     "f0 0 0.1 a k t s0",
@@ -14,7 +15,7 @@ GOOD = (
     "f1 1e-1 0.3 a k t s1",
     "f1 0.3 0.5 e k t s1",
 )
-HEADER = " ".join(COLUMNS)
+HEADER = " ".join(ITEM_COLUMNS)
 
 
 def write(path, *lines, header=HEADER):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from fastabx import Dataset, Score, Task
 
+from vgsplus.corpora.format import ITEM_COLUMNS
 from vgsplus.evaluation.abx import score
-from vgsplus.evaluation.abx_items import COLUMNS
 
 FILES, SECONDS = 4, 6
 CONTEXTS = [("k", "t"), ("s", "n"), ("t", "k")]
@@ -39,7 +39,7 @@ def write_case(folder, seed, rate, width):
             rows.append((name, *times, rng.choice(["a", "e", "o"]), *context, f"s{speaker}"))
             onset = offset + rng.uniform(0.0001, 0.05)
     item = folder / "a.item"
-    item.write_text("\n".join(" ".join(row) for row in [COLUMNS, *rows]) + "\n", encoding="utf-8")
+    item.write_text("\n".join(" ".join(row) for row in [ITEM_COLUMNS, *rows]) + "\n", encoding="utf-8")
     return item, features, root
 
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vgsplus.corpora.format import Caption
+from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.breakdown import by_length, by_speaker
 from vgsplus.evaluation.ranks import Ranks

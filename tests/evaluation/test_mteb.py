@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from vgsplus import audio
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embedding import embed_split
 from vgsplus.evaluation.mteb import MtebEncoder

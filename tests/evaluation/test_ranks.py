@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vgsplus.corpora.format import Caption
+from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import retrieval
 from vgsplus.evaluation.embedding import SplitEmbeddings

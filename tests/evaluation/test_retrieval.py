@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from vgsplus.corpora.format import Caption
+from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import retrieval
 from vgsplus.evaluation.embedding import embed_split

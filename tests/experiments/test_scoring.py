@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vgsplus.config import load_config
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_layers import score_layers
 from vgsplus.experiments import curves as history

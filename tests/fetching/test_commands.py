@@ -9,7 +9,7 @@ from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.cli import main
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.fetching import archives, fetch
 from vgsplus.regions.published import COLUMNS
 

@@ -388,7 +388,7 @@ def read_checkpoint(folder: Path) -> object:
 
 
 def read_corpus(folder: Path) -> object:
-    from vgsplus.corpora.format import Corpus, validate  # noqa: PLC0415
+    from vgsplus.corpora import Corpus, validate  # noqa: PLC0415
 
     if faults := validate(folder):
         raise CorpusError(faults)

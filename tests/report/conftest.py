@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from PIL import Image, ImageDraw
 
-from vgsplus.corpora.format import Caption
+from vgsplus.corpora import Caption
 from vgsplus.evaluation import retrieval
 from vgsplus.report.paper import VARIANTS, phases_of
 from vgsplus.report.results import (

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from vgsplus.cli import main
 from vgsplus.config import load_config, save
-from vgsplus.corpora.format import Caption
+from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.breakdown import by_length, by_speaker
 from vgsplus.evaluation.ranks import Ranks

@@ -3,7 +3,7 @@ import pytest
 
 from vgsplus.audio import write_wav
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Caption, CorpusWriter
+from vgsplus.corpora import Caption, CorpusWriter
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 

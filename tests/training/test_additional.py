@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from vgsplus import config as settings
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import CheckpointError, ConfigError, Interrupted
 from vgsplus.schedule import AdditionalSpeech, Alpha, Phase, Schedule
 from vgsplus.training import checkpoint

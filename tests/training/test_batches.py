@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import AudioError
 from vgsplus.models.speech import PADDING_STEP
 from vgsplus.schedule import Alpha, Phase, Schedule

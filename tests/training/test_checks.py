@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import ConfigError, CorpusError
 from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.checks import check_run

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from vgsplus import config as settings
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import CheckpointError, Interrupted, NotFiniteError, VgsplusError
 from vgsplus.files import hold
 from vgsplus.models.vgsplus import VGSPlus

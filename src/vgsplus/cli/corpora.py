@@ -1,6 +1,5 @@
 """Commands that prepare, check, pack and convert corpora: `vgsplus data --help`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -317,8 +316,7 @@ def data_librispeech(
             validation=validation or None,
             items=items,
             overwrite=overwrite,
-            progress=partial(progress.update, "reading chapters"),
-            checking=partial(progress.update, "decoding"),
+            progress=progress,
         )
     Console().print(summary)
 
@@ -335,14 +333,7 @@ def data_manifest(
     from vgsplus.corpora.sources.manifest import prepare_manifests
 
     with console_progress() as progress:
-        summary = prepare_manifests(
-            train,
-            valid,
-            out,
-            overwrite=overwrite,
-            progress=partial(progress.update, "reading headers"),
-            checking=partial(progress.update, "decoding"),
-        )
+        summary = prepare_manifests(train, valid, out, overwrite=overwrite, progress=progress)
     Console().print(summary)
 
 
@@ -353,7 +344,7 @@ def data_to_manifest(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the sounds of a corpus as fairseq manifests."""
-    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora import Corpus
     from vgsplus.corpora.sources.manifest import write_manifests
 
     for path, sounds in write_manifests(Corpus.open(corpus), out, overwrite=overwrite).items():
@@ -384,8 +375,7 @@ def data_pack(
             shard_bytes=shard_mb * 1_000_000,
             decode=decode,
             overwrite=overwrite,
-            progress=partial(progress.update, "packing"),
-            checking=partial(progress.update, "decoding"),
+            progress=progress,
         )
     Console().print(summary)
 
@@ -393,7 +383,7 @@ def data_pack(
 @data.command("check")
 def data_check(corpus: PreparedCorpus) -> None:
     """Report every fault of a prepared corpus: files, lengths, features, splits."""
-    from vgsplus.corpora.format import validate
+    from vgsplus.corpora import validate
 
     if faults := validate(corpus):
         raise CorpusError(faults)

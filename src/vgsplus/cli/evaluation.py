@@ -30,7 +30,7 @@ def evaluate_retrieval(
 ) -> None:
     """Compute recall between speech and pictures with 95 % intervals, and the median rank."""
     from vgsplus.config import load_config
-    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora import Corpus
     from vgsplus.evaluation.breakdown import by_length, by_speaker
     from vgsplus.evaluation.retrieval import rank_split, score_ranks
     from vgsplus.experiments.scoring import embed_run

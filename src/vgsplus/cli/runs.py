@@ -19,7 +19,7 @@ def train(
 ) -> None:
     """Train one model and score its retrieval on the test splits. Ctrl-C saves a checkpoint and stops."""
     from vgsplus.config import load_config
-    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora import Corpus
     from vgsplus.experiments.scoring import recalls, test_sets
     from vgsplus.interop.loading import load_weights
     from vgsplus.training.checks import needs_images

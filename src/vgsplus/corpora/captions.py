@@ -8,7 +8,6 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from io import FileIO
 from itertools import batched
 from pathlib import Path
@@ -17,27 +16,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from vgsplus.corpora.format import CAPTION_FIELDS, Caption
 from vgsplus.errors import CorpusError
 
 NO_IMAGE = -1
 LINES_AT_ONCE = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caption:
-    """One spoken caption: `num_samples` at 16 kHz; `audio` relative to audio_root or absolute."""
-
-    id: str
-    split: str
-    audio: str
-    num_samples: int
-    speaker: str
-    language: str
-    image: str | None
-    text: str | None
-
-
-CAPTION_FIELDS = tuple(field.name for field in fields(Caption))
 _FIELDS = frozenset(CAPTION_FIELDS)
 
 

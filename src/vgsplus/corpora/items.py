@@ -17,13 +17,13 @@ from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from vgsplus.corpora.format import ITEM_COLUMNS
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, nfc, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
-COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
 NAMES = {
     "#file": ("#file", "file"),
     "onset": ("onset",),
@@ -101,7 +101,7 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
     path = as_on_disk(path)
     rows = _rows(path)
     if not rows:
-        raise CorpusError(f"{path}: is empty. Its first line must be: {' '.join(COLUMNS)}")
+        raise CorpusError(f"{path}: is empty. Its first line must be: {' '.join(ITEM_COLUMNS)}")
     (line, first), *rest = rows
     if fault := _character_fault(first):
         raise CorpusError(f"{path}:{line}: {fault}")
@@ -111,8 +111,8 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
     wrong += [name for names in CONTEXTS for name in names if header.count(name) > 1]
     if wrong:
         raise CorpusError(
-            f"{path}:{line}: the header must name {', '.join(wrong)} once. Expected: {' '.join(COLUMNS)}. "
-            f"{ALSO_TAKEN}."
+            f"{path}:{line}: the header must name {', '.join(wrong)} once. "
+            f"Expected: {' '.join(ITEM_COLUMNS)}. {ALSO_TAKEN}."
         )
     context = next((names for names in CONTEXTS if all(name in header for name in names)), ())
     places = [header.index(name) for name in (*(found[0] for found in held.values()), *context)]

@@ -21,19 +21,15 @@ from typing import Self
 
 from vgsplus import audio
 from vgsplus.audio import num_samples
-from vgsplus.corpora.captions import Caption
+from vgsplus.corpora.format import Caption
 from vgsplus.corpora.reader import REGIONS_FILE, Corpus
-from vgsplus.corpora.writer import CorpusWriter, Summary
+from vgsplus.corpora.writer import OWN_KEYS, CorpusWriter, Summary
 from vgsplus.errors import AudioError, CorpusError
-from vgsplus.parallel import Tick as Progress
+from vgsplus.progress import SILENT, Progress
 
 SHARDS_FOLDER = "shards"
 SHARD_BYTES = 1 << 30
 PACKED = re.compile(r".+\.tar:\d+:\d+", re.DOTALL)
-OWN_KEYS = {
-    *("format", "name", "version", "sample_rate", "counts", "audio_root", "image_root", "regions"),
-    *("provenance", "licence", "skipped", "changed"),
-}
 
 
 def pack(
@@ -43,8 +39,7 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     decode: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
-    checking: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Summary:
     """Pack the corpus at `source` as one at `root`, whose sounds lie in shards of about `shard_bytes`.
 
@@ -57,8 +52,7 @@ def pack(
         decode: Store FLAC as WAV, the same samples in up to twice the bytes, which are read 2.5 to 3 times as
             fast. FLAC of more than 16 bits stays as it is.
         overwrite: Replace a corpus that is there.
-        progress: Called as progress(captions packed, captions in all).
-        checking: Called as checking(sounds decoded, sounds in all), while the finished corpus is checked.
+        progress: stages "packing", of captions, and "checking", of sounds.
 
     Raises:
         CorpusError: `source` is no corpus, is packed already or is faulty, or `root` is taken.
@@ -77,7 +71,7 @@ def pack(
         image_root=None if image_root is None else (corpus.root / image_root).absolute(),
         audio_root=SHARDS_FOLDER,
         overwrite=overwrite,
-        progress=checking,
+        progress=progress,
     ) as writer:
         for key in corpus.info.keys() - OWN_KEYS:
             writer.note(key, corpus.info[key])
@@ -91,8 +85,7 @@ def pack(
                 for caption in corpus.captions(split):
                     writer.add_caption(shards.add(caption, corpus.audio_path(caption)))
                     done += 1
-                    if progress is not None:
-                        progress(done, total)
+                    progress.update("packing", done, total)
         return writer.finish()
 
 

@@ -11,14 +11,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.captions import Caption, Captions, index_captions
+from vgsplus.corpora.captions import Captions, index_captions
+from vgsplus.corpora.format import CAPTIONS_FILE, FORMAT, INFO_FILE, Caption
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, read_text
 from vgsplus.regions.layout import HDF5_ERRORS
 from vgsplus.regions.stored_rows import StoredRows
 
-FORMAT = 1
-INFO_FILE, CAPTIONS_FILE, REGIONS_FILE = "corpus.json", "captions.jsonl", "regions.h5"
+REGIONS_FILE = "regions.h5"
 REGION_SETS = ("image_ids", "features", "boxes")
 
 

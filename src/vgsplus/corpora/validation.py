@@ -1,4 +1,4 @@
-"""Checking a whole corpus on disk: every fault, each with its place, before any long work starts."""
+"""Check a corpus on disk: every fault with its file and line, before any long work starts."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,30 @@ import numpy.typing as npt
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, is_silent, read
-from vgsplus.corpora.captions import Caption, read_captions
+from vgsplus.corpora.captions import read_captions
+from vgsplus.corpora.format import CAPTIONS_FILE, INFO_FILE, Caption
 from vgsplus.corpora.items import TIME_TOLERANCE, SoundIndex, label_faults, parse_items, repeat_faults, shown
-from vgsplus.corpora.reader import (
-    CAPTIONS_FILE,
-    INFO_FILE,
-    REGIONS_FILE,
-    open_regions,
-    read_image_ids,
-    read_info,
-)
+from vgsplus.corpora.reader import REGIONS_FILE, open_regions, read_image_ids, read_info
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
-from vgsplus.parallel import Tick as Progress
 from vgsplus.parallel import stream_in_parallel
+from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.layout import HDF5_ERRORS
 
 BLANK = re.compile(r"\s")
 
 
-def validate(root: str | Path, progress: Progress | None = None, *, contents: bool = True) -> list[str]:
-    """Every fault of the corpus at `root`, an empty list if it is sound.
+def validate(root: str | Path, progress: Progress = SILENT, *, contents: bool = True) -> list[str]:
+    """Return every fault of the corpus at `root`, an empty list if it has none.
 
     Checks files, headers, rates, channels, lengths (num_samples against the sound), empty and silent clips,
-    broken and missing pictures, non-finite features, boxes outside [0, 1], ids that resolve and do not
-    repeat, splits that share images, empty splits, counts, and the ABX item files. Decodes all sound
-    (`progress` is called as (sounds done, sounds in all)); with `contents` false it reads no sound, no
-    picture and no feature, and checks how the rest hangs together.
+    broken and missing images, non-finite features, boxes outside [0, 1], ids that are unknown or repeated,
+    splits that share images, empty splits, counts, and the ABX item files.
+
+    Args:
+        root: the corpus folder.
+        progress: stage "checking", of sounds decoded.
+        contents: whether to read the sounds, images and features, rather than only the other files.
     """
     root = Path(root)
     try:
@@ -55,37 +53,26 @@ def validate(root: str | Path, progress: Progress | None = None, *, contents: bo
     faults += _split_faults(root, info, captions)
     if info["regions"] is not None:
         faults += _regions_file_faults(root, info, image_ids, contents=contents)
+    audio_root = root / info["audio_root"]
     if contents:
-        faults += _file_faults(root, info, captions, image_ids, progress)
-    faults += chain.from_iterable(
-        _item_faults(path, root / info["audio_root"], captions) for path in sorted(root.glob("*.item"))
-    )
+        faults += filter(
+            None,
+            stream_in_parallel(
+                partial(_audio_fault, audio_root),
+                [caption for caption in captions if isinstance(caption.audio, str)],
+                partial(progress.update, "checking"),
+            ),
+        )
+    if contents and info["image_root"] is not None:
+        images = [root / info["image_root"] / image_id for image_id in image_ids]
+        faults += filter(None, stream_in_parallel(_image_fault, images))
+    for path in sorted(root.glob("*.item")):
+        faults += _item_faults(path, audio_root, captions)
     return faults
 
 
-def _file_faults(
-    root: Path,
-    info: dict[str, Any],
-    captions: Sequence[Caption],
-    image_ids: Iterable[str],
-    progress: Progress | None,
-) -> Iterator[str]:
-    """What is wrong with the sound and picture files."""
-    audio_root = root / info["audio_root"]
-    heard = [caption for caption in captions if isinstance(caption.audio, str)]
-    yield from filter(
-        None,
-        stream_in_parallel(
-            lambda caption: _audio_fault(caption, audio_root / caption.audio), heard, progress
-        ),
-    )
-    if info["image_root"] is not None:
-        pictures = [root / info["image_root"] / image_id for image_id in image_ids]
-        yield from filter(None, stream_in_parallel(_image_fault, pictures))
-
-
 def caption_faults(caption: Caption) -> list[str]:
-    """What is wrong with the fields of one caption, taken alone."""
+    """Return the faults of the fields of a caption."""
     faults = []
     for field in ("id", "split", "audio", "speaker", "language"):
         value = getattr(caption, field)
@@ -108,7 +95,7 @@ def caption_faults(caption: Caption) -> list[str]:
 
 
 def region_faults(features: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]) -> list[str]:
-    """What is wrong with the features (R, F) and boxes (R, 4) of one image."""
+    """Return the faults of the features (R, F) and boxes (R, 4) of an image."""
     if features.ndim != 2 or boxes.shape != (len(features), 4) or features.size == 0:  # (R, 4)
         return [f"expected features (R, F) and boxes (R, 4), got {features.shape} and {boxes.shape}"]
     faults = []
@@ -137,7 +124,6 @@ def _resolve_faults(root: Path, captions: list[Caption], image_ids: Iterable[str
 
 
 def _lines_of(path: Path, caption_id: str) -> Iterator[int]:
-    """The lines of captions.jsonl that hold a caption of this id."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -186,7 +172,8 @@ def _regions_file_faults(
                 yield f"{root / REGIONS_FILE}: image {image_id}: {fault}"
 
 
-def _audio_fault(caption: Caption, path: Path) -> str | None:
+def _audio_fault(audio_root: Path, caption: Caption) -> str | None:
+    path = audio_root / caption.audio
     try:
         signal = read(path)
     except AudioError as error:
@@ -212,7 +199,7 @@ def _image_fault(path: Path) -> str | None:
 
 
 def _item_faults(path: Path, audio_root: Path, captions: Sequence[Caption]) -> list[str]:
-    """What is wrong with an ABX item file, whose names are looked for as `evaluate abx` looks for sounds."""
+    """Faults of an ABX item file, whose names are resolved as `evaluate abx` resolves them."""
     try:
         items, faults = parse_items(path)
     except CorpusError as error:

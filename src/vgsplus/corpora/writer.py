@@ -1,11 +1,10 @@
-"""Writing a corpus: beside its target under a temporary name, validated, then renamed; never half-written."""
+"""Write a corpus to a temporary folder, validate it and rename it to its place."""
 
-import contextlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,21 +17,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from vgsplus.audio import SAMPLE_RATE
-from vgsplus.corpora.captions import CAPTION_FIELDS, Caption
-from vgsplus.corpora.reader import CAPTIONS_FILE, FORMAT, INFO_FILE, REGIONS_FILE
+from vgsplus.corpora.format import CAPTION_FIELDS, CAPTIONS_FILE, FORMAT, INFO_FILE, SKIPPED_FILE, Caption
+from vgsplus.corpora.reader import REGIONS_FILE
 from vgsplus.corpora.validation import caption_faults, region_faults, validate
 from vgsplus.errors import CorpusError
-from vgsplus.files import HeldError, hold
-from vgsplus.parallel import Tick as Progress
+from vgsplus.files import atomic_folder, lock_file
+from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.writer import RegionsWriter
 
-LOCK_FILE = ".lock"
-SKIPPED_FILE = "skipped.jsonl"
+OWN_KEYS = frozenset(
+    {"format", "name", "version", "sample_rate", "counts", "audio_root", "image_root", "regions"}
+    | {"provenance", "licence", "skipped", "changed"}
+)
+"""Keys of corpus.json that every corpus has, so no note may have them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitCount:
-    """How much a split holds; `seconds` of speech."""
+    """Size of a split; `seconds` of speech."""
 
     captions: int
     images: int
@@ -41,7 +43,7 @@ class SplitCount:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What preparation kept, by split, what it skipped, by reason, and what it changed, by kind."""
+    """Sizes of the splits of a prepared corpus; captions skipped, by reason; sounds changed, by kind."""
 
     name: str
     root: Path
@@ -52,7 +54,7 @@ class Summary:
     def __rich__(self) -> Table:
         table = Table("split", "captions", "images", "hours", title=f"{self.name} in {self.root}")
         if self.skipped or self.changed:
-            # Made before the rows: a column that is added later takes the cells of all rows, from the first.
+            # Added before the rows: a later column would take the cells of all rows.
             table.add_column("why", overflow="fold")
         for split, count in self.kept.items():
             table.add_row(split, str(count.captions), str(count.images), f"{count.seconds / 3600:.2f}")
@@ -72,17 +74,25 @@ class Summary:
 
 
 class CorpusWriter:
-    """A context manager that writes one corpus to `root`.
+    """Context manager that writes a corpus to `root`.
 
-    Everything goes to `folder`, a hidden sibling of `root`; `finish` validates it and renames it to `root`.
-    An exception inside the block removes it; what a killed writer left is removed by the next one. A second
-    writer to the same root is refused while the first lives. `progress` follows the validation, which decodes
-    all sound; with `check_contents` false, `finish` reads no sound, picture or feature again: for large
-    sources that have checked each one.
+    All files go to `folder`, a hidden sibling of `root`. `finish`, called at the latest when the block ends,
+    validates the corpus and renames the folder. An exception removes it, and the next writer removes what a
+    killed one left. Only one process at a time can write to a root.
+
+    Args:
+        root: the corpus folder to make.
+        name: of the corpus, as are `version`, `provenance` (any JSON value) and `licence`.
+        image_root: folder of the images, absolute or relative to the corpus folder. None: images are not
+            available.
+        audio_root: likewise, of the sounds.
+        overwrite: whether to replace an existing corpus (but no other folder).
+        progress: stage "checking", of sounds decoded.
+        check_contents: whether `finish` reads every sound, image and feature again.
 
     Raises:
-        CorpusError: `root` exists and is not empty (unless `overwrite`, which replaces only a corpus),
-            another process is writing it, an item added is faulty, or the finished corpus is.
+        CorpusError: `root` exists and is not empty or not to be replaced; another process is writing to it;
+            a caption or region that is added is faulty; the finished corpus is faulty.
     """
 
     def __init__(
@@ -96,11 +106,13 @@ class CorpusWriter:
         image_root: str | Path | None = "images",
         audio_root: str | Path = "audio",
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
         check_contents: bool = True,
     ) -> None:
         self.root = Path(root).resolve()
-        self.folder = self.root.with_name(f".{self.root.name}.preparing")
+        self.folder = self.root
+        self.skipped: list[tuple[str, str]] = []
+        """(reason, what) of everything that was skipped."""
         self._overwrite = overwrite
         self._progress = progress
         self._check_contents = check_contents
@@ -115,41 +127,50 @@ class CorpusWriter:
             "image_root": None if image_root is None else str(image_root),
         }
         self._notes: dict[str, Any] = {}
-        self._skipped: list[tuple[str, str]] = []
         self._changed: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._image_ids: dict[str, None] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._split_images: dict[str, set[str]] = {}
-        self._lock: IO[str] | None = None
+        self._open: ExitStack | None = None
         self._captions: IO[str] | None = None
         self._regions: RegionsWriter | None = None
         self._shape: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
-        self._refuse_target()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder, self.root)
-        self._clear()
-        self._captions = (self.folder / CAPTIONS_FILE).open("w", encoding="utf-8")
+        self._check_target()
+        if not self.root.parent.exists():
+            self.root.parent.mkdir(parents=True)
+        with ExitStack() as opened:
+            try:
+                opened.enter_context(lock_file(self.root.with_name(f".{self.root.name}.lock")))
+            except BlockingIOError as error:
+                raise CorpusError(
+                    f"{self.root}: {error.strerror} is preparing this corpus. Wait for it or choose another "
+                    "folder."
+                ) from None
+            self.folder = opened.enter_context(atomic_folder(self.root, replace=self._overwrite))
+            self._captions = opened.enter_context((self.folder / CAPTIONS_FILE).open("w", encoding="utf-8"))
+            self._open = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lock is None:
+        if self._open is None:
             return
         if kind is None:
             self.finish()
         else:
-            self._abandon()
-            self._explain(error)
+            opened, self._open = self._open, None
+            _name_file(error, self.root)
+            opened.__exit__(kind, error, trace)
 
     def add_caption(self, caption: Caption) -> None:
-        """Append a spoken caption; its sound file may be written before or after, until `finish`.
+        """Append a spoken caption. Its sound may be written before or after, until `finish`.
 
         Raises:
-            CorpusError: a field is faulty or the id was added before.
+            CorpusError: a field is faulty, or the id was added before.
         """
         assert self._captions is not None, "CorpusWriter is used in a with block"
         faults = caption_faults(caption)
@@ -172,11 +193,12 @@ class CorpusWriter:
     ) -> None:
         """Append the regions of an image: features (R, F), stored as float16 or float32, and boxes (R, 4).
 
-        The first image decides R, F and the type.
+        The first image determines R, F and the type.
 
         Raises:
-            CorpusError: a shape differs, a value is not finite, a box leaves [0, 1], an image comes twice.
+            CorpusError: a shape differs, a value is not finite, a box leaves [0, 1], an image is added twice.
         """
+        assert self._open is not None, "CorpusWriter is used in a with block"
         faults = [f"image {image_id}: {fault}" for fault in region_faults(features, boxes)]
         if image_id in self._image_ids:
             faults.append(f"image {image_id}: is added twice")
@@ -191,14 +213,15 @@ class CorpusWriter:
             raise CorpusError(faults)
         if self._regions is None:
             self._regions = RegionsWriter(self.folder / REGIONS_FILE, features)
+            self._open.callback(self._regions.close)
             self._shape = self._regions.shape
         self._image_ids[image_id] = None
         self._regions.append(features, boxes)
 
     def adopt_regions(self, path: Path, image_ids: Sequence[str]) -> None:
-        """Move a finished regions.h5, whose rows are the images `image_ids`, into the corpus.
+        """Move a finished and checked regions.h5, whose rows are the images `image_ids`, into the corpus.
 
-        The corpus gets no others. The file is on the same file system; its maker has checked what is in it.
+        The file is on the same file system. The corpus gets no other regions.
         """
         assert self._regions is None, "regions come from one place: add_regions or adopt_regions"
         path.replace(self.folder / REGIONS_FILE)
@@ -207,60 +230,53 @@ class CorpusWriter:
         self._image_ids = dict.fromkeys(image_ids)
 
     def skip(self, reason: str, what: str) -> None:
-        """Record that preparation left out `what` because of `reason` (a short phrase that repeats)."""
-        self._skipped.append((reason, what))
+        """Record that `what` was skipped because of `reason`, a short phrase that repeats."""
+        self.skipped.append((reason, what))
 
     def count_change(self, kind: str) -> None:
-        """Count a sound that is stored otherwise than it was recorded; `kind` is a short phrase."""
+        """Count a sound that is stored with a change, of which `kind` is a short phrase."""
         self._changed[kind] += 1
 
     def note(self, key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Put a further key into corpus.json."""
-        if key in self._info or key in {"counts", "regions", "skipped", "changed"}:
+        """Add a key to corpus.json."""
+        if key in OWN_KEYS:
             raise ValueError(f"corpus.json: the key {key!r} is the format's own")
         self._notes[key] = value
 
     def finish(self) -> Summary:
-        """Complete, validate and rename the corpus; on a fault remove it and raise CorpusError."""
-        if self._lock is None:
+        """Complete, validate and rename the corpus; on a fault remove it.
+
+        Raises:
+            CorpusError: every fault of the corpus.
+            OSError: it cannot be written.
+        """
+        if self._open is None:
             raise ValueError("CorpusWriter.finish: nothing is being written")
+        opened, self._open = self._open, None
         try:
-            summary = self._complete()
-            self._check()
-            self._publish()
-        except BaseException as error:
-            self._abandon()
-            self._explain(error)
+            with opened:
+                summary = self._complete()
+                if faults := validate(self.folder, self._progress, contents=self._check_contents):
+                    raise CorpusError([fault.replace(str(self.folder), str(self.root)) for fault in faults])
+                self._check_target()
+        except OSError as error:
+            _name_file(error, self.root)
             raise
         return summary
 
-    def _explain(self, error: BaseException | None) -> None:
-        """Raise what a write that failed means; such an error names no file, or one of the corpus."""
-        if not isinstance(error, OSError):
-            return
-        # Of a copy, the second is the one that is written.
-        where = error.filename2 or error.filename or self.folder
-        if Path(where).is_relative_to(self.folder):
-            raise CorpusError(
-                f"{self.root}: cannot be written ({error.strerror or error}), so it is not there. "
-                "Make room, or choose another folder."
-            ) from error
-
-    def _check(self) -> None:
-        if faults := validate(self.folder, self._progress, contents=self._check_contents):
-            raise CorpusError([fault.replace(str(self.folder), str(self.root)) for fault in faults])
-
     def _complete(self) -> Summary:
+        """Write everything but the sounds and images."""
+        assert self._captions is not None
+        self._captions.close()
         if self._regions is not None:
             self._regions.complete(list(self._image_ids))
-        self._close()
         kept = {
             split: SplitCount(
                 count["captions"], len(self._split_images[split]), round(count["samples"] / SAMPLE_RATE, 3)
             )
             for split, count in self._counts.items()
         }
-        skipped = dict(sorted(Counter(reason for reason, _ in self._skipped).items()))
+        skipped = dict(sorted(Counter(reason for reason, _ in self.skipped).items()))
         counts = {split: asdict(count) for split, count in kept.items()}
         regions = None if self._shape is None else {"count": self._shape[0], "dim": self._shape[1]}
         changed = dict(sorted(self._changed.items()))
@@ -268,25 +284,14 @@ class CorpusWriter:
         info |= self._notes
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
         (self.folder / INFO_FILE).write_text(text, encoding="utf-8")
-        if self._skipped:
+        if self.skipped:
             with (self.folder / SKIPPED_FILE).open("w", encoding="utf-8") as file:
-                for reason, what in self._skipped:
+                for reason, what in self.skipped:
                     file.write(json.dumps({"reason": reason, "what": what}, ensure_ascii=False) + "\n")
         return Summary(self._info["name"], self.root, kept, skipped, changed)
 
-    def _publish(self) -> None:
-        assert self._lock is not None
-        self._refuse_target()
-        old = self.root.with_name(f".{self.root.name}.replaced")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.root.exists():
-            self.root.rename(old)
-        self.folder.rename(self.root)
-        (self.root / LOCK_FILE).unlink()
-        shutil.rmtree(old, ignore_errors=True)
-        self._release()
-
-    def _refuse_target(self) -> None:
+    def _check_target(self) -> None:
+        """Raise unless `root` is absent, an empty folder, or a corpus that is to be replaced."""
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             return
         if not (self.root / INFO_FILE).is_file():
@@ -302,37 +307,8 @@ class CorpusWriter:
                     "folder."
                 )
 
-    def _abandon(self) -> None:
-        with contextlib.suppress(Exception):
-            self._close()
-        # The lock goes last: whoever comes next must not find files that are still being removed.
-        with contextlib.suppress(OSError):
-            self._clear()
-            (self.folder / LOCK_FILE).unlink()
-            self.folder.rmdir()
-        self._release()
 
-    def _clear(self) -> None:
-        for leftover in self.folder.iterdir():
-            if leftover.name != LOCK_FILE:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-    def _close(self) -> None:
-        for file in (self._captions, self._regions):
-            if file is not None:
-                file.close()
-        self._captions = self._regions = None
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-        self._lock = None
-
-
-def _lock(folder: Path, root: Path) -> IO[str]:
-    try:
-        return hold(folder / LOCK_FILE)
-    except HeldError as holder:
-        raise CorpusError(
-            f"{root}: {holder} is preparing this corpus. Wait for it or choose another folder."
-        ) from None
+def _name_file(error: BaseException | None, root: Path) -> None:
+    """Name the corpus in an error of writing that names no file."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(root)

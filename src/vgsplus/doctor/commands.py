@@ -10,7 +10,7 @@ import yaml
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig, load_config, presets
-from vgsplus.corpora.reader import INFO_FILE
+from vgsplus.corpora.format import INFO_FILE
 from vgsplus.errors import ConfigError
 from vgsplus.experiments.reproduce import CORPUS, RUNS, SECONDS, variant_folder
 from vgsplus.schedule import VARIANTS, AdditionalSpeech, Schedule, variant_title

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.config import load_config, presets
-from vgsplus.corpora.format import Caption, Corpus, validate
+from vgsplus.corpora import Caption, Corpus, validate
 from vgsplus.corpora.reader import REGIONS_FILE, open_regions
 from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vgsplus.config import load_config
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.doctor.commands import reproduce_command
 from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers

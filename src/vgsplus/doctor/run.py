@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig, load_config
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.doctor.checkpoints import checkpoint_findings
 from vgsplus.doctor.commands import reproduction_of, resume_command
 from vgsplus.doctor.findings import Diagnosis, Finding

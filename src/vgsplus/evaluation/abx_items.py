@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from vgsplus import audio
 from vgsplus.corpora.items import (
-    COLUMNS,
     TIME_TOLERANCE,
     Items,
     SoundIndex,
@@ -26,7 +25,7 @@ from vgsplus.files import as_on_disk, files_below
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["COLUMNS", "CorpusError", "Items", "Token", "read_items"]
+__all__ = ["CorpusError", "Items", "Token", "read_items"]
 
 READERS = 4
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vgsplus.corpora.format import Caption
+    from vgsplus.corpora import Caption
     from vgsplus.evaluation.ranks import Ranks
 
 QUARTERS = 4

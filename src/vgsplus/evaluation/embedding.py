@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vgsplus.audio import Signal
-    from vgsplus.corpora.format import Caption, Corpus
+    from vgsplus.corpora import Caption, Corpus
 
 _log = logging.getLogger("vgsplus")
 READERS = 4

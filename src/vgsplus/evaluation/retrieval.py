@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora import Corpus
     from vgsplus.evaluation.embedding import JointModel, SplitEmbeddings
 
 KS = (1, 5, 10)

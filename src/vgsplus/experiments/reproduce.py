@@ -29,7 +29,7 @@ from rich.console import Console
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig, load_config
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.corpora.sources.stamps import prepare_stamps
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import Interrupted, VgsplusError

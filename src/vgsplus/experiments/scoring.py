@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import Means, Question, score_layers

@@ -21,7 +21,7 @@ from vgsplus.report.tables import label
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from vgsplus.corpora.format import Caption, Corpus
+    from vgsplus.corpora import Caption, Corpus
     from vgsplus.evaluation.retrieval import RetrievalResult
     from vgsplus.report.results import Results
 

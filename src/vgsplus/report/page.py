@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from vgsplus.corpora.format import Corpus
+    from vgsplus.corpora import Corpus
     from vgsplus.evaluation.retrieval import RetrievalScores
     from vgsplus.report.claims import Evidence
     from vgsplus.report.figures import Panel

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.schedule import PlannedPhase, Schedule
 from vgsplus.training.batches import (
     TRAIN,

@@ -19,7 +19,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vgsplus import audio
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Caption, Corpus
+from vgsplus.corpora import Caption, Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.models.speech import PADDING_STEP
 from vgsplus.schedule import PlannedPhase

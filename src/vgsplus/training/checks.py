@@ -7,8 +7,8 @@ import torch
 
 from vgsplus.audio import SAMPLE_RATE, is_there
 from vgsplus.config import RunConfig
+from vgsplus.corpora import Corpus
 from vgsplus.corpora.captions import NO_IMAGE
-from vgsplus.corpora.format import Corpus
 from vgsplus.errors import ConfigError, CorpusError, VgsplusError
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.models.waveform import receptive_field

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Corpus
-from vgsplus.corpora.reader import CAPTIONS_FILE
+from vgsplus.corpora import Corpus
+from vgsplus.corpora.format import CAPTIONS_FILE
 from vgsplus.errors import CheckpointError
 from vgsplus.files import HeldError, holding
 from vgsplus.models.vgsplus import ModelConfig

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig
-from vgsplus.corpora.format import Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import Interrupted, NotFiniteError
 from vgsplus.losses import Losses
 from vgsplus.models.vgsplus import VGSPlus

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from vgsplus.audio import write_wav
 from vgsplus.cli import app
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.flickr8k import prepare_flickr8k
 from vgsplus.errors import CorpusError
 

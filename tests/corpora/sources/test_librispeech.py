@@ -7,7 +7,7 @@ import soundfile
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.cli import main
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.librispeech import prepare_librispeech
 from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_items import read_items
@@ -59,14 +59,8 @@ def items(folder: Path, *lines: str) -> Path:
     return folder
 
 
-def test_utterances_become_captions_without_pictures(unpacked, tmp_path):
-    calls = {"read": [], "checked": []}
-    summary = prepare_librispeech(
-        unpacked,
-        tmp_path / "out",
-        progress=lambda *call: calls["read"].append(call),
-        checking=lambda *call: calls["checked"].append(call),
-    )
+def test_utterances_become_captions_without_pictures(unpacked, tmp_path, recorded_progress):
+    summary = prepare_librispeech(unpacked, tmp_path / "out", progress=recorded_progress)
     assert validate(tmp_path / "out") == []
     corpus = Corpus.open(tmp_path / "out")
     assert corpus.splits == ("train", "validation")
@@ -77,8 +71,8 @@ def test_utterances_become_captions_without_pictures(unpacked, tmp_path):
     assert caption.num_samples == round(0.6 * SAMPLE_RATE)
     assert corpus.feature_dim == corpus.num_regions == 0
     assert not summary.skipped
-    assert calls["read"] == [(n, 5) for n in range(1, 6)]
-    assert calls["checked"][-1] == (15, 15)
+    assert recorded_progress.of("chapters") == [(n, 5) for n in range(1, 6)]
+    assert recorded_progress.of("checking")[-1] == (15, 15)
 
 
 def test_the_sounds_stay_where_they_are(unpacked, tmp_path):

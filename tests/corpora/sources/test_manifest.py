@@ -9,7 +9,7 @@ import soundfile
 
 from vgsplus.audio import SAMPLE_RATE, read
 from vgsplus.cli import main
-from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, validate
+from vgsplus.corpora import Caption, Corpus, CorpusWriter, validate
 from vgsplus.corpora.sources.manifest import prepare_manifests, write_manifests
 from vgsplus.errors import CorpusError
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from vgsplus.audio import write_wav
 from vgsplus.cli import app
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.places import find_lists, prepare_places
 from vgsplus.errors import CorpusError
 

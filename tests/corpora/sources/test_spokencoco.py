@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, training_list
 from vgsplus.corpora.sources.spokencoco_json import read_list
 from vgsplus.errors import CorpusError

@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, read
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.stamp_recordings import Recording, Take, read_texts
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
 from vgsplus.corpora.sources.stamps import look_of, prepare_stamps

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, read
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.packing import pack
 from vgsplus.corpora.sources import table as tables
 from vgsplus.corpora.sources.table import prepare_table

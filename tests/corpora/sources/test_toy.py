@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, is_silent, read
-from vgsplus.corpora.format import Corpus, validate
+from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.toy.corpus import TOKENS_A_CELL, VOICES, prepare_toy
 from vgsplus.corpora.sources.toy.espeak import Voice, speak
 from vgsplus.corpora.sources.toy.pictures import SIDE, draw

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vgsplus.corpora.format import Summary
+from vgsplus.corpora import Summary
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption
 from vgsplus.corpora.sources.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.sources.karpathy import karpathy_images

@@ -14,15 +14,16 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vgsplus.audio import SUFFIXES, num_samples
-from vgsplus.corpora.format import Caption, CorpusWriter, Summary
+from vgsplus.corpora import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.files import read_text
-from vgsplus.parallel import Tick as Progress
 from vgsplus.parallel import stream_in_parallel
+from vgsplus.progress import SILENT, Progress
 
 FOLDER = "LibriSpeech"
 TRAINING_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
@@ -32,7 +33,6 @@ UNTRANSCRIBED_SUBSETS = ("small", "medium", "large")
 SPEAKERS_FILE = "SPEAKERS.TXT"
 SPEAKERS_COLUMNS = 5
 ITEM_HEADER = "#file"
-CHAPTERS_AT_ONCE = 64
 LICENCE = "CC BY 4.0"
 PROVENANCE = {
     "source": "LibriSpeech (V. Panayotov, G. Chen, D. Povey, S. Khudanpur, ICASSP 2015), OpenSLR 12",
@@ -85,8 +85,7 @@ def prepare_librispeech(
     validation: Sequence[str] | None = None,
     items: str | Path | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
-    checking: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Summary:
     """Prepare subsets of LibriSpeech as a corpus of speech alone at `root`.
 
@@ -102,8 +101,7 @@ def prepare_librispeech(
         validation: Subsets of the split "validation"; by default dev-clean, which Libri-Light may lack.
         items: A folder with ABX item files SUBSET.item, at any depth, to be copied into the corpus.
         overwrite: Replace a corpus that is there.
-        progress: Called as progress(chapters read, chapters in all).
-        checking: Called as checking(sounds decoded, sounds in all), while the finished corpus is checked.
+        progress: stages "chapters" and "checking", of sounds.
 
     Raises:
         CorpusError: a subset is absent, named twice or holds nothing usable, an utterance has two lines in a
@@ -133,7 +131,7 @@ def prepare_librispeech(
         image_root=None,
         audio_root=top,
         overwrite=overwrite,
-        progress=checking,
+        progress=progress,
     ) as writer:
         for subset, speaker in _absent_speakers(chapters, subsets):
             writer.skip(f"speaker of {SPEAKERS_FILE} without a folder", f"{subset}/{speaker}")
@@ -268,7 +266,7 @@ def _strangers(path: Path, chapters: Sequence[_Chapter]) -> Iterator[str]:
 
 
 def _add_captions(
-    writer: CorpusWriter, top: Path, chapters: Mapping[str, Sequence[_Chapter]], progress: Progress | None
+    writer: CorpusWriter, top: Path, chapters: Mapping[str, Sequence[_Chapter]], progress: Progress
 ) -> set[str]:
     """Write the captions of all chapters; their speakers."""
     every = [chapter for found in chapters.values() for chapter in found]
@@ -277,7 +275,9 @@ def _add_captions(
     faults: list[str] = []
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     read = stream_in_parallel(
-        lambda chapter: _read_chapter(top, chapter), every, progress, at_once=CHAPTERS_AT_ONCE
+        lambda chapter: _read_chapter(top, chapter),
+        every,
+        partial(progress.update, "chapters"),
     )
     for chapter, utterances in zip(every, read, strict=True):
         for caption in utterances.captions:

@@ -14,16 +14,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vgsplus.audio import PART, num_samples
-from vgsplus.corpora.format import Caption, Corpus, CorpusWriter, Summary
+from vgsplus.corpora import Caption, Corpus, CorpusWriter, Summary
+from vgsplus.corpora.format import INFO_FILE
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, unique_ids
-from vgsplus.corpora.reader import INFO_FILE
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
-from vgsplus.files import as_on_disk, file_identity, is_file, read_text, whole_file
-from vgsplus.parallel import Tick as Progress
+from vgsplus.files import as_on_disk, atomic_file, file_identity, is_file, read_text
 from vgsplus.parallel import stream_in_parallel
+from vgsplus.progress import SILENT, Progress
 
 FILES = {"train": "train.tsv", "validation": "valid.tsv"}
 """The manifest of each split."""
@@ -53,8 +54,7 @@ def prepare_manifests(
     root: str | Path,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
-    checking: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Summary:
     """Prepare the sounds that manifests name as a corpus of speech alone at `root`; they stay where they are.
 
@@ -67,8 +67,7 @@ def prepare_manifests(
         valid: That of the split "validation", if any.
         root: The corpus folder to make.
         overwrite: Replace a corpus that is there.
-        progress: Called as progress(headers read, sounds in all).
-        checking: Called as checking(sounds decoded, sounds in all), while the finished corpus is checked.
+        progress: stages "sounds" and "checking".
 
     Raises:
         CorpusError: every fault of the manifests, with its line: no such file, not two columns, a sound that
@@ -92,10 +91,10 @@ def prepare_manifests(
         image_root=None,
         audio_root=audio_root,
         overwrite=overwrite,
-        progress=checking,
+        progress=progress,
     ) as writer:
         ids = unique_ids([_name(row) for row in rows], [row.line for row in rows])
-        checked = stream_in_parallel(_fault, rows, progress)
+        checked = stream_in_parallel(_fault, rows, partial(progress.update, "sounds"))
         for row, caption_id, fault in zip(rows, ids, checked, strict=True):
             if fault is not None:
                 faults.append(f"{row.place}: {fault}")
@@ -268,7 +267,7 @@ def _caption(row: _Row, caption_id: str, audio_root: str) -> Caption:
 
 
 def _write(path: Path, top: Path, sounds: Mapping[Path, int]) -> None:
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(f"{top}\n".encode())
         for sound, length in sounds.items():
             file.write(f"{sound.relative_to(top)}\t{length}\n".encode())

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vgsplus.audio import is_there, num_samples
-from vgsplus.corpora.format import Caption, CorpusWriter, Summary
+from vgsplus.corpora import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, walk
 from vgsplus.errors import AudioError, CorpusError

@@ -7,7 +7,7 @@ lists.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vgsplus.corpora.format import Summary
+from vgsplus.corpora import Summary
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.sources.karpathy import coco_splits
 from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from vgsplus.audio import SCALED, load_any, write_wav
-from vgsplus.corpora.format import Caption, CorpusWriter, Summary
+from vgsplus.corpora import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
 from vgsplus.corpora.sources.stamp_recordings import MEND, Recording, Take, find_recordings
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies

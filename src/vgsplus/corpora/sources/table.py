@@ -28,7 +28,7 @@ from vgsplus.audio import (
     load_any,
     write_wav,
 )
-from vgsplus.corpora.format import Caption, CorpusWriter, Summary
+from vgsplus.corpora import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, unique_ids
 from vgsplus.corpora.sources.table_rows import Piece, Row, Table, nearest, read_table
 from vgsplus.errors import AudioError, CorpusError

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora.format import Caption, CorpusWriter, Summary
+from vgsplus.corpora import Caption, CorpusWriter, Summary
 from vgsplus.corpora.sources.toy.espeak import SILENCE_PHONE, Phone, Voice, speak
 from vgsplus.corpora.sources.toy.pictures import draw
 from vgsplus.corpora.sources.toy.scenes import HELD_OUT, Scene, describe, draw_scene
