@@ -24,6 +24,7 @@ import torch
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.config import load_config
 from vgsplus.evaluation.layers import LayerStore, speech_layers
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
 
 SIZES = ("toy", "paper")
@@ -79,7 +80,7 @@ def measure(
 ) -> list[Result]:
     """Time the three ways, in turn, `repeats` times after `warmup` times that do not count."""
     torch.manual_seed(seed)
-    model = VGSPlus(load_config(size, ["corpus=synthetic"]).model).to(device).eval()
+    model = build_model(load_config(size, ["corpus=synthetic"]).model).to(device).eval()
     every = range(1, len(model.speech.layers) + 1)
     passes: dict[str, list[Sequence[int]]] = {
         WAYS[0]: [every],

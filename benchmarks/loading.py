@@ -33,7 +33,7 @@ import torch
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.corpora.packing import pack
-from vgsplus.models.speech import PADDING_STEP, SpeechEncoder, deal_by_length
+from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length
 from vgsplus.training.batches import Batch, BatchReader, BatchRequest, epoch_order
 
 FIXED_SECONDS = 8.0
@@ -203,9 +203,9 @@ def paddings(batch_size: int, seed: int) -> list[Padding]:
     """The padding of random batches: in chunks as trained, in others, and to 8 s."""
     lengths = np.minimum(draw_num_samples(PADDED_CAPTIONS, seed), FIXED_SAMPLES)
     lengths = lengths[: PADDED_CAPTIONS // batch_size * batch_size].reshape(-1, batch_size)
-    ours = (SpeechEncoder.chunk, PADDING_STEP)
+    ours = (SpeechEncoder.chunk_samples, LENGTH_MULTIPLE)
     whole = batch_size * FIXED_SAMPLES
-    others = [(whole, PADDING_STEP), (ours[0] // 2, PADDING_STEP), (ours[0], PADDING_STEP // 2)]
+    others = [(whole, LENGTH_MULTIPLE), (ours[0] // 2, LENGTH_MULTIPLE), (ours[0], LENGTH_MULTIPLE // 2)]
     return [
         *(
             Padding(chunk=chunk, step=step, share=chunk_padding(lengths, chunk, step))
@@ -217,7 +217,7 @@ def paddings(batch_size: int, seed: int) -> list[Padding]:
 
 def chunk_padding(lengths: npt.NDArray[np.int64], chunk: int, step: int) -> float:
     """The padded share of batches (n, B), each run in chunks of like length of about `chunk` samples."""
-    parts = [batch[rows] for batch in torch.from_numpy(lengths) for rows in deal_by_length(batch, chunk)]
+    parts = [batch[rows] for batch in torch.from_numpy(lengths) for rows in bucket_by_length(batch, chunk)]
     computed = sum(len(part) * -(-int(part[0]) // step) * step for part in parts)
     return 1 - float(lengths.sum()) / computed
 

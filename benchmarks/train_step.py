@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vgsplus.config import load_config
-from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.published import build_model
 from vgsplus.training.machine import keep_freed_memory, keep_kernels
 from vgsplus.training.optimizer import build_optimizer
 
@@ -118,8 +118,8 @@ class Stepper:
         config = load_config(size, ["corpus=synthetic"])
         torch.manual_seed(seed)
         self.size, self.device = size, device
-        self.model = VGSPlus(config.model).to(device).train()
-        self.chunk = self.model.speech.chunk
+        self.model = build_model(config.model).to(device).train()
+        self.chunk = self.model.speech.chunk_samples
         self.optimizer = build_optimizer(self.model, config.schedule.phases[0].optimizer)
         self.clip = config.gradient_clip
         self.num_samples = draw_num_samples(captions or config.batch_size, seed)
@@ -131,7 +131,9 @@ class Stepper:
     def step(self, setting: Setting) -> float:
         """Make one training step; returns the seconds it took."""
         batch = self.batches[setting.padding]
-        self.model.speech.chunk = self.chunk if setting.padding == "chunks" else int(self.num_samples.sum())
+        self.model.speech.chunk_samples = (
+            self.chunk if setting.padding == "chunks" else int(self.num_samples.sum())
+        )
         batch = batch if setting.alpha > 0 else without_images(batch)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=setting.precision == "bf16")
         self._synchronise()

@@ -1,11 +1,14 @@
-"""Tensor functions that models and losses share; torch only."""
+"""Tensor functions that models and losses share.
+
+B batch, T frames, M masked frames of the utterance with the most, N rows.
+"""
 
 import torch
 from torch import Tensor
 
 
 def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
-    """Return the mask (B, num_frames) that is True at the first `lengths` (B,) frames of each row."""
+    """Return the mask (B, `num_frames`) that is True at the first `lengths` (B,) frames of each row."""
     return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
@@ -19,3 +22,9 @@ def scatter_rows(rows: Tensor, mask: Tensor) -> Tensor:
     scattered = rows.new_zeros(*mask.shape, *rows.shape[1:])
     scattered[mask] = rows
     return scattered
+
+
+def gather_masked(x: Tensor, mask: Tensor) -> Tensor:
+    """Select the masked frames of x (B, T, …) by mask (B, T), padded with zeros at the end: (B, M, …)."""
+    counts = mask.sum(-1)
+    return scatter_rows(x[mask], lengths_to_mask(counts, int(counts.max())))

@@ -8,7 +8,7 @@ from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.doctor import examine
 from vgsplus.doctor.corpus import padding_share
-from vgsplus.models.speech import PADDING_STEP
+from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
 
 
 def captions(*lengths):
@@ -30,7 +30,7 @@ def test_a_sound_corpus_is_well_and_counted(tiny_corpus, found):
 
 
 def test_padding_is_what_batches_add_to_the_speech():
-    step = PADDING_STEP
+    step = LENGTH_MULTIPLE
     assert padding_share(captions(step, step, step)) == 0
     # Every batch of two holds one of each length, whatever the order, or two alike.
     assert padding_share(captions(step, 3 * step), batch_size=2) == pytest.approx(6 / 4 - 1)

@@ -12,6 +12,7 @@ from vgsplus.cli import main
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.lexical import cdi_word, evaluate
 from vgsplus.evaluation.words import embed_words, open_words
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
@@ -106,7 +107,7 @@ def test_embeddings_are_what_the_model_gives_each_recording_alone(model, folder,
 
 def test_in_published_mode_too_a_recording_is_embedded_alone(folder):
     torch.manual_seed(0)
-    published = VGSPlus(dataclasses.replace(CONFIG, padding="published")).eval()
+    published = build_model(dataclasses.replace(CONFIG, padding="published")).eval()
     recordings = open_words(folder, published)
     vectors = embed_words(published, recordings, "utterance")
     with torch.no_grad():

@@ -19,6 +19,7 @@ from vgsplus.interop.convert import convert
 from vgsplus.interop.fairseq import convolutions
 from vgsplus.interop.fast_vgs import read_args
 from vgsplus.interop.loading import load_weights, load_with_report
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
@@ -99,7 +100,7 @@ def test_conversion_replaces_nothing_unasked(bundle, tmp_path):
 
 def test_a_phase_is_initialised_from_a_bundle_or_told_what_does_not_fit(bundle, golden):
     sizes = golden[0].config
-    model = VGSPlus(sizes)
+    model = build_model(sizes)
     assert "speech.layers" in load_weights(model, str(bundle))
     assert same(model, golden[0])
     narrower = ModelConfig(**{**vars(sizes), "ffn_dim": 1024, "image_layers": 1})
@@ -107,7 +108,7 @@ def test_a_phase_is_initialised_from_a_bundle_or_told_what_does_not_fit(bundle, 
         torch.device("meta"),
         pytest.raises(CheckpointError, match=r"layers.0.fc1.weight is \(3072, 768\).*\(1024, 768\)"),
     ):
-        load_weights(VGSPlus(narrower), str(bundle))
+        load_weights(build_model(narrower), str(bundle))
 
 
 # ---- fairseq ----------------------------------------------------------------------------------------------
@@ -444,7 +445,7 @@ def test_the_speech_side_of_a_vg_hubert_bundle_is_read(tiny, tmp_path, positions
     with torch.no_grad():
         layers, _ = model.speech_layers(waveforms, lengths)
         speech = tiny.speech
-        x = speech.project(speech.hear(waveforms, lengths).features)
+        x = speech.project(speech.extract_features(waveforms, lengths).features)
         x = speech.input_norm(torch.cat([cls, x + speech.positions(x)], 1))
         for layer, found in zip(speech.layers, layers, strict=True):
             x = layer(x)

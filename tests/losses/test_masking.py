@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from vgsplus.losses.masking import draw_negatives, span_mask
+from vgsplus.losses.masking import draw_negatives, span_mask, trim_to_shortest
 
 
-def draw(lengths, *, equal=False, seed=0, frames=None):
+def draw(lengths, *, seed=0, frames=None):
     torch.manual_seed(seed)
     lengths = torch.tensor(lengths)
-    return span_mask(lengths, frames or int(lengths.max()), probability=0.65, span=10, equal=equal)
+    return span_mask(lengths, frames or int(lengths.max()), probability=0.65, span=10)
 
 
 def test_only_real_frames_are_masked_and_every_utterance_has_some():
@@ -36,9 +36,11 @@ def test_about_as_much_is_masked_as_distinct_random_starts_cover():
     assert float(share) == pytest.approx(1 - clear, abs=0.01)
 
 
-def test_equal_leaves_the_same_number_in_each():
-    counts = draw([400, 90, 230], equal=True).sum(-1)
-    assert counts.unique().numel() == 1
+def test_trimmed_masks_have_as_many_masked_frames_as_the_fewest():
+    mask = draw([400, 90, 230])
+    trimmed = trim_to_shortest(mask)
+    assert (trimmed.sum(-1) == mask.sum(-1).min()).all()
+    assert not (trimmed & ~mask).any()
 
 
 def test_negatives_are_other_masked_frames_drawn_evenly():

@@ -14,7 +14,7 @@ SPAN, PROBABILITY = 10, 0.65
 def ours(length, batch, seed):
     torch.manual_seed(seed)
     lengths = torch.full((batch,), length)
-    return span_mask(lengths, length, probability=PROBABILITY, span=SPAN, equal=False).numpy()
+    return span_mask(lengths, length, probability=PROBABILITY, span=SPAN).numpy()
 
 
 def theirs(length, batch, seed):
@@ -45,7 +45,7 @@ def test_masked_frames_of_an_utterance_are_distributed_as_theirs(length):
 def test_the_number_of_spans_is_exact():
     """At a length that the span divides and no overlap to hide one, 0.1 · 200 / 10 = 2 spans every time."""
     torch.manual_seed(2)
-    masks = span_mask(torch.full((500,), 200), 200, probability=0.1, span=SPAN, equal=False).sum(1)
+    masks = span_mask(torch.full((500,), 200), 200, probability=0.1, span=SPAN).sum(1)
     assert int(masks.max()) == 2 * SPAN
     assert bool((masks > SPAN).all())
     # Two starts among 190 places, fewer than a span apart with a known chance.

@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from vgsplus.models.speech import deal_by_length
+from vgsplus.models.published import build_model
+from vgsplus.models.speech_encoder import bucket_by_length
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 TINY = ModelConfig(
@@ -31,7 +32,7 @@ SAMPLES = torch.tensor([9600, 6400, 8000, 4300])
 
 def make(**changes):
     torch.manual_seed(0)
-    return VGSPlus(dataclasses.replace(TINY, **changes))
+    return build_model(dataclasses.replace(TINY, **changes))
 
 
 def make_batch(padding=0):
@@ -86,11 +87,11 @@ def test_utterances_of_like_length_run_together_and_nothing_else_changes():
         layers, valid = model.speech_layers(waveforms, samples)
         return [losses.total.detach(), losses.feature_penalty.detach(), valid, *layers, *gradients]
 
-    model.speech.chunk = math.ceil(int(samples.sum()) / 4)
+    model.speech.chunk_samples = math.ceil(int(samples.sum()) / 4)
     together = measure()
     assert [shape[0] for shape in widths[:4]] == [6, 6, 6, 3]
     assert widths[3][1] < widths[0][1] <= 23_000
-    model.speech.chunk = int(samples.sum())
+    model.speech.chunk_samples = int(samples.sum())
     apart = measure()
     assert widths[0] == (21, 23_000)
     valid = together[2]
@@ -103,7 +104,7 @@ def test_utterances_of_like_length_run_together_and_nothing_else_changes():
 @pytest.mark.parametrize("chunk", [1, 9_000, 50_000, 10**9])
 def test_rows_are_dealt_by_length_into_equal_parts(chunk):
     samples = torch.randint(1000, 20_000, (17,), generator=torch.Generator().manual_seed(4))
-    parts = deal_by_length(samples, chunk)
+    parts = bucket_by_length(samples, chunk)
     rows = torch.cat(parts)
     assert sorted(rows.tolist()) == list(range(17))
     assert samples[rows].tolist() == sorted(samples.tolist(), reverse=True)
@@ -142,7 +143,8 @@ def test_alpha_one_never_runs_what_only_self_supervision_uses():
 
 def test_the_speech_decoder_ends_with_masked_frames_alone():
     model, batch = make().eval(), make_batch()
-    lengths, frames = model.speech.count_frames(SAMPLES, batch["waveforms"].shape[1])
+    width = batch["waveforms"].shape[1]
+    lengths, frames = model.speech.frame_lengths(SAMPLES, width), model.speech.num_frames(width)
     mask = (torch.arange(frames) % 3 == 1) & (torch.arange(frames) < lengths[:, None])
     given, hidden = [], []
     last = model.speech.layers[-1]
@@ -152,7 +154,7 @@ def test_the_speech_decoder_ends_with_masked_frames_alone():
     handle.remove()
     x, keys, queries = given[0]
     assert queries.shape == hidden[0].shape == (len(SAMPLES), mask.sum(-1).max(), TINY.dim)
-    whole = model.speech.frames(last(x, keys))
+    whole = model.speech.without_cls(last(x, keys))
     for ours, theirs, masked in zip(hidden[0], whole, mask, strict=True):
         torch.testing.assert_close(ours[: masked.sum()], theirs[masked])
 
@@ -246,3 +248,16 @@ def test_impossible_sizes_and_short_utterances_are_refused():
         make().embed_speech(torch.zeros(1, 300), torch.tensor([300]))
     with pytest.raises(ValueError, match="alpha"):
         make()(make_batch(), 1.5)
+
+
+def test_a_padding_mode_is_not_taken_for_the_other():
+    with pytest.raises(ValueError, match="build_model"):
+        VGSPlus(dataclasses.replace(TINY, padding="published"))
+
+
+def test_terms_are_attributes_and_none_where_alpha_leaves_them_out():
+    losses = make().eval()(make_batch(), 1.0)
+    assert losses.ssl is None
+    assert losses.grounding is losses.terms["grounding"]
+    with pytest.raises(AttributeError):
+        losses.groundling  # noqa: B018 - the access is what is tested

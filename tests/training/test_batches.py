@@ -7,7 +7,7 @@ import torch
 
 from vgsplus.corpora import Corpus
 from vgsplus.errors import AudioError
-from vgsplus.models.speech import PADDING_STEP
+from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
 from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.batches import (
     BatchReader,
@@ -83,8 +83,8 @@ def test_batches_are_padded_to_few_lengths(corpus_root):
     reader = BatchReader(corpus=corpus, captions=captions, max_samples=10 * 16000)
     for index, caption in enumerate(captions):
         length = reader.read(BatchRequest((index,), images=False))["waveforms"].shape[1]
-        assert length % PADDING_STEP == 0
-        assert caption.num_samples <= length < caption.num_samples + PADDING_STEP
+        assert length % LENGTH_MULTIPLE == 0
+        assert caption.num_samples <= length < caption.num_samples + LENGTH_MULTIPLE
 
 
 def test_a_batch_is_cropped_normalised_and_padded_to_its_longest(reader):

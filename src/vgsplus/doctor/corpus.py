@@ -18,7 +18,7 @@ from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers
 from vgsplus.errors import SHOWN_FAULTS, CorpusError
 from vgsplus.evaluation.abx_items import read_items
-from vgsplus.models.speech import PADDING_STEP, SpeechEncoder, deal_by_length
+from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length
 from vgsplus.training.batches import TRAIN, VALIDATION, epoch_order
 
 BATCH = 64
@@ -101,13 +101,15 @@ def padding_share(captions: Sequence[Caption], batch_size: int = BATCH, seed: in
     """How much more than the speech the encoder computes of random batches, as a share of the speech.
 
     As in training, a batch runs in chunks of like length, each padded to its longest caption, rounded up to
-    `PADDING_STEP`; nothing is cropped, and the last batch may be smaller.
+    `LENGTH_MULTIPLE`; nothing is cropped, and the last batch may be smaller.
     """
     lengths = np.array([caption.num_samples for caption in captions])
     mixed = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)])
     batches = [mixed[start : start + batch_size] for start in range(0, len(mixed), batch_size)]
-    chunks = [batch[rows] for batch in batches for rows in deal_by_length(batch, SpeechEncoder.chunk)]
-    padded = sum(len(chunk) * -(-int(chunk[0]) // PADDING_STEP) * PADDING_STEP for chunk in chunks)
+    chunks = [
+        batch[rows] for batch in batches for rows in bucket_by_length(batch, SpeechEncoder.chunk_samples)
+    ]
+    padded = sum(len(chunk) * -(-int(chunk[0]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for chunk in chunks)
     return padded / float(lengths.sum()) - 1
 
 

@@ -22,7 +22,7 @@ from vgsplus.evaluation.abx import CONDITIONS, Comparisons
 from vgsplus.evaluation.abx_frames import FrameTable, check_finite, frame_spans
 from vgsplus.evaluation.layers import choose_layers
 from vgsplus.evaluation.log_mel import FRAME_RATE, log_mel
-from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.models.published import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vgsplus.evaluation.abx_items import Items
+    from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
 class Progress(Protocol):
@@ -165,7 +166,7 @@ def score_untrained(
     """`score_layers` of a model of these sizes that has not learned anything, drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = VGSPlus(config)
+        fresh = build_model(config)
     return score_layers(fresh.eval().to(means.device), question, means, layers=layers, features="untrained")
 
 

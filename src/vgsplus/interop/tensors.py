@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vgsplus.errors import CheckpointError
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import Shape, StoredTensor
 
@@ -153,7 +154,7 @@ def empty_model(config: ModelConfig) -> VGSPlus:
     Not one on the meta device: to build that, PyTorch loads its compiler, which takes seconds.
     """
     with torch.random.fork_rng(devices=[]), _Unfilled():
-        return VGSPlus(config)
+        return build_model(config)
 
 
 _OPTIONAL = frozenset({"speech.mask_vector", "speech.cls"})
@@ -259,7 +260,7 @@ class Source:
         places, report = self.match(model)
         self._require_same_network(report)
         if report.initial:
-            model = VGSPlus(self.config)
+            model = build_model(self.config)
         tensors = {
             name: self._read(places[name], like)
             for name, like in model.state_dict().items()

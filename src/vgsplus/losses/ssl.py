@@ -1,13 +1,13 @@
-"""Self-supervision: tell a masked frame's own target from others', and use the whole codebook.
+"""Self-supervised losses: contrastive and diversity loss (wav2vec 2.0, equations 3 and 4).
 
-wav2vec 2.0, equations 3 and 4. B batch, M masked frames, N negatives, V dimensions.
+B batch, M masked frames, N negatives, V dimensions, G codebooks (groups), K codes in each.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vgsplus.losses.precision import full_precision
+from vgsplus.functional import upcast
 
 
 def contrastive_loss(
@@ -15,43 +15,46 @@ def contrastive_loss(
     targets: Tensor,
     codes: Tensor,
     negatives: Tensor,
-    present: Tensor,
+    valid: Tensor,
     temperature: float = 0.1,
 ) -> Tensor:
-    """Mean cross-entropy of each masked frame's own target against its negatives.
+    """Return the mean cross-entropy of the target of each masked frame against its negatives.
 
-    All cosines of an utterance are one matrix product; negatives are picked from it, never copied out.
+    The cosines of an utterance are one matrix product, from which those of the negatives are gathered.
 
     Args:
-        predictions: (B, M, V).
-        targets: (B, M, V).
-        codes: (B, M, G) int64; a negative with the codes of the positive does not count.
-        negatives: (B, M, N) int64 in [0, M).
-        present: (B, M) True where a masked frame is, False where an utterance has fewer than M.
+        predictions: (B, M, V), projected outputs of the speech decoder.
+        targets: (B, M, V), projected quantised features.
+        codes: (B, M, G) int64. Negatives with the codes of the positive are excluded.
+        negatives: (B, M, N) int64 in [0, M), as drawn by `masking.draw_negatives`.
+        valid: (B, M), False where an utterance has fewer than M masked frames.
         temperature: κ.
+
+    Returns:
+        A scalar.
     """
     with torch.autocast(predictions.device.type, enabled=False):
-        predicted = F.normalize(full_precision(predictions), dim=-1)
-        target = F.normalize(full_precision(targets), dim=-1)
+        predicted = F.normalize(upcast(predictions), dim=-1)
+        target = F.normalize(upcast(targets), dim=-1)
         cosines = predicted @ target.transpose(1, 2)
-        own = cosines.diagonal(dim1=1, dim2=2)[..., None]
+        positive = cosines.diagonal(dim1=1, dim2=2)[..., None]
         same = (codes[:, :, None] == codes[:, None]).all(-1).gather(2, negatives)
-        others = cosines.gather(2, negatives).masked_fill(same, -torch.inf)
-        logits = torch.cat([own, others], dim=-1)[present] / temperature
+        negative = cosines.gather(2, negatives).masked_fill(same, -torch.inf)
+        logits = torch.cat([positive, negative], dim=-1)[valid] / temperature
         return -F.log_softmax(logits, dim=-1)[:, 0].mean()
 
 
 def perplexity(probabilities: Tensor) -> Tensor:
-    """Sum over groups of exp(entropy); probabilities (G, K) → scalar."""
+    """Return exp(entropy) of the probabilities (G, K), summed over groups: a scalar."""
     return torch.exp(-(probabilities * (probabilities + 1e-7).log()).sum(-1)).sum()
 
 
 def diversity_loss(mean_probabilities: Tensor) -> Tensor:
-    """(G·K − perplexity) / (G·K): 0 when all codes are used alike; mean_probabilities (G, K)."""
+    """Return (G·K − perplexity) / (G·K), 0 if all codes are used equally; mean_probabilities (G, K)."""
     total = mean_probabilities.numel()
     return (total - perplexity(mean_probabilities)) / total
 
 
 def code_perplexity(codes: Tensor, num_codes: int) -> Tensor:
-    """Perplexity of the codes chosen; codes (n, G) int64."""
+    """Return the perplexity of the chosen codes (N, G) int64: a scalar."""
     return perplexity(F.one_hot(codes, num_codes).float().mean(0))

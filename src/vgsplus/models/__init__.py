@@ -1,1 +1,1 @@
-"""The network, one file a block of the paper's Fig. 1."""
+"""The network, one file for each block of the paper's Fig. 1."""

@@ -1,4 +1,7 @@
-"""The Gumbel product quantiser: what masked frames are predicted as (wav2vec 2.0, section 3.2)."""
+"""The Gumbel-softmax product quantiser (wav2vec 2.0, section 2).
+
+N frames, C channels, G codebooks (groups), K codes in each, V dimensions of all groups together.
+"""
 
 from typing import NamedTuple
 
@@ -6,11 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vgsplus.losses.precision import full_precision
+from vgsplus.functional import upcast
 
 
 class Quantized(NamedTuple):
-    """Targets (N, V), the code of each group (N, G) int64, and the softmax that diversity rewards (G, K)."""
+    """Output of the quantiser.
+
+    Attributes:
+        targets: (N, V).
+        codes: (N, G) int64, the chosen code of each group.
+        mean_probabilities: (G, K), softmax of the logits averaged over frames, for the diversity loss.
+    """
 
     targets: Tensor
     codes: Tensor
@@ -18,12 +27,14 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module):
-    """Picks one of K codes in each of G groups, hard forwards and soft backwards.
+    """Choose one code in each group; the gradient is that of the Gumbel softmax (straight-through).
 
     Args:
-        channels: of the frames.
-        groups: G. codes: K in each group. dim: of all groups' vectors together.
-        temperature: Gumbel temperature at first, at last, and its decay each update.
+        channels: C.
+        groups: G.
+        codes: K.
+        dim: V.
+        temperature: initial and final temperature of the Gumbel softmax, and its factor at each update.
     """
 
     updates: Tensor
@@ -37,20 +48,21 @@ class Quantizer(nn.Module):
         self.codebook = nn.Parameter(torch.rand(groups, codes, dim // groups))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, frames: Tensor, *, anneal: bool = True) -> Quantized:
-        """(N, C) → Quantized; in evaluation mode the likeliest code, without noise.
+    def forward(self, features: Tensor, *, update_temperature: bool = True) -> Quantized:
+        """Quantise features (N, C). In evaluation mode choose the most probable codes, without noise.
 
-        In training the temperature moves on with every call, unless `anneal` is false: a call that shares its
-        update with one that does.
+        Args:
+            features: (N, C).
+            update_temperature: whether this call counts as an update, as one call of each training step does.
         """
-        logits = full_precision(self.logits(frames)).view(-1, self.groups, self.num_codes)
+        logits = upcast(self.logits(features)).view(-1, self.groups, self.num_codes)
         if self.training:
-            first, last, decay = self.temperature
-            heat = (first * decay ** self.updates.double()).clamp(min=last).to(logits.dtype)
-            if anneal:
+            initial, final, factor = self.temperature
+            temperature = (initial * factor ** self.updates.double()).clamp(min=final).to(logits.dtype)
+            if update_temperature:
                 self.updates += 1
             noise = -torch.empty_like(logits).exponential_().log()
-            soft = F.softmax((logits + noise) / heat, dim=-1)
+            soft = F.softmax((logits + noise) / temperature, dim=-1)
             codes = soft.argmax(-1)
             choice = F.one_hot(codes, self.num_codes) + soft - soft.detach()
         else:

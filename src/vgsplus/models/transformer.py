@@ -1,6 +1,6 @@
-"""Transformer layers and the convolution that tells them where a frame is.
+"""Transformer layers and the convolutional positional embedding.
 
-B batch, T positions, Q of them that ask, D dimensions, H heads, E = D / H.
+B batch, T positions, Q query positions, D dimensions, H heads, E = D / H.
 """
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot products: q (B, H, Q, E), k and v (B, H, T, E) → (B, H, Q, E).
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention: q (B, H, Q, E), k and v (B, H, T, E) → (B, H, Q, E).
 
-    mask (B, 1, 1, T) is True where a key is.
+    mask (B, 1, 1, T) is True at keys that are attended to.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # PyTorch's fused kernel takes 1.2 to 5 times as long here, at 140 to 400 positions.
@@ -24,7 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with query, key and value in one projection."""
+    """Multi-head self-attention with one projection for query, key and value."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -32,33 +32,35 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, keys: Tensor | None, queries: Tensor | None) -> Tensor:
-        """What queries (B, Q, D), or all of x (B, T, D), find in x → (B, Q, D) or (B, T, D).
-
-        keys (B, T) is True where a key may be attended to, None for all.
-        """
-        if queries is None:
+    def forward(self, x: Tensor, attention_mask: Tensor | None, query: Tensor | None) -> Tensor:
+        """Attend to x (B, T, D); arguments and shapes as in `TransformerLayer.forward`."""
+        if query is None:
             q, k, v = self._split(self.qkv(x), 3)
         else:
             dim, weight, bias = x.shape[2], self.qkv.weight, self.qkv.bias
-            (q,) = self._split(F.linear(queries, weight[:dim], bias[:dim]), 1)
+            (q,) = self._split(F.linear(query, weight[:dim], bias[:dim]), 1)
             k, v = self._split(F.linear(x, weight[dim:], bias[dim:]), 2)
-        mask = None if keys is None else keys[:, None, None]
-        attended = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
-        return mixed
+        mask = None if attention_mask is None else attention_mask[:, None, None]
+        attended = attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        output: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return output
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, T, parts · D) → each part as (B, H, T, E)."""
+        """Split (B, T, parts · D) into parts and heads: (B, H, T, E) each."""
         batch, positions, width = projected.shape
         heads = projected.view(batch, positions, parts, self.heads, width // (parts * self.heads))
         return heads.permute(2, 0, 3, 1, 4).unbind()
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each added to its input.
+    """Self-attention and feed-forward network, each with a residual connection.
 
-    The sum is normalised (post-LN), or, with `norm_first`, what goes into each is, and the sum is not.
+    Args:
+        dim: D.
+        heads: H.
+        ffn_dim: width of the feed-forward network.
+        dropout: probability, also of attention weights.
+        norm_first: normalise the inputs of both parts (pre-norm) instead of the sums (post-norm).
     """
 
     def __init__(
@@ -73,19 +75,25 @@ class TransformerLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, keys: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D), or, with queries (B, Q, D) that are positions of x, theirs alone, (B, Q, D).
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
+        """Compute the outputs of all positions, or of some only, which saves most of a last layer.
 
-        keys (B, T) is True where a key may be attended to. Where few positions are wanted of a last layer,
-        asking for these saves most of it.
+        Args:
+            x: (B, T, D).
+            attention_mask: (B, T) bool, True at positions that are attended to, as in transformers (the
+                opposite of PyTorch's key_padding_mask); None for all.
+            query: (B, Q, D), the positions of x whose outputs are computed; None for all.
+
+        Returns:
+            (B, T, D), or (B, Q, D) with `query`.
         """
+        residual = x if query is None else query
         if self.norm_first:
-            normalised = None if queries is None else self.attention_norm(queries)
-            attended = self.dropout(self.attention(self.attention_norm(x), keys, normalised))
-            x = (x if queries is None else queries) + attended
+            normalised = None if query is None else self.attention_norm(query)
+            attended = self.attention(self.attention_norm(x), attention_mask, normalised)
+            x = residual + self.dropout(attended)
             return x + self._feed_forward(self.ffn_norm(x))
-        attended = self.dropout(self.attention(x, keys, queries))
-        x = self.attention_norm((x if queries is None else queries) + attended)
+        x = self.attention_norm(residual + self.dropout(self.attention(x, attention_mask, query)))
         output: Tensor = self.ffn_norm(x + self._feed_forward(x))
         return output
 
@@ -95,7 +103,13 @@ class TransformerLayer(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
-    """A wide grouped convolution whose output is added to the frames (wav2vec 2.0, section 2)."""
+    """Convolutional relative positional embedding (wav2vec 2.0, section 2).
+
+    Args:
+        dim: D.
+        kernel: in frames.
+        groups: of the convolution.
+    """
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -106,6 +120,6 @@ class PositionalConvolution(nn.Module):
         self.convolution = weight_norm(convolution, dim=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
-        # An even kernel gives one position too many.
+        """Return the embedding (B, T, D) to be added to x (B, T, D)."""
+        # An even kernel yields one position too many.
         return F.gelu(self.convolution(x.transpose(1, 2))[:, :, : x.shape[1]]).transpose(1, 2)

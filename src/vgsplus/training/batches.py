@@ -21,7 +21,7 @@ from vgsplus import audio
 from vgsplus.config import RunConfig
 from vgsplus.corpora import Caption, Corpus
 from vgsplus.errors import VgsplusError
-from vgsplus.models.speech import PADDING_STEP
+from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
 from vgsplus.schedule import PlannedPhase
 from vgsplus.training.randomness import Use
 
@@ -121,8 +121,8 @@ def validation_order(num: int, batch_size: int, *, images: bool) -> list[BatchRe
 class BatchReader:
     """Reads batches of one split; captions are cut to `max_samples` samples.
 
-    Waveforms are padded to the longest of the batch, rounded up to PADDING_STEP, or always to `max_samples`
-    where `pad_to_max`.
+    Waveforms are padded to the longest of the batch, rounded up to LENGTH_MULTIPLE, or always to
+    `max_samples` where `pad_to_max`.
     """
 
     corpus: Corpus
@@ -184,7 +184,7 @@ def split_reader(config: RunConfig, corpus: Corpus, split: str) -> BatchReader:
 
 
 def _rounded_up(num_samples: int) -> int:
-    return -(-num_samples // PADDING_STEP) * PADDING_STEP
+    return -(-num_samples // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
 def read_batches[Request, Read](

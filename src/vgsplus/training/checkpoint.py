@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vgsplus.config import parse_model
 from vgsplus.errors import CheckpointError
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
 
 FORMAT = 1
@@ -281,7 +282,7 @@ def load_model(path: str | Path) -> VGSPlus:
         ConfigError: its model configuration is not one.
     """
     checkpoint = resolve(path)
-    model = VGSPlus(parse_model(load_state(checkpoint).model))
+    model = build_model(parse_model(load_state(checkpoint).model))
     load_weights(model, checkpoint)
     return model.eval()
 

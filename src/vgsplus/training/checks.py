@@ -10,8 +10,9 @@ from vgsplus.config import RunConfig
 from vgsplus.corpora import Corpus
 from vgsplus.corpora.captions import NO_IMAGE
 from vgsplus.errors import ConfigError, CorpusError, VgsplusError
+from vgsplus.models.feature_extractor import receptive_field
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.models.waveform import receptive_field
 from vgsplus.training.batches import TRAIN, VALIDATION
 
 type LoadWeights = Callable[[VGSPlus, str], str]
@@ -69,7 +70,7 @@ def _init_faults(config: RunConfig, load_weights: LoadWeights | None, begun: int
         else:
             try:
                 with torch.device("meta"):
-                    load_weights(VGSPlus(config.model), phase.init)
+                    load_weights(build_model(config.model), phase.init)
             except VgsplusError as error:
                 yield f"schedule.{index}.init: {error}"
 

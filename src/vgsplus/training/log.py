@@ -27,7 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
 from vgsplus.files import whole_file
-from vgsplus.losses import Losses
+from vgsplus.losses import PUBLISHED_TERMS, Losses
 from vgsplus.schedule import PlannedPhase
 from vgsplus.training.batches import Batch
 
@@ -36,17 +36,8 @@ TENSORBOARD = "tensorboard"
 _PLACE = ("kind", "step", "phase", "phase_index", "phase_step", "epoch", "scores")
 _REQUIRED = frozenset(_PLACE) - {"scores"}
 
-SCALARS = (
-    "total",
-    "grounding",
-    "ssl",
-    "contrastive",
-    "diversity",
-    "feature_penalty",
-    "prob_perplexity",
-    "code_perplexity",
-)
-"""The fields of `Losses` that are logged."""
+SCALARS = ("total", *PUBLISHED_TERMS)
+"""The losses of the paper, which are logged as null in steps that do not compute them."""
 ADDITIONAL = "additional_speech/"
 ADDITIONAL_SCALARS = tuple(f"{ADDITIONAL}{name}" for name in SCALARS if name not in ("total", "grounding"))
 """The same of additional speech, which has self-supervision alone."""
@@ -162,8 +153,8 @@ def place(kind: str, planned: PlannedPhase, done: int) -> Record:
 
 
 def scalars(losses: Losses) -> dict[str, Tensor]:
-    """The losses that were computed, without the similarity matrix."""
-    return {name: value for name in SCALARS if (value := getattr(losses, name)) is not None}
+    """Return the total and the terms by name."""
+    return {"total": losses.total, **losses.terms}
 
 
 def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:

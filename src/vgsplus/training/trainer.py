@@ -21,7 +21,7 @@ from vgsplus.config import RunConfig
 from vgsplus.corpora import Corpus
 from vgsplus.errors import Interrupted, NotFiniteError
 from vgsplus.losses import Losses
-from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.published import build_model
 from vgsplus.schedule import PlannedPhase
 from vgsplus.training import checkpoint
 from vgsplus.training.additional import (
@@ -175,7 +175,7 @@ class Trainer:
         )
         self.fabric = Fabric(accelerator=device, devices=1, plugins=self.precision)
         torch.manual_seed(indexed_seed(config.seed, Use.MODEL))
-        self.model = VGSPlus(config.model)
+        self.model = build_model(config.model)
         self.fabric.setup_module(self.model)
         self._pin_memory = self.fabric.device.type == "cuda"
         self.train_reader = split_reader(config, corpus, TRAIN)
@@ -296,9 +296,11 @@ class Trainer:
         """
         torch.manual_seed(indexed_seed(self.config.seed, Use.ADDITIONAL_STEP, planned.index, step))
         # The Gumbel temperature moves on once an update: with the captions, if they reach the quantiser.
-        anneal = planned.alpha(step) == 1
+        update_temperature = planned.alpha(step) == 1
         with self.fabric.autocast():
-            losses: Losses = self.model(self.fabric.to_device(batch), alpha=0.0, anneal=anneal)
+            losses: Losses = self.model(
+                self.fabric.to_device(batch), alpha=0.0, update_temperature=update_temperature
+            )
         self.fabric.backward(planned.additional_weight * losses.total)
         return scalars(losses)
 

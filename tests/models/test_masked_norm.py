@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from vgsplus.models.normalization import FrameBatchNorm, UtteranceNorm, frame_mask
-from vgsplus.models.transformer import attend
+from vgsplus.functional import lengths_to_mask
+from vgsplus.models.masked_norm import MaskedBatchNorm, MaskedInstanceNorm
+from vgsplus.models.transformer import attention
 
 CHANNELS, FRAMES = 5, 13
 LENGTHS = torch.tensor([13, 4, 9])
@@ -28,9 +29,9 @@ def gradients(output: torch.Tensor, norm: torch.nn.Module, x: torch.Tensor) -> l
 
 
 def test_an_utterance_is_normalised_as_if_it_had_no_padding():
-    norm = randomised(UtteranceNorm(CHANNELS))
+    norm = randomised(MaskedInstanceNorm(CHANNELS))
     x = padded_input().requires_grad_()
-    y = norm(x, frame_mask(LENGTHS, FRAMES))
+    y = norm(x, lengths_to_mask(LENGTHS, FRAMES))
     for row, length in enumerate(LENGTHS):
         alone = x[row : row + 1, :, :length].detach().requires_grad_()
         expected = norm(alone)
@@ -43,8 +44,8 @@ def test_an_utterance_is_normalised_as_if_it_had_no_padding():
 
 
 def test_a_batch_is_normalised_as_its_real_frames_laid_end_to_end():
-    norm, plain = randomised(FrameBatchNorm(CHANNELS)), randomised(torch.nn.BatchNorm1d(CHANNELS))
-    x, valid = padded_input().requires_grad_(), frame_mask(LENGTHS, FRAMES)
+    norm, plain = randomised(MaskedBatchNorm(CHANNELS)), randomised(torch.nn.BatchNorm1d(CHANNELS))
+    x, valid = padded_input().requires_grad_(), lengths_to_mask(LENGTHS, FRAMES)
     frames = x.transpose(1, 2)[valid].detach().requires_grad_()
     y, expected = norm(x, valid).transpose(1, 2)[valid], plain(frames)
     torch.testing.assert_close(y, expected)
@@ -55,7 +56,7 @@ def test_a_batch_is_normalised_as_its_real_frames_laid_end_to_end():
 
 
 def test_gradients_hold_where_padding_counts_in_what_follows():
-    norm, valid = randomised(UtteranceNorm(CHANNELS)), frame_mask(LENGTHS, FRAMES)
+    norm, valid = randomised(MaskedInstanceNorm(CHANNELS)), lengths_to_mask(LENGTHS, FRAMES)
     assert torch.autograd.gradcheck(lambda x: norm(x, valid), padded_input().requires_grad_())
 
 
@@ -63,7 +64,7 @@ def test_gradients_hold_where_padding_counts_in_what_follows():
 def test_attention_in_bfloat16_follows_the_same_in_float32(masked):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, 11, 16).unbind()
-    mask = frame_mask(torch.tensor([11, 6]), 11)[:, None, None] if masked else None
-    rough = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask, 0.0)
-    torch.testing.assert_close(rough.float(), attend(q, k, v, mask, 0.0), atol=0.03, rtol=0.03)
+    mask = lengths_to_mask(torch.tensor([11, 6]), 11)[:, None, None] if masked else None
+    rough = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask, 0.0)
+    torch.testing.assert_close(rough.float(), attention(q, k, v, mask, 0.0), atol=0.03, rtol=0.03)
     assert rough.dtype == torch.bfloat16
