@@ -277,8 +277,8 @@ class VGSPlus(nn.Module):
     def _require_grounding(self) -> None:
         if not self.config.grounded:
             raise ValueError(
-                "this model is wav2vec 2.0 alone, without a grounding side: it has no embeddings and is "
-                "trained at alpha = 0 only; to ground it, train a model with `grounded: true` and `init` from it"
+                "this model is wav2vec 2.0 alone, without a grounding side: it has no embeddings and is only "
+                "trained at alpha = 0; to ground it, train a model with `grounded: true` and `init` from it"
             )
 
 
