@@ -146,7 +146,7 @@ CORPUS_FAULTS = {
     ),
     "images of 0 boxes": (
         replaced("features", lambda features: features[:, :0]),
-        r"regions\.h5: has features \(16, 0, 12\), boxes \(16, 5, 4\), not \(16, 5, 12\)",
+        r"regions\.h5: has features \(16, 0, 12\), boxes \(16, 5, 4\) and image_ids",
     ),
     "fewer rows of features than images": (
         replaced("features", lambda features: features[1:]),

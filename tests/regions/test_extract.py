@@ -158,15 +158,15 @@ def test_a_picture_is_found_by_its_contents(folder, tmp_path):
     describe_folder(folder, out, Mean())
     digests = {picture.id: picture.digest for picture in region_writing._survey(folder, None)[0]}
     with RegionStore(out) as store:
-        features, boxes = store.regions("moved/elsewhere.png", digests["p2.png"])
+        features, boxes = store.find("moved/elsewhere.png", digests["p2.png"])
         assert features[0].tolist() == [2, 20, 90]
         assert boxes.shape == (2, 4)
-        assert store.regions("p2.png", "0" * 64) is None
+        assert store.find("p2.png", "0" * 64) is None
     shutil.copy(out, tmp_path / "theirs.h5")
     with h5py.File(tmp_path / "theirs.h5", "r+") as file:
         del file["sha256"]
     with RegionStore(tmp_path / "theirs.h5") as store:
-        assert store.regions("p2.png", "0" * 64)[0][0].tolist() == [2, 20, 90]
+        assert store.find("p2.png", "0" * 64)[0][0].tolist() == [2, 20, 90]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_picture_is_found_by_its_contents(folder, tmp_path):
     [
         (lambda file: file.pop("boxes"), "lacks boxes"),
         (lambda file: file.create_dataset("boxes2", data=file.pop("boxes")[:, :1]), "lacks boxes"),
-        (lambda file: file.attrs.update(provenance="{"), "no JSON"),
+        (lambda file: file.attrs.update(provenance="{"), "is not JSON"),
     ],
 )
 def test_a_file_of_regions_that_is_not_whole_is_refused(folder, tmp_path, change, message):

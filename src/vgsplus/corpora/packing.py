@@ -22,10 +22,11 @@ from typing import Self
 from vgsplus import audio
 from vgsplus.audio import num_samples
 from vgsplus.corpora.format import Caption
-from vgsplus.corpora.reader import REGIONS_FILE, Corpus
+from vgsplus.corpora.reader import Corpus
 from vgsplus.corpora.writer import OWN_KEYS, CorpusWriter, Summary
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.store import REGIONS_FILE
 
 SHARDS_FOLDER = "shards"
 SHARD_BYTES = 1 << 30

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -15,11 +14,7 @@ from vgsplus.corpora.captions import Captions, index_captions
 from vgsplus.corpora.format import CAPTIONS_FILE, FORMAT, INFO_FILE, Caption
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, read_text
-from vgsplus.regions.layout import HDF5_ERRORS
-from vgsplus.regions.stored_rows import StoredRows
-
-REGIONS_FILE = "regions.h5"
-REGION_SETS = ("image_ids", "features", "boxes")
+from vgsplus.regions.store import REGIONS_FILE, RegionStore
 
 
 class Corpus:
@@ -37,7 +32,7 @@ class Corpus:
         self.image_ids = image_ids
         self._rows = _rows(image_ids)
         self._captions = captions
-        self._opened: tuple[StoredRows, StoredRows] | None = None
+        self._opened: RegionStore | None = None
         self._opened_pid: int | None = None
 
     @classmethod
@@ -135,16 +130,10 @@ class Corpus:
     ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
         """As `regions`, in the types that are stored, float16 or float32: half the bytes to move."""
         rows = [self.image_row(image_id) for image_id in image_ids]
-        features, boxes = self._region_rows()
-        return features.read(rows), boxes.read(rows)
-
-    def _region_rows(self) -> tuple[StoredRows, StoredRows]:
         # An HDF5 handle inherited through fork shares its file position: each process opens its own.
         if self._opened is None or self._opened_pid != os.getpid():
-            file = open_regions(self.root)
-            self._opened = StoredRows(file["features"]), StoredRows(file["boxes"])
-            self._opened_pid = os.getpid()
-        return self._opened
+            self._opened, self._opened_pid = open_regions(self.root), os.getpid()
+        return self._opened.read(rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None, "_opened_pid": None}
@@ -192,31 +181,11 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def read_image_ids(root: Path) -> tuple[str, ...]:
-    """The image ids of regions.h5, in the order of its rows."""
-    with open_regions(root) as file:
-        try:
-            return tuple(file["image_ids"].asstr()[:])
-        except HDF5_ERRORS as error:
-            raise _broken_regions(root / REGIONS_FILE, error) from None
+    """Return the image ids of regions.h5 in the order of its rows."""
+    with open_regions(root) as store:
+        return store.image_ids
 
 
-def open_regions(root: Path) -> h5py.File:
-    """Open regions.h5 for reading and make sure that its three data sets are there."""
-    path = root / REGIONS_FILE
-    if not path.is_file():
-        raise CorpusError(f"{path}: is missing, though {INFO_FILE} names regions. Prepare the corpus again.")
-    try:
-        file = h5py.File(path, "r")
-        if missing := set(REGION_SETS) - set(file):
-            file.close()
-            raise CorpusError(f"{path}: lacks {', '.join(sorted(missing))}. Prepare the corpus again.")
-        if odd := [name for name in REGION_SETS if not isinstance(file[name], h5py.Dataset)]:
-            raise CorpusError(f"{path}: {odd[0]} is no data set. Prepare the corpus again.")
-    except HDF5_ERRORS as error:
-        raise _broken_regions(path, error) from None
-    return file
-
-
-def _broken_regions(path: Path, error: BaseException) -> CorpusError:
-    what = " ".join(str(error).split())
-    return CorpusError(f"{path}: cannot be read as HDF5 ({what}). Prepare the corpus again.")
+def open_regions(root: Path) -> RegionStore:
+    """Open regions.h5 of the corpus at `root`."""
+    return RegionStore(root / REGIONS_FILE, remedy="Prepare the corpus again.")

@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, is_silent, read
 from vgsplus.corpora.captions import read_captions
 from vgsplus.corpora.format import CAPTIONS_FILE, INFO_FILE, Caption
 from vgsplus.corpora.items import TIME_TOLERANCE, SoundIndex, label_faults, parse_items, repeat_faults, shown
-from vgsplus.corpora.reader import REGIONS_FILE, open_regions, read_image_ids, read_info
+from vgsplus.corpora.reader import open_regions, read_image_ids, read_info
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
 from vgsplus.parallel import stream_in_parallel
 from vgsplus.progress import SILENT, Progress
-from vgsplus.regions.layout import HDF5_ERRORS
+from vgsplus.regions.store import REGIONS_FILE, region_faults
 
 BLANK = re.compile(r"\s")
 
@@ -94,20 +93,6 @@ def caption_faults(caption: Caption) -> list[str]:
     return faults
 
 
-def region_faults(features: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]) -> list[str]:
-    """Return the faults of the features (R, F) and boxes (R, 4) of an image."""
-    if features.ndim != 2 or boxes.shape != (len(features), 4) or features.size == 0:  # (R, 4)
-        return [f"expected features (R, F) and boxes (R, 4), got {features.shape} and {boxes.shape}"]
-    faults = []
-    if not np.isfinite(features).all():
-        faults.append("holds features that are not finite numbers")
-    if not ((boxes >= 0) & (boxes <= 1)).all():
-        faults.append("holds a box outside [0, 1]")
-    elif not (boxes[:, :2] <= boxes[:, 2:]).all():
-        faults.append("holds a box whose end lies before its start; expected (x1, y1, x2, y2)")
-    return faults
-
-
 def _resolve_faults(root: Path, captions: list[Caption], image_ids: Iterable[str]) -> Iterator[str]:
     known = {None, *image_ids}
     for caption in captions:
@@ -156,20 +141,18 @@ def _regions_file_faults(
     root: Path, info: dict[str, Any], image_ids: tuple[str, ...], *, contents: bool
 ) -> Iterator[str]:
     expected = (len(image_ids), info["regions"]["count"], info["regions"]["dim"])
-    with open_regions(root) as file:
-        features, boxes = file["features"], file["boxes"]
-        if features.shape != expected or boxes.shape != (*expected[:2], 4):
-            yield f"{root / REGIONS_FILE}: has features {features.shape}, boxes {boxes.shape}, not {expected}"
+    with open_regions(root) as store:
+        if store.shape != expected:
+            yield f"{store.path}: has features {store.shape}, not {expected} as in {INFO_FILE}"
             return
         for row, image_id in enumerate(image_ids if contents else ()):
             try:
-                stored = features[row], boxes[row]
-            except HDF5_ERRORS as error:
-                what = " ".join(str(error).split())
-                yield f"{root / REGIONS_FILE}: image {image_id}: cannot be read ({what})"
+                features, boxes = store.read([row])
+            except CorpusError as error:
+                yield f"{error} (image {image_id})"
                 continue
-            for fault in region_faults(*stored):
-                yield f"{root / REGIONS_FILE}: image {image_id}: {fault}"
+            for fault in region_faults(features[0], boxes[0]):
+                yield f"{store.path}: image {image_id}: {fault}"
 
 
 def _audio_fault(audio_root: Path, caption: Caption) -> str | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from rich.markup import escape
@@ -18,12 +17,12 @@ from rich.table import Table
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora.format import CAPTION_FIELDS, CAPTIONS_FILE, FORMAT, INFO_FILE, SKIPPED_FILE, Caption
-from vgsplus.corpora.reader import REGIONS_FILE
-from vgsplus.corpora.validation import caption_faults, region_faults, validate
+from vgsplus.corpora.reader import open_regions
+from vgsplus.corpora.validation import caption_faults, validate
 from vgsplus.errors import CorpusError
 from vgsplus.files import atomic_folder, lock_file
 from vgsplus.progress import SILENT, Progress
-from vgsplus.regions.writer import RegionsWriter
+from vgsplus.regions.store import REGIONS_FILE, RegionAppender, region_faults
 
 OWN_KEYS = frozenset(
     {"format", "name", "version", "sample_rate", "counts", "audio_root", "image_root", "regions"}
@@ -134,7 +133,7 @@ class CorpusWriter:
         self._split_images: dict[str, set[str]] = {}
         self._open: ExitStack | None = None
         self._captions: IO[str] | None = None
-        self._regions: RegionsWriter | None = None
+        self._regions: RegionAppender | None = None
         self._shape: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
@@ -212,7 +211,7 @@ class CorpusWriter:
         if faults:
             raise CorpusError(faults)
         if self._regions is None:
-            self._regions = RegionsWriter(self.folder / REGIONS_FILE, features)
+            self._regions = RegionAppender(self.folder / REGIONS_FILE, features)
             self._open.callback(self._regions.close)
             self._shape = self._regions.shape
         self._image_ids[image_id] = None
@@ -225,8 +224,8 @@ class CorpusWriter:
         """
         assert self._regions is None, "regions come from one place: add_regions or adopt_regions"
         path.replace(self.folder / REGIONS_FILE)
-        with h5py.File(self.folder / REGIONS_FILE) as file:
-            self._shape = file["features"].shape[1:]
+        with open_regions(self.folder) as store:
+            self._shape = store.shape[1:]
         self._image_ids = dict.fromkeys(image_ids)
 
     def skip(self, reason: str, what: str) -> None:

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.config import load_config, presets
 from vgsplus.corpora import Caption, Corpus, validate
-from vgsplus.corpora.reader import REGIONS_FILE, open_regions
+from vgsplus.corpora.reader import open_regions
 from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.doctor.leftovers import leftover_findings, leftovers
@@ -117,9 +117,8 @@ def _regions(corpus: Corpus) -> Iterator[Finding]:
     if corpus.info["regions"] is None:
         yield Finding("ok", "regions", "none: a corpus of speech alone, for α = 0")
         return
-    size = decimal((corpus.root / REGIONS_FILE).stat().st_size)
-    with open_regions(corpus.root) as file:
-        kind = file["features"].dtype
+    with open_regions(corpus.root) as store:
+        kind, size = store.dtype, decimal(store.path.stat().st_size)
     yield Finding(
         "ok",
         "regions",

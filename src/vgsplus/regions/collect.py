@@ -22,13 +22,10 @@ from pathlib import Path
 
 import h5py
 
-from vgsplus.corpora.reader import REGIONS_FILE
 from vgsplus.errors import CorpusError
 from vgsplus.parallel import Tick as Progress
-from vgsplus.regions.layout import Dtype, Layout, lay_out, write_row
 from vgsplus.regions.published import (
     DetectionError,
-    Detections,
     Key,
     PictureNames,
     Piece,
@@ -38,14 +35,12 @@ from vgsplus.regions.published import (
     place_name,
     records_of,
 )
+from vgsplus.regions.store import REGIONS_FILE, Dtype, RegionStore, create_store
 
 JOURNAL, PLAN = "journal.jsonl", "plan.json"
 NOT_HELD = "no file of --features holds its regions"
 RECORDS_FOR_SHAPE = 32
 """Records that are read to learn how many regions and features a picture has."""
-AT_ONCE = 256
-"""Rows copied at a time where the file has to be made smaller."""
-
 WORTH_PROCESSES = 8
 """Pieces from which on processes save more than the seconds that they take to start."""
 
@@ -93,23 +88,23 @@ def collect_regions(
     """
     pieces = [piece for path in files for piece in pieces_of(path)]
     row_of = {key: row for row, key in enumerate(images)}
-    layout = _open_plan(folder, pieces, images, dtype)
+    path = _open_plan(folder, pieces, images, dtype)
     journal = folder / JOURNAL
     done = _read_journal(journal)
     outcomes = {index: outcome for index, outcome in done.items() if index < len(pieces)}
     with journal.open("a", encoding="utf-8") as notes:
         todo = [index for index in range(len(pieces)) if index not in outcomes]
-        for index, outcome in _write_pieces(pieces, todo, names, row_of, layout):
+        for index, outcome in _write_pieces(pieces, todo, names, row_of, path):
             outcomes[index] = outcome
             notes.write(json.dumps({"piece": index} | asdict(outcome)) + "\n")
             notes.flush()
             if progress is not None:
                 progress(len(outcomes), len(pieces))
-    return _settle(pieces, outcomes, list(images.values()), layout, folder, partial=partial)
+    return _settle(pieces, outcomes, list(images.values()), folder, partial=partial)
 
 
-def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str], dtype: Dtype) -> Layout:
-    """The layout of the file in `folder`, left by a call about the same, or laid out anew."""
+def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str], dtype: Dtype) -> Path:
+    """The file in `folder`, left by a call about the same, or laid out anew."""
     files = sorted({path for piece in pieces for path in (piece.path, piece.names) if path is not None})
     stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     about = json.dumps([dtype, stats, [asdict(piece) for piece in pieces]], default=str)
@@ -118,17 +113,14 @@ def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str],
     if plan.is_file():
         left = json.loads(plan.read_text(encoding="utf-8"))
         if left.pop("about") == digest:
-            return Layout(**left | {"path": folder / REGIONS_FILE})
+            return folder / REGIONS_FILE
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    regions, dim = _shape(pieces)
-    layout = lay_out(folder / REGIONS_FILE, len(images), regions, dim, dtype)
-    # All that HDF5 itself writes is written now: rows that follow cannot leave the file torn.
-    _name_rows(layout.path, list(images.values()))
+    create_store(folder / REGIONS_FILE, list(images.values()), _shape(pieces), dtype)
     half = plan.with_suffix(".half")
-    half.write_text(json.dumps(asdict(layout) | {"path": "", "about": digest}), encoding="utf-8")
+    half.write_text(json.dumps({"about": digest}), encoding="utf-8")
     half.replace(plan)
-    return layout
+    return folder / REGIONS_FILE
 
 
 def _shape(pieces: Sequence[Piece]) -> tuple[int, int]:
@@ -183,19 +175,19 @@ def _write_pieces(
     todo: Sequence[int],
     names: PictureNames,
     row_of: Mapping[Key, int],
-    layout: Layout,
+    path: Path,
 ) -> Iterator[tuple[int, Outcome]]:
     """Write the rows of the pieces to do, in processes where there are several; (index, outcome) in order."""
     workers = os.cpu_count() or 1
     if workers < 2 or len(todo) < WORTH_PROCESSES:
-        yield from ((index, write_piece(pieces[index], names, row_of, layout)) for index in todo)
+        yield from ((index, write_piece(pieces[index], names, row_of, path)) for index in todo)
         return
     # Processes started anew: threads and open HDF5 files of this one do not survive a fork.
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(names, row_of, layout),
+        initargs=(names, row_of, path),
     )
     try:
         waiting: list[tuple[int, Future[Outcome]]] = []
@@ -210,15 +202,15 @@ def _write_pieces(
         pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[PictureNames, Mapping[Key, int], Layout] | None = None
+_worker: tuple[PictureNames, Mapping[Key, int], Path] | None = None
 
 
-def _start_worker(names: PictureNames, row_of: Mapping[Key, int], layout: Layout) -> None:
+def _start_worker(names: PictureNames, row_of: Mapping[Key, int], path: Path) -> None:
     global _worker  # noqa: PLW0603 - a process of the pool has one task, told once and not with every piece
     # Ctrl-C reaches every process of the terminal; only the first is to say so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (names, row_of, layout)
+    _worker = (names, row_of, path)
 
 
 def _end_with_parent() -> None:
@@ -234,11 +226,11 @@ def _write_in_worker(piece: Piece) -> Outcome:
     return write_piece(piece, *_worker)
 
 
-def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], layout: Layout) -> Outcome:
+def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], path: Path) -> Outcome:
     """Write the rows of a piece's images into the file, and see them to disk."""
     outcome = Outcome()
     taken: set[int] = set()
-    with _store(piece) as store, layout.path.open("r+b", buffering=0) as file:
+    with _store(piece) as store, RegionStore(path, writable=True) as target:
         for record in records_of(piece):
             outcome.records += 1
             if is_header(piece, record):
@@ -253,29 +245,20 @@ def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], la
                 try:
                     found = decode(piece, record, store)
                     if row not in taken:  # a repeat is reported when the pieces are put together
-                        _write_row(file.fileno(), layout, row, found)
-                except DetectionError as error:
+                        target.write(row, found.features, found.boxes)
+                except (DetectionError, ValueError) as error:
                     outcome.faults.append((record.place, f"image {record.image}: {error}"))
                 else:
                     outcome.rows.append((record.place, row))
                     taken.add(row)
-        os.fsync(file.fileno())
+        target.sync()
     return outcome
-
-
-def _write_row(file: int, layout: Layout, row: int, found: Detections) -> None:
-    shape = (layout.regions, layout.dim)
-    if found.features.shape != shape:
-        raise DetectionError(f"has features of shape {found.features.shape}, those of most are {shape}")
-    if (fault := write_row(file, layout, row, found.features, found.boxes)) is not None:
-        raise DetectionError(fault)
 
 
 def _settle(
     pieces: Sequence[Piece],
     outcomes: Mapping[int, Outcome],
     images: Sequence[str],
-    layout: Layout,
     folder: Path,
     *,
     partial: bool,
@@ -307,24 +290,19 @@ def _settle(
         raise CorpusError([f"{image}: {NOT_HELD}" for image in missing])
     kept = [images[row] for row in rows]
     if missing:
-        _keep_rows(layout, rows, kept, folder)
-    return RegionFile(layout.path, kept, missing, sum(outcome.unnamed for outcome in outcomes.values()))
+        _keep_rows(folder, rows)
+    unnamed = sum(outcome.unnamed for outcome in outcomes.values())
+    return RegionFile(folder / REGIONS_FILE, kept, missing, unnamed)
 
 
-def _keep_rows(layout: Layout, rows: Sequence[int], images: Sequence[str], folder: Path) -> None:
-    """Make the file anew with these rows alone, those of `images`."""
+def _keep_rows(folder: Path, rows: Sequence[int]) -> None:
+    """Make the file anew with these rows alone."""
     smaller = folder / "fewer.h5"
-    (folder / PLAN).unlink()  # the layout changes: whatever happens from here on starts anew
-    lay_out(smaller, len(rows), layout.regions, layout.dim, layout.dtype)
-    with h5py.File(layout.path) as source, h5py.File(smaller, "r+") as target:
-        for name in ("features", "boxes"):
-            for start in range(0, len(rows), AT_ONCE):
-                chosen = rows[start : start + AT_ONCE]
-                target[name][start : start + len(chosen)] = source[name][chosen]
-    _name_rows(smaller, images)
-    smaller.replace(layout.path)
-
-
-def _name_rows(path: Path, images: Sequence[str]) -> None:
-    with h5py.File(path, "r+") as file:
-        file.create_dataset("image_ids", data=images, dtype=h5py.string_dtype("utf-8"), track_times=False)
+    (folder / PLAN).unlink()  # the file changes: whatever happens from here on starts anew
+    with RegionStore(folder / REGIONS_FILE) as source:
+        create_store(smaller, [source.image_ids[row] for row in rows], source.shape[1:], source.dtype)
+        with RegionStore(smaller, writable=True) as target:
+            for index, row in enumerate(rows):
+                features, boxes = source.read([row])
+                target.write(index, features[0], boxes[0])
+    smaller.replace(folder / REGIONS_FILE)

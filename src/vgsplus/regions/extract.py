@@ -6,16 +6,14 @@ again on the same pictures with the same model, the work goes on; at the end the
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
-import h5py
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,8 +23,7 @@ from vgsplus.files import HeldError, hold
 from vgsplus.images import open_image
 from vgsplus.parallel import in_parallel, stream_in_parallel
 from vgsplus.regions.describer import Describer
-from vgsplus.regions.layout import Dtype, Layout, lay_out, write_row
-from vgsplus.regions.store import DIGESTS, PROVENANCE
+from vgsplus.regions.store import Dtype, RegionStore, create_store
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 JOURNAL, LOCK, PLAN, WRITING = "journal", "lock", "plan.json", "regions.h5"
@@ -88,22 +85,26 @@ def describe_folder(
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.absolute().with_name(f".{out.name}.writing")
     with _alone(staging, out):
-        layout = _open_plan(staging, pictures, describer, dtype)
-        with (staging / JOURNAL).open("r+b") as journal:
+        _open_plan(staging, pictures, describer, dtype)
+        with (
+            RegionStore(staging / WRITING, writable=True) as store,
+            (staging / JOURNAL).open("r+b") as journal,
+        ):
+            _, regions, dim = store.shape
             whole = journal.read().rpartition(b"\n")[0]
             done = sum(map(int, whole.split()))
             # A line that a kill cut short is written over.
             journal.seek(len(whole) + 1 if whole else 0)
             journal.truncate()
-            for rows in _describe(folder, pictures, done, describer, layout, batch_size):
+            for rows in _describe(folder, pictures, done, describer, store, batch_size):
                 done += rows
                 journal.write(f"{rows}\n".encode())
                 journal.flush()
                 if progress is not None:
                     progress("regions", done, len(pictures))
-        layout.path.replace(out)
+        (staging / WRITING).replace(out)
         shutil.rmtree(staging)
-    return Written(out, len(pictures), layout.regions, layout.dim, tuple(faults))
+    return Written(out, len(pictures), regions, dim, tuple(faults))
 
 
 def _survey(folder: Path, progress: Stages | None) -> tuple[list[Picture], list[str]]:
@@ -147,33 +148,32 @@ def _alone(staging: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _open_plan(staging: Path, pictures: Sequence[Picture], describer: Describer, dtype: Dtype) -> Layout:
-    """The layout of the file in `staging`, left by a call about the same, or laid out anew."""
+def _open_plan(staging: Path, pictures: Sequence[Picture], describer: Describer, dtype: Dtype) -> None:
+    """Keep the file in `staging` that a call about the same left, or create it anew."""
     provenance = describer.provenance | {"torch": torch.__version__}
-    about = json.dumps([dtype, provenance, [asdict(picture) for picture in pictures]], sort_keys=True)
+    about = json.dumps([dtype, provenance, [astuple(picture) for picture in pictures]], sort_keys=True)
     digest = hashlib.sha256(about.encode()).hexdigest()
     plan = staging / PLAN
     if plan.is_file():
         left: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
         if left.pop("about") == digest:
-            return Layout(**left | {"path": staging / WRITING})
+            return
     features, _ = describer.describe([describer.prepare(Image.new("RGB", (64, 64)))])
     for leftover in staging.iterdir():
         if leftover.name != LOCK:
             leftover.unlink()
-    layout = lay_out(staging / WRITING, len(pictures), features.shape[1], features.shape[2], dtype)
-    # All that HDF5 itself writes is written now: rows that follow cannot leave the file torn.
-    with h5py.File(layout.path, "r+") as file:
-        text = h5py.string_dtype("utf-8")
-        ids, digests = zip(*((picture.id, picture.digest) for picture in pictures), strict=True)
-        file.create_dataset("image_ids", data=ids, dtype=text, track_times=False)
-        file.create_dataset(DIGESTS, data=digests, dtype=text, track_times=False)
-        file.attrs[PROVENANCE] = json.dumps(provenance, sort_keys=True, ensure_ascii=False)
+    create_store(
+        staging / WRITING,
+        [picture.id for picture in pictures],
+        (features.shape[1], features.shape[2]),
+        dtype,
+        sha256=[picture.digest for picture in pictures],
+        provenance=provenance,
+    )
     (staging / JOURNAL).touch()
     half = plan.with_suffix(".half")
-    half.write_text(json.dumps(asdict(layout) | {"path": "", "about": digest}), encoding="utf-8")
+    half.write_text(json.dumps({"about": digest}), encoding="utf-8")
     half.replace(plan)
-    return layout
 
 
 def _describe(
@@ -181,7 +181,7 @@ def _describe(
     pictures: Sequence[Picture],
     done: int,
     describer: Describer,
-    layout: Layout,
+    store: RegionStore,
     batch_size: int,
 ) -> Iterator[int]:
     """Describe the pictures from `done` on, and see their rows to disk; how many, batch by batch."""
@@ -191,17 +191,17 @@ def _describe(
 
     # Twice a batch, so that the next one is decoded while the device is busy.
     prepared = stream_in_parallel(prepare, pictures[done:], at_once=2 * batch_size)
-    with layout.path.open("r+b", buffering=0) as file:
-        for batch in batched(prepared, batch_size):
-            features, boxes = _run(describer, batch)
-            for index in range(len(batch)):
-                row = done + index
-                fault = write_row(file.fileno(), layout, row, features[index].numpy(), boxes[index].numpy())
-                if fault is not None:
-                    raise CorpusError(f"{folder / pictures[row].id}: {fault}.")
-            os.fsync(file.fileno())
-            done += len(batch)
-            yield len(batch)
+    for batch in batched(prepared, batch_size):
+        features, boxes = _run(describer, batch)
+        for index in range(len(batch)):
+            row = done + index
+            try:
+                store.write(row, features[index].numpy(), boxes[index].numpy())
+            except ValueError as error:
+                raise CorpusError(f"{folder / pictures[row].id}: {error}.") from None
+        store.sync()
+        done += len(batch)
+        yield len(batch)
 
 
 def _run(describer: Describer, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -29,11 +29,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.reader import REGION_SETS
-from vgsplus.corpora.validation import region_faults
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import is_file, nfc, read_text
-from vgsplus.regions.layout import HDF5_ERRORS
+from vgsplus.regions.store import HDF5_ERRORS, REGION_SETS, region_faults
 
 COLUMNS = (
     "img_id",

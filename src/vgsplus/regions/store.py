@@ -1,119 +1,333 @@
-"""A file of region features that `vgsplus data regions` made, or another program in the same layout.
+"""The store of region features, one HDF5 file: regions.h5 of a corpus, or a file of `vgsplus data regions`.
 
-image_ids    (n,) utf-8: a picture's path relative to the folder of pictures
-features     (n, R, F) float16 or float32
-boxes        (n, R, 4) in [0, 1] as (x1, y1, x2, y2)
-sha256       (n,) of the pictures' files, in hexadecimal; optional
-attribute "provenance": JSON, which model made the features and how; optional
+    image_ids    (n,) UTF-8: path of the image relative to the folder of images
+    features     (n, R, F) float16 or float32
+    boxes        (n, R, 4) as (x1, y1, x2, y2) in [0, 1]
+    sha256       (n,) of the image files, in hexadecimal; optional
+    attribute "provenance": JSON, the model of the features and its settings; optional
+
+Rows are read and written at their byte offset in the file. This is several times as fast as a selection of
+h5py, several processes may write at once, and a kill or a full disk cannot damage the file. (HDF5 itself ends
+the process when a write fails, a memory map when the disk is full or the file was truncated.)
 """
 
+import errno
 import json
+import os
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.reader import REGION_SETS
 from vgsplus.errors import CorpusError
 from vgsplus.files import is_file
-from vgsplus.regions.layout import HDF5_ERRORS
 
-DIGESTS, PROVENANCE = "sha256", "provenance"
+REGIONS_FILE = "regions.h5"
+REGION_SETS = ("image_ids", "features", "boxes")
+SHA256, PROVENANCE = "sha256", "provenance"
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, AttributeError)
+"""Raised by h5py for files that are broken."""
+TEXT_BYTES, HEADER_BYTES = 64, 1 << 20
+"""Upper bounds of what HDF5 needs for a text besides its characters, and for everything else."""
 
-type Stored = npt.NDArray[np.floating]
+type Dtype = Literal["float16", "float32"]
+type Array = npt.NDArray[np.floating]
+
+
+def create_store(
+    path: Path,
+    image_ids: Sequence[str],
+    shape: tuple[int, int],
+    dtype: npt.DTypeLike,
+    *,
+    sha256: Sequence[str] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> None:
+    """Create a store whose rows are to be written by `RegionStore.write`. Its disk space is reserved.
+
+    Args:
+        path: the file, which is overwritten.
+        image_ids: one per row.
+        shape: (R, F), regions per image and features per region.
+        dtype: of the stored features, float16 or float32.
+        sha256: digests of the image files, one per row.
+        provenance: any JSON object.
+
+    Raises:
+        OSError: the disk has no space for all rows, or the file cannot be written.
+    """
+    texts = {"image_ids": image_ids} | ({} if sha256 is None else {SHA256: sha256})
+    text_bytes = sum(len(text.encode()) + TEXT_BYTES for values in texts.values() for text in values)
+    row_bytes = shape[0] * (shape[1] * np.dtype(dtype).itemsize + 4 * 4)
+    _reserve(path, len(image_ids) * row_bytes + text_bytes + HEADER_BYTES)
+    with h5py.File(path, "w") as file:
+        for name, width, kind in (("features", shape[1], dtype), ("boxes", 4, "float32")):
+            layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            layout.set_obj_track_times(False)
+            space = h5py.h5s.create_simple((len(image_ids), shape[0], width))
+            number = h5py.h5t.py_create(np.dtype(kind).newbyteorder("<"))
+            h5py.h5d.create(file.id, name.encode(), number, space, layout)
+        for name, values in texts.items():
+            file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"), track_times=False)
+        if provenance is not None:
+            file.attrs[PROVENANCE] = json.dumps(provenance, sort_keys=True, ensure_ascii=False)
+    _reserve(path, path.stat().st_size)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Allocate disk space for the first `size` bytes of a file, or remove the file if there is not enough."""
+    with path.open("ab") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                path.unlink()
+                raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 class RegionStore:
-    """A context manager that looks up pictures' regions; what is read is one picture at a time.
+    """An open store. Reading is safe in several threads, but not in a process forked after opening.
 
-    A picture is known by what its file holds where the file of regions tells it, else by its id.
+    Args:
+        path: the HDF5 file.
+        remedy: ends the messages of errors.
+        writable: whether rows may be written.
 
     Raises:
-        CorpusError: the file is absent, is no HDF5, lacks a data set, or its data sets do not fit together.
+        CorpusError: the file is missing or not HDF5, lacks a data set, or its data sets do not fit together.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        remedy: str = "Make it again with: vgsplus data regions",
+        writable: bool = False,
+    ) -> None:
         self.path = Path(path)
+        self._remedy = remedy
         if not is_file(self.path):
-            raise CorpusError(
-                f"{self.path}: there is no such file of regions. Make it with: vgsplus data regions"
-            )
-        if not h5py.is_hdf5(self.path):
-            raise CorpusError(
-                f"{self.path}: is no HDF5 file, or was not written to its end. Make it again with: "
-                "vgsplus data regions"
-            )
-        self.provenance = provenance_of(self.path)
-        try:
-            self._file = h5py.File(self.path)
-        except OSError as error:
-            raise self._broken(error) from None
-        try:
-            self._rows, self.by_content = self._read_keys()
-        except HDF5_ERRORS as error:
-            self._file.close()
-            raise self._broken(error) from None
-        except BaseException:
-            self._file.close()
-            raise
+            raise CorpusError(f"{self.path}: is missing. {remedy}")
+        with ExitStack() as opened:
+            try:
+                self._hdf5 = opened.enter_context(h5py.File(self.path))
+                self._check_data_sets()
+                self._features, self._boxes = self._hdf5["features"], self._hdf5["boxes"]
+            except HDF5_ERRORS as error:
+                raise self._broken(error) from None
+            self.provenance = provenance_of(self.path)
+            mode = "r+b" if writable else "rb"
+            self._file = opened.enter_context(self.path.open(mode, buffering=0))
+            self._opened = opened.pop_all()
 
-    def _broken(self, error: BaseException) -> CorpusError:
-        what = " ".join(str(error).split())
-        return CorpusError(f"{self.path}: cannot be read ({what}). Make it again with: vgsplus data regions")
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, R, F)."""
+        images, regions, dim = self._features.shape
+        return images, regions, dim
 
-    def _read_keys(self) -> tuple[dict[str, int], bool]:
-        if missing := [name for name in REGION_SETS if name not in self._file]:
-            raise CorpusError(f"{self.path}: lacks {', '.join(missing)}; expected {', '.join(REGION_SETS)}.")
-        by_content = DIGESTS in self._file
-        names = (*REGION_SETS, DIGESTS) if by_content else REGION_SETS
-        shapes = {name: self._file[name].shape for name in names}
-        features, boxes = shapes["features"], shapes["boxes"]
-        lengths = {shape[0] for shape in shapes.values()}
-        if len(features) != 3 or boxes != (*features[:2], 4) or len(lengths) > 1:
-            raise CorpusError(
-                f"{self.path}: expected features (n, R, F), boxes (n, R, 4) and n image_ids, got {shapes}."
-            )
-        keys = self._file[DIGESTS if by_content else "image_ids"].asstr()[:]
-        if not by_content and (twice := [key for key, count in Counter(keys).items() if count > 1]):
-            raise CorpusError(f"{self.path}: holds {twice[0]} more than once. Make it again.")
-        return {key: row for row, key in enumerate(keys)}, by_content
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Data type of the stored features."""
+        dtype: np.dtype[np.floating] = self._features.dtype
+        return dtype
 
-    def regions(self, image_id: str, digest: str) -> tuple[Stored, Stored] | None:
-        """Features (R, F), in the type they are stored in, and boxes (R, 4); None if it has none.
+    @cached_property
+    def image_ids(self) -> tuple[str, ...]:
+        """The image ids in the order of the rows.
 
-        `digest` is the SHA-256 of the picture's file, in hexadecimal.
+        Raises:
+            CorpusError: they cannot be read.
         """
-        row = self._rows.get(digest if self.by_content else image_id)
+        return self._texts("image_ids")
+
+    @property
+    def by_content(self) -> bool:
+        """Whether images are identified by the SHA-256 of their file rather than by their id."""
+        return SHA256 in self._hdf5
+
+    def read(self, rows: Sequence[int]) -> tuple[Array, Array]:
+        """Return features (len(rows), R, F) as stored and boxes (len(rows), R, 4); repeats are read once.
+
+        Raises:
+            CorpusError: the file is cut off or cannot be read.
+        """
+        return self._read(self._features, rows), self._read(self._boxes, rows)
+
+    def find(self, image_id: str, sha256: str) -> tuple[Array, Array] | None:
+        """Return features (R, F) as stored and boxes (R, 4) of an image, or None if the store lacks it.
+
+        Args:
+            image_id: identifies the image unless `by_content`.
+            sha256: digest of the image's file in hexadecimal; identifies the image if `by_content`.
+
+        Raises:
+            CorpusError: an image is stored twice, or the file cannot be read.
+        """
+        row = self._rows.get(sha256 if self.by_content else image_id)
         if row is None:
             return None
-        try:
-            return self._file["features"][row], self._file["boxes"][row]
-        except HDF5_ERRORS as error:
-            raise self._broken(error) from None
+        features, boxes = self.read([row])
+        return features[0], boxes[0]
 
     def absence(self) -> str:
-        """What to say of a picture that `regions` does not know."""
-        how = "a picture of these contents" if self.by_content else "a picture of this name"
-        return f"{self.path} holds no regions of {how}. Make them with: vgsplus data regions"
+        """Return the message for an image that `find` does not find."""
+        how = "an image of these contents" if self.by_content else "an image of this name"
+        return f"{self.path}: holds no regions of {how}. Make them with: vgsplus data regions"
+
+    def write(self, row: int, features: Array, boxes: Array) -> None:
+        """Write features (R, F) and boxes (R, 4) to a row; see `create_store`.
+
+        Raises:
+            ValueError: they have another shape than the store, or do not fit its data type.
+        """
+        if features.shape != self.shape[1:]:
+            raise ValueError(f"has features of shape {features.shape}, those of most are {self.shape[1:]}")
+        with np.errstate(over="ignore"):
+            stored = features.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"features holds values beyond {self.dtype}; ask for --dtype float32")
+        for data_set, values in ((self._features, stored), (self._boxes, boxes.astype(self._boxes.dtype))):
+            offset = data_set.id.get_offset() + row * values.nbytes
+            data = memoryview(values.tobytes())
+            while data:
+                written = os.pwrite(self._file.fileno(), data, offset)
+                data, offset = data[written:], offset + written
+
+    def sync(self) -> None:
+        """Flush the rows written so far to disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_data_sets(self) -> None:
+        if missing := [name for name in REGION_SETS if name not in self._hdf5]:
+            raise CorpusError(f"{self.path}: lacks {', '.join(missing)}. {self._remedy}")
+        names = (*REGION_SETS, *({SHA256} & set(self._hdf5)))
+        if odd := [name for name in names if not isinstance(self._hdf5[name], h5py.Dataset)]:
+            raise CorpusError(f"{self.path}: {odd[0]} is not a data set. {self._remedy}")
+        if odd := [name for name in ("features", "boxes") if self._hdf5[name].dtype.kind not in "fiu"]:
+            raise CorpusError(f"{self.path}: {odd[0]} does not hold numbers. {self._remedy}")
+        shapes = {name: self._hdf5[name].shape for name in names}
+        features, boxes = shapes["features"], shapes["boxes"]
+        lengths = {shape[:1] for shape in shapes.values()}
+        if len(features) != 3 or boxes != (*features[:2], 4) or len(lengths) > 1:
+            raise CorpusError(
+                f"{self.path}: has features {features}, boxes {boxes} and image_ids {shapes['image_ids']}; "
+                f"expected (n, R, F), (n, R, 4) and (n,). {self._remedy}"
+            )
+
+    def _texts(self, name: str) -> tuple[str, ...]:
+        try:
+            return tuple(self._hdf5[name].asstr()[:])
+        except HDF5_ERRORS as error:
+            raise self._broken(error) from None
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """The row of each image, by digest or by id."""
+        keys = self._texts(SHA256) if self.by_content else self.image_ids
+        if not self.by_content and (twice := [key for key, count in Counter(keys).items() if count > 1]):
+            raise CorpusError(f"{self.path}: holds {twice[0]} more than once. {self._remedy}")
+        return {key: row for row, key in enumerate(keys)}
+
+    def _read(self, data_set: h5py.Dataset, rows: Sequence[int]) -> Array:
+        values: Array = np.empty((len(rows), *data_set.shape[1:]), data_set.dtype)
+        # Files of earlier versions and of other programs may be chunked or compressed: h5py reads these.
+        start = data_set.id.get_offset() if data_set.chunks is None else None
+        first: dict[int, int] = {}
+        for index, row in enumerate(rows):
+            value, known = values[index], first.setdefault(row, index)
+            if known != index:
+                value[...] = values[known]
+            elif start is None:
+                try:
+                    value[...] = data_set[row]
+                except HDF5_ERRORS as error:
+                    raise self._broken(error) from None
+            elif os.preadv(self._file.fileno(), [value], start + row * value.nbytes) < value.nbytes:
+                raise CorpusError(f"{self.path}: is cut off in row {row}. {self._remedy}")
+        return values
+
+    def _broken(self, error: BaseException) -> CorpusError:
+        what = " ".join(str(error).split())
+        return CorpusError(f"{self.path}: cannot be read as HDF5 ({what}). {self._remedy}")
+
+
+class RegionAppender:
+    """Writes a store whose number of images is not known in advance; the rows wait in a temporary file.
+
+    Args:
+        path: the store.
+        features: those of the first image (R, F), which decide the shape and the data type (float16 if they
+            are, else float32).
+    """
+
+    def __init__(self, path: Path, features: Array) -> None:
+        self.path = path
+        self.shape: tuple[int, int] = (features.shape[0], features.shape[1])
+        kind = np.float16 if features.dtype == np.float16 else np.float32
+        self._row = np.dtype([("features", kind, self.shape), ("boxes", np.float32, (self.shape[0], 4))])
+        self._waiting = path.with_suffix(".rows").open("w+b")
+
+    def append(self, features: Array, boxes: Array) -> None:
+        """Add the regions of an image: features (R, F) and boxes (R, 4)."""
+        row = np.zeros((), self._row)
+        row["features"], row["boxes"] = features, boxes
+        self._waiting.write(row.tobytes())
+
+    def complete(self, image_ids: Sequence[str]) -> None:
+        """Write the store, whose rows are these images."""
+        create_store(self.path, image_ids, self.shape, self._row["features"].base)
+        self._waiting.seek(0)
+        with RegionStore(self.path, writable=True) as store:
+            for index in range(len(image_ids)):
+                row = np.frombuffer(self._waiting.read(self._row.itemsize), self._row)[0]
+                store.write(index, row["features"], row["boxes"])
+            store.sync()
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._waiting.close()
+        Path(self._waiting.name).unlink(missing_ok=True)
+
+
+def region_faults(features: Array, boxes: Array) -> list[str]:
+    """Return what is wrong with the features (R, F) and boxes (R, 4) of one image."""
+    if features.ndim != 2 or boxes.shape != (len(features), 4) or features.size == 0:
+        return [f"expected features (R, F) and boxes (R, 4), got {features.shape} and {boxes.shape}"]
+    faults = []
+    if not np.isfinite(features).all():
+        faults.append("holds features that are not finite numbers")
+    if not ((boxes >= 0) & (boxes <= 1)).all():
+        faults.append("holds a box outside [0, 1]")
+    elif not (boxes[:, :2] <= boxes[:, 2:]).all():
+        faults.append("holds a box whose end lies before its start; expected (x1, y1, x2, y2)")
+    return faults
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """Which model made the features of a file, and how; None where the file does not tell.
+    """Return the provenance of the features in a file; None if it states none or is not HDF5.
 
     Raises:
-        CorpusError: it begins as HDF5 but cannot be read; what it tells is no JSON object.
+        CorpusError: it starts as HDF5 but cannot be read, or the provenance is not a JSON object.
     """
     if not h5py.is_hdf5(path):
         return None
@@ -127,7 +341,7 @@ def provenance_of(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CorpusError(f"{path}: its attribute {PROVENANCE!r} is no JSON ({error}).") from None
+        raise CorpusError(f"{path}: its attribute {PROVENANCE!r} is not JSON ({error}).") from None
     if not isinstance(found, dict):
-        raise CorpusError(f"{path}: its attribute {PROVENANCE!r} is no JSON object.")
+        raise CorpusError(f"{path}: its attribute {PROVENANCE!r} is not a JSON object.")
     return found

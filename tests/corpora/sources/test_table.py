@@ -339,7 +339,7 @@ def test_pictures_that_a_file_of_regions_lacks_are_told_with_their_lines(mine, t
     assert [fault.split(": ")[0] for fault in told.value.faults] == [f"{table}:20", f"{table}:21"]
     assert "vgsplus data regions" in str(told.value)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(CorpusError, match="there is no such file of regions"):
+    with pytest.raises(CorpusError, match=r"absent\.h5: is missing\. Make it again"):
         prepare_table(table, tmp_path / "out", regions=tmp_path / "absent.h5")
 
 

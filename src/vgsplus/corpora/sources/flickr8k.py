@@ -21,8 +21,8 @@ from vgsplus.corpora.sources.karpathy import karpathy_images
 from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import is_file, read_text
-from vgsplus.regions.layout import Dtype
 from vgsplus.regions.published import STEMS
+from vgsplus.regions.store import Dtype
 
 DIGITS = 9
 """More than a caption's number has."""

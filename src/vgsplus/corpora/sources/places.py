@@ -15,8 +15,8 @@ from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, lists_b
 from vgsplus.corpora.sources.json_entries import entries_of, fields_of
 from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
 from vgsplus.errors import CorpusError
-from vgsplus.regions.layout import Dtype
 from vgsplus.regions.published import PATHS
+from vgsplus.regions.store import Dtype
 
 LIST_NAMES = {
     "train": r"train(_2020)?\.json",

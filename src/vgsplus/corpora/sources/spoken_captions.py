@@ -29,10 +29,9 @@ from vgsplus.images import open_image
 from vgsplus.parallel import Tick as Progress
 from vgsplus.parallel import stream_in_parallel
 from vgsplus.regions.collect import NOT_HELD, RegionFile, collect_regions
-from vgsplus.regions.layout import Dtype
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.published import Key
-from vgsplus.regions.store import provenance_of
+from vgsplus.regions.store import Dtype, provenance_of
 
 SOUNDS_AT_ONCE = 4096
 PICTURES_AT_ONCE = 512

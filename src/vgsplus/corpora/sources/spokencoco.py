@@ -13,8 +13,8 @@ from vgsplus.corpora.sources.karpathy import coco_splits
 from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
 from vgsplus.corpora.sources.spokencoco_json import read_list
 from vgsplus.errors import CorpusError
-from vgsplus.regions.layout import Dtype
 from vgsplus.regions.published import COCO_NUMBERS, coco_number
+from vgsplus.regions.store import Dtype
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 """The splits of a corpus, and how SpokenCOCO's files call them."""

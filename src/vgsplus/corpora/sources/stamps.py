@@ -141,7 +141,7 @@ def _describe(stamps: Path, store: RegionStore | None, name: str) -> tuple[str, 
         return None
     if store is None:
         return look_of(picture), grid_regions(picture)
-    return look_of(picture), store.regions(f"{name}.png", hashlib.sha256(path.read_bytes()).hexdigest())
+    return look_of(picture), store.find(f"{name}.png", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def look_of(picture: Image.Image) -> str:

@@ -190,7 +190,7 @@ def _add_pictures(
             else:
                 digests[path] = outcome.digest
                 image_id = _image_id(path, image_root)
-                found = outcome.grid if store is None else store.regions(image_id, outcome.digest)
+                found = outcome.grid if store is None else store.find(image_id, outcome.digest)
                 if found is not None:
                     writer.add_regions(image_id, *found)
                     continue
