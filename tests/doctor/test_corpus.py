@@ -20,7 +20,7 @@ def captions(*lengths):
 
 def test_a_sound_corpus_is_well_and_counted(tiny_corpus, found):
     diagnosis = examine(tiny_corpus)
-    assert diagnosis.well
+    assert diagnosis.ok
     told = dict(found(diagnosis, "ok"))
     assert "16 captions of 8 pictures, 3 speakers, 1 language" in told["train"]
     seconds = [caption.num_samples / SAMPLE_RATE for caption in Corpus.open(tiny_corpus).captions("test")]
@@ -51,7 +51,7 @@ def test_a_truncated_sound_is_a_fault_with_its_name(corpus, found):
 def test_missing_regions_are_a_fault(corpus, found):
     (corpus / "regions.h5").unlink()
     diagnosis = examine(corpus)
-    assert not diagnosis.well
+    assert not diagnosis.ok
     assert "regions.h5: is missing" in found(diagnosis, "fault")[0][1]
 
 
@@ -103,7 +103,7 @@ def test_a_corpus_of_one_voice_and_one_caption_a_picture_gets_hints(tmp_path, fo
         (caption,) = captions(len(samples))
         writer.add_caption(dataclasses.replace(caption, audio="a.wav", image="a.png"))
     diagnosis = examine(root)
-    assert diagnosis.well
+    assert diagnosis.ok
     hints = found(diagnosis, "hint")
     told = dict(hints)
     assert "one only, s" in told["speakers"]

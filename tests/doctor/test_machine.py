@@ -17,7 +17,7 @@ def of(about):
 
 def test_this_machine_is_well_and_told_about():
     diagnosis = examine("machine")
-    assert diagnosis.well
+    assert diagnosis.ok
     told = {finding.about: finding.what for finding in diagnosis.findings}
     assert f"torch {torch.__version__.split('+')[0]}" in told["versions"]
     assert "FLAC, OGG, MP3" in told["libsndfile"]
@@ -44,7 +44,7 @@ def test_speech_that_does_not_start_is_a_fault(monkeypatch):
         raise VgsplusError("no voice")
 
     monkeypatch.setattr("vgsplus.corpora.sources.toy.espeak.speak", refuse)
-    assert not examine("machine").well
+    assert not examine("machine").ok
     assert "no voice" in of("eSpeak NG").what
 
 
@@ -92,7 +92,7 @@ def test_a_gpu_without_kernels_is_a_fault(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90a", "sm_120"])
     kinds = [properties("old", 8 * 10**9, 7, 5), properties("new", 80 * 10**9, 8, 6)]
     monkeypatch.setattr(torch.cuda, "get_device_properties", kinds.__getitem__)
-    first, second = machine._cuda()
+    first, second = machine._gpus()
     assert (first.level, second.level) == ("fault", "ok")
     assert "new, 80.0 GB, compute capability 8.6" in second.what
     assert [machine._capability(name) for name in ("sm_90a", "sm_120")] == [(9, 0), (12, 0)]

@@ -9,7 +9,7 @@ from vgsplus.config import load_config, save
 from vgsplus.corpora import Corpus
 from vgsplus.doctor import examine
 from vgsplus.doctor import run as subject
-from vgsplus.doctor.standing import Standing
+from vgsplus.doctor.run import RunProgress
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE
 from vgsplus.training.log import LOG_FILE
@@ -35,11 +35,11 @@ def write(run, lines):
 
 def test_a_finished_run_is_well_and_needs_no_command(trained, found):
     diagnosis = examine(trained)
-    assert diagnosis.well
+    assert diagnosis.ok
     assert not diagnosis.command
     told = dict(found(diagnosis, "ok"))
     assert f"finished after {STEPS} steps" in told["progress"]
-    assert "2 of 2 whole" in told["checkpoints"]
+    assert "2 of 2 complete" in told["checkpoints"]
     assert "the one that was trained on" in told["corpus"]
     assert "R@10 0.500" in told["last scores"]
     assert "grounding" in told["last train"]
@@ -48,7 +48,7 @@ def test_a_finished_run_is_well_and_needs_no_command(trained, found):
 def test_the_command_of_an_unfinished_run_finishes_it(run, found):
     unfinish(run)
     diagnosis = examine(run)
-    assert diagnosis.well
+    assert diagnosis.ok
     assert f"at step {FIRST_STEPS} of {STEPS}" in dict(found(diagnosis, "hint"))["progress"]
     assert f"{STEPS - FIRST_STEPS} of them after the checkpoint" in dict(found(diagnosis, "ok"))["log"]
     assert diagnosis.command == f"vgsplus train {run / CONFIG_FILE} --out {run} --resume"
@@ -71,7 +71,7 @@ def test_a_tensor_file_that_is_cut_off_is_a_fault_and_the_one_before_is_named(ru
     diagnosis = examine(run)
     (fault,) = [text for about, text in found(diagnosis, "fault") if about == "checkpoint"]
     assert str(path) in fault
-    assert f"goes on from step-{FIRST_STEPS:08d}-end-of-w2v2" in fault
+    assert f"resumes from step-{FIRST_STEPS:08d}-end-of-w2v2" in fault
     assert f"at step {FIRST_STEPS} of {STEPS}" in dict(found(diagnosis, "hint"))["progress"]
 
 
@@ -113,7 +113,7 @@ def test_a_stop_by_a_loss_that_is_not_finite_is_told_until_the_run_has_gone_on(r
     write(run, [*lines, stop])
     assert "grounding not finite" in dict(found(examine(run), "fault"))["stop"]
     write(run, [*lines, stop, lines[-1] | {"step": FIRST_STEPS + 1}])
-    assert examine(run).well
+    assert examine(run).ok
 
 
 def test_losses_that_are_not_finite_are_a_fault_but_skipped_updates_are_not(run, found):
@@ -127,7 +127,7 @@ def test_losses_that_are_not_finite_are_a_fault_but_skipped_updates_are_not(run,
 def test_a_corpus_that_changed_is_a_fault(run, corpus, found):
     config = load_config(run / CONFIG_FILE, [f"corpus={corpus}"])
     save(config, run / CONFIG_FILE)
-    assert examine(run).well  # the same one, elsewhere
+    assert examine(run).ok  # the same one, elsewhere
     path = corpus / "captions.jsonl"
     path.write_text(path.read_text().replace("tone number", "a tone, number"))
     assert "not what was trained on: captions" in dict(found(examine(run), "fault"))["corpus"]
@@ -136,7 +136,7 @@ def test_a_corpus_that_changed_is_a_fault(run, corpus, found):
 def test_a_corpus_that_is_gone_is_a_fault_only_while_the_run_needs_it(run, found):
     save(load_config(run / CONFIG_FILE, ["corpus=/nowhere/at/all"]), run / CONFIG_FILE)
     diagnosis = examine(run)
-    assert diagnosis.well
+    assert diagnosis.ok
     assert "/nowhere/at/all" in dict(found(diagnosis, "hint"))["corpus"]
     unfinish(run)
     assert "--set corpus=" in dict(found(examine(run), "fault"))["corpus"]
@@ -154,7 +154,7 @@ def test_settings_that_were_changed_or_cannot_be_read_are_faults(run, found):
 def test_what_this_machine_lacks_to_go_on_is_a_fault(run, found):
     unfinish(run)
     save(load_config(run / CONFIG_FILE, ["accelerator=cpu", "precision=16-mixed"]), run / CONFIG_FILE)
-    assert "16-mixed needs a CUDA device" in dict(found(examine(run), "fault"))["going on"]
+    assert "16-mixed needs a CUDA device" in dict(found(examine(run), "fault"))["resuming"]
 
 
 def test_a_precision_that_is_only_imitated_is_a_hint(run, found, monkeypatch):
@@ -192,7 +192,7 @@ def test_additional_speech_that_is_no_longer_the_same_is_a_fault(trained, tiny_c
     known = fingerprint(Corpus.open(tiny_corpus))
     state = checkpoint.load_state(checkpoint.latest(trained))
     for heard, level in ((known, "ok"), (known | {"captions": "others"}, "fault")):
-        place = Standing(dataclasses.replace(state, additional_speech={"w2v2": heard}), STEPS)
+        place = RunProgress(dataclasses.replace(state, additional_speech={"w2v2": heard}), STEPS)
         (finding,) = subject._additional_speech(config, place)
         assert (finding.about, finding.level) == ("additional speech", level)
         assert "of phase w2v2" in finding.what

@@ -114,11 +114,10 @@ def doctor(
     Exits with 1 if something is wrong, and changes nothing. All sounds of a corpus and all tensors of a run's
     checkpoints are read.
     """
-    from vgsplus.doctor import examine
-    from vgsplus.doctor.table import print_diagnosis
+    from vgsplus.doctor import examine, print_diagnosis
 
     with Console(stderr=True).status(f"examining {escape(what)}"):
         diagnosis = examine(what)
     print_diagnosis(diagnosis, Console())
-    if not diagnosis.well:
+    if not diagnosis.ok:
         raise typer.Exit(1)

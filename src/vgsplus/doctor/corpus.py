@@ -1,4 +1,4 @@
-"""What a prepared corpus holds, what is wrong with it, and what to expect of it in training."""
+"""Examine a prepared corpus: its contents, its faults, and what to expect in training."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,44 +14,41 @@ from vgsplus.config import load_config, presets
 from vgsplus.corpora import Caption, Corpus, validate
 from vgsplus.corpora.reader import open_regions
 from vgsplus.corpora.validation import caption_faults
-from vgsplus.doctor.findings import Diagnosis, Finding, count
-from vgsplus.doctor.leftovers import leftover_findings, leftovers
+from vgsplus.doctor import Diagnosis, Finding, count, leftovers
 from vgsplus.errors import SHOWN_FAULTS, CorpusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length
 from vgsplus.training.batches import TRAIN, VALIDATION, epoch_order
 
-BATCH = 64
-"""Captions in the batches for which padding is told: those of the paper."""
-PREPARE_AGAIN = "Mend or leave out what it was made from, and prepare it again: vgsplus data …"
+BATCH_SIZE = 64
+"""Captions per batch for which padding is reported: that of the paper."""
+PREPARE_AGAIN = "Fix or skip what it was made from, and prepare it again: vgsplus data …"
 
 
 def examine_corpus(root: Path) -> Diagnosis:
-    """Look for every fault of the corpus at `root`, and tell what it holds; decodes all sound."""
-    faults = validate(root)
-    findings = [
-        *(Finding("fault", "contents", fault) for fault in faults[: SHOWN_FAULTS - 1]),
-        *_last_faults(faults[SHOWN_FAULTS - 1 :]),
-    ]
+    """Find every fault of the corpus at `root` and summarise it; decodes all sounds."""
+    findings = [Finding("fault", "contents", fault) for fault in validate(root)]
+    shown, more = findings[:SHOWN_FAULTS], len(findings) - SHOWN_FAULTS
+    if shown:
+        rest = f"\n… and {count(more, 'more fault')}" if more > 0 else ""
+        shown[-1] = Finding("fault", "contents", f"{shown[-1].what}{rest}", PREPARE_AGAIN)
     corpus, captions = _open(root)
     if corpus is not None:
-        if not faults:
-            findings.append(Finding("ok", "contents", f"{corpus.name} {corpus.info['version']}: no faults"))
+        if not shown:
+            shown.append(Finding("ok", "contents", f"{corpus.name} {corpus.info['version']}: no faults"))
         splits: dict[str, list[Caption]] = {split: [] for split in corpus.splits}
         for caption in captions:
             splits[caption.split].append(caption)
-        findings += [_split(split, held) for split, held in splits.items() if held]
-        findings += _regions(corpus)
-        findings += _items(corpus)
-        findings += _speakers(captions)
-        findings += _pictures(captions)
-        findings += _cropping(splits)
-        findings += _missing_splits(splits)
-    return Diagnosis(f"corpus {root}", (*findings, *_leftovers(root)))
+        shown += [_split(split, members) for split, members in splits.items() if members]
+        shown += [_regions(corpus), *_items(corpus), *_hints(captions), *_split_hints(splits)]
+    folder = root.absolute()
+    return Diagnosis(
+        f"corpus {root}", (*shown, *leftovers(folder), *leftovers(folder.parent, name=f"{folder.name}."))
+    )
 
 
 def _open(root: Path) -> tuple[Corpus | None, list[Caption]]:
-    """The corpus and its captions; None and no captions where faults leave nothing to count."""
+    """Return the corpus and its captions, or (None, []) if faults make it unreadable."""
     try:
         corpus = Corpus.open(root)
     except CorpusError:
@@ -60,27 +57,11 @@ def _open(root: Path) -> tuple[Corpus | None, list[Caption]]:
     return (None, []) if any(map(caption_faults, captions)) else (corpus, captions)
 
 
-def _last_faults(faults: Sequence[str]) -> Iterator[Finding]:
-    """The last fault that is shown, with how many are not, and the remedy of all."""
-    if faults:
-        more = len(faults) - 1
-        rest = f"\n… and {count(more, 'more fault')}" if more else ""
-        yield Finding("fault", "contents", f"{faults[0]}{rest}", PREPARE_AGAIN)
-
-
 def _captions(corpus: Corpus, split: str) -> Sequence[Caption]:
     try:
         return corpus.captions(split)
-    except CorpusError:  # an empty split, which is among the faults
+    except CorpusError:  # an empty split, which `validate` reports
         return ()
-
-
-def _leftovers(root: Path) -> Iterator[Finding]:
-    root = root.absolute()
-    yield from leftover_findings(chain(leftovers(root), leftovers(root.parent, of=f"{root.name}.")))
-
-
-# ---- what it holds ----------------------------------------------------------------------------------------
 
 
 def _split(split: str, captions: Sequence[Caption]) -> Finding:
@@ -92,20 +73,20 @@ def _split(split: str, captions: Sequence[Caption]) -> Finding:
         split,
         f"{count(len(captions), 'caption')} of {count(len(images), 'picture')}, "
         f"{count(len(speakers), 'speaker')}, {count(len(languages), 'language')}\n"
-        f"{seconds.sum() / 3600:.2f} hours: {seconds.mean():.2f} s a caption, {seconds.min():.2f} to "
-        f"{seconds.max():.2f}; padding adds {100 * padding_share(captions):.0f} % in batches of {BATCH}",
+        f"{seconds.sum() / 3600:.2f} hours: {seconds.mean():.2f} s per caption, {seconds.min():.2f} to "
+        f"{seconds.max():.2f}; padding adds {100 * padding_share(captions):.0f} % in batches of {BATCH_SIZE}",
     )
 
 
-def padding_share(captions: Sequence[Caption], batch_size: int = BATCH, seed: int = 0) -> float:
-    """How much more than the speech the encoder computes of random batches, as a share of the speech.
+def padding_share(captions: Sequence[Caption], batch_size: int = BATCH_SIZE, seed: int = 0) -> float:
+    """Return the padding that the encoder computes for random batches, as a share of the speech.
 
-    As in training, a batch runs in chunks of like length, each padded to its longest caption, rounded up to
-    `LENGTH_MULTIPLE`; nothing is cropped, and the last batch may be smaller.
+    As in training, a batch runs in chunks of similar length, each padded to its longest caption, rounded up
+    to `LENGTH_MULTIPLE`. Nothing is cropped, and the last batch may be smaller.
     """
     lengths = np.array([caption.num_samples for caption in captions])
-    mixed = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)])
-    batches = [mixed[start : start + batch_size] for start in range(0, len(mixed), batch_size)]
+    shuffled = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)])
+    batches = [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]
     chunks = [
         batch[rows] for batch in batches for rows in bucket_by_length(batch, SpeechEncoder.chunk_samples)
     ]
@@ -113,18 +94,14 @@ def padding_share(captions: Sequence[Caption], batch_size: int = BATCH, seed: in
     return padded / float(lengths.sum()) - 1
 
 
-def _regions(corpus: Corpus) -> Iterator[Finding]:
+def _regions(corpus: Corpus) -> Finding:
     if corpus.info["regions"] is None:
-        yield Finding("ok", "regions", "none: a corpus of speech alone, for α = 0")
-        return
+        return Finding("ok", "regions", "none: a corpus of speech alone, for α = 0")
     with open_regions(corpus.root) as store:
-        kind, size = store.dtype, decimal(store.path.stat().st_size)
-    yield Finding(
-        "ok",
-        "regions",
-        f"{count(len(corpus.image_ids), 'picture')} of {count(corpus.num_regions, 'region')} with "
-        f"{count(corpus.feature_dim, 'feature')}, {kind}, {size}",
-    )
+        dtype, size = store.dtype, decimal(store.path.stat().st_size)
+    regions, features = count(corpus.num_regions, "region"), count(corpus.feature_dim, "feature")
+    what = f"{count(len(corpus.image_ids), 'picture')} of {regions} with {features}, {dtype}, {size}"
+    return Finding("ok", "regions", what)
 
 
 def _items(corpus: Corpus) -> Iterator[Finding]:
@@ -134,77 +111,49 @@ def _items(corpus: Corpus) -> Iterator[Finding]:
         yield Finding("hint", "ABX items", "none, so that ABX is not measured on this corpus", remedy)
     for path in files:
         try:
-            # Whether there is more than one speaker, as "across" needs, is a hint of its own.
+            # A corpus of one speaker, which "across" rejects, is a hint of its own.
             items = read_items(path, conditions=("within",), audio_root=corpus.audio_root)
         except CorpusError as error:
             more = f"; {count(len(error.faults) - 1, 'more fault')}" if len(error.faults) > 1 else ""
             yield Finding("fault", "ABX items", f"{error.faults[0]}{more}", PREPARE_AGAIN)
         else:
-            phones = {token.phone for token in items.tokens}
-            yield Finding(
-                "ok",
-                "ABX items",
-                f"{path.name}: {count(len(items.tokens), 'token')} of {count(len(phones), 'phone')} in "
-                f"{count(len(items.audio), 'sound')}, all of them there",
-            )
+            tokens, sounds = count(len(items.tokens), "token"), count(len(items.audio), "sound")
+            phones = count(len({token.phone for token in items.tokens}), "phone")
+            yield Finding("ok", "ABX items", f"{path.name}: {tokens} of {phones} in {sounds}, none missing")
 
 
-# ---- hints ------------------------------------------------------------------------------------------------
+def _hints(captions: Sequence[Caption]) -> Iterator[Finding]:
+    if len({caption.speaker for caption in captions}) == 1:
+        what = f"one only, {captions[0].speaker}: nothing can be compared across speakers"
+        yield Finding("hint", "speakers", what, "Name the speaker of each recording, if there are several.")
+    images = Counter(caption.image for caption in captions if caption.image is not None)
+    if once := sum(number == 1 for number in images.values()):
+        what = (
+            f"{once:,} of {count(len(images), 'picture')} have one caption only: a model may learn its voice "
+            "or its recording instead of its words"
+        )
+        yield Finding("hint", "pictures", what, "Add captions of these pictures by other speakers.")
 
 
-def _cropping(splits: dict[str, list[Caption]]) -> Iterator[Finding]:
-    """Whether presets hear only the start of captions that are trained on."""
-    captions = splits.get(TRAIN, [])
+def _split_hints(splits: dict[str, list[Caption]]) -> Iterator[Finding]:
+    train = splits.get(TRAIN, [])
     cropped = []
     for preset in presets():
         seconds = load_config(preset).max_seconds
-        longer = sum(caption.num_samples > round(seconds * SAMPLE_RATE) for caption in captions)
+        longer = sum(caption.num_samples > round(seconds * SAMPLE_RATE) for caption in train)
         if longer:
             cropped.append(f"{preset} {longer:,} after {seconds:g} s")
     if cropped:
-        yield Finding(
-            "hint",
-            "cropping",
-            f"of {count(len(captions), 'caption')} to train on, presets crop: {'; '.join(cropped)}",
-            "--set max_seconds=… changes how much of a caption training hears.",
-        )
-
-
-def _speakers(captions: Sequence[Caption]) -> Iterator[Finding]:
-    if len({caption.speaker for caption in captions}) == 1:
-        yield Finding(
-            "hint",
-            "speakers",
-            f"one only, {captions[0].speaker}: nothing can be told across speakers",
-            "Give a speaker to each recording, if several spoke.",
-        )
-
-
-def _pictures(captions: Sequence[Caption]) -> Iterator[Finding]:
-    told = Counter(caption.image for caption in captions if caption.image is not None)
-    once = sum(number == 1 for number in told.values())
-    if once:
-        yield Finding(
-            "hint",
-            "pictures",
-            f"{once:,} of {count(len(told), 'picture')} have one caption only: a model may learn "
-            "its voice or its recording in place of what is said",
-            "More captions of a picture, by other speakers, help.",
-        )
-
-
-def _missing_splits(splits: dict[str, list[Caption]]) -> Iterator[Finding]:
-    if not splits.get(TRAIN):
+        what = f"of {count(len(train), 'caption')} to train on, presets crop: {'; '.join(cropped)}"
+        yield Finding("hint", "cropping", what, "--set max_seconds=… changes the length that is trained on.")
+    if not train:
         remedy = f"To train on it, prepare it with captions in a split {TRAIN}."
         yield Finding("hint", "splits", f"there is no split {TRAIN}", remedy)
     if not splits.get(VALIDATION):
         remedy = "Train with --set validate_every=null, or hold some captions out."
         yield Finding("hint", "splits", f"there is no split {VALIDATION}", remedy)
-    tests = [held for split, held in splits.items() if split.startswith("test") and held]
-    if not any(all(caption.image is not None for caption in held) for held in tests):
-        yield Finding(
-            "hint",
-            "splits",
-            "there is no test split with pictures: retrieval cannot be scored, and reproduce refuses it",
-            "Hold captions out in a split whose name starts with test.",
-        )
+    tests = [members for split, members in splits.items() if split.startswith("test") and members]
+    if not any(all(caption.image is not None for caption in members) for members in tests):
+        what = "there is no test split with pictures: retrieval cannot be scored, and reproduce refuses it"
+        remedy = "Hold captions out in a split whose name starts with test."
+        yield Finding("hint", "splits", what, remedy)

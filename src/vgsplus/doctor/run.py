@@ -1,124 +1,316 @@
-"""A run folder: its settings, checkpoints, log and corpus, and whether and how the run goes on."""
+"""Examine a run folder: settings, checkpoints, progress, log, corpus, and whether the run can resume here."""
 
-from collections.abc import Iterator
+import json
+import math
+import re
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from rich.filesize import decimal
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig, load_config
 from vgsplus.corpora import Corpus
-from vgsplus.doctor.checkpoints import checkpoint_findings
-from vgsplus.doctor.commands import reproduction_of, resume_command
-from vgsplus.doctor.findings import Diagnosis, Finding
-from vgsplus.doctor.leftovers import leftover_findings, leftovers
-from vgsplus.doctor.reproduction import go_on_command
-from vgsplus.doctor.run_log import log_findings
-from vgsplus.doctor.standing import Standing, standing
-from vgsplus.errors import CheckpointError, CorpusError, VgsplusError
+from vgsplus.doctor import Diagnosis, Finding, count, leftovers
+from vgsplus.errors import CorpusError, VgsplusError
+from vgsplus.experiments.reproduce import CORPUS, RUNS, SECONDS, variant_folder
 from vgsplus.experiments.scoring import test_sets
 from vgsplus.interop.loading import load_weights
+from vgsplus.schedule import VARIANTS
 from vgsplus.training import checkpoint
 from vgsplus.training.additional import open_additional
+from vgsplus.training.checkpoint import OPTIMIZER_FILE, TrainingState, load_model, load_state, load_tensors
 from vgsplus.training.checks import check_run, needs_images
+from vgsplus.training.log import ADDITIONAL_SCALARS, LOG_FILE, SCALARS, Record, read_log
 from vgsplus.training.machine import device_name, native_precision, versions
 from vgsplus.training.run_folder import CONFIG_FILE, corpus_changes, fingerprint, newest
 
+SHOWN_SCORES = 4
+COMMAND = "command.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """Progress of a run at a checkpoint.
+
+    Attributes:
+        state: state of the checkpoint; None without a checkpoint.
+        steps: updates of the complete schedule; None without a checkpoint.
+        missing: evaluations ("validation", "evaluation") that are due after the last update and not logged.
+    """
+
+    state: TrainingState | None
+    steps: int | None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """Whether all updates are done."""
+        return self.state is not None and self.state.global_step == self.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.trained and not self.missing
+
+    def __str__(self) -> str:
+        if self.state is None:
+            return "started, no checkpoint yet"
+        if not self.trained:
+            return f"at step {self.state.global_step:,} of {self.steps:,}, in phase {self.state.phase_name}"
+        if self.missing:
+            return f"all {self.steps:,} steps done, the last {' and '.join(self.missing)} missing"
+        return f"finished after {self.steps:,} steps"
+
+
+def run_progress(run: Path, path: Path | None, config: RunConfig, *, evaluated: bool) -> RunProgress:
+    """Return the progress of a run at the checkpoint `path` (None: no checkpoint yet).
+
+    Args:
+        run: the run folder.
+        path: one of its checkpoints.
+        config: its settings.
+        evaluated: whether a final evaluation is expected.
+
+    Raises:
+        VgsplusError: the state of the checkpoint, its settings or a line of the log are broken.
+    """
+    if path is None:
+        return RunProgress(None, None)
+    state = load_state(path)
+    # The steps per epoch, and so of the schedule, follow from the state alone: the corpus may be gone.
+    schedule = settings.from_dict(state.run).schedule
+    before = sum(phase.epochs for phase in schedule.phases[: state.phase])
+    last = schedule.plan(round(state.step / (state.epoch - before)))[-1]
+    steps = last.first_step + last.steps
+    due = {"validation": config.validate_every is not None, "evaluation": evaluated}
+    logged = {record["kind"] for record in read_log(run) if record["step"] == steps}
+    return RunProgress(state, steps, tuple(kind for kind in due if due[kind] and kind not in logged))
+
 
 def examine_run(run: Path) -> Diagnosis:
-    """Look at everything in the folder of a run, and at its corpus; reads every checkpoint's tensors."""
+    """Check everything in a run folder, and its corpus; reads all tensors of all checkpoints."""
     config, findings = _settings(run)
-    whole, found = checkpoint_findings(run)
+    newest_valid, found = _checkpoints(run)
     findings += found
-    opened = _open_corpus(config) if config else None
+    progress: RunProgress | None = None
+    corpus: Corpus | CorpusError | None = None
+    out = _reproduction_of(run)
     command = ""
-    place: Standing | None = None
     if config:
-        evaluated = isinstance(opened, Corpus) and needs_images(config) and bool(_test_sets(opened))
+        corpus = _open_corpus(config)
         try:
-            place = standing(run, whole, config, evaluated=evaluated or reproduction_of(run) is not None)
+            evaluated = out is not None or _has_test_sets(config, corpus)
+            progress = run_progress(run, newest_valid, config, evaluated=evaluated)
         except VgsplusError as error:
-            # A broken line of the log is found with the rest of the log.
             findings.append(Finding("fault", "progress", str(error)))
         else:
-            findings.append(Finding("ok" if place.finished else "hint", "progress", str(place)))
-            command = "" if place.finished else _command(run)
-    findings += log_findings(run, place)
+            findings.append(Finding("ok" if progress.finished else "hint", "progress", str(progress)))
+            if not progress.finished:
+                command = (recorded_command(out) if out else "") or _resume_command(run)
+    findings += _log(run, progress)
     if config:
-        findings += _precision(config)
-        findings += _corpus(run, config, opened, place)
-        findings += _additional_speech(config, place)
-        if isinstance(opened, Corpus) and not (place and place.trained):
-            findings += _checks(config, opened)
-    if place and place.state:
-        findings += _versions(place.state.versions)
-    findings += leftover_findings(leftovers(run, run / checkpoint.FOLDER))
+        findings.append(_precision(config))
+        findings.append(_corpus(run, config, corpus, progress))
+        findings += _additional_speech(config, progress)
+        if isinstance(corpus, Corpus) and not (progress and progress.trained):
+            findings.append(_resumable(config, corpus))
+    if progress and progress.state:
+        findings += _versions(progress.state.versions)
+    findings += leftovers(run, run / checkpoint.FOLDER)
     return Diagnosis(f"run {run}", tuple(findings), command)
 
 
-def _command(run: Path) -> str:
-    out = reproduction_of(run)
-    return (go_on_command(out) if out else None) or resume_command(run)
+def recorded_command(out: Path) -> str:
+    """Return the command that made the reproduction `out`, which resumes it, or "" if none is recorded."""
+    try:
+        words = json.loads((out / COMMAND).read_text(encoding="utf-8"))["argv"]
+        return shlex.join(["vgsplus", *words])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _resume_command(run: Path) -> str:
+    return shlex.join(["vgsplus", "train", str(run / CONFIG_FILE), "--out", str(run), "--resume"])
+
+
+def _reproduction_of(run: Path) -> Path | None:
+    """Return the folder of the reproduction that a run belongs to, or None."""
+    path = run.resolve()
+    runs = path.parent.parent if re.fullmatch(r"seed-\d+", path.parent.name) else path.parent
+    names = {variant_folder(Path(), key, 0).name for key in VARIANTS}
+    # A run of `train` may lie in a folder "runs" under the name of a variant, too.
+    made = any((runs.parent / name).exists() for name in (SECONDS, CORPUS))
+    return runs.parent if runs.name == RUNS and path.name in names and made else None
 
 
 # ---- settings ---------------------------------------------------------------------------------------------
 
 
 def _settings(run: Path) -> tuple[RunConfig | None, list[Finding]]:
-    """The run's settings, None where they cannot be read, and what was found of them."""
     path = run / CONFIG_FILE
     if not path.is_file():
-        remedy = (
-            'Write what a checkpoint\'s state.json holds under "run" to it; JSON is YAML.'
-            if checkpoint.latest(run)
-            else "Nothing goes on from here: remove the folder, or train into another one."
-        )
+        remedy = "The run cannot resume: remove the folder, or train into another one."
+        if checkpoint.latest(run):
+            remedy = 'Write the value of "run" in a checkpoint\'s state.json to it; JSON is valid YAML.'
         return None, [Finding("fault", "settings", f"{path} is missing", remedy)]
     try:
         config = load_config(path)
     except VgsplusError as error:
-        return None, [Finding("fault", "settings", str(error), "Mend the file.")]
-    if not _newest_is_broken(run):  # which is a finding of the checkpoints
+        return None, [Finding("fault", "settings", str(error), "Fix the file.")]
+    if _newest_is_readable(run):
         try:
             newest(run, config)
         except VgsplusError as error:
-            return config, [Finding("fault", "settings", f"{path} is not as the run was begun\n{error}")]
+            what = f"{path} differs from the settings at the start of the run\n{error}"
+            return config, [Finding("fault", "settings", what)]
     phases = ", ".join(f"{phase.name} for {phase.epochs:g} epochs" for phase in config.schedule.phases)
-    return config, [
-        Finding("ok", "settings", f"{phases}; batches of {config.batch_size}, seed {config.seed}")
-    ]
+    what = f"{phases}; batches of {config.batch_size}, seed {config.seed}"
+    return config, [Finding("ok", "settings", what)]
 
 
-def _newest_is_broken(run: Path) -> bool:
+def _newest_is_readable(run: Path) -> bool:
+    """Return whether the newest checkpoint has a valid state; `_checkpoints` reports it otherwise."""
     try:
-        if latest := checkpoint.latest(run):
-            checkpoint.load_state(latest)
-    except CheckpointError:
-        return True
-    return False
+        if path := checkpoint.latest(run):
+            load_state(path)
+    except VgsplusError:
+        return False
+    return True
 
 
-def _precision(config: RunConfig) -> Iterator[Finding]:
-    begun = config.precision
+def _precision(config: RunConfig) -> Finding:
+    precision = config.precision
     # Without a GPU, "cuda" is a fault of its own.
     here = native_precision("cpu" if device_name("auto") == "cpu" else config.accelerator)
-    if begun == "bf16-mixed" and here != begun:
-        yield Finding(
-            "hint",
-            "precision",
-            f"begun in {begun}, which this machine only imitates: many times slower than {here}",
-            "It goes on in what it began in; go on with it on a machine that has bfloat16.",
-        )
-    else:
-        yield Finding("ok", "precision", f"{begun}; this machine would choose {here} for a new run")
+    if precision != "bf16-mixed" or here == precision:
+        what = f"{precision}; this machine would choose {here} for a new run"
+        return Finding("ok", "precision", what)
+    what = f"started in {precision}, which this machine only emulates: many times slower than {here}"
+    remedy = "The precision of a run is fixed; resume on a machine with native bfloat16."
+    return Finding("hint", "precision", what, remedy)
 
 
 def _versions(old: dict[str, str]) -> Iterator[Finding]:
     if changed := settings.differences(old, versions()):
-        yield Finding(
-            "hint",
-            "versions",
-            f"the newest checkpoint was written by others: {', '.join(changed)}",
-            "Weights repeat bit for bit only where all are the same.",
+        what = f"the newest checkpoint was written by other versions: {', '.join(changed)}"
+        remedy = "Weights repeat bit for bit only if all versions are the same."
+        yield Finding("hint", "versions", what, remedy)
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------
+
+
+def _checkpoints(run: Path) -> tuple[Path | None, list[Finding]]:
+    """Return the newest valid checkpoint, or None, and the findings about all checkpoints."""
+    paths = checkpoint.checkpoints(run)
+    faults = {path: fault for path in paths if (fault := _checkpoint_fault(path))}
+    valid = [path for path in paths if path not in faults]
+    findings = []
+    for path, fault in faults.items():
+        if valid and paths.index(path) < paths.index(valid[-1]):
+            remedy = f"Remove {path}; a later one is complete."
+        else:
+            start = f"resumes from {valid[-1].name}" if valid else "starts from the beginning"
+            remedy = f"Remove {path}; the run then {start}."
+        findings.append(Finding("fault", "checkpoint", fault, remedy))
+    if not valid:
+        return None, findings
+    stats = [file.stat() for path in paths for file in path.iterdir()]
+    size = sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())  # hard links count once
+    what = f"{len(valid)} of {len(paths)} complete, {decimal(size)}; newest: {valid[-1].name}"
+    return valid[-1], [*findings, Finding("ok", "checkpoints", what)]
+
+
+def _checkpoint_fault(path: Path) -> str | None:
+    try:
+        model = load_model(path)
+        load_tensors(path / OPTIMIZER_FILE)
+    except VgsplusError as error:
+        return str(error)
+    bad = [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
+    return f"{path}: weights are not finite, the first {bad[0]}" if bad else None
+
+
+# ---- log --------------------------------------------------------------------------------------------------
+
+
+def _log(run: Path, progress: RunProgress | None) -> Iterator[Finding]:
+    path = run / LOG_FILE
+    saved = progress.state.global_step if progress and progress.state else 0
+    gap = (
+        "The weights are complete, but curves will have a gap. To fill it, remove the later checkpoints in "
+        f"{run / checkpoint.FOLDER}, and resume from an earlier one."
+    )
+    if not path.is_file():
+        if saved:
+            yield Finding("fault", "log", f"{path} is missing, of {count(saved, 'step')}", gap)
+        return
+    try:
+        records = list(read_log(run))
+    except VgsplusError as error:
+        yield Finding("fault", "log", str(error))
+        return
+    steps = Counter(record["step"] for record in records if record["kind"] == "train")
+    if missing := [step for step in range(1, saved + 1) if step not in steps]:
+        what = (
+            f"lacks {count(len(missing), 'step')} of the checkpoint's {saved:,}, the first is {missing[0]:,}"
         )
+        yield Finding("fault", "log", what, gap)
+    elif twice := [step for step, times in steps.items() if times > 1]:
+        what = f"has {count(len(twice), 'step')} more than once, the first is {twice[0]:,}"
+        remedy = "Did two processes train into this folder? Train into another one."
+        yield Finding("fault", "log", what, remedy)
+    else:
+        later = max(steps, default=0) - saved
+        again = f", {later:,} of them after the checkpoint, to be repeated" if later > 0 else ""
+        minutes = count(round((time.time() - path.stat().st_mtime) / 60), "minute")
+        yield Finding("ok", "log", f"{count(len(steps), 'step')}{again}; last written {minutes} ago")
+    yield from _numbers(records)
+
+
+def _numbers(records: Sequence[Record]) -> Iterator[Finding]:
+    """Report values that are not finite, why the run stopped, and the last losses and scores."""
+    skipped = 0
+    for record in records:
+        values = record.get("scores", record)
+        bad = [
+            name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)
+        ]
+        if bad == ["grad_norm"]:  # an update that the gradient scaler of float16 skipped
+            skipped += 1
+        elif bad:
+            what = f"{record['kind']} at step {record['step']:,}: {', '.join(bad)} not finite"
+            remedy = "Train again with a lower learning rate or longer warm-up."
+            yield Finding("fault", "numbers", what, remedy)
+            break
+    else:
+        if skipped:
+            what = f"{count(skipped, 'update')} skipped, whose gradients overflowed"
+            yield Finding("ok", "numbers", what)
+    last = {record["kind"]: record for record in records}
+    if records and records[-1]["kind"] == "stopped":
+        stop = records[-1]
+        what = (
+            f"stopped after step {stop['step']:,} in phase {stop['phase']}: {', '.join(stop['not_finite'])} "
+        )
+        remedy = "It would stop there again. Retrain with a lower learning rate, a longer warm-up or 32-true."
+        yield Finding("fault", "stop", f"{what}not finite in the next one", remedy)
+    for kind in ("train", "validation"):
+        if kind not in last:
+            continue
+        names = [name for name in (*SCALARS, *ADDITIONAL_SCALARS) if last[kind].get(name) is not None]
+        losses = ", ".join(f"{name} {last[kind][name]:.4g}" for name in names)
+        yield Finding("ok", f"last {kind}", f"{losses}; after {last[kind]['epoch']:.3g} epochs")
+    if scores := last.get("evaluation", {}).get("scores"):
+        shown = [name for name in scores if name.endswith("R@10")] or list(scores)
+        listed = ", ".join(f"{name} {scores[name]:.3f}" for name in shown[:SHOWN_SCORES])
+        yield Finding("ok", "last scores", f"{listed}; after {last['evaluation']['epoch']:.3g} epochs")
 
 
 # ---- corpus -----------------------------------------------------------------------------------------------
@@ -131,63 +323,54 @@ def _open_corpus(config: RunConfig) -> Corpus | CorpusError:
         return error
 
 
-def _test_sets(corpus: Corpus) -> tuple[str, ...]:
+def _has_test_sets(config: RunConfig, corpus: Corpus | CorpusError) -> bool:
     try:
-        return test_sets(corpus)
-    except CorpusError:  # an empty split, a finding of the corpus
-        return ()
+        return isinstance(corpus, Corpus) and needs_images(config) and bool(test_sets(corpus))
+    except CorpusError:  # an empty split, which is a fault of the corpus
+        return False
 
 
 def _corpus(
-    run: Path, config: RunConfig, opened: Corpus | CorpusError | None, place: Standing | None
-) -> Iterator[Finding]:
-    """Whether the corpus is there, and still the one that was trained on."""
-    moved = f"If it was moved: {resume_command(run)} --set corpus=FOLDER"
-    finished = place is not None and place.finished
-    if not isinstance(opened, Corpus):
-        remedy = "Only evaluations need it now." if finished else moved
-        yield Finding("hint" if finished else "fault", "corpus", str(opened), remedy)
-        return
-    known = place.state.corpus if place and place.state else None
-    if known is not None and (changed := corpus_changes(known, fingerprint(opened))):
-        yield Finding(
-            "fault",
-            "corpus",
-            f"{config.corpus} is not what was trained on: {'; '.join(changed)}",
-            f"Bring it back as it was, or train into another folder. {moved}",
-        )
-        return
+    run: Path, config: RunConfig, corpus: Corpus | CorpusError | None, progress: RunProgress | None
+) -> Finding:
+    """Check that the corpus exists and is the one that was trained on."""
+    moved = f"If it was moved: {_resume_command(run)} --set corpus=FOLDER"
+    if not isinstance(corpus, Corpus):
+        if progress and progress.finished:
+            return Finding("hint", "corpus", str(corpus), "Only evaluations need it now.")
+        return Finding("fault", "corpus", str(corpus), moved)
+    known = progress.state.corpus if progress and progress.state else None
+    if known is not None and (changed := corpus_changes(known, fingerprint(corpus))):
+        what = f"{config.corpus} is not what was trained on: {'; '.join(changed)}"
+        return Finding("fault", "corpus", what, f"Restore it, or train into another folder. {moved}")
     same = "the one that was trained on" if known is not None else "not trained on yet"
-    yield Finding("ok", "corpus", f"{config.corpus}: {opened.name} {opened.info['version']}, {same}")
+    return Finding("ok", "corpus", f"{config.corpus}: {corpus.name} {corpus.info['version']}, {same}")
 
 
-def _additional_speech(config: RunConfig, place: Standing | None) -> Iterator[Finding]:
-    """Whether what the phases hear beside the captions is still what was trained on, where it is there."""
+def _additional_speech(config: RunConfig, progress: RunProgress | None) -> Iterator[Finding]:
+    """Check that the corpora of additional speech are the ones that were trained on."""
     try:
         opened = open_additional(config.schedule)
-    except CorpusError as error:
-        if place is not None and place.trained:
-            yield Finding("hint", "additional speech", str(error), "The weights no longer need it.")
-        return  # a fault of going on, where it is needed
-    known = place.state.additional_speech if place and place.state else {}
+    except CorpusError as error:  # a fault of resuming, unless training is finished
+        if progress is not None and progress.trained:
+            yield Finding("hint", "additional speech", str(error), "Training no longer needs it.")
+        return
+    known = progress.state.additional_speech if progress and progress.state else {}
     for phase, corpus in opened.items():
         changed = corpus_changes(known[phase], fingerprint(corpus)) if phase in known else []
         if changed:
-            yield Finding(
-                "fault",
-                "additional speech",
-                f"{corpus.root}, of phase {phase}, is not what was trained on: {'; '.join(changed)}",
-                "Bring it back as it was, or train into another folder.",
-            )
+            what = f"{corpus.root}, of phase {phase}, is not what was trained on: {'; '.join(changed)}"
+            remedy = "Restore it, or train into another folder."
+            yield Finding("fault", "additional speech", what, remedy)
         else:
             yield Finding("ok", "additional speech", f"{corpus.root}: {corpus.name}, of phase {phase}")
 
 
-def _checks(config: RunConfig, corpus: Corpus) -> Iterator[Finding]:
-    """What would keep the run from going on here: the checks before every start."""
+def _resumable(config: RunConfig, corpus: Corpus) -> Finding:
+    """Run the checks that training makes before it starts."""
     try:
         check_run(config, corpus, load_weights)
     except VgsplusError as error:
-        yield Finding("fault", "going on", str(error), "Mend these, or go on where the machine has them.")
-    else:
-        yield Finding("ok", "going on", "settings, corpus and machine fit each other")
+        remedy = "Fix this, or resume on a machine that fits."
+        return Finding("fault", "resuming", str(error), remedy)
+    return Finding("ok", "resuming", "settings, corpus and machine fit each other")
