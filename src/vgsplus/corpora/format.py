@@ -1,4 +1,4 @@
-"""The on-disk format of every corpus, and one caption of it.
+"""The on-disk format of every corpus, and its captions as stored and as listed.
 
     corpus.json      format, name, version, sample_rate (16000), counts {split: {captions, images, seconds}},
                      audio_root and image_root (relative to the corpus folder, or absolute; image_root null
@@ -38,3 +38,36 @@ class Caption:
 
 
 CAPTION_FIELDS = tuple(field.name for field in fields(Caption))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionEntry:
+    """A caption as a source lists it.
+
+    Attributes:
+        origin: where it is listed, as "FILE:LINE", for faults.
+        audio: sound, or part of a file (see `vgsplus.audio`), relative to audio_root or absolute.
+        start: seconds at which it starts in the sound, None for its start; only where sounds are converted.
+        end: likewise, at which it ends.
+        num_samples: length at 16 kHz that the list states, or None.
+        image: image id, or None.
+        problem: why the caption cannot be used, a short phrase that repeats, or None.
+    """
+
+    origin: str
+    audio: str
+    id: str
+    split: str | None = None
+    start: float | None = None
+    end: float | None = None
+    num_samples: int | None = None
+    speaker: str = "unknown"
+    language: str = "und"
+    image: str | None = None
+    text: str | None = None
+    problem: str | None = None
+
+    @property
+    def line(self) -> int:
+        """LINE of the origin."""
+        return int(self.origin.rpartition(":")[2])

@@ -249,7 +249,7 @@ def test_sounds_of_another_rate_are_told_as_what_they_are(unpacked, tmp_path):
     for path in (unpacked / "LibriSpeech/dev-clean").rglob("*.flac"):
         flac(path, rate=22_050)
     with pytest.raises(
-        CorpusError, match=r"can be used: 6 of 6 are left out because of this: 22050 Hz, 1 channel"
+        CorpusError, match=r"can be used: 6 of 6 are skipped for this reason: 22050 Hz, 1 channel"
     ):
         prepare_librispeech(unpacked, tmp_path / "out")
 

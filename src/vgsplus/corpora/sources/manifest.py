@@ -1,4 +1,4 @@
-"""fairseq's manifests: read as a corpus of speech alone, and written from any corpus.
+"""fairseq manifests: read as a corpus without images, and written from any corpus.
 
     /folder/of/the/sounds
     relative/path.flac<TAB>number of samples
@@ -12,40 +12,23 @@ The second and third form name a sound stored in an archive by its bytes, and a 
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from vgsplus.audio import PART, num_samples
-from vgsplus.corpora import Caption, Corpus, CorpusWriter, Summary
-from vgsplus.corpora.format import INFO_FILE
-from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, unique_ids
-from vgsplus.errors import AudioError, CorpusError, VgsplusError
+from vgsplus.audio import PART
+from vgsplus.corpora import Corpus, Summary
+from vgsplus.corpora.format import INFO_FILE, CaptionEntry
+from vgsplus.corpora.prepare import SourceInfo, prepare, unique_ids
+from vgsplus.corpora.sounds import TOO_SHORT
+from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, atomic_file, file_identity, is_file, read_text
-from vgsplus.parallel import stream_in_parallel
 from vgsplus.progress import SILENT, Progress
 
 FILES = {"train": "train.tsv", "validation": "valid.tsv"}
 """The manifest of each split."""
 COUNT = re.compile(r"(\d{1,18})(\.0+)?", re.ASCII)
 """A number of samples; pandas writes whole numbers with a decimal point too."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A line of a manifest: a sound and how many samples it is said to have."""
-
-    manifest: Path
-    line: int
-    split: str
-    audio: Path
-    relative: str
-    stated: int
-
-    @property
-    def place(self) -> str:
-        return f"{self.manifest}:{self.line}"
 
 
 def prepare_manifests(
@@ -56,17 +39,17 @@ def prepare_manifests(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Summary:
-    """Prepare the sounds that manifests name as a corpus of speech alone at `root`; they stay where they are.
+    """Prepare the sounds that manifests name as a corpus without images at `root`; they are used in place.
 
-    A first line that is no absolute path is taken from the working directory, as fairseq takes it. A
-    caption's id is the sound's path without its ending, and the range of a part of a file; speaker, language
-    and text are unknown. Sounds under 0.25 s are left out and counted.
+    A first line that is a relative path is relative to the working directory, as in fairseq. A caption's id
+    is the sound's path without suffix, and the range of a part of a file; speaker, language and text are
+    unknown. Sounds under 0.25 s are skipped and counted.
 
     Args:
-        train: The manifest of the split "train".
-        valid: That of the split "validation", if any.
-        root: The corpus folder to make.
-        overwrite: Replace a corpus that is there.
+        train: manifest of the split "train".
+        valid: manifest of the split "validation", or None.
+        root: the corpus folder to make.
+        overwrite: whether to replace an existing corpus.
         progress: stages "sounds" and "checking".
 
     Raises:
@@ -76,46 +59,45 @@ def prepare_manifests(
     """
     faults: list[str] = []
     manifests = {"train": Path(train)} | ({} if valid is None else {"validation": Path(valid)})
-    rows = [row for split, path in manifests.items() for row in _rows(path, split, faults)]
-    faults += _repeats(rows)
-    audio_root = os.path.commonpath([row.audio.parent for row in rows]) if rows else "audio"
-    with CorpusWriter(
-        root,
+    entries = [entry for split, path in manifests.items() for entry in _read_manifest(path, split, faults)]
+    faults += _repeats(entries)
+    audio_root = os.path.commonpath([Path(entry.audio).parent for entry in entries]) if entries else "audio"
+    ids = unique_ids([entry.id for entry in entries], [entry.line for entry in entries])
+    entries = [
+        replace(entry, id=caption_id, audio=Path(entry.audio).relative_to(audio_root).as_posix())
+        for entry, caption_id in zip(entries, ids, strict=True)
+    ]
+    info = SourceInfo(
         name="manifest",
-        version="1",
+        licence="the user's own",
         provenance={
             "source": "manifests",
             "manifests": {split: str(path.absolute()) for split, path in manifests.items()},
         },
-        licence="the user's own",
-        image_root=None,
-        audio_root=audio_root,
+    )
+    return prepare(
+        info,
+        [*faults, *entries],
+        root,
+        audio_root=Path(audio_root),
+        skip={TOO_SHORT},
         overwrite=overwrite,
         progress=progress,
-    ) as writer:
-        ids = unique_ids([_name(row) for row in rows], [row.line for row in rows])
-        checked = stream_in_parallel(_fault, rows, partial(progress.update, "sounds"))
-        for row, caption_id, fault in zip(rows, ids, checked, strict=True):
-            if fault is not None:
-                faults.append(f"{row.place}: {fault}")
-            elif row.stated < MIN_SAMPLES:
-                writer.skip(f"shorter than {MIN_SECONDS} s", row.place)
-            elif not faults:
-                writer.add_caption(_caption(row, caption_id, audio_root))
-        if faults:
-            raise CorpusError(faults)
-        return writer.finish()
+    )
 
 
 def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = False) -> dict[Path, int]:
-    """Write train.tsv, and valid.tsv where the corpus has a split "validation": sounds in each, by file.
+    """Write train.tsv, and valid.tsv if the corpus has a split "validation".
 
-    The first line is the closest folder that holds all sounds of the corpus; a sound of several captions is
-    named once.
+    The first line is the deepest folder that contains all sounds of the corpus. A sound of several captions
+    is named once.
+
+    Returns:
+        The number of sounds in each file.
 
     Raises:
-        CorpusError: there is no split "train", a path holds a tab or a line break, or a manifest is there
-            already (unless `overwrite`).
+        CorpusError: there is no split "train", a path holds a tab or a line break, or a manifest exists
+            (unless `overwrite`).
     """
     folder = Path(folder)
     sounds = {
@@ -143,15 +125,18 @@ def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = Fal
     folder.mkdir(parents=True, exist_ok=True)
     top = Path(os.path.commonpath([path.parent for path in every]))
     for split, path in targets.items():
-        _write(path, top, sounds[split])
+        with atomic_file(path) as file:
+            file.write(f"{top}\n".encode())
+            for sound, length in sounds[split].items():
+                file.write(f"{sound.relative_to(top)}\t{length}\n".encode())
     return {path: len(sounds[split]) for split, path in targets.items()}
 
 
 # ---- reading ----------------------------------------------------------------------------------------------
 
 
-def _rows(path: Path, split: str, faults: list[str]) -> Iterator[_Row]:
-    """The lines of a manifest that name a sound; what is wrong with the others goes to `faults`."""
+def _read_manifest(path: Path, split: str, faults: list[str]) -> Iterator[CaptionEntry]:
+    """The sounds that a manifest names, with absolute paths; the faults of its lines go to `faults`."""
     if not is_file(path):
         faults.append(f"{path}: there is no such manifest.")
         return
@@ -174,11 +159,18 @@ def _rows(path: Path, split: str, faults: list[str]) -> Iterator[_Row]:
         if len(cells) != 2 or not cells[0] or count is None:
             faults.append(f"{path}:{number}: expected a path, a tab and a number of samples{_found(cells)}.")
             continue
-        yield _Row(path, number, split, _found_on_disk(_absolute(top / cells[0])), cells[0], int(count[1]))
+        audio = _on_disk(_absolute(top / cells[0]))
+        yield CaptionEntry(
+            origin=f"{path}:{number}",
+            audio=str(audio),
+            id=_name(cells[0], audio),
+            split=split,
+            num_samples=int(count[1]),
+        )
 
 
 def _root_fault(first: str) -> str | None:
-    """What is wrong with the first line of a manifest."""
+    """The fault of the first line of a manifest, or None."""
     if not first:
         return "must be the folder of the sounds, is empty."
     if first.startswith("{"):
@@ -194,14 +186,14 @@ def _root_fault(first: str) -> str | None:
 
 
 def _found(cells: list[str]) -> str:
-    """What a line holds in place of two columns, for people to read."""
+    """What a line contains instead of two columns."""
     if len(cells) == 1:
         return "; there is no tab (blanks do not separate columns)"
     return f"; there are {len(cells)} columns" if len(cells) > 2 else ""
 
 
-def _found_on_disk(path: Path) -> Path:
-    """The path, or part of a file, under the Unicode form in which it is on disk."""
+def _on_disk(path: Path) -> Path:
+    """The path, or part of a file, in the Unicode form that it has on disk."""
     part = PART.fullmatch(str(path))
     if part is None or is_file(path):
         return as_on_disk(path)
@@ -213,61 +205,23 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve follows links
 
 
-def _repeats(rows: list[_Row]) -> Iterator[str]:
-    """Sounds that are named twice, under whichever names."""
-    homes: dict[tuple[object, ...], _Row] = {}
-    for row in rows:
-        part = None if is_file(row.audio) else PART.fullmatch(str(row.audio))
-        # A range of all samples is the file itself.
-        file, first, count = (
-            (row.audio, 0, row.stated)
-            if part is None
-            else (Path(part["file"]), int(part["start"]), int(part["count"]))
-        )
-        key = (file_identity(file), first, count)
-        home = homes.setdefault(key, row)
-        if home is not row:
-            yield f"{row.place}: repeats {home.place} ({row.relative}). Remove one."
+def _repeats(entries: list[CaptionEntry]) -> Iterator[str]:
+    """A fault for each sound that is named twice, by any names."""
+    first: dict[tuple[object, ...], CaptionEntry] = {}
+    for entry in entries:
+        part = None if is_file(Path(entry.audio)) else PART.fullmatch(entry.audio)
+        if part is None:  # a range of all samples is the file itself
+            key = (file_identity(Path(entry.audio)), 0, entry.num_samples)
+        else:
+            key = (file_identity(Path(part["file"])), int(part["start"]), int(part["count"]))
+        if (other := first.setdefault(key, entry)) is not entry:
+            yield f"{entry.origin}: repeats {other.origin}. Remove one."
 
 
-def _fault(row: _Row) -> str | None:
-    """What is wrong with a line's sound, by its header."""
-    try:
-        length = num_samples(row.audio)
-    except AudioError as error:
-        return str(error)
-    if length != row.stated:
-        return f"{row.audio} has {length} samples, not {row.stated}. Write the manifest again."
-    return None
-
-
-def _name(row: _Row) -> str:
-    """A row's path without ending, and its range where it names a part of a file."""
-    part = None if is_file(row.audio) else PART.fullmatch(row.relative)
-    path = Path(part["file"] if part else row.relative)
+def _name(relative: str, audio: Path) -> str:
+    """The path without suffix, and the range of a part of a file."""
+    part = None if is_file(audio) else PART.fullmatch(relative)
+    path = Path(part["file"] if part else relative)
     path = path.with_suffix("") if path.name else path
-    behind = f"-{part['start']}-{part['count']}" if part else ""
-    return "_".join(f"{path.as_posix()}{behind}".split())
-
-
-def _caption(row: _Row, caption_id: str, audio_root: str) -> Caption:
-    return Caption(
-        id=caption_id,
-        split=row.split,
-        audio=row.audio.relative_to(audio_root).as_posix(),
-        num_samples=row.stated,
-        speaker="unknown",
-        language="und",
-        image=None,
-        text=None,
-    )
-
-
-# ---- writing ----------------------------------------------------------------------------------------------
-
-
-def _write(path: Path, top: Path, sounds: Mapping[Path, int]) -> None:
-    with atomic_file(path) as file:
-        file.write(f"{top}\n".encode())
-        for sound, length in sounds.items():
-            file.write(f"{sound.relative_to(top)}\t{length}\n".encode())
+    span = f"-{part['start']}-{part['count']}" if part else ""
+    return "_".join(f"{path.as_posix()}{span}".split())
