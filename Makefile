@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup demo test check smoke lint lock clean
+.PHONY: help setup demo test check smoke lint format lock clean
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -54,6 +54,10 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: $(READY) ## let ruff fix and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 smoke: $(READY) ## the whole pipeline at its smallest, in a temporary folder
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
