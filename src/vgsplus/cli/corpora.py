@@ -100,7 +100,7 @@ def data_spokencoco(
             dtype=dtype,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress.update,
+            progress=progress,
         )
     Console().print(summary)
 
@@ -152,7 +152,7 @@ def data_places(
             dtype=dtype,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress.update,
+            progress=progress,
         )
     Console().print(summary)
 
@@ -187,7 +187,7 @@ def data_flickr8k(
             dtype=dtype,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress.update,
+            progress=progress,
         )
     Console().print(summary)
 

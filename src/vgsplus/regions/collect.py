@@ -1,63 +1,40 @@
-"""Making regions.h5 from files of detections: by several processes, no piece twice.
+"""Collect the regions of a corpus from published files into one store, by several processes.
 
-The number of pictures is known before: those that captions name. So regions.h5 is laid out at once, its
-arrays as plain blocks of bytes, and processes write the rows where they belong without HDF5. What is done is
-noted in a journal, piece by piece, after the rows are on disk; started again on the same files, the work goes
-on.
+The images are known in advance: those of the captions. So the store is created at once, and each process
+writes the rows of its part of a file in place. After a kill the work resumes with the parts that are missing.
 """
 
-import hashlib
-import json
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple
+from itertools import islice
 from pathlib import Path
-
-import h5py
+from typing import Any, NamedTuple
 
 from vgsplus.errors import CorpusError
-from vgsplus.parallel import Tick as Progress
-from vgsplus.regions.published import (
-    DetectionError,
-    Key,
-    PictureNames,
-    Piece,
-    decode,
-    is_header,
-    pieces_of,
-    place_name,
-    records_of,
-)
-from vgsplus.regions.store import REGIONS_FILE, Dtype, RegionStore, create_store
+from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.published import Part, split_file
+from vgsplus.regions.resume import resumable_store
+from vgsplus.regions.store import Dtype, RegionStore, create_store
 
-JOURNAL, PLAN = "journal.jsonl", "plan.json"
 NOT_HELD = "no file of --features holds its regions"
 RECORDS_FOR_SHAPE = 32
-"""Records that are read to learn how many regions and features a picture has."""
+"""Records that are read to find out R and F."""
 WORTH_PROCESSES = 8
-"""Pieces from which on processes save more than the seconds that they take to start."""
+"""Number of parts from which on processes save more than the seconds that they take to start."""
+
+type ImageKey = Callable[[str], int | str | None]
+"""Returns the same key for all names of an image, in captions and in files of regions; None: not an image."""
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What a piece held: rows written with their places, records of no caption, faults with their places."""
-
-    records: int = 0
-    rows: list[tuple[int, int]] = field(default_factory=list)
-    unnamed: int = 0
-    faults: list[tuple[int, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class RegionFile:
-    """What came of it: the pictures whose regions the file at `path` holds, in the order of its rows."""
+class Collected(NamedTuple):
+    """The store at `path`, its `images`, those without regions, the number of records of others."""
 
     path: Path
     images: list[str]
@@ -67,242 +44,205 @@ class RegionFile:
 
 def collect_regions(
     files: Sequence[Path],
-    images: Mapping[Key, str],
+    images: Mapping[int | str, str],
     folder: Path,
     *,
-    names: PictureNames,
+    image_key: ImageKey,
     dtype: Dtype,
     partial: bool,
-    progress: Progress | None = None,
-) -> RegionFile:
-    """Gather the regions of `images` (key of `names` to image id) from `files` into regions.h5 in `folder`.
+    progress: Progress = SILENT,
+) -> Collected:
+    """Collect the regions of images from files of `published` into a store, with a row per image in order.
 
-    What an interrupted call left in `folder` is used where it was about the same files and images. Rows go
-    in the order of `images`; those of images that no file holds, or only in a faulty record, are left out, if
-    `partial`.
+    Args:
+        files: TSV or HDF5.
+        images: image ids by their key.
+        folder: for the store and the state of the work, which an interrupted call may have left there.
+        image_key: returns the key of an image name in `files`.
+        dtype: of the stored features.
+        partial: whether to skip images without regions or with faulty ones only.
+        progress: stage "regions", of parts of the files.
 
     Raises:
-        CorpusError: a file is absent; every record that repeats another and, if not `partial`, every fault of
-            every record of the images, by file and line; or, if not `partial`, the images that no file holds:
-            what was done stays for a call that leaves them out.
+        CorpusError: a file is missing; records that repeat an image; unless `partial`, all faulty records,
+            by file and line, or all images without regions (what was collected can then be reused).
     """
-    pieces = [piece for path in files for piece in pieces_of(path)]
+    parts = [part for path in files for part in split_file(path)]
     row_of = {key: row for row, key in enumerate(images)}
-    path = _open_plan(folder, pieces, images, dtype)
-    journal = folder / JOURNAL
-    done = _read_journal(journal)
-    outcomes = {index: outcome for index, outcome in done.items() if index < len(pieces)}
-    with journal.open("a", encoding="utf-8") as notes:
-        todo = [index for index in range(len(pieces)) if index not in outcomes]
-        for index, outcome in _write_pieces(pieces, todo, names, row_of, path):
-            outcomes[index] = outcome
-            notes.write(json.dumps({"piece": index} | asdict(outcome)) + "\n")
-            notes.flush()
-            if progress is not None:
-                progress(len(outcomes), len(pieces))
-    return _settle(pieces, outcomes, list(images.values()), folder, partial=partial)
+    image_ids = list(images.values())
+    paths = sorted({path for part in parts for path in (part.path, part.names) if path is not None})
+    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    task = [dtype, stats, [astuple(part) for part in parts], list(images.items())]
+
+    def create(path: Path) -> None:
+        create_store(path, image_ids, _find_shape(parts), dtype)
+
+    with resumable_store(folder, task, create) as (path, outcomes, record):
+        todo = parts[len(outcomes) :]
+        for outcome in _write_parts(todo, image_key, row_of, path):
+            record(outcome)
+            outcomes.append(outcome)
+            progress.update("regions", len(outcomes), len(parts))
+    try:
+        rows = _filled_rows(parts, outcomes, image_ids, partial=partial)
+    except CorpusError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    missing = [image_ids[row] for row in sorted(set(range(len(image_ids))) - set(rows))]
+    if missing and not partial:
+        raise CorpusError([f"{image}: {NOT_HELD}" for image in missing])
+    if missing:
+        path = _keep_rows(path, rows)
+    unnamed = sum(outcome["unnamed"] for outcome in outcomes)
+    return Collected(path, [image_ids[row] for row in rows], missing, unnamed)
 
 
-def _open_plan(folder: Path, pieces: Sequence[Piece], images: Mapping[Key, str], dtype: Dtype) -> Path:
-    """The file in `folder`, left by a call about the same, or laid out anew."""
-    files = sorted({path for piece in pieces for path in (piece.path, piece.names) if path is not None})
-    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    about = json.dumps([dtype, stats, [asdict(piece) for piece in pieces]], default=str)
-    digest = hashlib.sha256((about + json.dumps(list(images.items()))).encode()).hexdigest()
-    plan = folder / PLAN
-    if plan.is_file():
-        left = json.loads(plan.read_text(encoding="utf-8"))
-        if left.pop("about") == digest:
-            return folder / REGIONS_FILE
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    create_store(folder / REGIONS_FILE, list(images.values()), _shape(pieces), dtype)
-    half = plan.with_suffix(".half")
-    half.write_text(json.dumps({"about": digest}), encoding="utf-8")
-    half.replace(plan)
-    return folder / REGIONS_FILE
+def _find_shape(parts: Sequence[Part]) -> tuple[int, int]:
+    """Return (R, F) of most of the first records, so that a faulty one does not decide."""
+    fault = ""
+
+    def shapes() -> Iterator[tuple[int, int]]:
+        nonlocal fault
+        for part in parts:
+            for index, image, decode in part.records():
+                if decode is not None:
+                    try:
+                        features, _ = decode()
+                    except ValueError as error:
+                        fault = fault or f"{part.place(index, 0)}: image {image}: {error}"
+                    else:
+                        yield features.shape
+
+    found = Counter(islice(shapes(), RECORDS_FOR_SHAPE))
+    if not found:
+        raise CorpusError(
+            f"{fault or f'{parts[0].path}: holds no record'}. No file holds a record that can be used."
+        )
+    return found.most_common(1)[0][0]
 
 
-def _shape(pieces: Sequence[Piece]) -> tuple[int, int]:
-    """R and F of most of the first records that can be read, so that an odd one does not decide."""
-    first = ""
-    seen: Counter[tuple[int, int]] = Counter()
-    for piece in pieces:
-        with _store(piece) as store:
-            for record in records_of(piece):
-                if is_header(piece, record):
-                    continue
-                try:
-                    regions, dim = decode(piece, record, store).features.shape
-                except DetectionError as error:
-                    first = first or f"{place_name(piece, record.place, 0)}: image {record.image}: {error}"
-                    continue
-                seen[regions, dim] += 1
-                if seen.total() == RECORDS_FOR_SHAPE:
-                    return seen.most_common(1)[0][0]
-    if not seen:
-        nothing = f"{pieces[0].path}: holds no record"
-        raise CorpusError(f"{first or nothing}. No file holds a record that can be used.")
-    return seen.most_common(1)[0][0]
-
-
-def _store(piece: Piece) -> "h5py.File | nullcontext[None]":
-    return h5py.File(piece.path) if piece.kind != "tsv" else nullcontext()
-
-
-def _read_journal(journal: Path) -> dict[int, Outcome]:
-    """Pieces that are done; a line that a kill cut short ends them."""
-    done: dict[int, Outcome] = {}
-    if not journal.is_file():
-        return done
-    whole = 0
-    with journal.open("rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
-            note = json.loads(line)
-            index = note.pop("piece")
-            note["rows"] = [(place, row) for place, row in note["rows"]]
-            note["faults"] = [(place, what) for place, what in note["faults"]]
-            done[index] = Outcome(**note)
-    os.truncate(journal, whole)
-    return done
-
-
-def _write_pieces(
-    pieces: Sequence[Piece],
-    todo: Sequence[int],
-    names: PictureNames,
-    row_of: Mapping[Key, int],
-    path: Path,
-) -> Iterator[tuple[int, Outcome]]:
-    """Write the rows of the pieces to do, in processes where there are several; (index, outcome) in order."""
+def _write_parts(
+    parts: Sequence[Part], image_key: ImageKey, row_of: Mapping[int | str, int], path: Path
+) -> Iterator[dict[str, Any]]:
+    """Write parts, in several processes if there are many, and yield what `write_part` returns in order."""
     workers = os.cpu_count() or 1
-    if workers < 2 or len(todo) < WORTH_PROCESSES:
-        yield from ((index, write_piece(pieces[index], names, row_of, path)) for index in todo)
+    if workers < 2 or len(parts) < WORTH_PROCESSES:
+        yield from (write_part(part, image_key, row_of, path) for part in parts)
         return
-    # Processes started anew: threads and open HDF5 files of this one do not survive a fork.
+    # Spawned: threads and open HDF5 files of this process do not survive a fork.
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(names, row_of, path),
+        initargs=(image_key, row_of, path),
     )
     try:
-        waiting: list[tuple[int, Future[Outcome]]] = []
-        for index in todo:
-            waiting.append((index, pool.submit(_write_in_worker, pieces[index])))
+        waiting: list[Future[dict[str, Any]]] = []
+        for part in parts:
+            waiting.append(pool.submit(_write_in_worker, part))
             if len(waiting) > 2 * workers:
-                ready, future = waiting.pop(0)
-                yield ready, future.result()
-        for ready, future in waiting:
-            yield ready, future.result()
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[PictureNames, Mapping[Key, int], Path] | None = None
+_worker: tuple[ImageKey, Mapping[int | str, int], Path]
 
 
-def _start_worker(names: PictureNames, row_of: Mapping[Key, int], path: Path) -> None:
-    global _worker  # noqa: PLW0603 - a process of the pool has one task, told once and not with every piece
-    # Ctrl-C reaches every process of the terminal; only the first is to say so.
+def _start_worker(*arguments: Any) -> None:  # noqa: ANN401 - those of `write_part`, sent once, not with each part
+    global _worker  # noqa: PLW0603
+    _worker = arguments
+    # Ctrl-C reaches all processes of the terminal; only the first one reports it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (names, row_of, path)
 
 
 def _end_with_parent() -> None:
-    """End this process when the first one is killed: the next preparation must be alone with the file."""
+    """End this process when its parent is killed, so that it does not write into the resumed work."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _write_in_worker(piece: Piece) -> Outcome:
-    assert _worker is not None
-    return write_piece(piece, *_worker)
+def _write_in_worker(part: Part) -> dict[str, Any]:
+    return write_part(part, *_worker)
 
 
-def write_piece(piece: Piece, names: PictureNames, row_of: Mapping[Key, int], path: Path) -> Outcome:
-    """Write the rows of a piece's images into the file, and see them to disk."""
-    outcome = Outcome()
-    taken: set[int] = set()
-    with _store(piece) as store, RegionStore(path, writable=True) as target:
-        for record in records_of(piece):
-            outcome.records += 1
-            if is_header(piece, record):
+def write_part(
+    part: Part, image_key: ImageKey, row_of: Mapping[int | str, int], path: Path
+) -> dict[str, Any]:
+    """Write the regions in a part to the store at `path`, and flush them to disk.
+
+    Returns:
+        "records" and "unnamed", numbers of all records and of those of other images; "rows" and "faults",
+        lists of (index in the part, row) and (index in the part, what is wrong).
+    """
+    records, unnamed = 0, 0
+    rows: list[tuple[int, int]] = []
+    written: set[int] = set()
+    faults: list[tuple[int, str]] = []
+    with RegionStore(path, writable=True) as store:
+        for index, image, decode in part.records():
+            records += 1
+            if decode is None:
                 continue
-            key = names.key(record.image)
-            row = row_of.get(key) if key is not None else None
+            key = image_key(image)
             if key is None:
-                outcome.faults.append((record.place, f"img_id {record.image!r} {names.keyless}"))
-            elif row is None:
-                outcome.unnamed += 1
+                faults.append(
+                    (index, f"img_id {image!r} is not the name of an image such as {next(iter(row_of))}")
+                )
+            elif key not in row_of:
+                unnamed += 1
             else:
+                row = row_of[key]
                 try:
-                    found = decode(piece, record, store)
-                    if row not in taken:  # a repeat is reported when the pieces are put together
-                        target.write(row, found.features, found.boxes)
-                except (DetectionError, ValueError) as error:
-                    outcome.faults.append((record.place, f"image {record.image}: {error}"))
+                    features, boxes = decode()
+                    if row not in written:  # repeats are reported when all parts are known
+                        store.write(row, features, boxes)
+                except ValueError as error:
+                    faults.append((index, f"image {image}: {error}"))
                 else:
-                    outcome.rows.append((record.place, row))
-                    taken.add(row)
-        target.sync()
-    return outcome
+                    rows.append((index, row))
+                    written.add(row)
+        store.sync()
+    return {"records": records, "rows": rows, "unnamed": unnamed, "faults": faults}
 
 
-def _settle(
-    pieces: Sequence[Piece],
-    outcomes: Mapping[int, Outcome],
-    images: Sequence[str],
-    folder: Path,
-    *,
-    partial: bool,
-) -> RegionFile:
-    """Report the faults of all pieces, or name the rows and leave out those that no file filled."""
+def _filled_rows(
+    parts: Sequence[Part], outcomes: Sequence[Mapping[str, Any]], images: Sequence[str], *, partial: bool
+) -> list[int]:
+    """Return the rows that were written, or raise for repeats, for faults unless `partial`, and for none."""
     faults: list[str] = []
     places: dict[int, str] = {}
-    lines: dict[Path, int] = {}
-    for index, piece in enumerate(pieces):
-        outcome, before = outcomes[index], lines.get(piece.path, 0)
+    lines: Counter[Path] = Counter()
+    for part, outcome in zip(parts, outcomes, strict=True):
+        before = lines[part.path]
         if not partial:
-            faults += [f"{place_name(piece, place, before)}: {what}" for place, what in outcome.faults]
-        for place, row in outcome.rows:
-            name = place_name(piece, place, before)
+            faults += [f"{part.place(index, before)}: {fault}" for index, fault in outcome["faults"]]
+        for index, row in outcome["rows"]:
+            place = part.place(index, before)
             if row in places:
-                faults.append(f"{name}: image {images[row]} is there already: {places[row]}")
-            places.setdefault(row, name)
-        lines[piece.path] = before + outcome.records
+                faults.append(f"{place}: image {images[row]} is there already: {places[row]}")
+            places.setdefault(row, place)
+        lines[part.path] += outcome["records"]
     if faults:
-        shutil.rmtree(folder, ignore_errors=True)
         raise CorpusError(faults)
-    rows = sorted(places)
-    if not rows:
-        shutil.rmtree(folder, ignore_errors=True)
-        files = ", ".join(dict.fromkeys(str(piece.path) for piece in pieces))
-        raise CorpusError(f"{files}: hold no picture of the captions. Name others with --features.")
-    missing = [image for row, image in enumerate(images) if row not in places]
-    if missing and not partial:
-        raise CorpusError([f"{image}: {NOT_HELD}" for image in missing])
-    kept = [images[row] for row in rows]
-    if missing:
-        _keep_rows(folder, rows)
-    unnamed = sum(outcome.unnamed for outcome in outcomes.values())
-    return RegionFile(folder / REGIONS_FILE, kept, missing, unnamed)
+    if not places:
+        files = ", ".join(dict.fromkeys(str(part.path) for part in parts))
+        raise CorpusError(f"{files}: hold no image of the captions. Name others with --features.")
+    return sorted(places)
 
 
-def _keep_rows(folder: Path, rows: Sequence[int]) -> None:
-    """Make the file anew with these rows alone."""
-    smaller = folder / "fewer.h5"
-    (folder / PLAN).unlink()  # the file changes: whatever happens from here on starts anew
-    with RegionStore(folder / REGIONS_FILE) as source:
-        create_store(smaller, [source.image_ids[row] for row in rows], source.shape[1:], source.dtype)
-        with RegionStore(smaller, writable=True) as target:
+def _keep_rows(path: Path, rows: Sequence[int]) -> Path:
+    """Copy these rows to a store of their own."""
+    kept = path.with_name("kept.h5")
+    with RegionStore(path) as source:
+        create_store(kept, [source.image_ids[row] for row in rows], source.shape[1:], source.dtype)
+        with RegionStore(kept, writable=True) as target:
             for index, row in enumerate(rows):
                 features, boxes = source.read([row])
                 target.write(index, features[0], boxes[0])
-    smaller.replace(folder / REGIONS_FILE)
+    return kept

@@ -215,7 +215,7 @@ def test_without_regions_or_pictures_nothing_is_read(places):
 
 def test_features_of_other_pictures_are_refused(places, detected):
     detected(["x/x/x.jpg"]).write_tsv(places.features)
-    with pytest.raises(CorpusError, match=r"obj36\.tsv: hold no picture of the captions"):
+    with pytest.raises(CorpusError, match=r"obj36\.tsv: hold no image of the captions"):
         places.prepare()
     assert list((places.root / "out").iterdir()) == []
 

@@ -15,8 +15,7 @@ from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, training_list
 from vgsplus.corpora.sources.spokencoco_json import read_list
 from vgsplus.errors import CorpusError
-from vgsplus.regions import collect as region_file
-from vgsplus.regions import published as detections
+from vgsplus.regions import collect, published
 from vgsplus.regions.published import COLUMNS, coco_number
 
 REGIONS, DIM = 3, 5
@@ -171,94 +170,92 @@ def test_a_file_of_regions_gives_the_same_corpus(data):
         data.prepare(features=[data.root / "regions.h5"], overwrite=True)
 
 
-def test_small_pieces_in_processes_give_the_same_corpus(data, monkeypatch):
-    monkeypatch.setattr(detections, "TSV_PIECE", 400)
-    monkeypatch.setattr(region_file.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(region_file, "WORTH_PROCESSES", 1)
+def test_small_parts_in_processes_give_the_same_corpus(data, monkeypatch):
+    monkeypatch.setattr(published, "TSV_PART_BYTES", 400)
+    monkeypatch.setattr(collect.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(collect, "WORTH_PROCESSES", 1)
     data.prepare()
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
 
 
 @pytest.mark.parametrize("size", [1, 7, 333])
-def test_a_line_belongs_to_one_piece(data, monkeypatch, size):
-    monkeypatch.setattr(detections, "TSV_PIECE", size)
-    found = [
-        record.image
-        for piece in detections.pieces_of(data.root / "b.tsv")
-        for record in detections.records_of(piece)
-    ]
+def test_a_line_belongs_to_one_part(data, monkeypatch, size):
+    monkeypatch.setattr(published, "TSV_PART_BYTES", size)
+    found = [image for part in published.split_file(data.root / "b.tsv") for _, image, _ in part.records()]
     assert found == [record["img_id"] for record in list(data.records.values())[3:]]
 
 
 def test_an_interrupted_preparation_goes_on(data, monkeypatch):
-    monkeypatch.setattr(region_file.os, "cpu_count", lambda: 1)
-    write_piece, seen = region_file.write_piece, []
+    monkeypatch.setattr(collect.os, "cpu_count", lambda: 1)
+    write_part, seen = collect.write_part, []
 
-    def interrupted(piece, *arguments):
+    def interrupted(part, *arguments):
         if seen:
             raise KeyboardInterrupt
-        seen.append(piece.path.name)
-        return write_piece(piece, *arguments)
+        seen.append(part.path.name)
+        return write_part(part, *arguments)
 
-    monkeypatch.setattr(region_file, "write_piece", interrupted)
+    monkeypatch.setattr(collect, "write_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         data.prepare()
     assert not (data.root / "out" / "c").exists()
 
-    def noted(piece, *arguments):
-        seen.append(piece.path.name)
-        return write_piece(piece, *arguments)
+    def noted(part, *arguments):
+        seen.append(part.path.name)
+        return write_part(part, *arguments)
 
-    monkeypatch.setattr(region_file, "write_piece", noted)
+    monkeypatch.setattr(collect, "write_part", noted)
     data.prepare()
     assert seen == ["a.tsv", "b.tsv"]
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
 
 
-STOPPED_AFTER_A_PIECE = """
+STOPPED_AFTER_A_PART = """
 import multiprocessing, sys, time
 from pathlib import Path
-from vgsplus.regions import collect as region_file, published as detections
+from vgsplus.progress import Progress
+from vgsplus.regions import collect, published
 from vgsplus.corpora.sources.spokencoco import prepare_spokencoco
 
-def tell(stage, done, total):
-    if stage == "regions":
-        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
-        time.sleep(600)
+class Stop(Progress):
+    def update(self, stage, *_):
+        if stage == "regions":
+            print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+            time.sleep(600)
 
 if __name__ == "__main__":
-    detections.TSV_PIECE, region_file.os.cpu_count, region_file.WORTH_PROCESSES = 400, lambda: 2, 1
+    published.TSV_PART_BYTES, collect.os.cpu_count, collect.WORTH_PROCESSES = 400, lambda: 2, 1
     root = Path(sys.argv[1])
     lists = {split: root / f"{split}.json" for split in ("train", "validation", "test")}
     files = [root / "a.tsv", root / "b.tsv"]
     prepare_spokencoco(
-        root / "out" / "c", lists=lists, audio_root=root, features=files, dtype="float32", progress=tell
+        root / "out" / "c", lists=lists, audio_root=root, features=files, dtype="float32", progress=Stop()
     )
 """
 
 
 def test_a_killed_preparation_leaves_no_process_and_goes_on(data, monkeypatch):
     script = data.root / "killed.py"
-    script.write_text(STOPPED_AFTER_A_PIECE)
+    script.write_text(STOPPED_AFTER_A_PART)
     with subprocess.Popen([sys.executable, script, data.root], stdout=subprocess.PIPE, text=True) as killed:
         workers = [int(pid) for pid in killed.stdout.readline().split()]
         killed.kill()
     assert len(workers) == 2
     wait_until(lambda: not any(is_running(pid) for pid in workers))
 
-    monkeypatch.setattr(detections, "TSV_PIECE", 400)
-    monkeypatch.setattr(region_file.os, "cpu_count", lambda: 1)
-    write_piece, written = region_file.write_piece, []
+    monkeypatch.setattr(published, "TSV_PART_BYTES", 400)
+    monkeypatch.setattr(collect.os, "cpu_count", lambda: 1)
+    write_part, written = collect.write_part, []
 
-    def noted(piece, *arguments):
-        written.append(piece)
-        return write_piece(piece, *arguments)
+    def noted(part, *arguments):
+        written.append(part)
+        return write_part(part, *arguments)
 
-    monkeypatch.setattr(region_file, "write_piece", noted)
+    monkeypatch.setattr(collect, "write_part", noted)
     data.prepare()
-    pieces = [piece for name in ("a.tsv", "b.tsv") for piece in detections.pieces_of(data.root / name)]
-    assert written == pieces[-len(written) :]
-    assert len(written) < len(pieces)
+    parts = [part for name in ("a.tsv", "b.tsv") for part in published.split_file(data.root / name)]
+    assert written == parts[-len(written) :]
+    assert len(written) < len(parts)
     assert_regions(Corpus.open(data.root / "out" / "c"), data)
 
 
@@ -283,12 +280,12 @@ def wait_until(holds, seconds=30):
         ({"features": np.ones(7, np.float32)}, "features holds 7 numbers, which 3 boxes cannot share"),
         ({"features": np.ones((3, 6), np.float32)}, r"shape \(3, 6\), those of most are \(3, 5\)"),
         ({"num_boxes": 0}, "num_boxes is 0"),
-        ({"num_boxes": "many"}, "num_boxes is 'many', no whole number"),
+        ({"num_boxes": "many"}, "num_boxes is 'many', not an integer"),
         ({"features": np.full((3, 5), np.nan, np.float32)}, "features holds values that are not finite"),
         ({"boxes": np.tile(np.float32([0, 0, 210, 50]), (3, 1))}, "lies outside the picture of 200 x 100"),
         ({"boxes": np.tile(np.float32([50, 0, 20, 50]), (3, 1))}, "a box ends before it starts"),
         ({"img_h": 0}, "the picture is 200 x 0 pixels"),
-        ({"img_id": "dog"}, r"b\.tsv:1: img_id 'dog' ends in no COCO number"),
+        ({"img_id": "dog"}, r"b\.tsv:1: img_id 'dog' is not the name of an image such as 9"),
         ({"img_id": image_name(9)[10:-4]}, r"b\.tsv:1: image .* is there already: .*a\.tsv:1"),
     ],
 )
@@ -353,7 +350,7 @@ def test_after_that_fault_what_was_read_is_not_read_again(data, monkeypatch):
     data.write_features()
     with pytest.raises(CorpusError, match="holds its regions"):
         data.prepare()
-    monkeypatch.setattr(region_file, "write_piece", lambda *_: pytest.fail("a piece was read again"))
+    monkeypatch.setattr(collect, "write_part", lambda *_: pytest.fail("a part was read again"))
     assert data.prepare(skip_faulty=True).skipped["picture without regions"] > 0
 
 

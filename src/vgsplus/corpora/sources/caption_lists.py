@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vgsplus.errors import CorpusError
-from vgsplus.regions.published import PictureNames
+from vgsplus.regions.collect import ImageKey
 
 
 class SpokenCaption(NamedTuple):
@@ -37,7 +37,7 @@ class Source:
         title: The same for people to read.
         licence: What it is distributed under.
         pictures: Where its pictures are from, for people to read.
-        names: How its pictures are named.
+        image_key: Returns the same key for all names of a picture; None: not one of its pictures.
         files: What it is read from, by what it is.
         read: Reads its lists; a caption of the split None is left out.
         notes: Further keys of corpus.json, from the number of pictures of each split.
@@ -47,7 +47,7 @@ class Source:
     title: str
     licence: str
     pictures: str
-    names: PictureNames
+    image_key: ImageKey
     files: Mapping[str, Path]
     read: Read
     notes: Callable[[Mapping[str, int]], Mapping[str, Any]] = lambda _: {}

@@ -18,10 +18,11 @@ from vgsplus.corpora import Summary
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption
 from vgsplus.corpora.sources.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.sources.karpathy import karpathy_images
-from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
+from vgsplus.corpora.sources.spoken_captions import prepare_spoken_captions
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import is_file, read_text
-from vgsplus.regions.published import STEMS
+from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.published import stem_key
 from vgsplus.regions.store import Dtype
 
 DIGITS = 9
@@ -53,7 +54,7 @@ def prepare_flickr8k(
     dtype: Dtype = "float16",
     skip_faulty: bool = False,
     overwrite: bool = False,
-    progress: Stages | None = None,
+    progress: Progress = SILENT,
 ) -> Summary:
     """Prepare Flickr8k's spoken captions as a corpus at `root`.
 
@@ -86,7 +87,7 @@ def prepare_flickr8k(
         title="Flickr8k Audio Caption Corpus",
         licence=LICENCE,
         pictures="Flickr8k",
-        names=STEMS,
+        image_key=stem_key,
         files=files,
         read=lambda: _read(files["captions"], speakers, texts),
     )

@@ -13,9 +13,10 @@ from pathlib import Path
 from vgsplus.corpora import Summary
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.sources.json_entries import entries_of, fields_of
-from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
+from vgsplus.corpora.sources.spoken_captions import prepare_spoken_captions
 from vgsplus.errors import CorpusError
-from vgsplus.regions.published import PATHS
+from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.published import path_key
 from vgsplus.regions.store import Dtype
 
 LIST_NAMES = {
@@ -49,7 +50,7 @@ def prepare_places(
     dtype: Dtype = "float16",
     skip_faulty: bool = False,
     overwrite: bool = False,
-    progress: Stages | None = None,
+    progress: Progress = SILENT,
 ) -> Summary:
     """Prepare Spoken Places as a corpus at `root`, from its lists by split and the regions in `features`.
 
@@ -72,7 +73,7 @@ def prepare_places(
         title="Spoken Places",
         licence=LICENCE,
         pictures="Places",
-        names=PATHS,
+        image_key=path_key,
         files=lists,
         read=read,
     )

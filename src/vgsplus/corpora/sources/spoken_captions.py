@@ -9,7 +9,7 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,11 +26,10 @@ from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, walk
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
 from vgsplus.images import open_image
-from vgsplus.parallel import Tick as Progress
 from vgsplus.parallel import stream_in_parallel
-from vgsplus.regions.collect import NOT_HELD, RegionFile, collect_regions
+from vgsplus.progress import Progress
+from vgsplus.regions.collect import NOT_HELD, Collected, collect_regions
 from vgsplus.regions.pixel_grid import grid_regions
-from vgsplus.regions.published import Key
 from vgsplus.regions.store import Dtype, provenance_of
 
 SOUNDS_AT_ONCE = 4096
@@ -44,8 +43,6 @@ EMPTY = "holds no samples"
 NO_FAULTS = {TOO_SHORT, EMPTY, NO_SPLIT}
 """Reasons for which a caption is left out without being asked to."""
 
-type Stages = Callable[[str, int, int], None]
-"""Called with (stage, done, total) as the work goes on."""
 type Regions = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
@@ -53,8 +50,8 @@ type Regions = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 class Survey:
     """What the lists hold: each picture's id and split by its key, captions left out, faults."""
 
-    images: dict[Key, str] = field(default_factory=dict)
-    splits: dict[Key, str] = field(default_factory=dict)
+    images: dict[int | str, str] = field(default_factory=dict)
+    splits: dict[int | str, str] = field(default_factory=dict)
     captions: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -69,7 +66,7 @@ def prepare_spoken_captions(
     dtype: Dtype,
     skip_faulty: bool,
     overwrite: bool,
-    progress: Stages | None,
+    progress: Progress,
 ) -> Summary:
     """Prepare a source as a corpus at `root`, with the regions in `features`.
 
@@ -108,20 +105,18 @@ def prepare_spoken_captions(
             raise CorpusError(faults)
         # Beside the writer's folder, which the next writer clears.
         staging = writer.root.with_name(f".{writer.root.name}.regions")
-        regions: RegionFile | None = None
+        regions: Collected | None = None
         if image_root is not None and not features:
-            tell = None if progress is None else partial(progress, "pictures")
-            missing = _describe_pictures(writer, image_root, list(survey.images.values()), dtype, tell)
+            missing = _describe_pictures(writer, image_root, list(survey.images.values()), dtype, progress)
         else:
-            tell = None if progress is None else partial(progress, "regions")
             regions = collect_regions(
                 features,
                 survey.images,
                 staging,
-                names=source.names,
+                image_key=source.image_key,
                 dtype=dtype,
                 partial=skip_faulty,
-                progress=tell,
+                progress=progress,
             )
             missing = dict.fromkeys(regions.missing, NOT_HELD)
         if missing and not skip_faulty:
@@ -165,7 +160,7 @@ def _survey(source: Source, image_root: Path | None, *, skip_faulty: bool) -> Su
         survey.captions += 1
         if split is None:
             continue
-        key = source.names.key(caption.image)
+        key = source.image_key(caption.image)
         if key is None or _leaves(caption.image):
             survey.faults.append(f"{caption.place}: {caption.image!r} is no picture of {source.pictures}")
             continue
@@ -200,7 +195,7 @@ def _leaves(image: str) -> bool:
 
 
 def _measure(
-    source: Source, audio_root: Path, total: int, progress: Stages | None
+    source: Source, audio_root: Path, total: int, progress: Progress
 ) -> tuple["array[int]", dict[int, str]]:
     """Samples of each caption's sound, from its header, and why some are out, by the caption's number."""
     samples = array("i")
@@ -216,8 +211,7 @@ def _measure(
                 elif caption.speaker is None:
                     reasons[len(samples)] = NO_SPEAKER
                 samples.append(0 if isinstance(length, str) else length)
-            if progress is not None:
-                progress("sounds", len(samples), total)
+            progress.update("sounds", len(samples), total)
     return samples, reasons
 
 
@@ -243,12 +237,14 @@ def _caption_faults(source: Source, reasons: Mapping[int, str]) -> list[str]:
 
 
 def _describe_pictures(
-    writer: CorpusWriter, image_root: Path, images: Sequence[str], dtype: Dtype, progress: Progress | None
+    writer: CorpusWriter, image_root: Path, images: Sequence[str], dtype: Dtype, progress: Progress
 ) -> dict[str, str]:
     """Add the regions of a plain grid for each picture; those that cannot be read, and why."""
     missing: dict[str, str] = {}
     paths = [image_root / image for image in images]
-    described = stream_in_parallel(_describe, paths, progress, at_once=PICTURES_AT_ONCE)
+    described = stream_in_parallel(
+        _describe, paths, partial(progress.update, "pictures"), at_once=PICTURES_AT_ONCE
+    )
     for image, outcome in zip(images, described, strict=True):
         if isinstance(outcome, str):
             missing[image] = outcome
@@ -276,7 +272,7 @@ def _add_captions(
     uttids: set[str] = set()
     wavs: set[str] = set()
     for index, (split, caption) in enumerate(walk(source)):
-        key = source.names.key(caption.image)
+        key = source.image_key(caption.image)
         image = caption.image if key is None else survey.images.get(key, caption.image)
         reason = reasons.get(index)
         if reason is None and image in missing:

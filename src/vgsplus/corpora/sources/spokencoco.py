@@ -10,10 +10,11 @@ from pathlib import Path
 from vgsplus.corpora import Summary
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, lists_by_name
 from vgsplus.corpora.sources.karpathy import coco_splits
-from vgsplus.corpora.sources.spoken_captions import Stages, prepare_spoken_captions
+from vgsplus.corpora.sources.spoken_captions import prepare_spoken_captions
 from vgsplus.corpora.sources.spokencoco_json import read_list
 from vgsplus.errors import CorpusError
-from vgsplus.regions.published import COCO_NUMBERS, coco_number
+from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.published import coco_number
 from vgsplus.regions.store import Dtype
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -61,7 +62,7 @@ def prepare_spokencoco(
     dtype: Dtype = "float16",
     skip_faulty: bool = False,
     overwrite: bool = False,
-    progress: Stages | None = None,
+    progress: Progress = SILENT,
 ) -> Summary:
     """Prepare SpokenCOCO as a corpus at `root`, from its lists by split and the regions in `features`.
 
@@ -91,7 +92,7 @@ def prepare_spokencoco(
         title="SpokenCOCO",
         licence=LICENCE,
         pictures="MS-COCO",
-        names=COCO_NUMBERS,
+        image_key=coco_number,
         files=lists if karpathy is None else {**lists, "splits": karpathy},
         read=read,
         notes=lambda images: {"training_list": training_list(images["train"])},
