@@ -101,12 +101,24 @@ def prepare(
         progress=progress,
         check_contents=check_contents,
     ) as writer:
-        usable, faults = _read_sounds(source, entries, writer, audio_root, skip, copy=copy, progress=progress)
+        read = list(entries)
+        listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
+        faults = [fault for fault in read if isinstance(fault, str)]
+        usable, unusable = _read_sounds(
+            source, listed, writer, audio_root, skip, copy=copy, progress=progress
+        )
+        faults += unusable
         if faults and audio_root is not None:
             raise CorpusError(_by_line(faults))
         if add_images is not None:
-            usable, without = _read_images(source, usable, writer, add_images, skip)
-            faults += without
+            # To report all faults together, images of captions without a usable sound are read too.
+            shown = [entry for entry, _ in usable] if skip is None else listed
+            missing = _read_images(shown, writer, add_images)
+            faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip is not None]
+            for entry in shown:
+                if skip is None and entry.image in missing:
+                    writer.skip(NO_REGIONS, source.label(entry))
+            usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
         for reviewed in review(writer, usable):
             faults.append(reviewed) if isinstance(reviewed, str) else _add_caption(writer, *reviewed)
         if faults:
@@ -118,7 +130,7 @@ def prepare(
 
 def _read_sounds(
     source: SourceInfo,
-    entries: Iterable[CaptionEntry | str],
+    listed: Sequence[CaptionEntry],
     writer: CorpusWriter,
     audio_root: Path | None,
     skip: Collection[str] | None,
@@ -127,16 +139,13 @@ def _read_sounds(
     progress: Progress,
 ) -> tuple[list[Usable], list[str]]:
     """The entries with their sounds, and the faults of the others that are not skipped."""
-    listed: list[CaptionEntry] = []
-    faults: list[str] = []
-    for entry in entries:
-        faults.append(entry) if isinstance(entry, str) else listed.append(entry)
     good = [entry for entry in listed if entry.problem is None]
     if audio_root is not None:
         read = read_headers(good, audio_root, progress)
     else:
         read = read_recordings(good, writer.folder / "audio", copy=copy, progress=progress)
     usable: list[Usable] = []
+    faults: list[str] = []
     for entry in listed:
         sound = entry.problem or next(read)
         if isinstance(sound, Sound):
@@ -151,26 +160,14 @@ def _read_sounds(
 
 
 def _read_images(
-    source: SourceInfo,
-    usable: list[Usable],
-    writer: CorpusWriter,
-    add_images: AddImages,
-    skip: Collection[str] | None,
-) -> tuple[list[Usable], list[str]]:
-    """The entries whose images have regions, and the faults of the other images unless they are skipped."""
+    entries: Iterable[CaptionEntry], writer: CorpusWriter, add_images: AddImages
+) -> dict[str | None, tuple[str, str]]:
+    """Add the regions of all images; the first origin of each image without regions, and why it has none."""
     origins: dict[str, str] = {}
-    for entry, _ in usable:
+    for entry in entries:
         if entry.image is not None:
             origins.setdefault(entry.image, entry.origin)
-    missing = add_images(writer, list(origins))
-    with_regions: list[Usable] = []
-    for entry, sound in usable:
-        if entry.image not in missing:
-            with_regions.append((entry, sound))
-        elif skip is None:
-            writer.skip(NO_REGIONS, source.label(entry))
-    faults = [] if skip is None else [f"{origins[image]}: {fault}" for image, fault in missing.items()]
-    return with_regions, faults
+    return {image: (origins[image], why) for image, why in add_images(writer, list(origins)).items()}
 
 
 def describe_images(

@@ -11,9 +11,8 @@ import soundfile
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, read
-from vgsplus.corpora import Corpus, validate
+from vgsplus.corpora import Corpus, sounds, validate
 from vgsplus.corpora.packing import pack
-from vgsplus.corpora.sources import table as tables
 from vgsplus.corpora.sources.table import prepare_table
 from vgsplus.errors import CorpusError
 
@@ -239,7 +238,7 @@ def test_every_fault_is_reported_at_once_with_its_line(mine):
         ("11", "has 5 cells, the header 4"),
         ("12", "silent"),
         ("13", "no samples"),
-        ("14", "lasts 0.10 s"),
+        ("14", "shorter than 0.25 s (0.10 s)"),
         ("15", "cannot be read as sound"),
         ("15", "cannot be read as a picture"),
         ("16", "audio c0.wav is in 'validation' here and in 'train' in line 2"),
@@ -276,9 +275,9 @@ def test_faults_of_the_header_name_the_mend(mine, header, expected):
         ("audio,image\n", "1: no row follows the header"),
         ('audio,image\nclips/c0.wav,pictures/p0.png\n"clips/c1.wav,x\n', "3: cannot be split into cells"),
         ("audio,image,split\nclips/c0.wav,pictures/p0.png,test\n", "no row has the split 'train'"),
-        ("audio,image\n" + rows(2), "2 picture(s) cannot be dealt"),
-        ("audio,image\n" + rows(2) + "clips/c3.wav,\n", "2 picture(s) cannot be dealt"),
-        ("audio\nclips/c0.wav\nclips/c1.wav\n", "2 recording(s) cannot be dealt"),
+        ("audio,image\n" + rows(2), "2 picture(s) cannot be split"),
+        ("audio,image\n" + rows(2) + "clips/c3.wav,\n", "2 picture(s) cannot be split"),
+        ("audio\nclips/c0.wav\nclips/c1.wav\n", "2 recording(s) cannot be split"),
     ],
 )
 def test_tables_that_say_too_little_are_refused(mine, text, expected):
@@ -537,13 +536,13 @@ def test_pieces_of_a_prepared_recording_are_used_where_they_are(long):
 
 def test_pieces_of_other_recordings_are_cut_out_of_one_decoding(long, monkeypatch):
     decoded = []
-    load = tables.load_any
-    monkeypatch.setattr(tables, "load_any", lambda path: decoded.append(path) or load(path))
+    load = sounds.load_any
+    monkeypatch.setattr(sounds, "load_any", lambda path: decoded.append(path) or load(path))
     seconds = [f"{n / 2}".replace(".", ",") for n in range(9)]
     pieces = "".join(f"long.mp3;{seconds[n]};{seconds[n + 1]}\n" for n in range(8))
     table = write(long, f"audio;start;end\n{pieces}clips/c0.wav;;\nclips/c1.wav;;\n")
     summary = prepare_table(table, long.parent / "out")
-    assert decoded.count(long / "long.mp3") == 2  # to look for faults, and to convert
+    assert decoded.count(long / "long.mp3") == 1
     assert sum(count.captions for count in summary.kept.values()) == 10
     piece = read(long.parent / "out/audio/long-0001500-0002000.wav")
     np.testing.assert_allclose(piece, load(long / "long.mp3")[24_000:32_000], atol=1e-4)
@@ -563,7 +562,7 @@ def test_pieces_of_other_recordings_are_cut_out_of_one_decoding(long, monkeypatc
         ("0,1e999", "end '1e999' must be a number of seconds"),
         ("1,5", "5 s is after its end, 4.000 s"),
         ("9,", "9 s is after its end, 4.000 s"),
-        ("1,1.1", "less than 0.25 s"),
+        ("1,1.1", "shorter than 0.25 s"),
     ],
 )
 def test_times_that_make_no_piece_are_faults(long, times, message):

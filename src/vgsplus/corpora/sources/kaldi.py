@@ -13,12 +13,13 @@ Other files of the folder are not read. (Kaldi documentation, "Data preparation"
 from collections.abc import Mapping
 from pathlib import Path
 
+from vgsplus.corpora import Summary
+from vgsplus.corpora.format import CaptionEntry
 from vgsplus.corpora.sources.table import prepare_rows
-from vgsplus.corpora.sources.table_rows import SECONDS, Row, Table, absolute, check_rows
-from vgsplus.corpora.writer import Summary
+from vgsplus.corpora.sources.table_rows import SECONDS, Table, absolute, check_rows
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, is_file, read_text
-from vgsplus.parallel import Tick as Progress
+from vgsplus.progress import SILENT, Progress
 
 TO_THE_END = "-1"
 
@@ -27,7 +28,7 @@ type Entries = dict[str, tuple[int, str]]
 
 
 def prepare_kaldi(
-    folders: Mapping[str, Path], root: Path, *, overwrite: bool = False, progress: Progress | None = None
+    folders: Mapping[str, Path], root: Path, *, overwrite: bool = False, progress: Progress = SILENT
 ) -> Summary:
     """Prepare Kaldi data folders, by split, as a corpus of speech alone at `root`.
 
@@ -83,11 +84,10 @@ def _read_folder(table: Table, folder: Path, split: str) -> None:
         start, end = (
             (None if time == TO_THE_END else float(time) for time in times) if times else (None, None)
         )
-        table.rows.append(
-            Row(
-                path=place,
-                line=line,
-                audio=Path(audio),
+        table.entries.append(
+            CaptionEntry(
+                origin=f"{place}:{line}",
+                audio=audio,
                 start=start,
                 end=end,
                 speaker="_".join(speakers[utterance][1].split()),
@@ -163,11 +163,11 @@ def _segments(table: Table, path: Path) -> Entries:
 
 
 def _check_utterances(table: Table) -> None:
-    """Faults of utterances that are in two folders, or whose names lead out of one."""
-    homes: dict[str | None, Row] = {}
-    for row in table.rows:
-        home = homes.setdefault(row.id, row)
-        if home is not row:
-            table.fault(row.line, f"utterance {row.id} is in {home.path}:{home.line} already.", row.path)
-        if Path(row.id or "").is_absolute() or ".." in Path(row.id or "").parts:
-            table.fault(row.line, f"{row.id} cannot name a file of the corpus. Rename it.", row.path)
+    """Add the faults of utterances that are in two folders, or whose ids lead out of one."""
+    first: dict[str, CaptionEntry] = {}
+    for entry in table.entries:
+        other = first.setdefault(entry.id, entry)
+        if other is not entry:
+            table.faults.append(f"{entry.origin}: utterance {entry.id} is in {other.origin} already.")
+        if Path(entry.id).is_absolute() or ".." in Path(entry.id).parts:
+            table.faults.append(f"{entry.origin}: {entry.id} cannot name a file of the corpus. Rename it.")

@@ -1,7 +1,4 @@
-"""Reading a user's table of recordings: rows with their line numbers, and every fault of the table's text.
-
-What the table's files hold is checked in `table`.
-"""
+"""Read a user's table of recordings: its rows, and every fault of its text."""
 
 import codecs
 import csv
@@ -15,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+from vgsplus.corpora.format import CaptionEntry
 from vgsplus.files import as_on_disk, file_identity, is_file
 
 REQUIRED = ("audio",)
@@ -54,52 +52,18 @@ SECONDS = re.compile(r"\d{1,9}([.,]\d{1,9})?|[.,]\d{1,9}", re.ASCII)
 NEARLY = 0.8
 """How alike a misspelt name is to the right one (difflib's ratio)."""
 
-type Piece = tuple[Path, float | None, float | None]
-"""A recording and the seconds at which a piece of it starts and ends; None for those of the recording."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A row of the table at `line` of `path`, its files as absolute paths.
-
-    `start` and `end` are seconds in the recording, None for its own. `image` is None for speech alone,
-    `split` where the table has no such column, `id` where the table gives none.
-    """
-
-    path: Path
-    line: int
-    audio: Path
-    start: float | None = None
-    end: float | None = None
-    image: Path | None = None
-    speaker: str = "unknown"
-    split: str | None = None
-    text: str | None = None
-    language: str = "und"
-    id: str | None = None
-
-    @property
-    def piece(self) -> Piece:
-        """The recording and what is meant of it."""
-        return self.audio, self.start, self.end
-
-    def overlaps(self, other: "Row") -> bool:
-        """Whether two rows of one recording share some of its sound."""
-        ends = [float("inf") if row.end is None else row.end for row in (self, other)]
-        return (self.start or 0.0) < ends[1] and (other.start or 0.0) < ends[0]
-
 
 @dataclass(slots=True)
 class Table:
-    """What a table says: rows that can be read, faults as "FILE:LINE: what, and what to do", splits named."""
+    """The contents of a table: rows that can be read, with absolute paths, faults and the splits named."""
 
     path: Path
-    rows: list[Row] = field(default_factory=list)
+    entries: list[CaptionEntry] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     splits: set[str] = field(default_factory=set)
 
     def fault(self, line: int, message: str, path: Path | None = None) -> None:
-        """Record a fault of a line, of another file than the table's where `path` names one."""
+        """Record a fault of a line of the table, or of another file."""
         self.faults.append(f"{path or self.path}:{line}: {message}")
 
 
@@ -127,7 +91,7 @@ def read_table(path: Path) -> Table:
         return table
     for row_line, cells in rows:
         _add_row(table, row_line, cells, columns)
-    if not table.rows and not table.faults:
+    if not table.entries and not table.faults:
         table.fault(line, "no row follows the header. Add a line for each recording.")
     check_rows(table)
     return table
@@ -271,14 +235,14 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
         return
     if empty or audio is None or (values.get("image") and image is None):
         return
-    table.rows.append(
-        Row(
-            path=table.path,
-            line=line,
-            audio=audio,
+    table.entries.append(
+        CaptionEntry(
+            origin=f"{table.path}:{line}",
+            audio=str(audio),
+            id=_name(table.path.parent.absolute(), audio, start, end),
             start=start,
             end=end,
-            image=image,
+            image=None if image is None else str(image),
             # Blanks separate the columns of ABX item files.
             speaker="_".join(values.get("speaker", "").split()) or "unknown",
             split=split,
@@ -339,50 +303,47 @@ def absolute(folder: Path, name: str) -> Path:
     return Path(os.path.abspath(folder / path))  # noqa: PTH100 - resolve follows links
 
 
-def nearest(path: Path) -> str:
-    """What leads from a path without a file to the file that may be meant, "" if nothing does."""
-    if re.match(r"[A-Za-z]:[\\/]", path.name):
-        return f" {path.name} is a path of Windows: name the file as it is called here."
-    try:
-        names = [
-            other.name
-            for other in path.parent.iterdir()
-            if other.name.lower() == path.name.lower() and other.name != path.name
-        ]
-    except (OSError, ValueError):
-        return ""
-    return f" There is {names[0]}, in other letters: spell it like that." if names else ""
-
-
 def check_rows(table: Table) -> None:
-    """Faults between rows: the same row twice, a picture or a sound in two splits, no train split."""
-    pairs: dict[tuple[object, ...], Row] = {}
-    homes: dict[tuple[str, object], dict[str | None, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in table.rows:
-        pair = (file_identity(row.audio), row.start, row.end, row.image and file_identity(row.image))
+    """Add the faults between rows: a row repeated, an image or a sound in two splits, no split "train"."""
+    pairs: dict[tuple[object, ...], CaptionEntry] = {}
+    homes: dict[tuple[str, object], dict[str | None, list[CaptionEntry]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row in table.entries:
+        audio, image = Path(row.audio), row.image and Path(row.image)
+        pair = (file_identity(audio), row.start, row.end, image and file_identity(image))
         if (first := pairs.setdefault(pair, row)) is not row:
-            what = "the same audio and image" if row.image else "the same audio"
-            table.fault(row.line, f"repeats line {first.line} ({what}). Remove one.", row.path)
-        for kind, path in (("image", row.image), ("audio", row.audio)):
-            if path is None:
+            what = "the same audio and image" if image else "the same audio"
+            table.faults.append(f"{row.origin}: repeats line {first.line} ({what}). Remove one.")
+        for kind, path in (("image", image), ("audio", audio)):
+            if not path:
                 continue
             by_split = homes[kind, file_identity(path)]
             others = (other for split, rows in by_split.items() if split != row.split for other in rows)
             home = next((other for other in others if _shares(kind, row, other)), None)
             by_split[row.split].append(row)
             if home is not None:
-                table.fault(
-                    row.line,
-                    f"{kind} {path.name} is in {row.split!r} here and in {home.split!r} in line {home.line}. "
-                    "Keep all its rows in one split.",
-                    row.path,
+                table.faults.append(
+                    f"{row.origin}: {kind} {path.name} is in {row.split!r} here and in {home.split!r} in "
+                    f"line {home.line}. Keep all its rows in one split."
                 )
     # A misspelt split may have meant "train".
     if table.splits and "train" not in table.splits and all(map(_is_split, table.splits)):
         table.faults.append(f"{table.path}: no row has the split 'train'. Give it to most of the rows.")
 
 
-def _shares(kind: str, row: Row, other: Row) -> bool:
+def _shares(kind: str, row: CaptionEntry, other: CaptionEntry) -> bool:
     """Whether two rows of one file are in two splits that must not share it."""
-    known = _is_split(row.split) and _is_split(other.split)
-    return known and (kind == "image" or row.overlaps(other))
+    ends = [float("inf") if one.end is None else one.end for one in (row, other)]
+    overlap = (row.start or 0.0) < ends[1] and (other.start or 0.0) < ends[0]
+    return _is_split(row.split) and _is_split(other.split) and (kind == "image" or overlap)
+
+
+def _name(folder: Path, audio: Path, start: float | None, end: float | None) -> str:
+    """The path of a recording without suffix, relative to `folder` if it is in it, and its times."""
+    path = audio.relative_to(folder) if audio.is_relative_to(folder) else Path(audio.name)
+    name = "_".join(path.with_suffix("").as_posix().split()) or "_"
+    if (start, end) == (None, None):
+        return name
+    last = "end" if end is None else f"{round(end * 1000):07d}"
+    return f"{name}-{round((start or 0.0) * 1000):07d}-{last}"
