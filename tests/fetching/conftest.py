@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from vgsplus.fetching import download
+
 
 @dataclass
 class Served:
@@ -115,6 +117,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Say nothing."""
+
+
+ATTEMPTS = 3
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Retry a few times, without pauses."""
+    for name, value in {"TIMEOUT": 5, "ATTEMPTS": ATTEMPTS, "PAUSE": 0}.items():
+        monkeypatch.setattr(download, name, value)
 
 
 @pytest.fixture

@@ -3,16 +3,19 @@ import hashlib
 import json
 from io import FileIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from vgsplus.errors import DownloadError
 from vgsplus.fetching import download as downloads
-from vgsplus.fetching.download import Download, Patience
+from vgsplus.fetching.archives import Archive
+from vgsplus.fetching.download import Download
+from vgsplus.progress import SILENT, Progress
 
-BODY = bytes(range(256)) * 40
+BODY = b"\x1f\x8b" + bytes(range(256)) * 40
 SIZE = len(BODY)
-QUICK = Patience(timeout=5, attempts=3, pause=0)
+MD5 = ("md5", hashlib.md5(BODY).hexdigest())
 
 
 @pytest.fixture
@@ -24,16 +27,17 @@ def path(tmp_path):
 def fetch(path):
     """Fetch `path` from some addresses; whether the published digest is known is a keyword."""
 
-    def run(*urls, digest=True, size=SIZE, patience=QUICK, progress=lambda *_: None, room=lambda *_: None):
-        def fault(part):
-            wrong = digest and part.read_bytes() != BODY
-            return f"has the digest {hashlib.md5(part.read_bytes()).hexdigest()}" if wrong else None
-
-        Download(
-            path, size=size, fault=fault, certain=digest, room=room, patience=patience, progress=progress
-        ).run(urls)
+    def run(*urls, digest=True, size=SIZE, progress=SILENT):
+        archive = Archive("speech", "url", "speech", size=size, checksum=MD5 if digest else None)
+        Download(archive, path, progress).run(urls)
 
     return run
+
+
+def calling(function):
+    progress = Progress()
+    progress.update = lambda _stage, done, total: function(done, total)
+    return progress
 
 
 def left(path):
@@ -67,7 +71,7 @@ def test_a_broken_connection_is_gone_on_with(server, fetch, path, digest):
 def test_progress_counts_what_was_there(server, fetch):
     server.serve("a", BODY, server.breaks_off(1000))
     seen = []
-    fetch(server.url("a"), progress=lambda _stage, done, total: seen.append((done, total)))
+    fetch(server.url("a"), progress=calling(lambda *amount: seen.append(amount)))
     assert seen[0] == (0, SIZE)
     assert (1000, SIZE) in seen
     assert seen[-1] == (SIZE, SIZE)
@@ -77,7 +81,7 @@ def test_what_an_earlier_command_received_is_used(server, fetch, path):
     served = server.serve("a", BODY, *[server.breaks_off(1000), *[server.breaks_off(0)] * 3])
     told = fails(fetch, server.url("a"))
     assert f"broke off after 1000 of {SIZE} bytes (3 times in a row)" in told
-    assert "keeps 1000 bytes; the same command goes on with them" in told
+    assert "keeps 1000 bytes; the same command resumes" in told
     assert left(path) == (BODY[:1000], False)
     fetch(server.url("a"))
     assert path.read_bytes() == BODY
@@ -100,21 +104,23 @@ def test_a_server_that_ignores_ranges_starts_again(server, fetch, path):
 def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(server, fetch, path):
     served = server.serve("a", BODY, *[server.breaks_off(1000)] * 50, ranges=False)
     assert "broke off after 1000" in fails(fetch, server.url("a"))
-    assert len(served.requests) == QUICK.attempts
+    assert len(served.requests) == downloads.ATTEMPTS
     assert left(path) == (BODY[:1000], False)
 
 
 def test_a_server_without_validators_that_always_breaks_off_is_given_up(server, fetch, path):
     served = server.serve("a", BODY, *[server.breaks_off(1000)] * 50, etag=None)
     assert "broke off after 1000" in fails(fetch, server.url("a"), digest=False)
-    assert len(served.requests) == QUICK.attempts
+    assert len(served.requests) == downloads.ATTEMPTS
     assert left(path) == (BODY[:1000], False)
 
 
 @pytest.mark.parametrize("obeys", [True, False])
-def test_a_file_that_changes_meanwhile_is_fetched_anew(server, fetch, path, obeys):
+def test_a_file_that_changes_meanwhile_is_fetched_anew(server, fetch, path, obeys, monkeypatch):
     server.serve("a", b"old" * 5000, server.breaks_off(1000), etag='"v0"')
-    fails(fetch, server.url("a"), digest=False, size=None, patience=Patience(5, 1, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "ATTEMPTS", 1)
+        fails(fetch, server.url("a"), digest=False, size=None)
     served = server.serve("a", BODY)
     if not obeys:  # a server that looks at Range but not at If-Range
         served.faults.append(lambda handler, it: (handler.headers.__delitem__("If-Range"), handler.give(it)))
@@ -144,7 +150,7 @@ def test_another_address_that_is_dead_costs_nothing_of_what_is_here(server, fetc
     told = fails(fetch, server.url("a"), server.url("absent"), server.url("busy"), digest=False)
     assert "answers 404" in told
     assert "answers 503" in told
-    assert len(busy.requests) == QUICK.attempts
+    assert len(busy.requests) == downloads.ATTEMPTS
     assert left(path) == (BODY[:1000], False)
 
 
@@ -167,8 +173,8 @@ def test_wrong_files_everywhere_leave_nothing(server, fetch, path):
     server.serve("a", bytes(SIZE))
     server.serve("b", bytes(SIZE))
     told = fails(fetch, server.url("a"), server.url("b"))
-    assert told.count("has the digest") == 2
-    assert f"{server.url('b')}: has the digest" in told
+    assert told.count("has the md5") == 2
+    assert f"{server.url('b')}: has the md5" in told
     assert left(path) == (None, False)
 
 
@@ -219,7 +225,7 @@ def test_too_long_a_length_for_ever_is_told(server, fetch, path):
 
 def test_too_short_a_length_fails_the_digest(server, fetch, path):
     server.serve("a", BODY, server.claims(SIZE - 100))
-    assert "has the digest" in fails(fetch, server.url("a"), size=None)
+    assert "has the md5" in fails(fetch, server.url("a"), size=None)
     assert left(path) == (None, False)
 
 
@@ -241,8 +247,10 @@ def test_faults_of_the_server_pass(server, fetch, path):
 def test_pauses_grow(server, fetch, monkeypatch):
     pauses = []
     monkeypatch.setattr(downloads.time, "sleep", pauses.append)
+    monkeypatch.setattr(downloads, "ATTEMPTS", 5)
+    monkeypatch.setattr(downloads, "PAUSE", 1.0)
     server.serve("a", BODY, *[server.answers(503)] * 9)
-    assert "answers 503" in fails(fetch, server.url("a"), patience=Patience(5, 5, 1.0))
+    assert "answers 503" in fails(fetch, server.url("a"))
     assert pauses == [1, 2, 4, 8]
 
 
@@ -256,9 +264,11 @@ def test_an_absent_file_is_asked_for_once(server, fetch, path, status):
     assert left(path) == (None, False)
 
 
-def test_a_server_that_hangs_is_left(server, fetch, path):
+def test_a_server_that_hangs_is_left(server, fetch, path, monkeypatch):
+    monkeypatch.setattr(downloads, "ATTEMPTS", 2)
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.1)
     server.serve("a", BODY, *[server.hangs(0.5)] * 2)
-    told = fails(fetch, server.url("a"), patience=Patience(0.1, 2, 0))
+    told = fails(fetch, server.url("a"))
     assert "does not answer in time (2 times in a row)" in told
     assert left(path) == (None, False)
 
@@ -303,32 +313,30 @@ def test_a_full_disk_is_told_and_costs_nothing(server, fetch, path, monkeypatch)
         patch.setattr(Path, "open", opened)
         told = fails(fetch, server.url("a"))
     assert "No space left on device" in told
-    assert "It keeps 1000 bytes: make room and give the same command" in told
+    assert "It keeps 1000 bytes: free disk space and run the same command" in told
     assert left(path) == (BODY[:1000], False)
     fetch(server.url("a"))
     assert path.read_bytes() == BODY
     assert served.requests[-1]["Range"] == "bytes=1000-"
 
 
-def test_room_is_asked_for_before_anything_is_written(server, fetch, path):
+def test_disk_space_is_required_before_anything_is_written(server, fetch, path, monkeypatch):
     server.serve("a", BODY)
-
-    def room(have, total):
-        raise DownloadError(f"no room for {total - have}")
-
-    assert f"no room for {SIZE}" in fails(fetch, server.url("a"), room=room)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * SIZE - 1))
+    told = fails(fetch, server.url("a"))
+    assert f"at least, {2 * SIZE} bytes are needed, and {2 * SIZE - 1} are free" in told
     assert left(path) == (None, False)
 
 
 def test_an_interruption_keeps_the_part(server, fetch, path):
     served = server.serve("a", BODY, server.breaks_off(1000))
 
-    def interrupt(_stage, done, _total):
+    def interrupt(done, _total):
         if done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(server.url("a"), progress=interrupt)
+        fetch(server.url("a"), progress=calling(interrupt))
     kept, whole = left(path)
     assert kept
     assert not whole

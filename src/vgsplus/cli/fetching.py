@@ -34,7 +34,7 @@ def fetch(
     if name is None:
         table = Table(Column("name", no_wrap=True), "size", "checksum", "licence", "unpacks to")
         for archive in ARCHIVES:
-            checksum = archive.checksum.kind if archive.checksum else "none"
+            checksum = archive.checksum[0] if archive.checksum else "none"
             licence = archive.licence or "not found"
             table.add_row(archive.name, _size(archive), checksum, licence, f"{archive.unpacks_to}/")
         Console().print(table)
@@ -60,7 +60,7 @@ def fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str]) -> lis
             typer.echo(_description(archive))
         try:
             with console_progress(in_bytes=True) as progress:
-                path = fetch_archive(archive, folder, mirrors=tuple(mirrors), progress=progress.update)
+                path = fetch_archive(archive, folder, mirrors=tuple(mirrors), progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"vgsplus: stopped. The bytes received of {archive.file} are kept in {folder}; "
@@ -133,7 +133,7 @@ def _description(archive: "Archive") -> str:
     """Name what will be downloaded, its licence, and whether a checksum verifies it."""
     licence = archive.licence or "not found here; see its publisher's page"
     checked = (
-        f"verified by its {archive.checksum.kind}"
+        f"verified by its {archive.checksum[0]}"
         if archive.checksum
         else "no checksum of it is published, so damage may only show when it is unpacked"
     )

@@ -1,281 +1,298 @@
-"""One file from one of several addresses: gone on with where it broke off, there only when whole and right.
+"""Download a file from a list of addresses, with resume and verification; it appears only when complete.
 
-Until then its bytes lie in NAME.part, and NAME.part.json says which address they are from and by which
-validator (ETag, or Last-Modified) that address knew them. What Range and If-Range mean: RFC 9110, 13 and 14.
+Until then its bytes are in NAME.part, and NAME.part.json holds the address that they are from and the
+validator (ETag or Last-Modified) of the file there. Range and If-Range: RFC 9110, sections 13 and 14.
 """
 
+import hashlib
 import http.client
 import json
 import os
+import re
+import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from vgsplus.errors import DownloadError
-from vgsplus.fetching.answers import (
-    BrokenError,
-    RefusedError,
-    failure,
-    length_of,
-    range_of,
-    refusal,
-    validator_of,
-)
-from vgsplus.files import whole_file
+from vgsplus.fetching.archives import Archive
+from vgsplus.fetching.unpack import CHUNK, kind_of
+from vgsplus.files import atomic_file
+from vgsplus.progress import Progress
 
-CHUNK = 1 << 20
-LONGEST_PAUSE = 60.0
-
-type Progress = Callable[[str, int, int | None], None]
-"""Called with (stage, bytes done, bytes in all or None where nobody knows) as the work goes on."""
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+ATTEMPTS = 5
+"""Connections in a row without new bytes, after which the next address is tried."""
+PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds of waiting after the first of these; doubled after each."""
+TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+"""Client errors that are worth a retry, as are all server errors (500 and above)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for a server.
-
-    Attributes:
-        timeout: seconds without a byte after which a connection counts as broken.
-        attempts: connections in a row that bring nothing new, after which the next address is tried.
-        pause: seconds after the first of these; it doubles with each, up to a minute.
-    """
-
-    timeout: float = 30.0
-    attempts: int = 5
-    pause: float = 1.0
+class _TransientError(Exception):
+    """A connection failed in a way that is worth a retry."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """Where the bytes of a .part are from, and the strong validator of the file they are the start of."""
-
-    url: str = ""
-    validator: str | None = None
+class _PermanentError(Exception):
+    """An address cannot give the file."""
 
 
 class Download:
-    """One file on its way to `path`.
+    """Download of an archive to `path`.
 
     Args:
-        path: Where it is to be.
-        size: Its bytes, where they are known for certain.
-        fault: What is wrong with a complete file at a path, in words; None if nothing is.
-        certain: Whether `fault` tells any wrong byte (by a checksum), so that addresses may be mixed.
-        room: Called with (bytes that are here, bytes in all) before others come; raises if there is no room.
-        progress: Follows the bytes.
+        archive: size and checksum of the file.
+        path: the file to create.
+        progress: receives the bytes.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        size: int | None,
-        fault: Callable[[Path], str | None],
-        certain: bool,
-        room: Callable[[int, int], None],
-        patience: Patience,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, archive: Archive, path: Path, progress: Progress) -> None:
         self.path = path
         self.part = path.with_name(f"{path.name}.part")
-        self._note = self.part.with_name(f"{self.part.name}.json")
-        self._size = size
-        self._fault = fault
-        self._certain = certain
-        self._room = room
-        self._patience = patience
+        self._origin_file = path.with_name(f"{path.name}.part.json")
+        self._archive = archive
         self._progress = progress
         self._open = urllib.request.build_opener().open
 
     def run(self, urls: Sequence[str]) -> None:
-        """Fetch the file from the first of `urls` that gives it.
+        """Download the file from the first of `urls` that gives it.
 
         Raises:
-            DownloadError: none does (the reason of each is told), or the disk is full. What was received
-                stays.
+            DownloadError: none does (the message holds the reason of each), or the disk is full. The bytes
+                received are kept.
         """
         reasons = []
         for url in urls:
-            reason = self._try(url)
-            if reason is None:
+            try:
+                self._download(url)
+            except _PermanentError as error:
+                reasons.append(f"  {url}: {error}")
+            else:
                 self.part.replace(self.path)
-                self._note.unlink(missing_ok=True)
+                self._origin_file.unlink(missing_ok=True)
                 return
-            reasons.append(f"  {url}: {reason}")
-        told = "\n".join([f"{self.path}: no address gives this file.", *reasons])
-        kept = f"{self.part} keeps {self._have()} bytes; the same command goes on with them. "
+        kept = f"{self.part} keeps {self._size()} bytes; the same command resumes. " if self._size() else ""
         raise DownloadError(
-            f"{told}\n{kept if self._have() else ''}Try again later, or name another address with --mirror."
+            "\n".join([f"{self.path}: no address gives this file.", *reasons])
+            + f"\n{kept}Try again later, or name another address with --mirror."
         )
 
-    # ---- one address --------------------------------------------------------------------------------------
-
-    def _try(self, url: str) -> str | None:
-        """Receive the file from one address and check it: why it is not here, or None where it is."""
-        inherited = self._have() > 0
-        try:
-            self._persist(url)
-        except RefusedError as refused:
-            return str(refused)
-        if reason := self._fault(self.part):
+    def _download(self, url: str) -> None:
+        """Receive the file from one address and verify it."""
+        resumed = self._size() > 0
+        self._retry(url)
+        if fault := find_fault(self._archive, self.part, self._progress):
             self._discard()
-            # The wrong bytes may be those of another day or address.
-            return self._try(url) if inherited else f"{reason}; what was received is removed"
-        return None
+            if not resumed:
+                raise _PermanentError(f"{fault}; what was received is removed")
+            self._download(url)  # the wrong bytes may be those of another day or address
 
-    def _persist(self, url: str) -> None:
-        """Connect until the file is whole, or until nothing new comes."""
-        furthest, failures = self._received(url), 0
+    def _retry(self, url: str) -> None:
+        """Connect until the file is complete, or until no new bytes arrive."""
+        received, failures = self._received(url), 0
         while True:
             try:
-                self._attempt(url)
-            except BrokenError as broken:
-                if self._received(url) > furthest:
-                    furthest, failures = self._received(url), 0
-                failures += 1
-                if failures >= self._patience.attempts:
+                self._connect(url)
+            except _TransientError as error:
+                failures = 1 if self._received(url) > received else failures + 1
+                received = max(received, self._received(url))
+                if failures >= ATTEMPTS:
                     times = f"{failures} times in a row" if failures > 1 else "once"
-                    raise RefusedError(f"{broken} ({times})") from None
-                time.sleep(min(self._patience.pause * 2 ** (failures - 1), LONGEST_PAUSE))
+                    raise _PermanentError(f"{error} ({times})") from None
+                time.sleep(min(PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))
             else:
                 return
 
-    def _attempt(self, url: str) -> None:
-        """Receive what is missing over one connection.
-
-        Raises:
-            BrokenError: it ended too early.
-            RefusedError: the address has another file, or none.
-        """
-        if self._size is not None and self._have() == self._size:
+    def _connect(self, url: str) -> None:
+        """Receive the missing bytes over one connection."""
+        size, start = self._size(), self._size()
+        if size == self._archive.size:
             return
-        origin = self._origin()
-        have = self._reusable(url, origin)
-        request = urllib.request.Request(  # noqa: S310 - addresses are checked to be http or https
-            url, headers={"User-Agent": "vgsplus", "Accept-Encoding": "identity"}
-        )
-        if have:
-            request.add_header("Range", f"bytes={have}-")
-            if origin.url == url and origin.validator is not None:
-                request.add_header("If-Range", origin.validator)
+        validator = self._validator(url)
+        too_long = self._archive.size is not None and size > self._archive.size
+        if too_long or (self._archive.checksum is None and validator is None):
+            start = 0
+        headers = {"User-Agent": "vgsplus", "Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - addresses are http or https
         try:
-            response = self._open(request, timeout=self._patience.timeout)
+            response = self._open(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             with error:
-                if self._is_whole(error, have):
-                    return
-                raise refusal(error) from None
+                if not self._is_complete(error, start):
+                    raise _status_error(error) from None
+            return
         except (OSError, http.client.HTTPException) as error:
-            raise failure(error) from None
+            raise _connection_error(error) from None
         with response:
-            first, total = self._place(response, url, origin, have)
-            self._receive(response, _Origin(url, validator_of(response)), first, total)
+            first, total = self._position(response, start, validator)
+            self._receive(response, url, first, total)
 
-    def _received(self, url: str) -> int:
-        """How far this address has brought the file; 0 if the bytes that are here are another's."""
-        return self._have() if self._origin().url == url else 0
-
-    def _reusable(self, url: str, origin: _Origin) -> int:
-        """How many of the bytes that are here may be the start of what `url` holds: all, or none."""
-        have = self._have()
-        if self._size is not None and have > self._size:
-            return 0
-        return have if self._certain or (origin.url == url and origin.validator is not None) else 0
-
-    def _is_whole(self, error: urllib.error.HTTPError, have: int) -> bool:
-        """Whether a server has no more bytes because all are here; a range refused otherwise starts again."""
+    def _is_complete(self, error: urllib.error.HTTPError, start: int) -> bool:
+        """Return whether a server refuses a range because no bytes are missing; restart otherwise."""
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return False
-        if self._size is None and error.headers.get("Content-Range", "").strip() == f"bytes */{have}":
+        if (
+            self._archive.size is None
+            and error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
+        ):
             return True
-        self._start_again()
-        raise BrokenError(f"has no byte {have}")
+        self._truncate()
+        raise _TransientError(f"has no byte {start}")
 
-    def _place(
-        self, response: http.client.HTTPResponse, url: str, origin: _Origin, have: int
+    def _position(
+        self, response: http.client.HTTPResponse, start: int, validator: str | None
     ) -> tuple[int, int | None]:
-        """Where the bytes of a response belong, and the size that the server claims; the .part is ready."""
-        validator = validator_of(response)
+        """Return the first byte of a response and the size of the file, and prepare the .part for it."""
         if response.status == HTTPStatus.PARTIAL_CONTENT:
-            first, total = range_of(response)
-            known = None not in (origin.validator, validator)
-            changed = have > 0 and origin.url == url and known and origin.validator != validator
-            if first != have or changed:
-                self._start_again()
-                raise BrokenError("the file has changed" if changed else "sends another part than asked for")
+            content_range = response.headers.get("Content-Range", "")
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range.strip())
+            if match is None:
+                raise _PermanentError(f"sends a part without its range ({content_range!r})")
+            first, total = int(match[1]), None if match[2] == "*" else int(match[2])
+            changed = start > 0 and None not in (validator, new := _validator(response)) and validator != new
+            if first != start or changed:
+                self._truncate()
+                raise _TransientError(
+                    "the file has changed" if changed else "sends another part than requested"
+                )
         elif response.status == HTTPStatus.OK:
-            first, total = 0, length_of(response)
+            length = response.headers.get("Content-Length", "")
+            first, total = 0, int(length) if length.isdecimal() else None
         else:
-            raise RefusedError(f"answers {response.status} {response.reason}")
-        if None not in (self._size, total) and total != self._size:
-            raise RefusedError(
-                f"its file is {total} bytes, the published one {self._size}: another, or a page of errors"
+            raise _PermanentError(f"answers {response.status} {response.reason}")
+        size = self._archive.size
+        if None not in (size, total) and total != size:
+            raise _PermanentError(
+                f"its file is {total} bytes, the published one {size}: another file, or a page of errors"
             )
-        total = self._size or total
-        if total is not None:
-            self._room(first, total)
+        total = size or total
+        if total is not None:  # archives are compressed, so that they unpack to at least their own size
+            require_space(
+                self.path.parent, 2 * total - first, f"{self.path}: to download and unpack it, at least"
+            )
         if first == 0:
-            self._start_again()
+            self._truncate()
         return first, total
 
     def _receive(
-        self, response: http.client.HTTPResponse, origin: _Origin, have: int, total: int | None
+        self, response: http.client.HTTPResponse, url: str, received: int, total: int | None
     ) -> None:
-        """Append a response to the .part, and note where its bytes are from."""
-        stage = f"fetching {self.path.name}"
-        self._progress(stage, have, total)
+        """Append a response to the .part, and record where its bytes are from."""
+        stage = f"downloading {self.path.name}"
+        self._progress.update(stage, received, total)
         try:
-            with whole_file(self._note) as note:
-                note.write(json.dumps(asdict(origin)).encode())
+            with atomic_file(self._origin_file) as file:
+                file.write(json.dumps({"url": url, "validator": _validator(response)}).encode())
             with self.part.open("ab") as file:
                 while block := _read(response):
-                    have += len(block)
-                    if total is not None and have > total:
+                    received += len(block)
+                    if total is not None and received > total:
                         break
                     file.write(block)
-                    self._progress(stage, have, total)
+                    self._progress.update(stage, received, total)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise DownloadError(
-                f"{self.part}: cannot be written ({error.strerror or error}). It keeps {self._have()} bytes: "
-                "make room and give the same command, it goes on."
+                f"{self.part}: cannot be written ({error.strerror or error}). It keeps {self._size()} bytes: "
+                "free disk space and run the same command to resume."
             ) from None
-        if total is not None and have > total:
+        if total is not None and received > total:
             self._discard()
-            raise RefusedError(f"sends more than the {total} bytes of the file")
-        if total is not None and have < total:
-            raise BrokenError(f"broke off after {have} of {total} bytes")
+            raise _PermanentError(f"sends more than the {total} bytes of the file")
+        if total is not None and received < total:
+            raise _TransientError(f"broke off after {received} of {total} bytes")
 
     # ---- the .part ----------------------------------------------------------------------------------------
 
-    def _have(self) -> int:
+    def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
 
-    def _origin(self) -> _Origin:
+    def _origin(self) -> tuple[str, str | None]:
+        """Return the address and validator of the bytes in the .part; ("", None) if unknown."""
         try:
-            raw: Any = json.loads(self._note.read_text(encoding="utf-8"))
-            return _Origin(str(raw["url"]), None if raw["validator"] is None else str(raw["validator"]))
+            origin = json.loads(self._origin_file.read_text(encoding="utf-8"))
+            return str(origin["url"]), None if origin["validator"] is None else str(origin["validator"])
         except (OSError, ValueError, KeyError, TypeError):
-            return _Origin()
+            return "", None
 
-    def _start_again(self) -> None:
+    def _received(self, url: str) -> int:
+        """Return the number of bytes received from this address; 0 if those of the .part are from another."""
+        return self._size() if self._origin()[0] == url else 0
+
+    def _validator(self, url: str) -> str | None:
+        origin, validator = self._origin()
+        return validator if origin == url else None
+
+    def _truncate(self) -> None:
         if self.part.exists():
             os.truncate(self.part, 0)
 
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self._origin_file.unlink(missing_ok=True)
+
+
+def find_fault(archive: Archive, path: Path, progress: Progress) -> str | None:
+    """Return why a complete file is not the published archive (size, checksum, first bytes), or None."""
+    size = path.stat().st_size
+    if archive.size is not None and size != archive.size:
+        return f"is {size} bytes, the published file {archive.size}"
+    if archive.checksum is None:
+        return None if kind_of(path) else "is not an archive by its first bytes, perhaps a page of errors"
+    kind, published = archive.checksum
+    digest, done = hashlib.new(kind, usedforsecurity=False), 0
+    with path.open("rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+            done += len(block)
+            progress.update(f"verifying {path.name}", done, size)
+    found = digest.hexdigest()
+    return None if found == published else f"has the {kind} {found}, the published file {published}"
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raise DownloadError if fewer than `needed` bytes are free in `folder`."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DownloadError(
+            f"{purpose}, {needed} bytes are needed, and {free} are free. Free disk space, or name another "
+            "folder."
+        )
+
+
+def _validator(response: http.client.HTTPResponse) -> str | None:
+    """Return what may stand in If-Range: a strong ETag, else the date; weak ETags must not."""
+    tag, date = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    found = tag if tag is not None and not tag.startswith("W/") else date
+    return None if found is None else str(found)
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes of a response, as they come; none at its end, or where the connection was closed."""
+    """Return the next bytes of a response as they arrive; none at its end or after a disconnect."""
     try:
         return response.read1(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise failure(error) from None
+        raise _connection_error(error) from None
+
+
+def _connection_error(error: OSError | http.client.HTTPException) -> _TransientError | _PermanentError:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return _PermanentError(f"its certificate is not trusted ({cause.verify_message})")
+    if isinstance(cause, TimeoutError):
+        return _TransientError("does not answer in time")
+    return _TransientError(str(cause) or type(cause).__name__)
+
+
+def _status_error(error: urllib.error.HTTPError) -> _TransientError | _PermanentError:
+    message = f"answers {error.code} {error.reason}".strip()
+    retry = error.code in TRANSIENT or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return _TransientError(message) if retry else _PermanentError(message)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vgsplus.errors import DownloadError
-from vgsplus.fetching.unpacking import unpack, unpacked_size
+from vgsplus.fetching.unpack import unpack, unpacked_size
+from vgsplus.progress import SILENT, Progress
 
 FILES = {
     "LibriSpeech/README.TXT": b"new",
@@ -31,8 +32,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def unpacked(path, result="LibriSpeech/dev-clean"):
-    seen = []
-    unpack(path, path.parent, result, lambda _stage, done, total: seen.append((done, total)))
+    seen, progress = [], Progress()
+    progress.update = lambda _stage, done, total: seen.append((done, total))
+    unpack(path, path.parent, result, progress)
     assert seen[-1][0] == seen[-1][1]
     found = tree(path.parent)
     del found[path.name]
@@ -42,7 +44,7 @@ def unpacked(path, result="LibriSpeech/dev-clean"):
 def refused(path, said):
     before = tree(path.parent)
     with pytest.raises(DownloadError, match=said):
-        unpack(path, path.parent, "LibriSpeech/dev-clean", lambda *_: None)
+        unpack(path, path.parent, "LibriSpeech/dev-clean", SILENT)
     assert tree(path.parent) == before
     assert not [p for p in path.parent.iterdir() if p.is_dir()]
 
@@ -70,7 +72,7 @@ def test_an_unexpected_layout_becomes_the_folder(make, zip_of):
 
 
 def test_the_rest_of_a_killed_run_is_no_part_of_it(make, tar_of, tmp_path):
-    left = tmp_path / ".a.tar.gz.unpacking/LibriSpeech/dev-clean/left.flac"
+    left = tmp_path / ".a.tar.gz.writing/LibriSpeech/dev-clean/left.flac"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     assert unpacked(make("a.tar.gz", tar_of(FILES))) == FILES
@@ -116,7 +118,7 @@ def test_a_full_disk_leaves_the_archive_alone(make, tar_of, zip_of, kind, monkey
 
     monkeypatch.setattr(tarfile.TarFile, "makefile", full)
     monkeypatch.setattr(zipfile.ZipExtFile, "read", full)
-    refused(path, "No space left on device.*make room and give the same command")
+    refused(path, "No space left on device.*free disk space and run the same command")
 
 
 def test_the_room_of_a_zip_is_known_exactly(make, tar_of, zip_of):

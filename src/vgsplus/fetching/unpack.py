@@ -1,4 +1,4 @@
-"""Unpacking: beside the target, then renamed, so that a folder is whole or not there; nothing outside it."""
+"""Unpack archives into a temporary folder that is renamed when complete; nothing is written outside it."""
 
 import gzip
 import shutil
@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISLNK
 
 from vgsplus.errors import DownloadError
-from vgsplus.fetching.download import CHUNK, Progress
+from vgsplus.progress import Progress
 
-MAGIC = {b"\x1f\x8b": "gzip", b"PK": "zip"}
-"""How the files begin that can be unpacked."""
+CHUNK = 1 << 20
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -24,13 +23,13 @@ BROKEN = (
 
 
 def kind_of(path: Path) -> str | None:
-    """Which kind of archive a file is, "gzip" or "zip", by its first bytes; None if neither."""
+    """Return the kind of an archive by its first bytes, "gzip" or "zip", or None."""
     with path.open("rb") as file:
-        return MAGIC.get(file.read(2))
+        return {b"\x1f\x8b": "gzip", b"PK": "zip"}.get(file.read(2))
 
 
 def unpacked_size(path: Path) -> int:
-    """The bytes that an archive unpacks to: exactly for a zip; for a tar, at least, its own size."""
+    """Return the bytes that a zip unpacks to; of a tar, a lower bound, its own size."""
     if kind_of(path) != "zip":
         return path.stat().st_size
     try:
@@ -41,16 +40,16 @@ def unpacked_size(path: Path) -> int:
 
 
 def unpack(path: Path, folder: Path, result: str, progress: Progress) -> None:
-    """Unpack a .tar.gz or .zip so that `folder`/`result` is there, the last thing to appear.
+    """Unpack a .tar.gz or .zip so that `folder`/`result` appears, as the last thing.
 
-    Where the archive holds `result`, all of it goes into `folder`, replacing single files that are there and
-    leaving folders; any other layout becomes the folder `result` as it is.
+    If the archive holds `result`, all its contents go into `folder`, replacing files but not folders;
+    otherwise the folder `result` is created for them.
 
     Raises:
         DownloadError: it is broken, a member leaves the folder or is a link or device, or the disk is full.
             What was unpacked is removed.
     """
-    temporary = folder / f".{path.name}.unpacking"
+    temporary = folder / f".{path.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
     extract = _unzip if kind_of(path) == "zip" else _untar
     try:
@@ -62,24 +61,24 @@ def unpack(path: Path, folder: Path, result: str, progress: Progress) -> None:
     except OSError as error:
         raise DownloadError(
             f"{temporary}: cannot be written ({error.strerror or error}), and is removed. "
-            f"{path} stays: make room and give the same command."
+            f"{path} is kept: free disk space and run the same command."
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _untar(path: Path, folder: Path, progress: Progress) -> None:
-    total = path.stat().st_size
+    stage, total = f"unpacking {path.name}", path.stat().st_size
     with path.open("rb") as raw, gzip.open(raw) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         while (member := tar.next()) is not None:
             _refuse_unsafe(path, member.name, plain=member.isreg() or member.isdir())
             tar.extract(member, folder, filter="data")
             # tarfile remembers every member; of a million small ones that is a gigabyte.
             tar.members.clear()  # type: ignore[attr-defined]
-            progress(f"unpacking {path.name}", raw.tell(), total)
+            progress.update(stage, raw.tell(), total)
         while stream.read(CHUNK):  # the checksum of gzip stands at the very end
             pass
-    progress(f"unpacking {path.name}", total, total)
+    progress.update(stage, total, total)
 
 
 def _unzip(path: Path, folder: Path, progress: Progress) -> None:
@@ -98,20 +97,20 @@ def _unzip(path: Path, folder: Path, progress: Progress) -> None:
                 while block := source.read(CHUNK):
                     file.write(block)
                     done += len(block)
-                    progress(f"unpacking {path.name}", done, total)
+                    progress.update(f"unpacking {path.name}", done, total)
 
 
 def _refuse_unsafe(path: Path, name: str, *, plain: bool) -> None:
-    """Refuse members outside the folder; links too, by which older tarfile modules are led out of it."""
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts or "\\" in name:
+    """Refuse members outside the folder, and links, through which older tarfile modules leave it."""
+    member = PurePosixPath(name)
+    if member.is_absolute() or ".." in member.parts or "\\" in name:
         raise DownloadError(
             f"{path}: holds {name!r}, which leaves the folder. Nothing was unpacked; delete it."
         )
     if not plain:
         raise DownloadError(
             f"{path}: holds {name!r}, which is neither a file nor a folder. Nothing was unpacked; "
-            "look at it, and unpack it yourself if you trust it."
+            "inspect it, and unpack it yourself if you trust it."
         )
 
 
@@ -122,15 +121,14 @@ def _publish(temporary: Path, folder: Path, result: str) -> None:
     if not found.exists():
         temporary.rename(target)
         return
-    way = [temporary, *(temporary / parent for parent in reversed(PurePosixPath(result).parents[:-1]))]
-    for place in way:
-        for entry in place.iterdir():
-            beside = folder / entry.relative_to(temporary)
-            if entry == found or entry in way or beside.is_dir():
-                continue
-            entry.replace(beside)
+    parents = [temporary, *(temporary / parent for parent in reversed(PurePosixPath(result).parents[:-1]))]
+    for parent in parents:
+        for entry in parent.iterdir():
+            destination = folder / entry.relative_to(temporary)
+            if entry != found and entry not in parents and not destination.is_dir():
+                entry.replace(destination)
     found.rename(target)
 
 
 def _broken(path: Path, error: Exception) -> DownloadError:
-    return DownloadError(f"{path}: is a broken archive ({error}). Delete it and give the same command.")
+    return DownloadError(f"{path}: is a broken archive ({error}). Delete it and run the same command.")
