@@ -23,7 +23,8 @@ import torch
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.config import load_config
-from vgsplus.evaluation.layers import LayerStore, speech_layers
+from vgsplus.evaluation.abx_layers import LayerStore
+from vgsplus.evaluation.hidden_states import iterate_hidden_states
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
 
@@ -69,7 +70,7 @@ def extract(
     """Extract layers in one pass; returns the seconds it took, to the last frame on disk."""
     start = time.perf_counter()
     with LayerStore(layers, folder) as store:
-        for _, outputs in speech_layers(model, sounds, layers, device=device):
+        for _, outputs in iterate_hidden_states(model, sounds, layers, device=device):
             for layer, frames in zip(layers, outputs, strict=True):
                 store.add(layer, frames)
     return time.perf_counter() - start

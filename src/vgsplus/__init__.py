@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vgsplus import evaluation, interop
     from vgsplus.corpora import Corpus
-    from vgsplus.evaluation.layers import embed
+    from vgsplus.evaluation.hidden_states import embed
     from vgsplus.interop.loading import load
     from vgsplus.models.vgsplus import VGSPlus
     from vgsplus.schedule import Schedule
@@ -17,7 +17,7 @@ _HOMES = {
     "Corpus": "vgsplus.corpora.format",
     "Schedule": "vgsplus.schedule",
     "VGSPlus": "vgsplus.models.vgsplus",
-    "embed": "vgsplus.evaluation.layers",
+    "embed": "vgsplus.evaluation.hidden_states",
     "load": "vgsplus.interop.loading",
 }
 

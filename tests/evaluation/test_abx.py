@@ -13,8 +13,7 @@ from numpy.testing import assert_array_equal
 import vgsplus
 from vgsplus.corpora.format import ITEM_COLUMNS
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.evaluation.abx import Comparisons, score
-from vgsplus.evaluation.abx_frames import FrameTable, frame_spans
+from vgsplus.evaluation.abx import AbxScorer, TokenFrames, frame_spans, score
 from vgsplus.evaluation.abx_items import read_items
 
 # ---- ABX straight from the definition, in float64 and with loops ------------------------------------------
@@ -300,7 +299,7 @@ def test_as_published_limits_tokens_and_speakers(tmp_path):
     items = read_items(write(tmp_path / "a.item", rows))
     spans = frame_spans(items, 50)
     for as_published, tokens, others in ((False, 13, 7), (True, 10, 5)):
-        across = Comparisons(items, spans, as_published=as_published)._tasks["across"][0].cells
+        across = AbxScorer(items, spans, as_published=as_published)._tasks["across"][0].cells
         assert across["index_a"].list.len().unique().to_list() == [tokens]
         counts = across.group_by("#phone", "#phone_b", "speaker").len()["len"]
         assert counts.unique().to_list() == [others]
@@ -323,13 +322,13 @@ def test_frames_are_kept_once_and_found_again(tmp_path):
     features, rows = random_case(12)
     items = read_items(write(tmp_path / "a.item", rows))
     spans = frame_spans(items, 50)
-    table = FrameTable(items, spans)
-    kept = np.concatenate([features[file][table.keep(file, 100)] for file in table.files])
+    tokens = TokenFrames(items, spans)
+    kept = np.concatenate([features[file][tokens.select(file, 100)] for file in tokens.files])
     assert len(kept) < np.diff(spans).sum()
     assert len(np.unique(kept, axis=0)) == len(kept)
-    for token, (start, end), (left, right) in zip(items.tokens, spans, table.places, strict=True):
+    for token, (start, end), (left, right) in zip(items.tokens, spans, tokens.slices, strict=True):
         assert_array_equal(kept[left:right], features[token.file][start:end])
-    assert not table.cut.any()
+    assert not tokens.truncated.any()
 
 
 def test_a_lead_reads_earlier_frames(tmp_path):
@@ -339,9 +338,9 @@ def test_a_lead_reads_earlier_frames(tmp_path):
     items = read_items(item)
     spans = frame_spans(items, 50)
     early = {name: array[2:] for name, array in features.items()}
-    table = FrameTable(items, spans, lead=2)
-    kept = torch.cat([torch.from_numpy(early[f][table.keep(f, 98)]) for f in table.files])
-    assert Comparisons(items, spans).errors(kept, table) == score(features, item)
+    tokens = TokenFrames(items, spans, frame_shift=2)
+    kept = torch.cat([torch.from_numpy(early[f][tokens.select(f, 98)]) for f in tokens.files])
+    assert AbxScorer(items, spans).errors(kept, tokens) == score(features, item)
 
 
 @pytest.mark.parametrize("as_published", [False, True])

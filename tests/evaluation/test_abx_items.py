@@ -223,7 +223,7 @@ def test_all_faults_come_at_once(tmp_path):
         "one phone only, 'a'",
         "one speaker only, 's0'",
         f"there is no sound f2 below {tmp_path}/sounds (2 lines).",
-        "offset 0.9 is behind the end of f1, 0.500 s",
+        "offset 0.9 is after the end of f1, 0.500 s",
     ):
         assert said in text
     with pytest.raises(CorpusError, match=r"a\.item:8: has 3 columns"):
@@ -292,7 +292,7 @@ def test_a_name_of_two_sounds_is_refused(tmp_path):
     (fault,) = faults_of(write(tmp_path / "a.item", *GOOD), audio_root=tmp_path)
     assert fault == (
         f"{tmp_path}/a.item:2: file f0 may be {tmp_path}/a/f0.wav and {tmp_path}/b/f0.flac. "
-        "Name it by more of its path, or with its ending."
+        "Name it by more of its path, or with its suffix."
     )
 
 
@@ -381,7 +381,7 @@ def test_a_time_rounded_past_the_end_is_let_through(tmp_path):
     assert read_items(write(tmp_path / "a.item", *GOOD), audio_root=tmp_path).audio
     sound(tmp_path / "f1.wav", 0.48)
     (fault,) = faults_of(tmp_path / "a.item", audio_root=tmp_path)
-    assert fault == f"{tmp_path}/a.item:5: offset 0.5 is behind the end of f1, 0.480 s."
+    assert fault == f"{tmp_path}/a.item:5: offset 0.5 is after the end of f1, 0.480 s."
 
 
 def test_broken_sound_and_an_absent_folder_are_named(tmp_path):

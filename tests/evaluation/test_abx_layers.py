@@ -12,19 +12,20 @@ from vgsplus import audio
 from vgsplus.cli import main
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation import layers as extraction
 from vgsplus.evaluation.abx import score
 from vgsplus.evaluation.abx_items import read_items
-from vgsplus.evaluation.abx_layers import (
-    Means,
-    Question,
-    score_layers,
-    score_log_mel,
-    score_untrained,
+from vgsplus.evaluation.abx_layers import AbxTask, LayerStore, score_layers, score_log_mel, score_untrained
+from vgsplus.evaluation.hidden_states import (
+    frame_rate,
+    iterate_hidden_states,
+    max_missing_frames,
+    parse_layers,
+    receptive_field_shift,
 )
-from vgsplus.evaluation.layers import LayerStore, choose_layers, frame_lead, frame_rate, frames_missing
 from vgsplus.evaluation.log_mel import log_mel
-from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.models.published import build_model
+from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.progress import Progress
 from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
 STANDARD = ((4, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)
@@ -52,7 +53,7 @@ TINY = ModelConfig(
 
 def make_model(seed=0, **changes):
     torch.manual_seed(seed)
-    return VGSPlus(dataclasses.replace(TINY, **changes)).eval()
+    return build_model(dataclasses.replace(TINY, **changes)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,14 @@ def toy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def question(toy):
-    return Question(items=read_items(toy / "test.item", audio_root=toy / "audio"))
+def task(toy):
+    return AbxTask(items=read_items(toy / "test.item", audio_root=toy / "audio"))
 
 
-def features_of(model, question, layer):
+def features_of(model, task, layer):
     """The features of a layer as `score` takes them, each file alone in its pass."""
     features = {}
-    for file, path in question.items.audio.items():
+    for file, path in task.items.audio.items():
         wave = torch.from_numpy(audio.normalise(audio.read(path)))[None]
         with torch.no_grad():
             outputs, _ = model.speech_layers(wave, torch.tensor([wave.shape[1]]))
@@ -81,87 +82,84 @@ def features_of(model, question, layer):
 # ---- layers -----------------------------------------------------------------------------------------------
 
 
-def test_each_layer_has_the_score_of_its_features(question):
+def test_each_layer_has_the_score_of_its_features(task):
     model = make_model()
-    rows = score_layers(model, question, Means(batch_seconds=5))
+    rows = score_layers(model, task, batch_seconds=5)
     assert [(row.features, row.layer, row.context, row.as_published) for row in rows] == [
         ("model", layer, "within", False) for layer in (1, 2, 3)
     ]
     for row in rows:
-        expected = score(features_of(model, question, row.layer), question.items.path)
+        expected = score(features_of(model, task, row.layer), task.items.path)
         assert row.errors == pytest.approx(expected, abs=2e-3)
     assert len({row.errors["across"] for row in rows}) == 3
 
 
-def test_published_rows_come_beside_the_corrected_ones(question):
-    asked = dataclasses.replace(question, as_published=True, conditions=("within",))
+def test_published_rows_come_beside_the_corrected_ones(task):
+    asked = dataclasses.replace(task, as_published=True, conditions=("within",))
     model = make_model()
     rows = score_layers(model, asked, layers=[2])
     assert [row.as_published for row in rows] == [False, True]
-    features = features_of(model, question, 2)
+    features = features_of(model, task, 2)
     for row in rows:
-        expected = score(features, question.items.path, conditions=["within"], as_published=row.as_published)
+        expected = score(features, task.items.path, conditions=["within"], as_published=row.as_published)
         assert row.errors == pytest.approx(expected, abs=2e-3)
 
 
-def test_one_pass_serves_all_layers(question, monkeypatch):
+def test_one_pass_serves_all_layers(task, monkeypatch):
     model, heard = make_model(), []
     run = model.speech_layers
     monkeypatch.setattr(
         model, "speech_layers", lambda waves, samples: heard.extend(samples.tolist()) or run(waves, samples)
     )
-    score_layers(model, dataclasses.replace(question, as_published=True))
-    assert sorted(heard) == sorted(len(audio.read(path)) for path in question.items.audio.values())
+    score_layers(model, dataclasses.replace(task, as_published=True))
+    assert sorted(heard) == sorted(len(audio.read(path)) for path in task.items.audio.values())
 
 
-def test_batches_are_bounded_and_longest_first(question, monkeypatch):
+def test_batches_are_bounded_and_longest_first(task, monkeypatch):
     model, batches = make_model(), []
     run = model.speech_layers
     monkeypatch.setattr(
         model, "speech_layers", lambda waves, samples: batches.append(waves.shape) or run(waves, samples)
     )
-    list(extraction.speech_layers(model, question.items.audio, [1], batch_seconds=6))
+    list(iterate_hidden_states(model, task.items.audio, [1], batch_seconds=6))
     assert all(rows * samples <= 6 * 16_000 for rows, samples in batches)
     assert max(rows for rows, _ in batches) > 1
     assert [samples for _, samples in batches] == sorted((s for _, s in batches), reverse=True)
     batches.clear()
-    list(extraction.speech_layers(model, question.items.audio, [1], batch_seconds=0.1))
+    list(iterate_hidden_states(model, task.items.audio, [1], batch_seconds=0.1))
     assert all(rows == 1 for rows, _ in batches)
 
 
-def test_published_padding_hears_one_file_at_a_time(question):
+def test_published_padding_hears_one_file_at_a_time(task):
     model = make_model(padding="published")
-    rows = score_layers(model, question, layers=[3])
-    expected = score(features_of(model, question, 3), question.items.path)
+    rows = score_layers(model, task, layers=[3])
+    expected = score(features_of(model, task, 3), task.items.path)
     assert rows[0].errors == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_model_keeps_its_modes_and_gathers_no_gradient(question):
+def test_the_model_keeps_its_modes_and_gathers_no_gradient(task):
     model = make_model().train()
     model.image.eval()
     before = [module.training for module in model.modules()]
-    for _, outputs in itertools.islice(extraction.speech_layers(model, question.items.audio, [1, 3]), 1):
+    for _, outputs in itertools.islice(iterate_hidden_states(model, task.items.audio, [1, 3]), 1):
         assert not any(output.requires_grad for output in outputs)
-    score_layers(model, question, layers=[1])
+    score_layers(model, task, layers=[1])
     assert [module.training for module in model.modules()] == before
 
 
 @pytest.mark.parametrize("kept", ["memory", "folder"])
-def test_frames_are_kept_where_asked_and_nothing_stays(question, tmp_path, kept):
+def test_frames_are_kept_where_asked_and_nothing_stays(task, tmp_path, kept):
     model = make_model()
-    means = Means(cache=tmp_path / "new" if kept == "folder" else None)
     seen = []
-    watch = dataclasses.replace(
-        means,
-        progress=lambda stage, done, total: seen.append(
-            (stage, done, total, len(list(tmp_path.rglob("*.f32"))))
-        ),
-    )
-    rows = score_layers(model, question, watch, layers=[1, 2])
-    assert [row.errors for row in rows] == [
-        row.errors for row in score_layers(model, question, layers=[1, 2])
-    ]
-    files = len(question.items.audio)
+
+    class Watch(Progress):
+        def update(self, stage, done, total=None, *_):
+            seen.append((stage, done, total, len(list(tmp_path.rglob("*.f32")))))
+
+    cache = tmp_path / "new" if kept == "folder" else None
+    rows = score_layers(model, task, layers=[1, 2], cache=cache, progress=Watch())
+    assert [row.errors for row in rows] == [row.errors for row in score_layers(model, task, layers=[1, 2])]
+    files = len(task.items.audio)
     assert [entry[:3] for entry in seen] == [
         *(("model: files", done, files) for done in range(1, files + 1)),
         ("model: layers", 1, 2),
@@ -186,7 +184,7 @@ def test_a_store_gives_back_what_it_was_given(tmp_path):
 def test_a_folder_that_cannot_be_written_is_an_error_to_read(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(VgsplusError, match="the frames of 2 layers cannot be kept there"),
+        pytest.raises(VgsplusError, match="the frames of 2 layers cannot be written there"),
         LayerStore([1, 2], tmp_path / "file" / "folder"),
     ):
         pass
@@ -209,7 +207,7 @@ def test_rate_and_lead_come_from_the_convolutions(convolutions, rate, field, lea
     assert frame_rate(model) == rate
     assert model.speech.waveform.receptive_field == field
     assert model.speech.waveform.num_frames(torch.tensor([field - 1, field])).tolist() == [0, 1]
-    assert frame_lead(model) == lead
+    assert receptive_field_shift(model) == lead
 
 
 @pytest.mark.parametrize("convolutions", [STANDARD, FAST, WIDE])
@@ -217,45 +215,45 @@ def test_no_sound_lacks_more_frames_than_is_said(convolutions):
     model = make_model(conv_layers=convolutions)
     encoder = model.speech.waveform
     samples = torch.arange(encoder.receptive_field, encoder.receptive_field + 3 * encoder.stride)
-    asked = torch.floor(samples / encoder.stride + 0.5) - frame_lead(model)
+    asked = torch.floor(samples / encoder.stride + 0.5) - receptive_field_shift(model)
     missing = asked - encoder.num_frames(samples)
-    assert 0 < int(missing.max()) <= frames_missing(model)
+    assert 0 < int(missing.max()) <= max_missing_frames(model)
 
 
-def test_a_faster_encoder_is_scored_at_its_own_rate(question):
+def test_a_faster_encoder_is_scored_at_its_own_rate(task):
     model = make_model(conv_layers=FAST)
-    (row,) = score_layers(model, question, layers=[1])
-    expected = score(features_of(model, question, 1), question.items.path, 100)
+    (row,) = score_layers(model, task, layers=[1])
+    expected = score(features_of(model, task, 1), task.items.path, 100)
     assert row.errors == pytest.approx(expected, abs=2e-3)
 
 
-def test_a_wide_encoder_is_read_where_it_hears(question):
+def test_a_wide_encoder_is_read_where_it_hears(task):
     model = make_model(conv_layers=WIDE)
-    (row,) = score_layers(model, question, layers=[1])
+    (row,) = score_layers(model, task, layers=[1])
     led = {
         file: torch.cat([frames[:1].expand(2, -1), frames, frames[-1:].expand(2, -1)])
-        for file, frames in features_of(model, question, 1).items()
+        for file, frames in features_of(model, task, 1).items()
     }
-    assert row.errors == pytest.approx(score(led, question.items.path), abs=2e-3)
+    assert row.errors == pytest.approx(score(led, task.items.path), abs=2e-3)
 
 
 # ---- baselines --------------------------------------------------------------------------------------------
 
 
-def test_an_untrained_model_is_drawn_from_its_seed_and_leaves_the_generator(question):
+def test_an_untrained_model_is_drawn_from_its_seed_and_leaves_the_generator(task):
     model = make_model(seed=9)
     before = torch.random.get_rng_state()
-    rows = score_untrained(model.config, question, layers=[2], seed=4)
+    rows = score_untrained(model.config, task, layers=[2], seed=4)
     assert torch.equal(torch.random.get_rng_state(), before)
-    (expected,) = score_layers(make_model(seed=4), question, layers=[2])
+    (expected,) = score_layers(make_model(seed=4), task, layers=[2])
     assert [(row.features, row.layer, row.errors) for row in rows] == [("untrained", 2, expected.errors)]
 
 
-def test_log_mel_energies_have_a_row(question):
-    (row,) = score_log_mel(question)
-    features = {file: log_mel(audio.read(path)) for file, path in question.items.audio.items()}
+def test_log_mel_energies_have_a_row(task):
+    (row,) = score_log_mel(task)
+    features = {file: log_mel(audio.read(path)) for file, path in task.items.audio.items()}
     assert (row.features, row.layer) == ("log-Mel", None)
-    assert row.errors == score(features, question.items.path, 100)
+    assert row.errors == score(features, task.items.path, 100)
 
 
 # ---- errors -----------------------------------------------------------------------------------------------
@@ -265,27 +263,27 @@ def test_log_mel_energies_have_a_row(question):
     ("text", "chosen"), [("all", (1, 2, 3)), ("2", (2,)), ("3,1,3", (3, 1)), (" 1, 2 ", (1, 2))]
 )
 def test_layers_are_chosen_by_number(text, chosen):
-    assert choose_layers(text, 3) == chosen
+    assert parse_layers(text, 3) == chosen
 
 
 @pytest.mark.parametrize("text", ["0", "4", "1,4", "-1", "one", "", "1,", "²"])
 def test_layers_that_are_not_there_are_refused(text):
     with pytest.raises(VgsplusError, match="name layers from 1 to 3"):
-        choose_layers(text, 3)
+        parse_layers(text, 3)
 
 
-def test_a_diverged_model_is_named(question):
+def test_a_diverged_model_is_named(task):
     model = make_model()
     with torch.no_grad():
         model.speech.layers[1].ffn_norm.bias.fill_(torch.nan)
-    with pytest.raises(VgsplusError, match=r"layer 2 are not finite. A model that gives such has diverged"):
-        score_layers(model, question)
+    with pytest.raises(VgsplusError, match=r"layer 2 are not finite. The model has diverged"):
+        score_layers(model, task)
 
 
 def test_a_sound_shorter_than_a_frame_is_named(tmp_path):
     soundfile.write(tmp_path / "f.wav", np.sin(np.arange(300)), 16_000)
     with pytest.raises(VgsplusError, match=r"f\.wav: is too short for a single frame"):
-        list(extraction.speech_layers(make_model(), {"f": tmp_path / "f.wav"}, [1]))
+        list(iterate_hidden_states(make_model(), {"f": tmp_path / "f.wav"}, [1]))
 
 
 # ---- the command ------------------------------------------------------------------------------------------
@@ -323,11 +321,11 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_the_command_scores_every_layer(toy, run_folder, question, capsys):
+def test_the_command_scores_every_layer(toy, run_folder, task, capsys):
     code, out, err = command(capsys, run_folder, toy / "test.item", toy / "audio")
     assert code == 0, err
     rows = read_csv(run_folder / "abx.csv")
-    expected = score_layers(make_model(), question)
+    expected = score_layers(make_model(), task)
     assert [(row["features"], row["layer"], row["condition"], float(row["error"])) for row in rows] == [
         ("model", str(row.layer), condition, error)
         for row in expected
@@ -337,7 +335,7 @@ def test_the_command_scores_every_layer(toy, run_folder, question, capsys):
     for condition in ("within", "across"):
         best = min(row.errors[condition] for row in expected)
         assert f"{100 * best:.2f}*" in out
-    assert f"{len(question.items.tokens)} tokens" in out
+    assert f"{len(task.items.tokens)} tokens" in out
     assert str(run_folder / "abx.csv") in out
     assert {path.name for path in run_folder.iterdir()} == {"abx.csv", "checkpoints"}
 

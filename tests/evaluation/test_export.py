@@ -18,10 +18,11 @@ from vgsplus.audio import load_any, normalise
 from vgsplus.cli import main
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.evaluation import export as exporting
-from vgsplus.evaluation.export import export, open_store, origin_of, select
-from vgsplus.evaluation.sounds import find_sounds
+from vgsplus.evaluation.export import export, find_sounds, metadata_of, open_store, pending
 from vgsplus.evaluation.zerospeech import Submission, find_phonetic
-from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.models.published import build_model
+from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.progress import Progress
 from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
 STANDARD = ((4, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)
@@ -46,7 +47,7 @@ FIELD = 400
 
 def make_model(seed=0, **changes):
     torch.manual_seed(seed)
-    return VGSPlus(dataclasses.replace(TINY, **changes)).eval()
+    return build_model(dataclasses.replace(TINY, **changes)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +121,16 @@ def written(form, out):
     }
 
 
+class StopAfterTwo(Progress):
+    def update(self, _stage, done, *_):
+        if done == 2:
+            raise KeyboardInterrupt
+
+
 def embed_all(model, sounds, out, form="npy", layers=(1, 2, 3), **options):
-    """`select` and `export`; the names of what was written."""
-    store = open_store(form, out, origin_of(model, out / "model", layers))
-    missing = select(store, sounds, model, layers)
+    """`pending` and `export`; the names of what was written."""
+    store = open_store(form, out, metadata_of(model, out / "model", layers))
+    missing = pending(store, sounds, model, layers)
     export(store, missing, model, layers, **options)
     return sorted(missing)
 
@@ -228,28 +235,26 @@ def test_an_hdf5_file_tells_where_features_come_from(folder, model, tmp_path):
     assert everything_in(tmp_path) == ["out.h5"]
 
 
-def test_one_pass_serves_all_layers_and_progress_ends_at_the_total(folder, monkeypatch, tmp_path):
-    model, heard, calls = make_model(), [], []
+def test_one_pass_serves_all_layers_and_progress_ends_at_the_total(
+    folder, monkeypatch, tmp_path, recorded_progress
+):
+    model, heard = make_model(), []
     run = model.speech_layers
     monkeypatch.setattr(
         model, "speech_layers", lambda waves, lengths: heard.extend(lengths.tolist()) or run(waves, lengths)
     )
     sounds = find_sounds(folder)
-    embed_all(model, sounds, tmp_path / "out", progress=lambda *call: calls.append(call))
+    embed_all(model, sounds, tmp_path / "out", progress=recorded_progress)
     assert sorted(heard) == sorted(len(load_any(path)) for path in sounds.values())
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert recorded_progress.of("embedding") == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("form", ["npy", "pt", "hdf5"])
 def test_an_interrupted_export_leaves_whole_files_and_goes_on(form, folder, model, tmp_path):
     sounds, out = find_sounds(folder), tmp_path / "out"
 
-    def stop(done, _total):
-        if done == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        embed_all(model, sounds, out, form, batch_seconds=0.1, progress=stop)
+        embed_all(model, sounds, out, form, batch_seconds=0.1, progress=StopAfterTwo())
     if form == "hdf5":
         assert everything_in(tmp_path) == []
         assert embed_all(model, sounds, out, form) == NAMES
@@ -412,7 +417,7 @@ def test_a_name_that_is_no_utf8_cannot_be_in_an_hdf5_file(model, tmp_path):
 def test_places_that_cannot_be_written_are_refused(form, folder, model, tmp_path):
     (tmp_path / "file").write_text("kept")
     for out in (tmp_path / "file", tmp_path / "file" / "deep" / "out"):
-        with pytest.raises(VgsplusError, match=r"cannot be written|is there already"):
+        with pytest.raises(VgsplusError, match=r"cannot be written|exists already"):
             embed_all(model, find_sounds(folder), out, form)
     assert (tmp_path / "file").read_text() == "kept"
     assert everything_in(tmp_path) == ["file"]
@@ -450,8 +455,8 @@ TEXTS = ["phonetic/dev-clean/aXyP", "phonetic/dev-clean/beKZ", "phonetic/dev-oth
 
 def submit(model, dataset, out, layers=(2,), **options):
     sounds, _ = find_phonetic(dataset)
-    store = Submission(out, origin_of(model, dataset / "runs" / "vgs+", layers), model)
-    missing = select(store, sounds, model, layers)
+    store = Submission(out, metadata_of(model, dataset / "runs" / "vgs+", layers), model)
+    missing = pending(store, sounds, model, layers)
     export(store, missing, model, layers, **options)
     return sorted(missing)
 
@@ -510,19 +515,15 @@ def test_frames_of_a_wide_encoder_come_where_they_hear(dataset, tmp_path):
 
 
 def test_an_interrupted_submission_is_not_there_and_goes_on(dataset, model, tmp_path):
-    def stop(done, _total):
-        if done == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        submit(model, dataset, tmp_path / "out", batch_seconds=0.1, progress=stop)
+        submit(model, dataset, tmp_path / "out", batch_seconds=0.1, progress=StopAfterTwo())
     assert not (tmp_path / "out").exists()
     with pytest.raises(VgsplusError, match=r"holds features of layers \[2\]"):
         submit(model, dataset, tmp_path / "out", layers=(1,))
     assert submit(model, dataset, tmp_path / "out") == [TEXTS[1]]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "features.json").exists()
-    with pytest.raises(VgsplusError, match="is there already"):
+    with pytest.raises(VgsplusError, match="exists already"):
         submit(model, dataset, tmp_path / "out")
 
 
@@ -587,11 +588,11 @@ def test_the_command_writes_a_submission_and_says_what_is_absent(run, dataset, t
         (["{run}", "{folder}/ann/notes.txt", "{out}"], "notes.txt: cannot be read as sound"),
         (["{empty}/no-run", "{folder}", "{out}"], "no-run"),
         (["{run}", "{folder}", "{out}", "--layers", "4"], "There is no layer '4'"),
-        (["{run}", "{folder}", "{taken}", "--format", "hdf5"], "is there already"),
+        (["{run}", "{folder}", "{taken}", "--format", "hdf5"], "exists already"),
         (["{run}", "{folder}", "{taken}"], "cannot be written (Not a directory)"),
         (["{run}", "{folder}", "{out}", "--format", "zerospeech", "--layers", "1"], "holds no sounds in any"),
         (["{run}", "{dataset}", "{out}", "--format", "zerospeech"], "one layer, not 3"),
-        (["{run}", "{dataset}", "{taken}", "--format", "zerospeech", "--layers", "1"], "is there already"),
+        (["{run}", "{dataset}", "{taken}", "--format", "zerospeech", "--layers", "1"], "exists already"),
     ],
 )
 def test_the_command_says_what_is_wrong_and_writes_nothing(

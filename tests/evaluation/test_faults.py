@@ -128,7 +128,7 @@ ITEM_FAULTS = {
     "times in no order": (also("ann 0.4 0.3 a k t ann"), r"x\.item:8: offset 0\.3 must be behind onset 0\.4"),
     "times in milliseconds": (
         also("ann 300 400 a k t ann"),
-        r"x\.item:8: offset 400 is behind the end of ann, 0\.500 s",
+        r"x\.item:8: offset 400 is after the end of ann, 0\.500 s",
     ),
     "a token twice": (
         also("ann 0.100 0.20 e k t ann"),

@@ -8,6 +8,7 @@ import torch
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import lexical
 from vgsplus.evaluation.lexical import cdi_word, coco_word, evaluate, separability
+from vgsplus.progress import Progress
 
 LEXTEST = Path(__file__).parents[2].parent / "shared" / "lextest"
 published = pytest.mark.skipif(not LEXTEST.is_dir(), reason=f"the published embeddings are not in {LEXTEST}")
@@ -238,27 +239,27 @@ def test_a_word_in_two_unicode_forms_is_one():
         evaluate(["c\u0327a\u0303_0", *mixed[1:], "çã_0"], np.ones((9, 3)))
 
 
-def test_progress_ends_at_the_total():
+@pytest.mark.parametrize("kind", [random_vectors, random_frames])
+def test_progress_ends_at_the_total(kind, recorded_progress):
     rng = np.random.default_rng(11)
     names = random_names(rng)
-    for embeddings in (random_vectors(rng, names), random_frames(rng, names)):
-        calls = []
-        evaluate(names, embeddings, progress=lambda *call, calls=calls: calls.append(call))
-        done, totals = zip(*calls, strict=True)
-        assert done[-1] == totals[-1]
-        assert list(done) == sorted(done)
-        assert len(set(totals)) == 1
+    evaluate(names, kind(rng, names), progress=recorded_progress)
+    done, totals = zip(*recorded_progress.of("comparing"), strict=True)
+    assert done[-1] == totals[-1]
+    assert list(done) == sorted(done)
+    assert len(set(totals)) == 1
 
 
 def test_a_failing_progress_stops_the_comparison():
     rng = np.random.default_rng(12)
     names = random_names(rng)
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    class Stop(Progress):
+        def update(self, *_):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(names, random_frames(rng, names), progress=stop)
+        evaluate(names, random_frames(rng, names), progress=Stop())
 
 
 # ---- bad input --------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 from vgsplus import audio
 from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.embedding import embed_split
+from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.mteb import MtebEncoder
 from vgsplus.evaluation.retrieval import recall
-from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.models.published import build_model
+from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.regions.pixel_grid import GRID_FEATURES, grid_regions
 
 CONFIG = ModelConfig(
@@ -43,7 +44,7 @@ PICTURES_IN_ALL, TAKES = 8, 2
 
 def built(seed=0, **changes):
     torch.manual_seed(seed)
-    return VGSPlus(dataclasses.replace(CONFIG, **changes)).eval()
+    return build_model(dataclasses.replace(CONFIG, **changes)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +280,7 @@ def test_sounds_that_cannot_be_heard_are_refused(encoder):
 def test_a_diverged_model_is_named():
     model = built()
     model.image.cls.data.fill_(torch.nan)
-    with pytest.raises(VgsplusError, match=r"embeddings of the mteb task Pictures.*not finite"):
+    with pytest.raises(VgsplusError, match=r"Embeddings of the mteb task Pictures.*not finite"):
         encoded(MtebEncoder(model), "image", [picture(0)], task=PICTURES)
 
 

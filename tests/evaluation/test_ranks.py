@@ -5,7 +5,7 @@ import torch
 from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import retrieval
-from vgsplus.evaluation.embedding import SplitEmbeddings
+from vgsplus.evaluation.embeddings import SplitEmbeddings
 from vgsplus.evaluation.ranks import count_ranks, tiles_of_embeddings, tiles_of_matrix
 from vgsplus.evaluation.retrieval import evaluate, rank_embeddings, rank_split, ranks, score, score_ranks
 

@@ -10,7 +10,7 @@ import torch
 from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import retrieval
-from vgsplus.evaluation.embedding import embed_split
+from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.retrieval import bootstrap, chance, evaluate, median_rank, ranks, recall
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "published_retrieval.npz"
@@ -318,7 +318,7 @@ def test_the_gallery_is_bounded_and_drawn_by_the_seed(tmp_path):
 def test_modes_come_back_after_a_failure(tmp_path):
     model = PitchModel().train()
     model.sign = math.nan
-    with pytest.raises(VgsplusError, match=r"speech embeddings.*not finite"):
+    with pytest.raises(VgsplusError, match=r"Speech embeddings.*not finite"):
         embed_split(model, FakeCorpus(tmp_path), "test")
     assert model.training
 

@@ -9,7 +9,7 @@ from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_layers import score_layers
 from vgsplus.experiments import curves as history
 from vgsplus.experiments import scoring
-from vgsplus.experiments.scoring import Scoring, abx_question, own_abx_question, recalls
+from vgsplus.experiments.scoring import Scoring, abx_task, own_abx_task, recalls
 from vgsplus.models.vgsplus import VGSPlus
 
 
@@ -31,7 +31,7 @@ def model(config):
 
 
 def test_every_score_is_there_by_its_flat_name(corpus, config, model):
-    measure = Scoring(corpus, scoring.test_sets(corpus), own_abx_question(corpus, scoring.test_sets(corpus)))
+    measure = Scoring(corpus, scoring.test_sets(corpus), own_abx_task(corpus, scoring.test_sets(corpus)))
     scores = measure(model, True, config=config)
     expected = recalls(model, config, corpus, ["test"])
     assert {name: scores[name] for name in expected} == expected
@@ -43,8 +43,8 @@ def test_every_score_is_there_by_its_flat_name(corpus, config, model):
 
 
 def test_a_log_gives_back_the_errors_of_its_layers(corpus, config, model):
-    question = own_abx_question(corpus, ["test"])
-    scores = Scoring(corpus, (), question)(model, True, config=config)
+    task = own_abx_task(corpus, ["test"])
+    scores = Scoring(corpus, (), task)(model, True, config=config)
     records = [
         {"kind": "train", "epoch": 0.5},
         {"kind": "evaluation", "epoch": 0.5, "scores": {"test/speech_to_image/R@1": 0.25}},
@@ -52,7 +52,7 @@ def test_a_log_gives_back_the_errors_of_its_layers(corpus, config, model):
     ]
     (point,) = history.abx_points(records)
     assert point.epoch == 1.0
-    for row in score_layers(model, question):
+    for row in score_layers(model, task):
         found = point.published if row.as_published else point.errors
         assert {condition: found[condition][row.layer] for condition in row.errors} == row.errors
 
@@ -69,9 +69,9 @@ def test_a_log_gives_back_the_losses_of_additional_speech():
 
 
 def test_a_corpus_without_items_asks_nothing(corpus):
-    assert own_abx_question(corpus, ["train"]) is None
+    assert own_abx_task(corpus, ["train"]) is None
 
 
 def test_items_of_absent_sounds_are_refused(corpus, tmp_path):
     with pytest.raises(CorpusError, match="holds no sound files"):
-        abx_question(corpus.root / "test.item", tmp_path)
+        abx_task(corpus.root / "test.item", tmp_path)

@@ -1,6 +1,5 @@
 """Commands that score a model: `vgsplus evaluate --help`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,8 +87,7 @@ def evaluate_lexical(
     ] = "coco",
 ) -> None:
     """Measure how well spoken words are separated: is the nearest neighbour of a word the same word?"""
-    from vgsplus.evaluation.lexical import RULES, evaluate
-    from vgsplus.evaluation.words import check_layer, embed_words, open_words
+    from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, open_words
     from vgsplus.interop.loading import load
     from vgsplus.report.lexical import prepare_folder, write_lexical
     from vgsplus.training.machine import device_name
@@ -100,14 +98,12 @@ def evaluate_lexical(
     prepare_folder(out)
     recordings = open_words(words, model, RULES[rule])
     with console_progress() as progress:
-        embedded = partial(progress.update, "embedding")
-        embeddings = embed_words(model, recordings, mode, layer, device=device, progress=embedded)
-        compared = partial(progress.update, "comparing")
-        result = evaluate(recordings.names, embeddings, RULES[rule], compared)
+        embeddings = embed_words(model, recordings, mode, layer, device=device, progress=progress)
+        result = evaluate(list(recordings), embeddings, RULES[rule], progress)
     write_lexical(result, out)
     typer.echo(
         f"{result.score:.3f} of the nearest are the same word, {result.chance:.3f} by chance "
-        f"({len(recordings.names)} tokens of {len(result.words)} words); {out}"
+        f"({len(recordings)} tokens of {len(result.words)} words); {out}"
     )
 
 
@@ -142,30 +138,25 @@ def evaluate_abx(
 ) -> None:
     """Compute the ABX error of every layer: how often a token is nearer to another phone than to its own."""
     from vgsplus.evaluation.abx_items import read_items
-    from vgsplus.evaluation.abx_layers import (
-        Means,
-        Question,
-        score_layers,
-        score_log_mel,
-        score_untrained,
-    )
-    from vgsplus.evaluation.layers import choose_layers
+    from vgsplus.evaluation.abx_layers import AbxTask, score_layers, score_log_mel, score_untrained
+    from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.interop.loading import load
     from vgsplus.report.abx import abx_table, write_abx
     from vgsplus.training.machine import device_name
 
     chosen_conditions = tuple(dict.fromkeys(conditions or ("within", "across")))
     items = read_items(item, conditions=chosen_conditions, audio_root=audio)
-    question = Question(items=items, conditions=chosen_conditions, context=context, as_published=as_published)
+    task = AbxTask(items=items, conditions=chosen_conditions, context=context, as_published=as_published)
     device, folder = device_name("auto"), out or (run if run.is_dir() else run.parent)
     model = load(run).to(device)
-    chosen = choose_layers(layers, len(model.speech.layers))
+    chosen = parse_layers(layers, len(model.speech.layers))
     with console_progress() as progress:
-        means = Means(device=device, cache=folder, progress=progress.update)
-        rows = score_layers(model, question, means, layers=chosen)
+        rows = score_layers(model, task, layers=chosen, device=device, cache=folder, progress=progress)
         if baseline:
-            rows += score_untrained(model.config, question, means, layers=chosen)
-            rows += score_log_mel(question, means)
+            rows += score_untrained(
+                model.config, task, layers=chosen, device=device, cache=folder, progress=progress
+            )
+            rows += score_log_mel(task, device=device, progress=progress)
     write_abx(rows, folder / "abx.csv")
     Console().print(abx_table(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
     typer.echo(folder / "abx.csv")

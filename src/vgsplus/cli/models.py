@@ -1,6 +1,5 @@
 """Commands `convert` and `embed`: convert checkpoints, extract hidden states."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,9 +57,8 @@ def embed(
 
     Run the same command again to resume with the missing sounds (not for hdf5).
     """
-    from vgsplus.evaluation.export import export, open_store, origin_of, select
-    from vgsplus.evaluation.layers import choose_layers
-    from vgsplus.evaluation.sounds import find_sounds
+    from vgsplus.evaluation.export import export, find_sounds, metadata_of, open_store, pending
+    from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.evaluation.zerospeech import FILL_IN, META, Submission, find_phonetic
     from vgsplus.interop.loading import load
     from vgsplus.training.machine import device_name
@@ -68,13 +66,12 @@ def embed(
     found, absent = find_phonetic(sounds) if form == "zerospeech" else (find_sounds(sounds), ())
     device = device_name("auto")
     loaded = load(model).to(device)
-    chosen = choose_layers(layers, len(loaded.speech.layers))
-    origin = origin_of(loaded, model, chosen)
-    store = Submission(out, origin, loaded) if form == "zerospeech" else open_store(form, out, origin)
+    chosen = parse_layers(layers, len(loaded.speech.layers))
+    metadata = metadata_of(loaded, model, chosen)
+    store = Submission(out, metadata, loaded) if form == "zerospeech" else open_store(form, out, metadata)
     with console_progress() as progress:
-        missing = select(store, found, loaded, chosen, partial(progress.update, "checking"))
-        embedded = partial(progress.update, "embedding")
-        export(store, missing, loaded, chosen, device=device, progress=embedded)
+        missing = pending(store, found, loaded, chosen, progress)
+        export(store, missing, loaded, chosen, device=device, progress=progress)
     typer.echo(f"{len(missing)} sounds embedded, {len(found) - len(missing)} existed already; {out}")
     if absent:
         typer.echo(f"Missing in {sounds}, and so in {out}: {', '.join(absent)}")

@@ -1,20 +1,21 @@
 """ABX errors: how often a phone is nearer to another phone than to itself (the paper's Table II).
 
 A and X are tokens of one phone, B of another; the error is the share of triples in which X is nearer to B,
-ties counting half. Within speakers all three are by one speaker, across speakers X is by another than A and
-B. In context they also share the phones before and behind. Tokens are compared by dynamic time warping of the
-angles between frames, normalised by the length of the path. Averages go over contexts (and speakers of X),
-then over speakers, then over ordered pairs of phones, as in the ZeroSpeech challenges.
+ties counting half. Within speakers all three are by one speaker; across speakers X is by another speaker than
+A and B. In context they also share the preceding and the following phone. Tokens are compared by dynamic time
+warping over the angles between frames, divided by the length of the path. Averages are taken over contexts
+(and speakers of X), then over speakers, then over ordered pairs of phones, as in the ZeroSpeech challenges.
 
-fastabx makes the cells and scores them. Its `FASTABX_WITH_LIBRILIGHT_BUG`, a setting of the whole process, is
-never read: slices are cut here (`abx_frames`), so that both protocols can be computed side by side.
+fastabx makes the cells and scores them. Its `FASTABX_WITH_LIBRILIGHT_BUG`, a setting of the process, has no
+effect: slices are cut here (`TokenFrames`), so that both protocols can be computed in one run.
 
-Shape letters: T frames of a file, D dimensions, N kept frames, n tokens.
+Shape letters: T frames of a file, D dimensions, N selected frames, n tokens.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,27 +27,29 @@ from torch.nn import functional as F
 from torchdtw import dtw_batch
 
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.evaluation.abx_frames import FrameTable, check_finite, frame_spans
 from vgsplus.evaluation.abx_items import read_items
+from vgsplus.evaluation.hidden_states import check_finite
 from vgsplus.files import nfc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from fractions import Fraction
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from vgsplus.evaluation.abx_items import Items
+    from vgsplus.corpora.items import Items
 
 CONDITIONS = ("within", "across")
 CONTEXTS = ("within", "any")
 PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED = 10, 5, 0
 """Libri-Light's limits: tokens of A, B or X in a cell, speakers of X for one pair; and fastabx's seed."""
-STEPS = 2.0**24
-"""Angles are rounded to 1 / STEPS half-turns, so that their sums are exact."""
-ALIKE = 1 - 1e-12
-"""Cosine above which frames count as equal: the rounding errors of a thousand dimensions stay below it."""
+ANGLE_RESOLUTION = 2.0**24
+"""Angles are rounded to 1 / ANGLE_RESOLUTION half-turns, so that their sums are exact."""
+COSINE_TOLERANCE = 1 - 1e-12
+"""Cosine above which frames are equal; rounding errors over a thousand dimensions are smaller."""
+HALF = Fraction(1, 2)
+HIGHEST_RATE = 10**6
+"""Frames per second; above all sampling rates of sound, and far below overflow."""
 
 
 def score(
@@ -63,11 +66,11 @@ def score(
     Args:
         features: {file id: (T, D)}, frame t centred at (t + 1/2) / frame_rate seconds; compared in float32.
         item: an ABX item file (see `corpora.items`).
-        frame_rate: frames a second.
+        frame_rate: frames per second.
         conditions: "within" speakers, "across" speakers, or both.
-        context: "within" for equal phones before and behind (triphones), "any" to ignore these.
+        context: "within" to require the same preceding and following phone (triphones), "any" to ignore them.
         as_published: as Libri-Light's program: without the last frame of every token (tokens of one frame
-            fall out), with at most 10 tokens of A, B and X in a cell and 5 speakers of X.
+            are skipped), with at most 10 tokens of A, B and X in a cell and 5 speakers of X.
 
     Returns:
         {condition: error in [0, 1]}; chance is 0.5.
@@ -75,32 +78,31 @@ def score(
     Raises:
         CorpusError: faults of the item file, all at once, each with its line; items without contexts for
             context "within".
-        VgsplusError: features that are no real numbers (T, D), not finite, of different widths or too short
-            for the items; an unknown condition or context; items of which no comparison can be made.
+        VgsplusError: features that are not real numbers (T, D), not finite, of different widths or too short
+            for the items; an unknown condition or context; items without any comparison.
     """
-    items = read_items(item, conditions=_known(conditions, CONDITIONS))
+    items = read_items(item, conditions=_check_names(conditions, CONDITIONS))
     spans = frame_spans(items, frame_rate)
-    comparisons = Comparisons(items, spans, conditions, context=context, as_published=as_published)
-    table = FrameTable(items, spans)
+    scorer = AbxScorer(items, spans, conditions, context=context, as_published=as_published)
+    tokens = TokenFrames(items, spans)
     # Lists and file systems differ in the Unicode form of names.
     names = {nfc(name): name for name in features} | {name: name for name in features}
-    names |= {file: names[nfc(file)] for file in table.files if file not in names and nfc(file) in names}
+    names |= {file: names[nfc(file)] for file in tokens.files if file not in names and nfc(file) in names}
     if absent := [indices[0] for file, indices in items.by_file().items() if file not in names]:
         firsts = [items.tokens[index] for index in absent]
         raise CorpusError(
             [f"{items.where(token)}: there are no features of {token.file}." for token in firsts]
         )
-    kept = []
-    for file in table.files:
-        frames = _frames(features[names[file]], file)
-        kept.append(check_finite(frames[table.keep(file, len(frames))], file))
-    if len(widths := {frames.shape[1] for frames in kept}) > 1:
+    selected = []
+    for file in tokens.files:
+        frames = _as_frames(features[names[file]], file)
+        selected.append(check_finite(frames[tokens.select(file, len(frames))], f"Features of {file}"))
+    if len(widths := {frames.shape[1] for frames in selected}) > 1:
         raise VgsplusError(f"Features differ in width: {', '.join(map(str, sorted(widths)))} dimensions.")
-    return comparisons.errors(torch.cat(kept), table)
+    return scorer.errors(torch.cat(selected), tokens)
 
 
-def _frames(values: NDArray[np.floating] | Tensor, file: str) -> Tensor:
-    """Features as a float32 tensor (T, D); raises VgsplusError where they are none."""
+def _as_frames(values: NDArray[np.floating] | Tensor, file: str) -> Tensor:
     try:
         frames = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -112,8 +114,8 @@ def _frames(values: NDArray[np.floating] | Tensor, file: str) -> Tensor:
     return frames.float()
 
 
-class Comparisons:
-    """What an item file asks to compare, made once and scored on any features of one frame rate.
+class AbxScorer:
+    """The comparisons of an item file, made once and scored on any features of one frame rate.
 
     Arguments and errors as in `score`; `spans` are the items' `frame_spans`.
     """
@@ -127,16 +129,16 @@ class Comparisons:
         context: str = "within",
         as_published: bool = False,
     ) -> None:
-        _known(conditions, CONDITIONS)
-        _known([context], CONTEXTS)
+        _check_names(conditions, CONDITIONS)
+        _check_names([context], CONTEXTS)
         if context == "within" and not items.has_contexts:
             raise CorpusError(
-                f"{items.path}: its header names no contexts, and phones are to be compared within contexts. "
+                f"{items.path}: its header names no contexts, which comparisons within contexts require. "
                 "Add the columns prev-phone and next-phone, or context; or compare in any context "
                 "(--context any)."
             )
         self.as_published = as_published
-        # One frame less leaves nothing of a single frame; Libri-Light leaves such tokens out.
+        # Libri-Light skips tokens of a single frame, of which nothing remains without their last.
         self._used = np.flatnonzero(spans[:, 1] - spans[:, 0] > as_published)
         if not len(self._used):
             raise VgsplusError(
@@ -145,19 +147,19 @@ class Comparisons:
         self._labels = _labels(items, self._used)
         self._tasks = {name: self._task(items, name, context) for name in conditions}
 
-    def errors(self, frames: Tensor, table: FrameTable) -> dict[str, float]:
-        """{condition: error} of the kept frames (N, D), scored on the device where they are."""
-        places = table.places[self._used]
+    def errors(self, frames: Tensor, tokens: TokenFrames) -> dict[str, float]:
+        """Return {condition: error} of the selected frames (N, D), scored on their device."""
+        slices = tokens.slices[self._used]
         if self.as_published:
-            # A token cut at the end of its file has lost its last frame already; one cut at the start to a
-            # single frame keeps that.
-            ends = places[:, 1] - ~table.cut[self._used]
-            places[:, 1] = np.maximum(ends, places[:, 0] + 1)
-        accessor = InMemoryAccessor(dict(enumerate(map(tuple, places.tolist()))), frames, frames.device)
+            # A token truncated at the end of its file has already lost its last frame; one truncated at the
+            # start to a single frame keeps that.
+            ends = slices[:, 1] - ~tokens.truncated[self._used]
+            slices[:, 1] = np.maximum(ends, slices[:, 0] + 1)
+        accessor = InMemoryAccessor(dict(enumerate(map(tuple, slices.tolist()))), frames, frames.device)
         errors = {}
         for name, (task, levels) in self._tasks.items():
             task.dataset = Dataset(self._labels, accessor)
-            scored = Score(task, angles, alignment=warp, progress=False)
+            scored = Score(task, angular_distance, alignment=dtw_distance, progress=False)
             errors[name] = scored.collapse(levels=levels)
             task.dataset = self._without_features()
         return errors
@@ -181,19 +183,19 @@ class Comparisons:
             who = "by one speaker, one of them " + ("twice" if condition == "within" else "by another too")
             raise VgsplusError(
                 f"{items.path}: holds nothing to compare {condition} speakers: no two phones {what}are "
-                f"spoken {who}. Give it more tokens, or score another condition or context."
+                f"spoken {who}. Add tokens, or score another condition or context."
             ) from None
         return task, [*([("next-phone", "prev-phone")] if around else []), "speaker"]
 
     def _without_features(self) -> Dataset:
-        places = {index: (index, index + 1) for index in range(len(self._labels))}
+        slices = {index: (index, index + 1) for index in range(len(self._labels))}
         return Dataset(
-            self._labels, InMemoryAccessor(places, torch.zeros(len(places), 1), torch.device("cpu"))
+            self._labels, InMemoryAccessor(slices, torch.zeros(len(slices), 1), torch.device("cpu"))
         )
 
 
-def angles(x: Tensor, y: Tensor) -> Tensor:
-    """Angles (n, m, S, T) between frames of x (n, S, D) and y (m, T, D), in half-turns: arccos(cosine) / π.
+def angular_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return the angles (n, m, S, T) between frames of x (n, S, D) and y (m, T, D): arccos(cosine) / π.
 
     In float64 and rounded, so that equal frames are at angle 0 and equal means of angles are equal: in
     float32, ties between tokens of different lengths are decided by rounding errors. A frame of zeros is at
@@ -203,15 +205,15 @@ def angles(x: Tensor, y: Tensor) -> Tensor:
     left = F.normalize(x.reshape(-1, width).double(), dim=1)
     right = F.normalize(y.reshape(-1, width).double(), dim=1)
     cosines = left @ right.T
-    cosines.masked_fill_(cosines > ALIKE, 1).masked_fill_(cosines < -ALIKE, -1)
-    turns = cosines.acos_().mul_(STEPS / math.pi).round_().div_(STEPS)
+    cosines.masked_fill_(cosines > COSINE_TOLERANCE, 1).masked_fill_(cosines < -COSINE_TOLERANCE, -1)
+    turns = cosines.acos_().mul_(ANGLE_RESOLUTION / math.pi).round_().div_(ANGLE_RESOLUTION)
     lattice = turns.view(n, s, m, t).transpose(1, 2)
-    # fastabx aligns nothing where all tokens are single frames, and reduces float32 only.
+    # fastabx does not align tokens that are all single frames, and then reduces float32 only.
     return lattice.float() if s == t == 1 else lattice
 
 
-def warp(distances: Tensor, lengths_x: Tensor, lengths_y: Tensor, *, symmetric: bool) -> Tensor:
-    """Mean angle (n, m) along the best path of dynamic time warping through distances (n, m, S, T)."""
+def dtw_distance(distances: Tensor, lengths_x: Tensor, lengths_y: Tensor, *, symmetric: bool) -> Tensor:
+    """Return the mean angle (n, m) along the best warping path through distances (n, m, S, T)."""
     return dtw_batch(distances, lengths_x, lengths_y, symmetric=symmetric).float()
 
 
@@ -226,9 +228,104 @@ def _labels(items: Items, used: NDArray[np.int64]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
-def _known(names: Sequence[str], choices: Sequence[str]) -> Sequence[str]:
+def _check_names(names: Sequence[str], choices: Sequence[str]) -> Sequence[str]:
     if not names or (unknown := [name for name in names if name not in choices]):
         raise VgsplusError(
             f"Choose from {', '.join(choices)}; got {', '.join(unknown) if names else 'nothing'}."
         )
     return names
+
+
+# ---- frames of tokens --------------------------------------------------------------------------------------
+
+
+def frame_spans(items: Items, frame_rate: float | Fraction) -> NDArray[np.int64]:
+    """Return the frames (n, 2) as [start, end) of each token: those centred between its onset and offset.
+
+    Frame t is centred at (t + 1/2) / frame_rate seconds. Times are computed as fractions, so that no rounding
+    moves a frame on an edge.
+
+    Raises:
+        VgsplusError: the rate is not a positive number, or too high.
+        CorpusError: tokens too short to hold the centre of a frame, with their lines.
+    """
+    if not (math.isfinite(frame_rate) and 0 < frame_rate <= HIGHEST_RATE):
+        raise VgsplusError(
+            f"The frame rate must be a positive number of frames a second, {HIGHEST_RATE:,} at most, not "
+            f"{frame_rate}."
+        )
+    rate = frame_rate if isinstance(frame_rate, Fraction) else Fraction(str(frame_rate))
+    spans = np.array(
+        [
+            (
+                math.ceil(Fraction(token.onset) * rate - HALF),
+                math.floor(Fraction(token.offset) * rate - HALF) + 1,
+            )
+            for token in items.tokens
+        ]
+    )
+    short = [items.tokens[index] for index in np.flatnonzero(spans[:, 1] <= spans[:, 0])]
+    if short:
+        raise CorpusError(
+            [
+                f"{items.where(token)}: {token.onset} to {token.offset} s holds the centre of no frame at "
+                f"{float(rate):g} frames a second. Remove the line."
+                for token in short
+            ]
+        )
+    return spans
+
+
+class TokenFrames:
+    """Select the frames of each file that tokens need, once each, and locate the tokens among them.
+
+    Args:
+        items: the item file.
+        spans: its `frame_spans`.
+        frame_shift: frames by which the features are earlier than `spans`.
+        tolerance: frames that may be missing at the end of a file; tokens there are truncated.
+
+    Attributes:
+        files: those that tokens name.
+        slices: (n, 2) int64, [start, end) of each token among the selected frames, after the last file.
+        truncated: (n,) bool, tokens that lost frames at the end of their file.
+    """
+
+    def __init__(
+        self, items: Items, spans: NDArray[np.int64], *, frame_shift: int = 0, tolerance: int = 1
+    ) -> None:
+        self.items, self.tolerance = items, tolerance
+        self.slices = np.zeros_like(spans)
+        self.truncated = np.zeros(len(spans), dtype=np.bool_)
+        self._spans = spans - frame_shift
+        self._tokens_of = items.by_file()
+        self.files = tuple(self._tokens_of)
+        self._selected = 0
+
+    def select(self, file: str, num_frames: int) -> NDArray[np.int64]:
+        """Return the frames of a file of `num_frames` that its tokens need; files follow one another.
+
+        Raises:
+            VgsplusError: a token ends after the frames.
+        """
+        indices = np.array(self._tokens_of[file])
+        starts, ends = self._spans[indices].T
+        # An encoder without padding has no frames centred near the edges of a sound.
+        starts, clipped = np.maximum(starts, 0), np.minimum(ends, num_frames)
+        wrong = (ends - num_frames > self.tolerance) | (clipped <= starts)
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            token = self.items.tokens[indices[first]]
+            raise VgsplusError(
+                f"{self.items.where(token)}: {token.onset} to {token.offset} s needs frames "
+                f"{starts[first]} to {ends[first] - 1} of {file}, but there are features for {num_frames}. "
+                "Check the frame rate, and that the features are of this complete sound."
+            )
+        needed = np.zeros(num_frames, dtype=np.bool_)
+        for start, end in zip(starts, clipped, strict=True):
+            needed[start:end] = True
+        order = np.cumsum(needed) - 1 + self._selected
+        self.slices[indices, 0], self.slices[indices, 1] = order[starts], order[clipped - 1] + 1
+        self.truncated[indices] = ends > num_frames
+        self._selected += int(needed.sum())
+        return np.flatnonzero(needed)

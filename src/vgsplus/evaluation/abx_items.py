@@ -1,4 +1,4 @@
-"""ABX item files (see `corpora.items`) for scoring, checked whole before any model runs."""
+"""Read and check ABX item files (see `corpora.items`) for scoring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from vgsplus.corpora.items import (
     TIME_TOLERANCE,
     Items,
     SoundIndex,
-    Token,
     label_faults,
     parse_items,
     repeat_faults,
@@ -25,8 +24,6 @@ from vgsplus.files import as_on_disk, files_below
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["CorpusError", "Items", "Token", "read_items"]
-
 READERS = 4
 
 
@@ -36,26 +33,27 @@ def read_items(
     conditions: Sequence[str] = ("within", "across"),
     audio_root: str | Path | None = None,
 ) -> Items:
-    """Read an item file and refuse it with every fault at once, each with its line.
+    """Read an item file.
 
     Args:
         path: the item file.
-        conditions: what it is to be scored on; "across" needs two speakers.
-        audio_root: a folder that must hold the sound of every file (an ending of `audio.SUFFIXES`), in any
-            folder below it; None where features come from elsewhere.
+        conditions: to be scored; "across" requires two speakers.
+        audio_root: a folder with the sound of every file (a suffix of `audio.SUFFIXES`), at any depth; None
+            if no sounds are needed.
 
     Raises:
-        CorpusError: absent, not text, a header or a line that lacks columns, times that are no numbers,
-            negative, in the wrong order or behind the end of the sound, a token listed twice, a label in two
-            Unicode forms, a file without sound or with several, a single phone or speaker, no items.
+        CorpusError: all faults, each with its line: an absent file, not text, a header or a line that lacks
+            columns, times that are not numbers, negative, in the wrong order or after the end of the sound, a
+            token listed twice, a label in two Unicode forms, a file without sound or with several, a single
+            phone or speaker, no items.
     """
     items, faults = parse_items(Path(path))
     path = items.path
     if not items.tokens and not faults:
-        raise CorpusError(f"{path}: holds no items, only a header. Give it a line a phone token.")
+        raise CorpusError(f"{path}: holds no items, only a header. Add a line for each phone token.")
     if len({token.phone for token in items.tokens}) == 1:
         phone = shown(items.tokens[0].phone)
-        faults.append(f"{path}: holds one phone only, {phone!r}; ABX tells at least two apart.")
+        faults.append(f"{path}: holds one phone only, {phone!r}; ABX compares at least two.")
     if "across" in conditions and len({token.speaker for token in items.tokens}) == 1:
         speaker = shown(items.tokens[0].speaker)
         faults.append(f"{path}: holds one speaker only, {speaker!r}; score it within speakers alone.")
@@ -70,7 +68,7 @@ def read_items(
 
 
 def _find_audio(items: Items, root: Path, faults: list[str]) -> dict[str, Path]:
-    """The sound of each file below `root`; a fault for each that has none or several."""
+    """Return the sound of each file below `root`; add a fault for each file with none or several."""
     if not root.is_dir():
         what = "is a file, not a folder of sounds" if root.exists() else "there is no such folder of sounds"
         faults.append(f"{root}: {what}.")
@@ -92,7 +90,7 @@ def _find_audio(items: Items, root: Path, faults: list[str]) -> dict[str, Path]:
             listed = " and ".join(str(place) for place in sorted(places)[:2])
             faults.append(
                 f"{first}: file {shown(file)} may be {listed}. Name it by more of its path, or with its "
-                "ending."
+                "suffix."
             )
         else:
             many = f" ({len(indices)} lines)" if len(indices) > 1 else ""
@@ -101,7 +99,7 @@ def _find_audio(items: Items, root: Path, faults: list[str]) -> dict[str, Path]:
 
 
 def _late_tokens(items: Items) -> Iterator[str]:
-    """A fault for each token that ends behind its sound, and for each sound without a readable header."""
+    """Yield a fault for each token that ends after its sound, and for each sound that cannot be read."""
     indices = items.by_file()
 
     def faults_of(file: str) -> list[str]:
@@ -112,7 +110,7 @@ def _late_tokens(items: Items) -> Iterator[str]:
         limit = Decimal(seconds) + TIME_TOLERANCE
         late = [token for token in map(items.tokens.__getitem__, indices[file]) if token.offset > limit]
         return [
-            f"{items.where(token)}: offset {token.offset} is behind the end of {file}, {seconds:.3f} s."
+            f"{items.where(token)}: offset {token.offset} is after the end of {file}, {seconds:.3f} s."
             for token in late
         ]
 

@@ -1,48 +1,77 @@
-"""ABX errors of every layer of a model, beside log-Mel energies and an untrained model (Fig. 2, Table II).
+"""ABX errors of every layer of a model, of log-Mel energies and of an untrained model (Fig. 2, Table II).
 
-A model hears each file once for all layers, in float32; of its outputs only the frames that tokens need are
-kept, each once. Memory holds one batch's outputs and one layer of kept frames, N · D · 4 bytes, where the
-caller names a folder for the others, and all layers where it does not. Scoring adds fastabx's chunks.
+All layers come from one float32 pass over each file; of their outputs only the frames that tokens need are
+kept, once each. Memory holds one batch's outputs and the frames of one layer, N · D · 4 bytes, if there is a
+folder for those of the others, else those of all layers; and fastabx's chunks.
 
-Shape letters: T frames of a file, D dimensions, N kept frames.
+Shape letters: T frames of a file, D dimensions, N selected frames.
 """
 
 from __future__ import annotations
 
 import math
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 
 from vgsplus import audio
-from vgsplus.evaluation import layers as extraction
-from vgsplus.evaluation.abx import CONDITIONS, Comparisons
-from vgsplus.evaluation.abx_frames import FrameTable, check_finite, frame_spans
-from vgsplus.evaluation.layers import choose_layers
+from vgsplus.errors import VgsplusError
+from vgsplus.evaluation.abx import CONDITIONS, AbxScorer, TokenFrames, frame_spans
+from vgsplus.evaluation.hidden_states import (
+    check_finite,
+    frame_rate,
+    iterate_hidden_states,
+    max_missing_frames,
+    parse_layers,
+    receptive_field_shift,
+)
 from vgsplus.evaluation.log_mel import FRAME_RATE, log_mel
 from vgsplus.models.published import build_model
+from vgsplus.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from io import BufferedRandom
 
     from torch import Tensor
 
-    from vgsplus.evaluation.abx_items import Items
+    from vgsplus.corpora.items import Items
     from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
-class Progress(Protocol):
-    """Is told how far each stage is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbxTask:
+    """What is scored on every kind of features.
 
-    def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """`done` of `total` steps of a stage are behind."""
+    Attributes:
+        items: an item file, read with its audio.
+        conditions: "within" speakers, "across" speakers, or both.
+        context: "within" or "any" (see `abx.score`).
+        as_published: whether to score by Libri-Light's protocol in addition to the corrected one.
+    """
 
+    items: Items
+    conditions: tuple[str, ...] = CONDITIONS
+    context: str = "within"
+    as_published: bool = False
 
-def silent(_stage: str, _done: int, _total: int, /) -> None:
-    """Tell nobody."""
+    def scorers(self, rate: float | Fraction) -> list[AbxScorer]:
+        """Return the scorer of each protocol at a frame rate, the corrected one first.
+
+        Raises:
+            VgsplusError, CorpusError: tokens too short for a frame; items without any comparison.
+        """
+        spans = frame_spans(self.items, rate)
+        return [
+            AbxScorer(self.items, spans, self.conditions, context=self.context, as_published=published)
+            for published in ((False, True) if self.as_published else (False,))
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +80,7 @@ class AbxRow:
 
     Attributes:
         features: "model", "untrained" or "log-Mel".
-        layer: from 1; None where there are no layers.
+        layer: from 1; None for features without layers.
         context: "within" or "any".
         as_published: whether by Libri-Light's protocol (see `abx.score`).
         errors: {condition: error in [0, 1]}.
@@ -64,152 +93,187 @@ class AbxRow:
     errors: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked of every kind of features; the published protocol comes beside the corrected one.
-
-    `items` must have been read with their audio.
-    """
-
-    items: Items
-    conditions: tuple[str, ...] = CONDITIONS
-    context: str = "within"
-    as_published: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """How the work is done; no number depends on it but by rounding.
-
-    Attributes:
-        device: where the model runs and distances are computed.
-        batch_seconds: sound in one pass of the model, padding included.
-        cache: a folder in which a temporary folder holds the layers' frames, N · D · 4 bytes each; None keeps
-            them in memory.
-        progress: told how many files, then how many layers are done.
-    """
-
-    device: torch.device | str = "cpu"
-    batch_seconds: float = 60.0
-    cache: Path | None = None
-    progress: Progress = silent
-
-
-def check_question(question: Question, config: ModelConfig) -> None:
-    """Find out before any model of these sizes exists what `score_layers` and `score_log_mel` would raise.
+def check_task(task: AbxTask, config: ModelConfig) -> None:
+    """Check the items at the frame rates of a model and of log-Mel energies, before the model is built.
 
     Raises:
-        VgsplusError, CorpusError: tokens too short for a frame; items of which no comparison can be made.
+        VgsplusError, CorpusError: as `AbxTask.scorers`.
     """
     stride = math.prod(stride for _, _, stride in config.conv_layers)
-    for frame_rate in (Fraction(audio.SAMPLE_RATE, stride), FRAME_RATE):
-        _prepare(question, frame_rate)
+    for rate in (Fraction(audio.SAMPLE_RATE, stride), FRAME_RATE):
+        task.scorers(rate)
 
 
 def score_layers(
     model: VGSPlus,
-    question: Question,
-    means: Means = Means(),
+    task: AbxTask,
     *,
     layers: Sequence[int] | None = None,
     features: str = "model",
+    device: torch.device | str = "cpu",
+    batch_seconds: float = 60.0,
+    cache: Path | None = None,
+    progress: Progress = SILENT,
 ) -> list[AbxRow]:
     """ABX errors of a model's layers, from one pass of the model over the sound.
 
-    Frames are placed by what they hear: by whole frames, `layers.frame_lead` of them earlier.
+    Frames are placed by the centres of their receptive fields, to whole frames (`receptive_field_shift`).
 
     Args:
-        model: a model that already is on the device of `means`; its modes are left as they were.
-        question: what is compared.
-        means: device, size of batches, where frames are kept.
+        model: a model on `device`; its train/eval modes are restored.
+        task: what is compared.
         layers: numbers from 1; all by default.
-        features: what the rows call the model.
+        features: name of the model in the rows.
+        device: where the model runs and distances are computed.
+        batch_seconds: seconds of sound in one pass, padding included.
+        cache: a folder in which a temporary folder holds the layers' frames, N · D · 4 bytes each; None keeps
+            them in memory.
+        progress: receives the stages "FEATURES: files" and "FEATURES: layers".
 
     Raises:
-        VgsplusError, CorpusError: as `abx.score`; a layer that is not there; frames that cannot be kept.
+        VgsplusError, CorpusError: as `abx.score`; a missing layer; frames that cannot be written.
         AudioError: a sound that cannot be used.
     """
     depth = len(model.speech.layers)
-    layers = sorted(choose_layers("all" if layers is None else ",".join(map(str, layers)), depth))
-    protocols, table = _prepare(
-        question,
-        extraction.frame_rate(model),
-        lead=extraction.frame_lead(model),
-        missing=extraction.frames_missing(model),
+    layers = sorted(parse_layers("all" if layers is None else ",".join(map(str, layers)), depth))
+    rate, sounds = frame_rate(model), task.items.audio
+    scorers = task.scorers(rate)
+    tokens = TokenFrames(
+        task.items,
+        frame_spans(task.items, rate),
+        frame_shift=receptive_field_shift(model),
+        tolerance=max_missing_frames(model),
     )
-    sounds = question.items.audio
     rows: list[AbxRow] = []
-    with extraction.LayerStore(layers, means.cache) as store:
-        heard = extraction.speech_layers(
-            model, sounds, layers, device=means.device, batch_seconds=means.batch_seconds
-        )
-        for done, (file, outputs) in enumerate(heard, start=1):
-            needed = torch.from_numpy(table.keep(file, len(outputs[0])))
+    with LayerStore(layers, cache) as store:
+        found = iterate_hidden_states(model, sounds, layers, device=device, batch_seconds=batch_seconds)
+        for done, (file, outputs) in enumerate(found, start=1):
+            needed = torch.from_numpy(tokens.select(file, len(outputs[0])))
             for layer, frames in zip(layers, outputs, strict=True):
-                store.add(layer, check_finite(frames[needed.to(frames.device)], f"{file}, layer {layer}"))
-            means.progress(f"{features}: files", done, len(sounds))
+                selected = frames[needed.to(frames.device)]
+                store.add(layer, check_finite(selected, f"Features of {file}, layer {layer}"))
+            progress.update(f"{features}: files", done, len(sounds))
         for done, layer in enumerate(layers, start=1):
-            frames = store.take(layer).to(means.device)
-            rows += _rows(question, protocols, frames, table, features=features, layer=layer)
-            means.progress(f"{features}: layers", done, len(layers))
+            frames = store.take(layer).to(device)
+            rows += _rows(task, scorers, frames, tokens, features=features, layer=layer)
+            progress.update(f"{features}: layers", done, len(layers))
     return rows
 
 
 def score_untrained(
     config: ModelConfig,
-    question: Question,
-    means: Means = Means(),
+    task: AbxTask,
     *,
     layers: Sequence[int] | None = None,
     seed: int = 0,
+    device: torch.device | str = "cpu",
+    cache: Path | None = None,
+    progress: Progress = SILENT,
 ) -> list[AbxRow]:
-    """`score_layers` of a model of these sizes that has not learned anything, drawn from `seed`."""
+    """`score_layers` of an untrained model of these sizes, initialised from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = build_model(config)
-    return score_layers(fresh.eval().to(means.device), question, means, layers=layers, features="untrained")
+        model = build_model(config).eval().to(device)
+    return score_layers(
+        model, task, layers=layers, features="untrained", device=device, cache=cache, progress=progress
+    )
 
 
-def score_log_mel(question: Question, means: Means = Means()) -> list[AbxRow]:
-    """ABX errors of log-Mel energies (see `log_mel`), 100 frames a second."""
-    protocols, table = _prepare(question, FRAME_RATE)
-    kept = []
-    for done, (file, path) in enumerate(question.items.audio.items(), start=1):
+def score_log_mel(
+    task: AbxTask, *, device: torch.device | str = "cpu", progress: Progress = SILENT
+) -> list[AbxRow]:
+    """ABX errors of log-Mel energies (see `log_mel`), 100 frames per second."""
+    scorers, tokens = task.scorers(FRAME_RATE), TokenFrames(task.items, frame_spans(task.items, FRAME_RATE))
+    selected = []
+    for done, (file, path) in enumerate(task.items.audio.items(), start=1):
         frames = torch.from_numpy(log_mel(audio.load_any(path)))
-        kept.append(frames[torch.from_numpy(table.keep(file, len(frames)))])
-        means.progress("log-Mel: files", done, len(question.items.audio))
-    frames = torch.cat(kept).to(means.device)
-    return list(_rows(question, protocols, frames, table, features="log-Mel", layer=None))
-
-
-def _prepare(
-    question: Question, frame_rate: float | Fraction, *, lead: int = 0, missing: int = 1
-) -> tuple[list[Comparisons], FrameTable]:
-    """The comparisons of each protocol, the corrected one first, and a table to keep frames by."""
-    spans = frame_spans(question.items, frame_rate)
-    protocols = [
-        Comparisons(
-            question.items, spans, question.conditions, context=question.context, as_published=published
-        )
-        for published in ((False, True) if question.as_published else (False,))
-    ]
-    return protocols, FrameTable(question.items, spans, lead=lead, missing=missing)
+        selected.append(frames[torch.from_numpy(tokens.select(file, len(frames)))])
+        progress.update("log-Mel: files", done, len(task.items.audio))
+    return list(_rows(task, scorers, torch.cat(selected).to(device), tokens, features="log-Mel", layer=None))
 
 
 def _rows(
-    question: Question,
-    protocols: Sequence[Comparisons],
+    task: AbxTask,
+    scorers: Sequence[AbxScorer],
     frames: Tensor,
-    table: FrameTable,
+    tokens: TokenFrames,
     *,
     features: str,
     layer: int | None,
 ) -> Iterator[AbxRow]:
-    for comparisons in protocols:
+    for scorer in scorers:
         yield AbxRow(
             features=features,
             layer=layer,
-            context=question.context,
-            as_published=comparisons.as_published,
-            errors=comparisons.errors(frames, table),
+            context=task.context,
+            as_published=scorer.as_published,
+            errors=scorer.errors(frames, tokens),
+        )
+
+
+class LayerStore:
+    """Frames of several layers, added a file at a time and taken a layer at a time.
+
+    With a folder, frames are in files of a temporary folder in it and memory holds one layer, N · D · 4
+    bytes; without one, memory holds all layers. Use it as a context manager, which removes the files.
+    """
+
+    def __init__(self, layers: Sequence[int], folder: Path | None = None) -> None:
+        self._chunks: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        self._folder, self._stack, self._width = folder, ExitStack(), 0
+        self._files: dict[int, BufferedRandom] = {}
+
+    def __enter__(self) -> Self:
+        if self._folder is not None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                inner = tempfile.TemporaryDirectory(prefix=".layers-", dir=self._folder)
+                folder = Path(self._stack.enter_context(inner))
+                for layer in self._chunks:
+                    self._files[layer] = self._stack.enter_context((folder / f"{layer}.f32").open("w+b"))
+            except OSError as error:
+                raise self._write_error(error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._chunks.clear()
+        self._stack.close()
+
+    def add(self, layer: int, frames: Tensor) -> None:
+        """Append frames (n, D) to a layer.
+
+        Raises:
+            VgsplusError: they cannot be written.
+        """
+        frames = frames.cpu()
+        if not self._files:
+            self._chunks[layer].append(frames)
+            return
+        self._width = frames.shape[1]
+        try:
+            self._files[layer].write(frames.contiguous().numpy().data)
+        except OSError as error:
+            raise self._write_error(error) from error
+
+    def take(self, layer: int) -> Tensor:
+        """Return all frames (N, D) of a layer and remove them from the store.
+
+        Raises:
+            VgsplusError: they cannot be written.
+        """
+        if not self._files:
+            return torch.cat(self._chunks.pop(layer))
+        file = self._files.pop(layer)
+        try:
+            file.seek(0)  # flushes the buffer
+        except OSError as error:
+            raise self._write_error(error) from error
+        frames = torch.from_numpy(np.fromfile(file, dtype=np.float32).reshape(-1, self._width))
+        file.truncate(0)
+        return frames
+
+    def _write_error(self, error: OSError) -> VgsplusError:
+        return VgsplusError(
+            f"{self._folder}: the frames of {len(self._chunks)} layers cannot be written there ({error}). "
+            "Free disk space, name another folder, or score fewer layers at a time."
         )

@@ -1,11 +1,11 @@
-"""Dynamic time warping over Euclidean frame distances, every pair of many sequences at once.
+"""Dynamic time warping over Euclidean frame distances, for all pairs of many sequences.
 
 The cost of a pair is the smallest sum of frame distances along a path from the first two frames to the last
-two, whose steps go on in one sequence, in the other, or in both, all at the same price. It is not divided by
-the length of the path. Without a window and with equal steps it is symmetric, so a pair is aligned once.
+two, whose steps advance in one sequence, in the other, or in both, at the same price. It is not divided by
+the length of the path. It is symmetric, so each pair is aligned once.
 
-Differences and sums are float64 whatever the frames are, and distances are summed directly: |a|² + |b|² − 2ab
-would be faster and lose the digits of frames that are near each other.
+Differences and sums are float64 for frames of any dtype, and distances are summed directly: |a|² + |b|² − 2ab
+would be faster, but inexact for frames that are near each other.
 
 Shape letters: N sequences, T and U frames, D dimensions.
 """
@@ -19,39 +19,37 @@ import numba
 import numpy as np
 import torch
 
+from vgsplus.progress import SILENT, Progress
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     type Floats = NDArray[np.floating]
     type Ints = NDArray[np.int64]
 
-# Threads of Python run kernels that release the GIL: numba's own threads end the process where two callers
-# meet, or after a fork. Compiled code is not kept on disk: importing would fail where that cannot be written.
-# Sums over D may be reordered, or they would be done one by one.
+# Python threads run kernels that release the GIL: numba's own threads end the process if two callers use them
+# at once, or after a fork. Compiled code is not cached on disk: importing would fail where that cannot be
+# written. Sums over D may be reordered, or they would not be vectorised.
 _compiled = numba.njit(nogil=True, fastmath={"reassoc", "contract"})
 
 
 def cost(a: Floats, b: Floats) -> float:
-    """The cost of aligning (T, D) with (U, D), both finite and with at least one frame."""
+    """Return the cost of aligning (T, D) with (U, D), both finite and with at least one frame."""
     return float(_cost(a, b, np.empty(len(b)), np.empty(len(b) + 1)))
 
 
-def costs(
-    sequences: Sequence[Floats],
-    groups: Ints,
-    progress: Callable[[int, int], object] | None = None,
-) -> NDArray[np.float64]:
-    """The costs (N, N) of aligning sequences (T, D) of different groups; inf within a group, itself included.
+def costs(sequences: Sequence[Floats], groups: Ints, progress: Progress = SILENT) -> NDArray[np.float64]:
+    """Return the costs (N, N) of aligning sequences (T, D) of different groups; inf within a group.
 
-    Runs in as many threads as PyTorch uses. Beside the sequences and a copy of them, memory is the result's:
-    8 · N² bytes, 20 MB for 1,600 sequences.
+    Runs in as many threads as PyTorch uses. Memory is a copy of the sequences and the result: 8 · N² bytes,
+    20 MB for 1,600 sequences.
 
     Args:
         sequences: N arrays of one D and one dtype, all finite and with at least one frame.
         groups: (N,) numbers.
-        progress: called with the pairs aligned and the pairs in all, in the caller's thread.
+        progress: receives the stage "comparing", in pairs.
     """
     count = len(sequences)
     starts = np.cumsum([0, *(len(sequence) for sequence in sequences)])
@@ -65,8 +63,7 @@ def costs(
         try:
             for row in as_completed(rows):
                 done += row.result()
-                if progress:
-                    progress(done, total)
+                progress.update("comparing", done, total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -77,7 +74,7 @@ def costs(
 def _row(
     row: int, frames: Floats, starts: Ints, groups: Ints, longest: int, found: NDArray[np.float64]
 ) -> int:
-    """Align sequence `row` with those behind it, write both halves of `found` and count the pairs."""
+    """Align sequence `row` with all later ones, write both halves of `found` and count the pairs."""
     own = frames[starts[row] : starts[row + 1]]
     distances, sums = np.empty(longest), np.empty(longest + 1)
     pairs = 0
@@ -91,9 +88,9 @@ def _row(
 
 @_compiled
 def _cost(a: Floats, b: Floats, distances: NDArray[np.float64], sums: NDArray[np.float64]) -> float:
-    """The cost of a pair; `distances` has room for a float64 a frame of b, `sums` for one more.
+    """Return the cost of a pair; `distances` (U,) and `sums` (U + 1,) are work space.
 
-    sums[u] is the cost of the best path that ends before frame u of b, so that sums[0] is where paths start.
+    sums[u] is the cost of the best path that ends before frame u of b; paths start at sums[0].
     """
     sums[0] = 0.0
     for u in range(len(b)):
@@ -111,10 +108,10 @@ def _cost(a: Floats, b: Floats, distances: NDArray[np.float64], sums: NDArray[np
 
 @_compiled
 def _distances(frame: Floats, others: Floats, out: NDArray[np.float64]) -> None:
-    """Euclidean distances from a frame (D,) to others (U, D) into out (U,).
+    """Write the Euclidean distances from a frame (D,) to others (U, D) into out (U,).
 
-    Four at a time, because each value of the frame is then read once for all of them; what is missing from
-    the last four repeats the last. Roots are taken in a loop of their own, several in one instruction.
+    Four at a time, so that each value of the frame is read once for all of them; the last four are filled up
+    with repeats of the last frame. Roots are taken in a loop of their own, which is vectorised.
     """
     last = len(others) - 1
     for u in range(0, len(others), 4):

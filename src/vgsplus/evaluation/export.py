@@ -1,6 +1,6 @@
-"""Features of sounds as files for other programs: .npy, .pt or one HDF5 file.
+"""Write hidden states of sounds as files for other programs: .npy, .pt or HDF5.
 
-A model hears each sound once for all layers. Memory holds the outputs of one batch.
+All layers of a sound come from one pass of the model. Memory holds the outputs of one batch.
 
 Shape letters: L layers, T frames, D dimensions.
 """
@@ -12,136 +12,122 @@ import hashlib
 import json
 import shutil
 import tempfile
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import h5py
 import numpy as np
 import torch
 
+from vgsplus import audio
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.evaluation.abx_frames import check_finite
-from vgsplus.evaluation.layers import frame_rate, speech_layers
-from vgsplus.evaluation.sounds import list_faults, measure
-from vgsplus.files import whole_file
+from vgsplus.evaluation.hidden_states import (
+    check_audio,
+    check_finite,
+    frame_rate,
+    iterate_hidden_states,
+)
+from vgsplus.files import as_on_disk, atomic_file, files_below
+from vgsplus.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from io import BufferedWriter
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
-    from vgsplus.evaluation.sounds import Progress
     from vgsplus.models.vgsplus import VGSPlus
 
-    type Write = Callable[[BufferedWriter, NDArray[np.float32]], object]
+    type Features = NDArray[np.float32]
+    type Save = Callable[[BufferedWriter, Features], object]
+    type Store = FeatureFolder | FeatureFile
 
-ABOUT = "features.json"
+METADATA_FILE = "features.json"
 GIGABYTE = 1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What features come from.
+# ---- sounds -----------------------------------------------------------------------------------------------
 
-    Attributes:
-        model: where the model was read.
-        weights: a digest of its speech encoder; another model has another, wherever it lies.
-        layers: L transformer layers from 1, in their order in the features.
-        frame_rate: frames a second.
+
+def find_sounds(path: Path) -> dict[str, Path]:
+    """Find the sounds at any depth below a folder, or take the one file, whatever its suffix.
+
+    Returns:
+        {name: file}, sorted by name: the path below the folder, with "/" and without the last suffix, so that
+        a.wav is "a" and a.wav.wav is "a.wav".
+
+    Raises:
+        CorpusError: no such path, no sound, or two sounds differ in their suffix alone.
+        VgsplusError: a folder cannot be read.
     """
-
-    model: str
-    weights: str
-    layers: tuple[int, ...]
-    frame_rate: float
-
-
-def origin_of(model: VGSPlus, path: Path, layers: Sequence[int]) -> Origin:
-    """What features of these layers of a model, read at a path, come from."""
-    digest = hashlib.sha256(model.config.padding.encode())
-    for name, tensor in sorted(model.speech.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
-    return Origin(
-        model=str(path),
-        weights=digest.hexdigest(),
-        layers=tuple(layers),
-        frame_rate=float(frame_rate(model)),
-    )
+    path = as_on_disk(path)
+    if path.is_file():
+        return {path.stem: path}
+    if not path.is_dir():
+        raise CorpusError(f"{path}: there is no such file or folder.")
+    if not (sounds := sounds_below(path)):
+        raise CorpusError(f"{path}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
+    return sounds
 
 
-class Store(Protocol):
-    """Where features go: a context manager that is entered once its place was found free.
-
-    `least_frames` is what a sound must have, `bytes_per_value` what a number takes on disk.
-    """
-
-    least_frames: int
-    bytes_per_value: int
-
-    @property
-    def place(self) -> Path:
-        """The file or folder that will hold the features."""
-
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """The names of which there are no features yet; writes nothing.
-
-        Raises:
-            VgsplusError: the place holds something else or cannot be written.
-        """
-
-    def add(self, name: str, features: NDArray[np.float32]) -> None:
-        """Keep the features (T, D) or (L, T, D) of a sound.
-
-        Raises:
-            VgsplusError: they cannot be written.
-        """
-
-    def __enter__(self) -> Self:
-        """Make the place; raises VgsplusError where that fails."""
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave it whole."""
+def sounds_below(folder: Path) -> dict[str, Path]:
+    """As `find_sounds`, but return no sounds if there is no such folder or none in it."""
+    folder = as_on_disk(folder)
+    if not folder.is_dir():
+        return {}
+    sounds: dict[str, Path] = {}
+    faults = []
+    for path in files_below(folder):
+        if path.suffix.lower() not in audio.SUFFIXES:
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        other = sounds.setdefault(name, path)
+        if other != path:
+            faults.append(f"{other} and {path} have one name, {name}. Rename or remove one of them.")
+    if faults:
+        raise CorpusError(faults)
+    return dict(sorted(sounds.items()))
 
 
-# ---- writing ----------------------------------------------------------------------------------------------
+# ---- export -----------------------------------------------------------------------------------------------
 
 
-def select(
+def pending(
     store: Store,
     sounds: Mapping[str, Path],
     model: VGSPlus,
     layers: Sequence[int],
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Path]:
-    """The sounds whose features a store lacks, after every check that needs no pass of the model.
+    """Return the sounds whose features a store lacks, after every check that needs no pass of the model.
 
     Args:
-        store: where the features will go.
+        store: where the features will be written.
         sounds: {name: sound file of any rate}.
         model: whose features they will be.
         layers: L transformer layers, from 1.
-        progress: called with the sounds checked and the sounds in all.
+        progress: receives the stage "checking".
 
     Raises:
-        VgsplusError: a place that is taken, cannot be written or has no room.
-        CorpusError: sounds that cannot be read, are silent or too short: all of them are told.
+        VgsplusError: a path that is taken, cannot be written or has too little disk space.
+        CorpusError: sounds that cannot be read, are silent or too short: all of them are listed.
     """
     missing = {name: sounds[name] for name in store.missing(sounds)}
-    num_samples, faults = measure(
-        list(missing.values()), model, least_frames=store.least_frames, progress=progress
+    num_samples, faults = check_audio(
+        list(missing.values()), model, min_frames=store.min_frames, progress=progress
     )
     if faults:
-        raise CorpusError(list_faults(faults))
+        raise CorpusError(faults)
     frames = int(model.speech.waveform.num_frames(torch.tensor(num_samples, dtype=torch.int64)).sum())
     needed = frames * len(layers) * model.config.dim * store.bytes_per_value
-    free = shutil.disk_usage(_nearest_folder(store.place)).free
+    free = shutil.disk_usage(_nearest_folder(store.path)).free
     if needed > free:
         raise VgsplusError(
-            f"{store.place}: the features take {needed / GIGABYTE:.1f} GB, and {free / GIGABYTE:.1f} GB are "
-            "free there. Make room, name another place, or fewer layers."
+            f"{store.path}: the features take {needed / GIGABYTE:.1f} GB, and {free / GIGABYTE:.1f} GB are "
+            "free there. Free disk space, or name another path or fewer layers."
         )
     return missing
 
@@ -154,202 +140,195 @@ def export(
     *,
     device: torch.device | str = "cpu",
     batch_seconds: float = 60.0,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> None:
-    """Write the features of sounds: float32 (T, D) of one layer, (L, T, D) of several, from one pass for all.
+    """Write the hidden states of sounds, float32: (T, D) of one layer, (L, T, D) of several.
 
-    Sounds are heard as `layers.speech_layers` says; what was written stays when the work is interrupted, but
-    in an HDF5 file.
+    What was written stays after an interruption, except in an HDF5 file.
 
     Args:
-        store: where they go.
-        sounds: those that `select` gave.
-        model: a model that already is on `device`; its modes are left as they were.
+        store: where they are written.
+        sounds: those that `pending` returned.
+        model: a model on `device`; its train/eval modes are restored.
         layers: L transformer layers from 1, in the order wanted.
-        device: where the batches go.
-        batch_seconds: sound in one pass, padding included; a longer file goes alone.
-        progress: called with the sounds done and the sounds in all.
+        device: where the batches are moved.
+        batch_seconds: seconds of sound in one pass, padding included; a longer file is processed alone.
+        progress: receives the stage "embedding".
 
     Raises:
-        VgsplusError: features that cannot be written.
-        VgsplusError: features that are not finite.
-        AudioError: a sound that cannot be used any more.
+        VgsplusError: features that cannot be written, or are not finite.
+        AudioError: a sound that can no longer be used.
     """
     with store:
-        heard = speech_layers(model, sounds, layers, device=device, batch_seconds=batch_seconds)
-        for done, (name, outputs) in enumerate(heard if sounds else (), start=1):
+        found = iterate_hidden_states(model, sounds, layers, device=device, batch_seconds=batch_seconds)
+        for done, (name, outputs) in enumerate(found, start=1):
             for layer, frames in zip(layers, outputs, strict=True):
-                check_finite(frames, f"{sounds[name]}, layer {layer}")
+                check_finite(frames, f"Features of {sounds[name]}, layer {layer}")
             features = outputs[0] if len(layers) == 1 else torch.stack(outputs)
             store.add(name, features.cpu().numpy())
-            if progress:
-                progress(done, len(sounds))
+            progress.update("embedding", done, len(sounds))
 
 
-def require_writable(folder: Path) -> None:
-    """Make sure that files can be made in a folder, or where it has to be made itself; leaves nothing.
+# ---- files and folders ------------------------------------------------------------------------------------
 
-    Raises:
-        VgsplusError: they cannot.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureMetadata:
+    """Model and layers that features were computed with.
+
+    Attributes:
+        model: path from which the model was read.
+        weights: a digest of its speech encoder, independent of the path.
+        layers: L transformer layers from 1, in their order in the features.
+        frame_rate: frames per second.
     """
-    try:
-        with tempfile.TemporaryFile(dir=_nearest_folder(folder)):
-            pass
-    except OSError as error:
-        raise unwritable(folder, error) from None
+
+    model: str
+    weights: str
+    layers: tuple[int, ...]
+    frame_rate: float
 
 
-def unwritable(place: Path, error: OSError) -> VgsplusError:
-    """The error of a place where the system refuses to write."""
-    return VgsplusError(f"{place}: cannot be written ({error.strerror or error}). Choose another place.")
+def metadata_of(model: VGSPlus, path: Path, layers: Sequence[int]) -> FeatureMetadata:
+    """Return the metadata of features of a model that was read from `path`."""
+    digest = hashlib.sha256(model.config.padding.encode())
+    for name, tensor in sorted(model.speech.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return FeatureMetadata(
+        model=str(path),
+        weights=digest.hexdigest(),
+        layers=tuple(layers),
+        frame_rate=float(frame_rate(model)),
+    )
 
 
-def _require_apart(places: Mapping[str, str], where: str) -> None:
-    """Raise VgsplusError where the place of a sound, by its name, lies inside that of another."""
-    for place, name in places.items():
-        for parent in map(str, Path(place).parents):
-            if parent in places:
-                raise VgsplusError(
-                    f"The sounds {places[parent]} and {name} cannot both be in {where}: {parent} would have "
-                    "to hold features and other sounds. Rename one of them, or choose another format."
-                )
-
-
-def _nearest_folder(place: Path) -> Path:
-    """The place itself where there is something, else the nearest folder above it."""
-    return next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-
-
-# ---- places -----------------------------------------------------------------------------------------------
-
-
-def open_store(form: Literal["npy", "pt", "hdf5"], out: Path, origin: Origin) -> Store:
-    """A folder of .npy files or of .pt files, each a plain tensor, or one HDF5 file."""
+def open_store(form: Literal["npy", "pt", "hdf5"], path: Path, metadata: FeatureMetadata) -> Store:
+    """Return the writer of a format: a folder of .npy files or of .pt files, or an HDF5 file."""
     match form:
         case "npy":
-            return FeatureFolder(out, ".npy", np.save, origin)
+            return FeatureFolder(path, ".npy", np.save, metadata)
         case "pt":
-            return FeatureFolder(out, ".pt", _save_tensor, origin)
+            return FeatureFolder(path, ".pt", _save_tensor, metadata)
         case "hdf5":
-            return FeatureFile(out, origin)
+            return FeatureFile(path, metadata)
 
 
-def _save_tensor(file: BufferedWriter, features: NDArray[np.float32]) -> None:
+def _save_tensor(file: BufferedWriter, features: Features) -> None:
     torch.save(torch.from_numpy(features), file)
 
 
 class FeatureFolder:
-    """A folder with a file a sound, at the sound's name, and features.json, which tells their origin.
+    """A folder with one file per sound, NAME.suffix, and features.json, the metadata of all of them.
 
-    Files are whole or not there, so that an interrupted export goes on with those that are missing.
+    Files are complete or absent, so an interrupted export resumes with the missing ones. Enter it, as a
+    context manager, after `missing`.
 
     Args:
-        place: the folder; its parents are made too.
+        path: the folder; its parents are made too.
         suffix: of the files.
-        write: puts features into an open file.
-        origin: of the features; a folder holds those of one origin.
-        bytes_per_value: about what a number takes in such a file.
-        least_frames: which a sound must have.
+        save: writes features to an open file.
+        metadata: of the features; a folder holds those of one model and list of layers.
     """
 
-    def __init__(
-        self,
-        place: Path,
-        suffix: str,
-        write: Write,
-        origin: Origin,
-        *,
-        bytes_per_value: int = 4,
-        least_frames: int = 1,
-    ) -> None:
-        self.place, self.bytes_per_value, self.least_frames = place, bytes_per_value, least_frames
-        self._suffix, self._write, self._origin = suffix, write, origin
+    min_frames = 1
+    """Frames that a sound must have."""
+    bytes_per_value = 4
+    """Approximate size of a number on disk."""
+
+    def __init__(self, path: Path, suffix: str, save: Save, metadata: FeatureMetadata) -> None:
+        self.path = self.folder = path
+        self.metadata = metadata
+        self._suffix, self._save = suffix, save
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """As `Store.missing`; features that are there must have the same origin, by features.json.
+        """Return the names without features yet; writes nothing.
 
-        VgsplusError also where a file would have to be a folder of others.
+        Raises:
+            VgsplusError: the folder cannot be written or holds features of another model or other layers, or
+                one name would be both a file and a folder.
         """
-        require_writable(self.place)
+        _check_writable(self.folder)
         names = list(names)
-        _require_apart({f"{name}{self._suffix}": name for name in names}, "a folder")
-        missing = [name for name in names if not self._path(name).exists()]
-        known = self.place / ABOUT
+        _check_nesting({f"{name}{self._suffix}": name for name in names}, "a folder")
+        missing = [name for name in names if not self._file(name).exists()]
+        known = self.folder / METADATA_FILE
         if known.exists():
-            self._require_same_origin(known)
+            self._check_metadata(known)
         elif len(missing) < len(names):
             raise VgsplusError(
-                f"{self.place}: holds files such as {next(n for n in names if n not in missing)}"
-                f"{self._suffix}, but no {ABOUT} that tells where they come from. Choose another folder."
+                f"{self.folder}: holds files such as {next(n for n in names if n not in missing)}"
+                f"{self._suffix}, but no {METADATA_FILE} with their model and layers. Choose another folder."
             )
         return missing
 
-    def add(self, name: str, features: NDArray[np.float32]) -> None:
-        """As `Store.add`."""
-        path = self._path(name)
-        try:
+    def add(self, name: str, features: Features) -> None:
+        """Write the features (T, D) or (L, T, D) of a sound.
+
+        Raises:
+            VgsplusError: they cannot be written.
+        """
+        path = self._file(name)
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as file:
-                self._write(file, features)
-        except OSError as error:
-            raise unwritable(path, error) from error
+            with atomic_file(path) as file:
+                self._save(file, features)
 
     def __enter__(self) -> Self:
-        about = json.dumps(dataclasses.asdict(self._origin), indent=1, ensure_ascii=False)
-        try:
-            self.place.mkdir(parents=True, exist_ok=True)
-            if not (self.place / ABOUT).exists():
-                with whole_file(self.place / ABOUT) as file:
-                    file.write(f"{about}\n".encode())
-        except OSError as error:
-            raise unwritable(self.place, error) from error
+        text = json.dumps(dataclasses.asdict(self.metadata), indent=1, ensure_ascii=False)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / METADATA_FILE).exists():
+                with atomic_file(self.folder / METADATA_FILE) as file:
+                    file.write(f"{text}\n".encode())
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Every file is whole already."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing: every file is complete."""
 
-    def _path(self, name: str) -> Path:
-        return self.place / f"{name}{self._suffix}"
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}{self._suffix}"
 
-    def _require_same_origin(self, known: Path) -> None:
+    def _check_metadata(self, known: Path) -> None:
         try:
             found = json.loads(known.read_text(encoding="utf-8"))
             layers, model, weights = found["layers"], found["model"], found["weights"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise VgsplusError(f"{known}: is broken ({error!r}). Choose another folder.") from None
-        if weights != self._origin.weights or layers != list(self._origin.layers):
+        if weights != self.metadata.weights or layers != list(self.metadata.layers):
             raise VgsplusError(
-                f"{self.place}: holds features of layers {layers} of {model}, or of other weights that were "
-                f"there, not of layers {list(self._origin.layers)} of {self._origin.model}. Choose another "
+                f"{self.folder}: holds features of layers {layers} of {model}, or of earlier weights of it, "
+                f"not of layers {list(self.metadata.layers)} of {self.metadata.model}. Choose another "
                 "folder, or remove this one."
             )
 
 
 class FeatureFile:
-    """An HDF5 file with a dataset a sound and the attributes layers, frame_rate (Hz), model and weights.
+    """An HDF5 file with a dataset per sound and the attributes layers, frame_rate (Hz), model and weights.
 
-    It gets its name when it is whole; an interrupted export leaves none.
-
-    Args:
-        place: the file, which must not be there; its folder is made.
-        origin: of the features.
+    Used as a `FeatureFolder`. The file appears when it is complete; an interrupted export leaves none.
     """
 
-    least_frames = 1
+    min_frames = 1
     bytes_per_value = 4
 
-    def __init__(self, place: Path, origin: Origin) -> None:
-        self.place, self._origin = place, origin
-        self._temporary = place.parent / f".{place.name}.writing"
+    def __init__(self, path: Path, metadata: FeatureMetadata) -> None:
+        self.path, self.metadata = path, metadata
+        self._stack = ExitStack()
         self._file: h5py.File | None = None
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """All names; VgsplusError also where one would have to be a dataset and a group of others."""
-        if self.place.exists():
-            raise VgsplusError(f"{self.place}: is there already. Choose another file, or remove this one.")
-        require_writable(self.place.parent)
+        """Return all names.
+
+        Raises:
+            VgsplusError: the file exists or cannot be written, or a name is not UTF-8 or would be both a
+                dataset and a group.
+        """
+        check_absent(self.path)
         names = list(names)
-        _require_apart({name: name for name in names}, "an HDF5 file")
+        _check_nesting({name: name for name in names}, "an HDF5 file")
         for name in names:
             try:
                 name.encode()
@@ -360,31 +339,61 @@ class FeatureFile:
                 ) from None
         return names
 
-    def add(self, name: str, features: NDArray[np.float32]) -> None:
-        """As `Store.add`."""
+    def add(self, name: str, features: Features) -> None:
+        """As `FeatureFolder.add`."""
         assert self._file is not None
-        try:
+        with writing(self.path):
             self._file.create_dataset(name, data=features)
-        except OSError as error:
-            raise unwritable(self.place, error) from error
 
     def __enter__(self) -> Self:
-        try:
-            self.place.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._temporary, "w")
-        except OSError as error:
-            raise unwritable(self.place, error) from error
-        self._file.attrs.update(dataclasses.asdict(self._origin))
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._stack.enter_context(atomic_file(self.path))
+            self._file = self._stack.enter_context(h5py.File(file.name, "w"))
+        self._file.attrs.update(dataclasses.asdict(self.metadata))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._file is not None
-        try:
-            self._file.close()
-            if kind is None:
-                self._temporary.replace(self.place)
-        except OSError as error:
-            if kind is None:
-                raise unwritable(self.place, error) from error
-        finally:
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError) if kind else writing(self.path):
+            self._stack.__exit__(kind, error, trace)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise VgsplusError with the path for an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise VgsplusError(
+            f"{path}: cannot be written ({error.strerror or error}). Choose another path."
+        ) from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Check that a file can be made in a folder, or in the nearest existing one above it."""
+    with writing(folder), tempfile.TemporaryFile(dir=_nearest_folder(folder)):
+        pass
+
+
+def check_absent(path: Path) -> None:
+    """Check that a path does not exist and can be made."""
+    if path.exists():
+        raise VgsplusError(f"{path}: exists already. Choose another path, or remove this one.")
+    _check_writable(path.parent)
+
+
+def _check_nesting(paths: Mapping[str, str], where: str) -> None:
+    """Raise VgsplusError if the path of a sound, {path: name}, lies inside that of another."""
+    for path, name in paths.items():
+        for parent in map(str, Path(path).parents):
+            if parent in paths:
+                raise VgsplusError(
+                    f"The sounds {paths[parent]} and {name} cannot both be in {where}: {parent} would have "
+                    "to hold features and other sounds. Rename one of them, or choose another format."
+                )
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

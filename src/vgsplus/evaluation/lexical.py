@@ -1,17 +1,17 @@
-"""The lexical test: do spoken words lie nearer to the same word than to others?
+"""The lexical test: are the nearest neighbours of a spoken word the same word?
 
-The tokens, in ASCII order of their names, are dealt into folds: the first token of every word makes the first
-fold, the second of every word the second, and so on. Where every word has 20 tokens, as in the published sets
-of words (SPEECHCOG's CDI_lextest and COCO_lextest, which came with the papers on these models), that is every
-20th token, and a fold is one voice. Each token is a query once. It looks among the tokens of all other folds,
-so never among words in its own voice, for as many neighbours as its word has other tokens (19 there), and its
-score is the share of them that are its word. The score of a set is the mean over the queries.
+Tokens, in ASCII order of their names, are split into folds: the n-th token of every word is in fold n. With
+20 tokens a word, as in the published sets (SPEECHCOG's CDI_lextest and COCO_lextest, which came with the
+papers on these models), that is every 20th token, and a fold is one voice. Each token is a query once. Among
+the tokens of all other folds, so never those of its own voice, it has as many neighbours as there are other
+tokens of its word (19); its score is the share of neighbours that are its word. The score of a set is the
+mean over the queries.
 
-One vector a token is compared by cosine, sequences of frames by dynamic time warping (see `dtw`).
+Tokens of one vector are compared by cosine, sequences of frames by dynamic time warping (see `dtw`).
 
-Ties count against the model, as in retrieval: of candidates that are equally near, other words come first, in
-ASCII order of their names. Cosines that agree to 10 decimals are equally near; an exact comparison would
-have rounding decide between a vector and a multiple of it.
+Ties count against the model, as in retrieval: of equally near candidates other words come first, in ASCII
+order of their names. Cosines that agree to 10 decimals are equal; otherwise rounding errors would decide
+between a vector and a multiple of it.
 
 Shape letters: n tokens, W words, D dimensions, T frames.
 """
@@ -21,25 +21,34 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.resampling import spans
+from vgsplus import audio
+from vgsplus.errors import CorpusError, VgsplusError
+from vgsplus.evaluation.hidden_states import check_audio, check_finite, hidden_states, map_files
+from vgsplus.files import as_on_disk, files_below
+from vgsplus.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from vgsplus.models.vgsplus import VGSPlus
+
     type Array = NDArray[np.floating] | torch.Tensor
     type WordOf = Callable[[str], str]
+    type Mode = Literal["utterance", "frame"]
 
-DECIMALS = 10  # to which cosines are told apart
-BLOCK_COSINES = 1 << 22  # held at once
+DECIMALS = 10
+"""Decimals to which cosines are compared."""
+BLOCK_COSINES = 1 << 22
+"""Cosines computed at a time."""
 SHOWN_NAMES = 5
 
 
@@ -47,8 +56,12 @@ SHOWN_NAMES = 5
 class Tokens:
     """Spoken words in ASCII order of their names.
 
-    `order` (n,) are their places in the input, `word` (n,) their words as numbers in `words` (W, in ASCII
-    order), `fold` (n,) the number of each token among those of its word; all int64.
+    Attributes:
+        names: of the tokens.
+        words: W words in ASCII order.
+        order: (n,) int64, index of each token in the input.
+        word: (n,) int64, index of each token's word in `words`.
+        fold: (n,) int64, number of each token among those of its word.
     """
 
     names: tuple[str, ...]
@@ -60,19 +73,19 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Separability:
-    """How well words keep apart.
+    """Scores of a set of spoken words.
 
     Attributes:
-        mode: "utterance" for one vector a token, "frame" for sequences.
-        score: mean share over all queries, in [0, 1].
-        chance: what a random order of the candidates scores on average.
+        mode: "utterance" for one vector per token, "frame" for sequences.
+        score: mean over all queries, in [0, 1].
+        chance: expected score of a random order of the candidates.
         words: W words in ASCII order.
-        tokens: (W,) tokens of each word.
-        word_scores: (W,) mean share over the queries of each word.
-        confusion: (W, W) neighbours counted, word of the query by word of the neighbour.
+        tokens: (W,) number of tokens of each word.
+        word_scores: (W,) mean over the queries of each word.
+        confusion: (W, W) number of neighbours, word of the query by word of the neighbour.
     """
 
-    mode: Literal["utterance", "frame"]
+    mode: Mode
     score: float
     chance: float
     words: tuple[str, ...]
@@ -82,23 +95,26 @@ class Separability:
 
 
 def coco_word(name: str) -> str:
-    """The word of a name in COCO_lextest: all before the first "_"."""
+    """Return the word of a name in COCO_lextest: the part before the first "_"."""
     return name.partition("_")[0]
 
 
 def cdi_word(name: str) -> str:
-    """The word of a name in CDI_lextest: without the last three characters (voice and style) and "_"."""
+    """Return the word of a name in CDI_lextest: without the last three characters (voice, style) and "_"."""
     return name[:-3].lower().replace("_", "")
 
 
 RULES: Mapping[str, WordOf] = MappingProxyType({"coco": coco_word, "cdi": cdi_word})
-"""Rules from a name to its word, by the published set whose names they fit."""
+"""Functions from a name to its word, by published set."""
+
+
+# ---- scores -----------------------------------------------------------------------------------------------
 
 
 def separability(
     names: Sequence[str], embeddings: Array | Sequence[Array], word_of: WordOf | None = None
 ) -> float:
-    """The score of a set of spoken words, in [0, 1]; arguments and errors as in `evaluate`."""
+    """Return the score of a set of spoken words, in [0, 1]; arguments and errors as in `evaluate`."""
     return evaluate(names, embeddings, word_of).score
 
 
@@ -106,17 +122,16 @@ def evaluate(
     names: Sequence[str],
     embeddings: Array | Sequence[Array],
     word_of: WordOf | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress = SILENT,
 ) -> Separability:
-    """Score a set of spoken words, by word and in all.
+    """Score a set of spoken words, overall and by word.
 
     Args:
         names: n distinct names, in any order; NFC and NFD are one name.
-        embeddings: (n, D), one vector a token, compared by cosine; or n arrays (T, D) of any lengths, whose
-            frames that hold NaN are left out, compared by dynamic time warping. Arrays or tensors.
+        embeddings: arrays or tensors. (n, D), one vector per token, compared by cosine; or n arrays (T, D)
+            of any lengths, compared by dynamic time warping without the frames that hold NaN.
         word_of: maps a name to its word; by default `coco_word`.
-        progress: called with the comparisons done and the comparisons in all: pairs of tokens for frames,
-            queries for vectors.
+        progress: receives the stage "comparing": pairs of tokens for frames, queries for vectors.
 
     Raises:
         VgsplusError: names and embeddings that differ in number, a name given twice, an empty word, fewer
@@ -139,11 +154,7 @@ def evaluate(
 
 
 def group(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
-    """Sort tokens and find their words and folds; arguments as in `evaluate`.
-
-    Raises:
-        VgsplusError: what `evaluate` says of names and words.
-    """
+    """Sort tokens and assign words and folds; arguments and errors of names as in `evaluate`."""
     plain = [unicodedata.normalize("NFC", str(name)) for name in names]
     if twice := sorted(name for name, times in Counter(plain).items() if times > 1):
         raise VgsplusError(f"Names must be distinct; given more than once: {_some(twice)}.")
@@ -163,7 +174,7 @@ def group(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
     if lonely := sorted(word for word, times in counts.items() if times == 1):
         raise VgsplusError(
             f"Words need at least two tokens each, these have one: {_some(lonely)}. "
-            "Add recordings of them, leave them out, or choose the rule that fits the names."
+            "Add recordings of them, remove them, or choose the rule that fits the names."
         )
     words = tuple(sorted(counts))
     number = {word: index for index, word in enumerate(words)}
@@ -181,15 +192,8 @@ def group(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
     )
 
 
-# ---- scoring ----------------------------------------------------------------------------------------------
-
-
-def _score(
-    mode: Literal["utterance", "frame"],
-    tokens: Tokens,
-    blocks: Iterator[tuple[int, NDArray[np.float64]]],
-) -> Separability:
-    """Score from blocks of rows (first token, (rows, n) distances), which come in order."""
+def _score(mode: Mode, tokens: Tokens, blocks: Iterator[tuple[int, NDArray[np.float64]]]) -> Separability:
+    """Score consecutive blocks of rows (first token, (rows, n) distances)."""
     size = len(tokens.words)
     counts = np.bincount(tokens.word, minlength=size)
     wanted = counts[tokens.word] - 1
@@ -214,7 +218,7 @@ def _score(
 
 
 def _nearest(row: NDArray[np.float64], query: int, tokens: Tokens, count: int) -> NDArray[np.int64]:
-    """The `count` tokens of other folds nearest to the query, other words first where distances tie."""
+    """Return the `count` tokens of other folds nearest to the query, other words first among ties."""
     candidates = np.flatnonzero(tokens.fold != tokens.fold[query])
     distances = row[candidates]
     near = distances <= np.partition(distances, count - 1)[count - 1]
@@ -225,49 +229,45 @@ def _nearest(row: NDArray[np.float64], query: int, tokens: Tokens, count: int) -
 
 
 def _cosine_distances(
-    vectors: NDArray[np.floating], tokens: Tokens, progress: Callable[[int, int], object] | None
+    vectors: NDArray[np.floating], tokens: Tokens, progress: Progress
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Blocks of rows (first token, (rows, n)) of 1 − cosine between vectors (n, D)."""
+    """Yield blocks of rows (first token, (rows, n)) of 1 − cosine between vectors (n, D)."""
     _require_finite([vectors[index : index + 1] for index in range(len(vectors))], tokens)
-    # The largest value first: squares of what is left neither vanish nor overflow.
+    # Divide by the largest value first, so that squares neither underflow nor overflow.
     largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True).astype(np.float64)
     if len(zero := np.flatnonzero(largest[:, 0] == 0)):
         raise VgsplusError(
             f"A vector of zeros has no direction to compare: {_some([tokens.names[i] for i in zero])}. "
-            "Leave these tokens out."
+            "Remove these tokens."
         )
     scaled = vectors / largest
     unit = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
-    for start, stop in spans(len(unit), BLOCK_COSINES // len(unit)):
-        yield start, np.round(1 - unit[start:stop] @ unit.T, DECIMALS)
-        if progress:
-            progress(stop, len(unit))
-
-
-# ---- input ------------------------------------------------------------------------------------------------
+    rows = max(1, BLOCK_COSINES // len(unit))
+    for start in range(0, len(unit), rows):
+        block = unit[start : start + rows]
+        yield start, np.round(1 - block @ unit.T, DECIMALS)
+        progress.update("comparing", start + len(block), len(unit))
 
 
 def _frames(embeddings: Sequence[ArrayLike | torch.Tensor], tokens: Tokens) -> list[NDArray[np.floating]]:
-    """Frames (T, D) of each token, of one dtype and without those that hold NaN."""
+    """Convert frames (T, D) of each token to one dtype, without frames that hold NaN."""
     arrays = [_numbers(frames) for frames in embeddings]
     for name, array in zip(tokens.names, arrays, strict=True):
         if array.ndim != 2 or array.shape[1] != arrays[0].shape[1] or not array.shape[1]:
             raise VgsplusError(
                 f"The embedding of '{name}' is {array.shape}, that of '{tokens.names[0]}' {arrays[0].shape}; "
-                "each must be (T, D) with the same D, or all together one (n, D)."
+                "each must be (T, D) with the same D, or all of them one (n, D)."
             )
     kept = [array[~np.isnan(array).any(axis=1)] for array in arrays]
     if bare := [name for name, array in zip(tokens.names, kept, strict=True) if not len(array)]:
-        raise VgsplusError(
-            f"No frame without NaN: {_some(bare)}. Leave these tokens out or embed them again."
-        )
+        raise VgsplusError(f"No frame without NaN: {_some(bare)}. Remove these tokens or embed them again.")
     _require_finite(kept, tokens)
     dtype = np.result_type(*{array.dtype for array in kept})
     return [np.ascontiguousarray(array, dtype=dtype) for array in kept]
 
 
 def _numbers(values: ArrayLike | torch.Tensor) -> NDArray[np.floating]:
-    """As float32 or, where that would lose digits, float64."""
+    """Convert to float32 or, where that would lose digits, to float64."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
@@ -281,7 +281,7 @@ def _require_finite(arrays: Sequence[NDArray[np.floating]], tokens: Tokens) -> N
     if broken := [n for n, array in zip(tokens.names, arrays, strict=True) if not np.isfinite(array).all()]:
         raise VgsplusError(
             f"Embeddings hold values that are not finite: {_some(broken)}. "
-            "Leave these tokens out, or look for what made them."
+            "Remove these tokens, or check the model that computed them."
         )
 
 
@@ -289,3 +289,101 @@ def _some(names: Sequence[str]) -> str:
     more = len(names) - SHOWN_NAMES
     shown = ", ".join(f"'{name}'" for name in names[:SHOWN_NAMES])
     return shown + (f" and {more} more" if more > 0 else "")
+
+
+# ---- recordings -------------------------------------------------------------------------------------------
+
+
+def open_words(folder: str | Path, model: VGSPlus, word_of: WordOf | None = None) -> dict[str, Path]:
+    """Find the recordings directly in a folder, and check that the model can embed all of them.
+
+    Files may have any rate and number of channels (see `audio.load_any`).
+
+    Returns:
+        {name without the last suffix: file}, in the order of the paths.
+
+    Raises:
+        VgsplusError: no such folder, or no sound files in it.
+        CorpusError: files that cannot be read, are silent or too short for one frame, links that make one
+            file two, names that make no lexical test (see `group`): all of them are listed.
+    """
+    folder = as_on_disk(Path(folder))
+    if not folder.is_dir():
+        raise VgsplusError(f"{folder}: there is no such folder.")
+    sounds = [path for path in files_below(folder) if path.suffix.lower() in audio.SUFFIXES]
+    paths = [path for path in sounds if path.parent == folder]
+    if sounds and not paths:
+        raise VgsplusError(f"{folder}: its sound files are in subfolders, as {sounds[0]}. Name one of them.")
+    if not paths:
+        raise VgsplusError(f"{folder}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
+    seen: dict[Path, Path] = {}
+    faults = [
+        f"{path}: is the same file as {first}, by a link, and counts once. Remove one of them."
+        for path in paths
+        if (first := seen.setdefault(path.resolve(), path)) != path
+    ]
+    try:
+        group([path.stem for path in paths], word_of)
+    except VgsplusError as error:
+        faults.append(f"{folder}: {error}")
+    faults += check_audio(paths, model)[1]
+    if faults:
+        raise CorpusError(faults)
+    return {path.stem: path for path in paths}
+
+
+def check_layer(model: VGSPlus, layer: int | None, mode: Mode = "utterance") -> None:
+    """Raise VgsplusError if the model lacks the layer (from 1), or the speech embedding if that is meant."""
+    layers = len(model.speech.layers)
+    if layer is None and mode == "utterance" and not model.config.grounded:
+        raise VgsplusError(
+            f"The model has no speech embedding, as it has no grounding side: name a layer, 1 to {layers}."
+        )
+    if layer is not None and not 1 <= layer <= layers:
+        raise VgsplusError(f"There is no layer {layer}: the model has layers 1 to {layers}.")
+
+
+def embed_words(
+    model: VGSPlus,
+    words: Mapping[str, Path],
+    mode: Mode,
+    layer: int | None = None,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    progress: Progress = SILENT,
+) -> torch.Tensor | list[torch.Tensor]:
+    """Embed complete recordings in evaluation mode and float32; the model's modes are restored.
+
+    Args:
+        model: a model on `device`.
+        words: {name: recording}, as from `open_words`.
+        mode: "utterance" for one vector each, "frame" for sequences.
+        layer: transformer layer from 1, as in the paper: its frames, or their mean. None for the speech
+            embedding, or the frames from which that is computed.
+        batch_size: recordings in one pass.
+        device: where the batches are moved.
+        progress: receives the stage "embedding".
+
+    Returns:
+        float32 on the CPU in the order of `words`: (n, D), or n tensors (T, D).
+
+    Raises:
+        VgsplusError: no such layer, or values that are not finite.
+    """
+    check_layer(model, layer, mode)
+
+    def embed(waveforms: torch.Tensor, num_samples: torch.Tensor) -> Iterator[torch.Tensor]:
+        if mode == "utterance" and layer is None:
+            yield from model.embed_speech(waveforms, num_samples).float().cpu()
+            return
+        for (frames,) in hidden_states(model, [layer or model.config.shared_layers], waveforms, num_samples):
+            yield frames.cpu() if mode == "frame" else frames.cpu().mean(dim=0)
+
+    found = {}
+    embedded = map_files(model, embed, words, device=device, batch_size=batch_size)
+    for done, (name, embedding) in enumerate(embedded, start=1):
+        found[name] = check_finite(embedding, f"Embeddings of {words[name]}")
+        progress.update("embedding", done, len(words))
+    embeddings = [found[name] for name in words]
+    return embeddings if mode == "frame" else torch.stack(embeddings)

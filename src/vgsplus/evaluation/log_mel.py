@@ -1,4 +1,4 @@
-"""Log-Mel energies: what any learned representation must beat.
+"""Log-Mel energies, the baseline of learned representations.
 
 Shape letters: S samples, T frames, M Mel bands, F frequencies.
 """
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 WINDOW, HOP, FFT, BANDS = 400, 160, 512, 80
 FRAME_RATE = SAMPLE_RATE / HOP
 FLOOR = 1e-10
-"""Energy below which a band counts as silent."""
+"""Smallest energy of a band, so that its logarithm is finite."""
 
 
 def log_mel(signal: Signal) -> NDArray[np.float32]:
-    """Log energies in 80 Mel bands (T, M) of a 16 kHz signal (S,), each band at zero mean over the utterance.
+    """Return log energies in 80 Mel bands (T, M) of a 16 kHz signal (S,), T = S // 160.
 
     Hann windows of 25 ms every 10 ms, power spectrum, triangular filters that divide the Mel scale (2595
-    log10(1 + f / 700)) evenly from 0 to 8000 Hz. Frame t is centred at (t + 1/2) · 10 ms, the signal counting
-    as zero outside itself; T = S // 160. Without the mean taken off, angles between frames mostly tell the
-    loudness and the channel.
+    log10(1 + f / 700)) evenly from 0 to 8000 Hz. Frame t is centred at (t + 1/2) · 10 ms; the signal is
+    zero-padded. Each band has zero mean over the utterance, because angles between frames would otherwise
+    depend mostly on loudness and channel.
     """
     frames = len(signal) // HOP
     margin = (WINDOW - HOP) // 2
@@ -42,7 +42,7 @@ def log_mel(signal: Signal) -> NDArray[np.float32]:
 
 
 def mel_filters() -> NDArray[np.float64]:
-    """Triangular filters (M, F) of height 1 over the frequencies of the spectrum."""
+    """Return triangular filters (M, F) of height 1 over the frequencies of the spectrum."""
     edges = 700 * (10 ** (np.linspace(0, _mel(SAMPLE_RATE / 2), BANDS + 2) / 2595) - 1)
     frequencies = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 from vgsplus import audio
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.embedding import MAX_SECONDS, evaluating, require_finite
+from vgsplus.evaluation.embeddings import MAX_SECONDS
+from vgsplus.evaluation.hidden_states import check_finite, inference
 from vgsplus.regions.pixel_grid import grid_regions
 
 if TYPE_CHECKING:
@@ -175,14 +176,12 @@ class MtebEncoder:
             disable=not show_progress_bar,
         )
         embed = {SOUND: self.model.embed_speech, PICTURE: self.model.embed_image}
-        with evaluating(self.model), torch.no_grad():
+        with inference(self.model):
             parts = [
                 embed[modality](first.to(self.device), second.to(self.device)).float().cpu()
                 for modality, first, second in batches
             ]
-        vectors = torch.cat(parts)
-        require_finite(vectors, f"embeddings of the mteb task {task_metadata.name}")
-        return vectors
+        return check_finite(torch.cat(parts), f"Embeddings of the mteb task {task_metadata.name}")
 
     def similarity(self, embeddings1: ArrayLike | Tensor, embeddings2: ArrayLike | Tensor) -> Tensor:
         """Dot products (N1, N2) of all pairs from (N1, D) and (N2, D), as the model was trained."""

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.embedding import embed_split
+from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.ranks import (
     Ranks,
     count_ranks,
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vgsplus.corpora import Corpus
-    from vgsplus.evaluation.embedding import JointModel, SplitEmbeddings
+    from vgsplus.evaluation.embeddings import SplitEmbeddings
+    from vgsplus.models.vgsplus import VGSPlus
 
 KS = (1, 5, 10)
 DIRECTIONS = ("speech_to_image", "image_to_speech")
@@ -212,7 +213,7 @@ def score_ranks(
 
 
 def evaluate(
-    model: JointModel,
+    model: VGSPlus,
     corpus: Corpus,
     split: str,
     *,

@@ -35,9 +35,8 @@ from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import Interrupted, VgsplusError
 from vgsplus.evaluation.abx_layers import (
     AbxRow,
-    Means,
-    Question,
-    check_question,
+    AbxTask,
+    check_task,
     score_log_mel,
     score_untrained,
 )
@@ -45,10 +44,10 @@ from vgsplus.evaluation.retrieval import RetrievalResult
 from vgsplus.experiments import curves as history
 from vgsplus.experiments.scoring import (
     Scoring,
-    abx_question,
+    abx_task,
     check_retrieval,
     evaluate_run,
-    own_abx_question,
+    own_abx_task,
     test_sets,
 )
 from vgsplus.interop.loading import load_weights
@@ -119,8 +118,8 @@ def reproduce(
             for key, config in configs.items()
         }
         names = _required_test_sets(opened)
-        question = abx_question(*abx) if abx else own_abx_question(opened, names)
-        study = _Study(preset, out, Scoring(opened, names, question, cache=out), configs, seeds, console)
+        task = abx_task(*abx) if abx else own_abx_task(opened, names)
+        study = _Study(preset, out, Scoring(opened, names, task, cache=out), configs, seeds, console)
         study.check()
         study.train()
         results = study.results(seconds)
@@ -238,13 +237,13 @@ class _Study:
             for repeat in range(self.seeds):
                 check_begun(self._run(key, repeat), self._config(key, repeat), identity)
         if self.scoring.abx is not None:
-            check_question(self.scoring.abx, next(iter(self.configs.values())).model)
+            check_task(self.scoring.abx, next(iter(self.configs.values())).model)
         self._settle_items()
 
     def _settle_items(self) -> None:
         """Note the ABX items; refuse others than those that the runs were scored on."""
-        question, noted = self.scoring.abx, self.out / ITEMS
-        given = NO_ITEMS if question is None else items_digest(question.items.path)
+        task, noted = self.scoring.abx, self.out / ITEMS
+        given = NO_ITEMS if task is None else items_digest(task.items.path)
         begun = any((self._run(key, 0) / CONFIG_FILE).is_file() for key in VARIANTS)
         if begun and noted.is_file() and (known := noted.read_text(encoding="utf-8").strip()) != given:
             before = "without ABX items" if known == NO_ITEMS else "on other ABX items"
@@ -361,17 +360,17 @@ class _Study:
             )
         return outcomes, tuple(variants)
 
-    def _abx_task(self, question: Question) -> report.AbxTask:
+    def _abx_task(self, task: AbxTask) -> report.AbxTask:
         """The items, and the errors of log-Mel energies and of the model that every variant starts from."""
         if self.console:
             self.console.print("Evaluating the ABX of untrained features")
         config = next(iter(self.configs.values()))
-        means = Means(device=device_name(config.accelerator), cache=self.out)
-        rows = score_untrained(config.model, question, means, seed=indexed_seed(config.seed, Use.MODEL))
+        device, seed = device_name(config.accelerator), indexed_seed(config.seed, Use.MODEL)
+        rows = score_untrained(config.model, task, seed=seed, device=device, cache=self.out)
         return report.AbxTask(
-            item=question.items.path.name,
-            tokens=len(question.items.tokens),
-            baselines=tuple(_baselines([*rows, *score_log_mel(question, means)])),
+            item=task.items.path.name,
+            tokens=len(task.items.tokens),
+            baselines=tuple(_baselines([*rows, *score_log_mel(task, device=device)])),
         )
 
     def _config(self, key: str, repeat: int) -> RunConfig:

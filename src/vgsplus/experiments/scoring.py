@@ -15,8 +15,8 @@ from vgsplus.config import RunConfig
 from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx_items import read_items
-from vgsplus.evaluation.abx_layers import Means, Question, score_layers
-from vgsplus.evaluation.embedding import SplitEmbeddings, embed_split
+from vgsplus.evaluation.abx_layers import AbxTask, score_layers
+from vgsplus.evaluation.embeddings import SplitEmbeddings, embed_split
 from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
@@ -37,7 +37,7 @@ class Scoring:
 
     corpus: Corpus
     test_sets: tuple[str, ...]
-    abx: Question | None = None
+    abx: AbxTask | None = None
     cache: Path | None = None
 
     def __call__(self, model: VGSPlus, phase_ended: bool, *, config: RunConfig) -> dict[str, float]:
@@ -49,29 +49,29 @@ class Scoring:
         found = recalls(model, config, self.corpus, self.test_sets)
         if self.abx is None:
             return found
-        question = self.abx if phase_ended else dataclasses.replace(self.abx, as_published=False)
-        return found | self._abx_errors(model, question)
+        task = self.abx if phase_ended else dataclasses.replace(self.abx, as_published=False)
+        return found | self._abx_errors(model, task)
 
-    def _abx_errors(self, model: VGSPlus, question: Question) -> dict[str, float]:
-        means = Means(device=next(model.parameters()).device, cache=self.cache)
+    def _abx_errors(self, model: VGSPlus, task: AbxTask) -> dict[str, float]:
+        device = next(model.parameters()).device
         return {
             f"{ABX_PUBLISHED if row.as_published else ABX}/{condition}/{row.layer}": error
-            for row in score_layers(model, question, means)
+            for row in score_layers(model, task, device=device, cache=self.cache)
             for condition, error in row.errors.items()
         }
 
 
-def abx_question(item: Path, audio: Path) -> Question:
-    """The question that an item file asks, of both protocols and conditions.
+def abx_task(item: Path, audio: Path) -> AbxTask:
+    """Return the ABX task of an item file, of both protocols and conditions.
 
     Raises:
         CorpusError: as `read_items`.
     """
-    return Question(items=read_items(item, audio_root=audio), as_published=True)
+    return AbxTask(items=read_items(item, audio_root=audio), as_published=True)
 
 
-def own_abx_question(corpus: Corpus, test_sets: Sequence[str]) -> Question | None:
-    """The question of the item file that a corpus has for the first of its test sets, None where it has none.
+def own_abx_task(corpus: Corpus, test_sets: Sequence[str]) -> AbxTask | None:
+    """Return the ABX task of the first test set for which a corpus has an item file, or None.
 
     Raises:
         CorpusError: as `read_items`.
@@ -79,7 +79,7 @@ def own_abx_question(corpus: Corpus, test_sets: Sequence[str]) -> Question | Non
     for split in test_sets:
         item = corpus.root / f"{split}.item"
         if item.is_file():
-            return abx_question(item, corpus.audio_root)
+            return abx_task(item, corpus.audio_root)
     return None
 
 

@@ -1,0 +1,125 @@
+"""Embed every image and every spoken caption of a split.
+
+Shape letters: D embedding, N images, M captions.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import batched
+from typing import TYPE_CHECKING
+
+import torch
+
+from vgsplus import audio
+from vgsplus.errors import VgsplusError
+from vgsplus.evaluation.hidden_states import batch_by_length, check_finite, inference, map_sounds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vgsplus.audio import Signal
+    from vgsplus.corpora import Caption, Corpus
+    from vgsplus.models.vgsplus import VGSPlus
+
+_log = logging.getLogger("vgsplus")
+MAX_SECONDS = 10.0
+"""Seconds to which captions are cropped in evaluation, as published for validation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SplitEmbeddings:
+    """Embeddings of a split, float32 on the CPU.
+
+    Attributes:
+        image_ids: N distinct images, in the order in which captions first refer to them.
+        images: (N, D), in the order of `image_ids`.
+        captions: M captions.
+        speech: (M, D), in the order of `captions`.
+    """
+
+    image_ids: tuple[str, ...]
+    images: Tensor
+    captions: tuple[Caption, ...]
+    speech: Tensor
+
+
+def embed_split(
+    model: VGSPlus,
+    corpus: Corpus,
+    split: str,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    max_seconds: float = MAX_SECONDS,
+    pad_to_max: bool = False,
+    precision: torch.dtype | None = None,
+) -> SplitEmbeddings:
+    """Embed a split in evaluation mode; the model's modes are restored.
+
+    Captions are cropped to their first `max_seconds`, normalised over the crop and batched by length.
+
+    Args:
+        model: a model on `device`.
+        corpus: a prepared corpus.
+        split: name of a split whose captions all have an image.
+        batch_size: captions, or images, in one pass.
+        device: where the batches are moved.
+        max_seconds: seconds to which longer captions are cropped.
+        pad_to_max: pad every caption to `max_seconds`, on which outputs depend in published mode.
+        precision: dtype of autocast, None for none.
+
+    Raises:
+        VgsplusError: a caption without an image, or an embedding that is not finite.
+    """
+    captions = tuple(corpus.captions(split))
+    image_ids: dict[str, None] = {}
+    for caption in captions:
+        if caption.image is None:
+            raise VgsplusError(
+                f"Caption '{caption.id}' of split '{split}' has no picture. Retrieval needs a split whose "
+                "captions all have pictures."
+            )
+        image_ids[caption.image] = None
+
+    parts = []
+    with inference(model, device, precision):
+        for ids in batched(image_ids, batch_size):
+            features, boxes = (torch.from_numpy(array).to(device) for array in corpus.regions(ids))
+            parts.append(model.embed_image(features, boxes).float().cpu())
+
+    max_samples = round(max_seconds * audio.SAMPLE_RATE)
+    moved: set[int] = set()
+
+    def read(index: int) -> Signal:
+        signal, silent = audio.read_crop(corpus.audio_path(captions[index]), max_samples)
+        if silent:
+            moved.add(index)
+        return audio.normalise(signal)
+
+    lengths = {index: min(caption.num_samples, max_samples) for index, caption in enumerate(captions)}
+    found = dict(
+        map_sounds(
+            model,
+            model.embed_speech,
+            read,
+            batch_by_length(lengths, size=batch_size),
+            device=device,
+            precision=precision,
+            min_samples=max_samples if pad_to_max else 0,
+        )
+    )
+    if moved:
+        _log.warning(
+            "%d captions are silent for their first %g s; they are cropped to a part with sound",
+            len(moved),
+            max_seconds,
+        )
+    speech = torch.stack([found[index] for index in range(len(captions))]).float().cpu()
+    return SplitEmbeddings(
+        image_ids=tuple(image_ids),
+        images=check_finite(torch.cat(parts), f"Image embeddings of split '{split}'"),
+        captions=captions,
+        speech=check_finite(speech, f"Speech embeddings of split '{split}'"),
+    )

@@ -1,0 +1,320 @@
+"""Run a model over sounds, in batches of similar length: hidden states of its layers, or embeddings.
+
+Shape letters: B sounds, S samples, T frames, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vgsplus import audio
+from vgsplus.errors import AudioError, VgsplusError
+from vgsplus.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+    from vgsplus.audio import Signal
+    from vgsplus.models.vgsplus import VGSPlus
+
+READERS = 4
+"""Threads that read sounds."""
+NO_LIMIT = math.inf
+
+
+# ---- frames and layers ------------------------------------------------------------------------------------
+
+
+def frame_rate(model: VGSPlus) -> Fraction:
+    """Frames per second of the hidden states, from the strides of the convolutions."""
+    return Fraction(audio.SAMPLE_RATE, model.speech.waveform.stride)
+
+
+def receptive_field_shift(model: VGSPlus) -> int:
+    """Frames by which the centre of a frame's receptive field lies after (t + 1/2) strides, rounded.
+
+    0 for the paper's convolutions (25 ms every 20 ms), 2 for the toy preset's (95 ms every 20 ms).
+    """
+    encoder = model.speech.waveform
+    return round((encoder.receptive_field - encoder.stride) / (2 * encoder.stride))
+
+
+def max_missing_frames(model: VGSPlus) -> int:
+    """The most frames by which the outputs, without padding, fall short of the frame centres in a sound."""
+    encoder = model.speech.waveform
+    return math.ceil(encoder.receptive_field / encoder.stride + 0.5) - receptive_field_shift(model)
+
+
+def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
+    """Parse "all", or layers from 1 as "1,2,8", into distinct layer numbers in the given order.
+
+    Raises:
+        VgsplusError: not a number, or a layer that the model does not have.
+    """
+    if text == "all":
+        return tuple(range(1, num_layers + 1))
+    numbers = [part.strip() for part in text.split(",")]
+    if wrong := [part for part in numbers if not (part.isdecimal() and 1 <= int(part) <= num_layers)]:
+        raise VgsplusError(
+            f"There is no layer {wrong[0]!r}: name layers from 1 to {num_layers}, as 1,2, or all."
+        )
+    return tuple(dict.fromkeys(int(part) for part in numbers))
+
+
+def check_finite(values: Tensor, what: str) -> Tensor:
+    """Return the values, or raise VgsplusError with what they are ("Features of a.wav") if any is not finite.
+
+    Raises:
+        VgsplusError: NaN or infinity among the values.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise VgsplusError(f"{what} are not finite. The model has diverged: evaluate an earlier checkpoint.")
+    return values
+
+
+# ---- the loop over sounds ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def inference(
+    model: torch.nn.Module, device: torch.device | str = "cpu", precision: torch.dtype | None = None
+) -> Iterator[None]:
+    """Evaluation mode without gradients, with autocast on `device` to `precision` (None: no autocast).
+
+    On exit every module is back in its own mode, also where modes were mixed.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    autocast = torch.autocast(torch.device(device).type, precision, enabled=precision is not None)
+    for module, _ in modes:
+        module.training = False
+    try:
+        with torch.no_grad(), autocast:
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def batch_by_length[K](
+    lengths: Mapping[K, float], *, size: float = NO_LIMIT, total: float = NO_LIMIT
+) -> Iterator[list[K]]:
+    """Split keys into batches, the longest first, so that memory runs out in the first batch if at all.
+
+    Args:
+        lengths: of the items, in any unit.
+        size: the most items in a batch.
+        total: the greatest length of a batch, padding included; a longer item forms a batch alone.
+    """
+    batch: list[K] = []
+    for key in sorted(lengths, key=lambda key: -lengths[key]):
+        if batch and (len(batch) >= size or (len(batch) + 1) * lengths[batch[0]] > total):
+            yield batch
+            batch = []
+        batch.append(key)
+    if batch:
+        yield batch
+
+
+def map_sounds[K, T](
+    model: torch.nn.Module,
+    function: Callable[[Tensor, Tensor], Iterable[T]],
+    read: Callable[[K], Signal],
+    batches: Iterable[Sequence[K]],
+    *,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype | None = None,
+    min_samples: int = 0,
+) -> Iterator[tuple[K, T]]:
+    """Yield (key, output) of every sound in the order of the batches.
+
+    Args:
+        model: a model on `device`; its train/eval modes are restored.
+        function: maps waveforms (B, S), zero-padded, and num_samples (B,) to B outputs, called under
+            `inference`.
+        read: returns the normalised signal of a key; called by several threads.
+        batches: keys, as from `batch_by_length`.
+        device: where the batches are moved.
+        precision: dtype of autocast, None for none.
+        min_samples: length to which shorter batches are padded.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        for keys in batches:
+            waves = [torch.from_numpy(wave) for wave in pool.map(read, keys)]
+            padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+            padded = torch.nn.functional.pad(padded, (0, max(0, min_samples - padded.shape[1])))
+            num_samples = torch.tensor([len(wave) for wave in waves])
+            with inference(model, device, precision):
+                outputs = list(function(padded.to(device), num_samples.to(device)))
+            yield from zip(keys, outputs, strict=True)
+
+
+def map_files[T](
+    model: VGSPlus,
+    function: Callable[[Tensor, Tensor], Iterable[T]],
+    sounds: Mapping[str, Path],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: float = NO_LIMIT,
+    batch_seconds: float = NO_LIMIT,
+) -> Iterator[tuple[str, T]]:
+    """`map_sounds` over complete files {name: sound of any rate}, longest first, in float32.
+
+    With `published` padding an output depends on its batch, so each file forms a batch of its own.
+
+    Raises:
+        AudioError: a file that cannot be used.
+        VgsplusError: a file too short for one frame.
+    """
+
+    def read(name: str) -> Signal:
+        signal = audio.load_any(sounds[name])
+        if int(model.speech.waveform.num_frames(torch.tensor(len(signal)))) < 1:
+            raise VgsplusError(f"{sounds[name]}: is too short for a single frame. Remove its items.")
+        return audio.normalise(signal)
+
+    seconds = {name: audio.duration(path) for name, path in sounds.items()}
+    size = 1 if model.config.padding == "published" else batch_size
+    batches = batch_by_length(seconds, size=size, total=batch_seconds)
+    yield from map_sounds(model, function, read, batches, device=device)
+
+
+def hidden_states(
+    model: VGSPlus, layers: Sequence[int], waveforms: Tensor, num_samples: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the float32 outputs (T, D) of layers (from 1) for each of B sounds, without padding frames.
+
+    Args:
+        model: in the mode that is wanted.
+        layers: transformer layers, from 1.
+        waveforms: (B, S), zero-padded.
+        num_samples: (B,).
+    """
+    outputs, mask = model.speech_layers(waveforms, num_samples)
+    for row, frames in enumerate(mask):
+        yield tuple(outputs[layer - 1][row][frames].float() for layer in layers)
+
+
+def iterate_hidden_states(
+    model: VGSPlus,
+    sounds: Mapping[str, Path],
+    layers: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    batch_seconds: float = 60.0,
+) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    """Yield (name, outputs (T, D) of each layer) of every file, longest first, float32 on `device`.
+
+    All layers come from one pass over the complete sound at 16 kHz, normalised as in training.
+
+    Args:
+        model: a model on `device`; its train/eval modes are restored.
+        sounds: {name: sound file of any rate}.
+        layers: transformer layers, from 1.
+        device: where the batches are moved.
+        batch_seconds: seconds of sound in one pass, padding included; a longer file is processed alone.
+
+    Raises:
+        AudioError: a file that cannot be used.
+        VgsplusError: a file too short for one frame.
+    """
+    function = partial(hidden_states, model, layers)
+    yield from map_files(model, function, sounds, device=device, batch_seconds=batch_seconds)
+
+
+# ---- one sound --------------------------------------------------------------------------------------------
+
+
+def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, Tensor]:
+    """Return the hidden states of one sound: {layer from 1: (T, D) float32 on the CPU}.
+
+    The complete sound is normalised as in training; the model runs in evaluation mode and its modes are
+    restored.
+
+    Args:
+        model: as `vgsplus.load` returns it, on any device.
+        sound: a file of any rate and channels, or samples (S,) at 16 kHz of any scale.
+
+    Raises:
+        AudioError: a file that cannot be used, samples that are not (S,) finite real numbers, or too few for
+            a frame.
+        VgsplusError: the model's outputs are not finite.
+    """
+    if isinstance(sound, str | Path):
+        name, signal = str(sound), audio.load_any(sound)
+    else:
+        name, signal = "the samples", _as_signal(sound)
+    needed = model.speech.waveform.receptive_field
+    if len(signal) < needed:
+        raise AudioError(f"{name}: {len(signal)} samples at 16 kHz; one frame needs {needed}.")
+    layers = range(1, len(model.speech.layers) + 1)
+    function, device = partial(hidden_states, model, layers), next(model.parameters()).device
+    ((_, outputs),) = map_sounds(model, function, lambda _: audio.normalise(signal), [[name]], device=device)
+    return {
+        layer: check_finite(output.cpu(), f"Features of {name}, layer {layer}")
+        for layer, output in zip(layers, outputs, strict=True)
+    }
+
+
+def _as_signal(values: ArrayLike | Tensor) -> Signal:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().to("cpu", torch.float32).numpy()
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "fiu":
+        raise AudioError(
+            f"Samples must be real numbers (S,) of one channel at 16 kHz, not {array.dtype} {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise AudioError("The samples hold values that are not finite numbers.")
+    return array.astype(np.float32)
+
+
+# ---- checks -----------------------------------------------------------------------------------------------
+
+
+def check_audio(
+    paths: Sequence[Path], model: VGSPlus, *, min_frames: int = 1, progress: Progress = SILENT
+) -> tuple[list[int], list[str]]:
+    """Decode sounds of any rate and return the lengths of the usable ones, and a fault for each other.
+
+    A sound is not usable if it cannot be read, is silent, or is too short for `min_frames` frames.
+
+    Args:
+        paths: the sound files.
+        model: whose convolutions decide how many frames a sound has.
+        min_frames: frames that a sound must have.
+        progress: receives the stage "checking".
+
+    Returns:
+        Lengths in samples at 16 kHz, and messages.
+    """
+
+    def length(path: Path) -> int | AudioError:
+        try:
+            return len(audio.load_any(path))
+        except AudioError as error:
+            return error
+
+    needed = "one frame" if min_frames == 1 else f"{min_frames} frames"
+    num_samples, faults = [], []
+    with ThreadPoolExecutor(READERS) as pool:
+        for done, (path, found) in enumerate(zip(paths, pool.map(length, paths), strict=True), start=1):
+            if isinstance(found, AudioError):
+                faults.append(str(found))
+            elif int(model.speech.waveform.num_frames(torch.tensor(found))) < min_frames:
+                faults.append(f"{path}: {found} samples at 16 kHz are too short for {needed}. {audio.MEND}")
+            else:
+                num_samples.append(found)
+            progress.update("checking", done, len(paths))
+    return num_samples, faults
