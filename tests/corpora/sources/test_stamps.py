@@ -1,5 +1,6 @@
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,9 +11,10 @@ from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, read
 from vgsplus.corpora import Corpus, validate
-from vgsplus.corpora.sources.stamp_recordings import Recording, Take, read_texts
+from vgsplus.corpora.format import CaptionEntry
+from vgsplus.corpora.sounds import Sound
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
-from vgsplus.corpora.sources.stamps import look_of, prepare_stamps
+from vgsplus.corpora.sources.stamps import image_digest, prepare_stamps, read_texts
 from vgsplus.errors import CorpusError
 
 LANGUAGES = ("en", "bg", "pt_BR", "ru")
@@ -69,9 +71,7 @@ def stamps(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(stamps, tmp_path_factory):
     root = tmp_path_factory.mktemp("corpora") / "stamps"
-    calls = []
-    summary = prepare_stamps(stamps, root, progress=lambda done, total: calls.append((done, total)))
-    return root, summary, calls
+    return root, prepare_stamps(stamps, root)
 
 
 def all_captions(corpus):
@@ -79,7 +79,7 @@ def all_captions(corpus):
 
 
 def test_the_corpus_is_sound_and_says_what_it_left_out(prepared):
-    root, summary, calls = prepared
+    root, summary = prepared
     assert validate(root) == []
     assert summary.skipped == {
         "shorter than 0.25 s": 1,
@@ -93,7 +93,6 @@ def test_the_corpus_is_sound_and_says_what_it_left_out(prepared):
         "broken picture": 1,
     }
     assert sum(count.captions for count in summary.kept.values()) == 14 * 4 + 3
-    assert calls[-1][0] == calls[-1][1] == 14 * 4 + 6
 
 
 def test_captions_hold_text_language_and_speaker_of_their_recording(prepared):
@@ -153,36 +152,37 @@ def test_the_same_seed_gives_the_same_corpus_and_another_another(prepared, stamp
     assert (root / "captions.jsonl").read_bytes() != (tmp_path / "other/captions.jsonl").read_bytes()
 
 
-def takes_of(pictures: int, languages="abcdefgh") -> list[Take]:
-    return [
-        Take(
-            recording=Recording(name=f"p{number}", language=language, path=Path("x"), text=None),
-            num_samples=8000,
-            sound=f"{number}{language}",
-        )
-        for number in range(pictures)
-        for language in languages
-    ]
+def recording(image, language, digest):
+    name = f"{image}_{language}"
+    entry = CaptionEntry(origin=name, audio="x", id=name, language=language, image=f"{image}.png")
+    return entry, Sound(f"{name}.wav", 8000, digest)
+
+
+def recordings(images: int, languages="abcdefgh"):
+    return [recording(f"p{n}", language, f"{n}{language}") for n in range(images) for language in languages]
+
+
+def digests(images: int):
+    return {f"p{number}.png": f"look{number}" for number in range(images)}
 
 
 def test_copied_sounds_and_pictures_alike_are_never_held_out():
-    takes = takes_of(60)
     copied = {"0a": "1a", "2b": "3b"}
-    takes = [
-        Take(recording=one.recording, num_samples=8000, sound=copied.get(one.sound, one.sound))
-        for one in takes
+    found = [
+        (entry, replace(sound, digest=copied.get(sound.digest, sound.digest)))
+        for entry, sound in recordings(60)
     ]
-    looks = {f"p{number}": f"look{number}" for number in range(60)} | {"p4": "same", "p5": "same"}
+    images = digests(60) | {"p4.png": "same", "p5.png": "same"}
     for seed in range(10):
-        splits = assign_splits(takes, looks, seed)
+        splits = assign_splits(found, images, seed)
         new = {name.split("_")[0] for name, split in splits.items() if split == "test_images"}
         assert not new & {"p0", "p1", "p2", "p3", "p4", "p5"}
         assert {splits[name] for name in ("p0_a", "p1_a", "p2_b", "p3_b")} == {"train"}
 
 
 def test_held_out_recordings_are_spread_over_the_languages():
-    takes = [*takes_of(100), *takes_of(30, languages="z")]
-    splits = assign_splits(takes, {f"p{number}": f"look{number}" for number in range(100)}, seed=3)
+    found = [*recordings(100), *recordings(30, languages="z")]
+    splits = assign_splits(found, digests(100), seed=3)
     held = Counter(name[-1] for name, split in splits.items() if split == "test_recordings")
     assert sum(held.values()) == 86  # 100 less a seventh of new pictures
     assert set(held) == set("abcdefghz")
@@ -193,11 +193,8 @@ def test_held_out_recordings_are_spread_over_the_languages():
 
 
 def test_pictures_with_few_recordings_keep_them_for_training():
-    takes = [
-        *takes_of(40),
-        *[one for one in takes_of(50, languages="ab") if int(one.recording.name[1:]) >= 40],
-    ]
-    splits = assign_splits(takes, {f"p{number}": f"look{number}" for number in range(50)}, seed=0)
+    found = [*recordings(40), *recordings(50, languages="ab")[2 * 40 :]]
+    splits = assign_splits(found, digests(50), seed=0)
     few = {split for name, split in splits.items() if int(name[1:-2]) >= 40}
     assert few <= {"train", "test_images"}
     left = Counter(name[:-2] for name, split in splits.items() if split == "train")
@@ -212,16 +209,11 @@ def test_one_recording_encoded_twice_is_one_sound(tmp_path):
         "b": signal + generator.normal(0, 0.005, 8000),
         "c": generator.normal(0, 0.1, 8000),
     }
-    takes = []
-    for name, samples in signals.items():
-        take = Take(
-            recording=Recording(name=name, language="bg", path=Path("x"), text=None),
-            num_samples=8000,
-            sound=f"sound {name}",
-        )
-        soundfile.write(tmp_path / take.audio, samples, SAMPLE_RATE)
-        takes.append(take)
-    assert [take.sound for take in unite_copies(takes, tmp_path)] == ["sound a", "sound a", "sound c"]
+    found = [recording(name, "bg", f"sound {name}") for name in signals]
+    for (_, sound), samples in zip(found, signals.values(), strict=True):
+        soundfile.write(tmp_path / sound.audio, samples, SAMPLE_RATE)
+    united = [sound.digest for _, sound in unite_copies(found, tmp_path)]
+    assert united == ["sound a", "sound a", "sound c"]
 
 
 def test_mirrored_and_transparent_pixels_do_not_make_another_look():
@@ -229,10 +221,10 @@ def test_mirrored_and_transparent_pixels_do_not_make_another_look():
     pixels[:, 0, 3] = 0
     hidden = pixels.copy()
     hidden[:, 0, :3] = 7
-    look = look_of(Image.fromarray(pixels, "RGBA"))
-    assert look == look_of(Image.fromarray(hidden, "RGBA"))
-    assert look == look_of(Image.fromarray(np.ascontiguousarray(pixels[:, ::-1]), "RGBA"))
-    assert look != look_of(Image.fromarray(np.ascontiguousarray(pixels[::-1]), "RGBA"))
+    look = image_digest(Image.fromarray(pixels, "RGBA"))
+    assert look == image_digest(Image.fromarray(hidden, "RGBA"))
+    assert look == image_digest(Image.fromarray(np.ascontiguousarray(pixels[:, ::-1]), "RGBA"))
+    assert look != image_digest(Image.fromarray(np.ascontiguousarray(pixels[::-1]), "RGBA"))
 
 
 def test_an_empty_text_and_a_byte_order_mark_are_survived(tmp_path):
@@ -254,11 +246,12 @@ def test_a_folder_that_holds_no_stamps_is_refused_with_the_mend(tmp_path, case):
     assert {path.name for path in tmp_path.iterdir()} <= {"folder"}
 
 
-def test_an_existing_corpus_is_replaced_only_on_demand(prepared, stamps):
+def test_an_existing_corpus_is_replaced_only_on_demand(prepared, stamps, recorded_progress):
     root = prepared[0]
     with pytest.raises(CorpusError, match="overwrite"):
         prepare_stamps(stamps, root)
-    prepare_stamps(stamps, root, overwrite=True)
+    prepare_stamps(stamps, root, overwrite=True, progress=recorded_progress)
+    assert recorded_progress.of("sounds")[-1] == (14 * 4 + 6, 14 * 4 + 6)
     assert validate(root) == []
 
 

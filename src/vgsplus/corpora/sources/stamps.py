@@ -1,43 +1,47 @@
-"""Real human speech about pictures: the stamps of Tux Paint, described aloud by volunteers in 14 languages.
+"""Human speech about images: the stamps of Tux Paint, described aloud by volunteers in 14 languages.
 
-The folder holds NAME.png, NAME.txt (English on the first line, then `lang.utf8=text`) and the recordings
-NAME_desc.ogg (English) and NAME_desc_LANG.ogg. NAME.ogg without `_desc` is a sound effect and no speech.
+The folder contains NAME.png, NAME.txt (English on the first line, then `lang.utf8=text`) and the recordings
+NAME_desc.ogg (English) and NAME_desc_LANG.ogg. NAME.ogg without `_desc` is a sound effect, not speech.
 
 The splits:
-    test_images      pictures that no other split knows, with all their recordings
-    test_recordings  one recording each of pictures whose other recordings train
-    validation       the same again, of fewer pictures. New recordings and not new pictures, because most
-                     stamps show a thing that no other stamp shows: a new one is too hard to steer by
+    test_images      images of no other split, with all their recordings
+    test_recordings  one recording each of images whose other recordings train
+    validation       likewise, of fewer images. Its recordings are new and its images are not, because most
+                     stamps show a thing that no other stamp shows: new ones are too hard to select models by
     train            the rest
 
-Some recordings were copied from one stamp to another of the same thing. Pictures that share a sound or
-their pixels (as is or mirrored) therefore stay together in train, and no copied sound is ever held out.
+Some recordings were copied from one stamp to another of the same thing. Images that share a sound or their
+pixels (as is or mirrored) therefore stay together in train, and no copied sound is held out.
 """
 
 import hashlib
+import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from vgsplus.audio import SCALED, load_any, write_wav
-from vgsplus.corpora import Caption, CorpusWriter, Summary
-from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
-from vgsplus.corpora.sources.stamp_recordings import MEND, Recording, Take, find_recordings
+from vgsplus.corpora import CorpusWriter, Summary
+from vgsplus.corpora.format import CaptionEntry
+from vgsplus.corpora.prepare import SourceInfo, Usable, describe_images, prepare
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
-from vgsplus.errors import AudioError, CorpusError
+from vgsplus.errors import CorpusError
 from vgsplus.images import open_image
-from vgsplus.parallel import Tick as Progress
 from vgsplus.parallel import in_parallel
-from vgsplus.regions.pixel_grid import grid_regions
+from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import RegionStore
 
+RECORDING = re.compile(
+    r"(?P<name>.+)_desc(?:_(?P<language>[a-z]{2,3}(?:_[A-Z]{2})?))?(?P<ending>(?:\.(?:ogg|wav))+)"
+)
+HINT_FOLDER = (
+    "Name the folder of Tux Paint's stamps. Debian and Ubuntu: apt-get install tuxpaint-stamps-default; "
+    "dpkg -L tuxpaint-stamps-default shows where they are (/usr/share/tuxpaint/stamps)."
+)
 LICENCE = (
     "GPL-2, as the copyright file of Debian's tuxpaint-stamps-default states for the whole collection "
     "(copyright 2002-2022 Bill Kendrick). Its changelog names other free licences for single pictures and "
@@ -56,8 +60,6 @@ PROVENANCE = {
     "changes": "resampled to 16 kHz mono WAV PCM16; pictures unchanged",
     "regions": "cells of a 6x6 grid, described by their pixels",
 }
-type Regions = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
-
 SHARED_IMAGES = [["train", "validation"], ["train", "test_recordings"], ["validation", "test_recordings"]]
 
 
@@ -68,161 +70,160 @@ def prepare_stamps(
     regions: Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Summary:
-    """Prepare the stamps in the folder `stamps` as a corpus at `root`; `seed` decides the splits.
+    """Prepare the stamps in the folder `stamps` as a corpus at `root`.
 
-    Pictures are described by the cells of a grid, or as the file `regions` holds them (see `region_store`).
+    Recordings without an image or a text, and broken, silent or short ones, are skipped and counted.
 
-    Left out, and counted by reason: recordings without a picture or a text, broken, silent or short ones.
+    Args:
+        stamps: the folder of stamps.
+        root: the corpus folder to make.
+        regions: a file of regions (see `regions.store`); None: regions are the cells of a grid.
+        seed: of the splits.
+        overwrite: whether to replace an existing corpus.
+        progress: stages "sounds", "pictures" and "checking".
 
     Raises:
-        CorpusError: `stamps` is no folder of stamps, nothing in it is usable, `root` is taken, or `regions`
-            lacks a picture; then every such picture.
+        CorpusError: `stamps` is not a folder of stamps or has no usable recording; `root` is taken; or every
+            image that `regions` lacks.
     """
     stamps = Path(stamps)
-    recordings, skipped = find_recordings(stamps)
-    with (
-        RegionStore(regions) if regions is not None else nullcontext() as store,
-        CorpusWriter(
+    entries, digests = find_recordings(stamps)
+
+    def add_images(writer: CorpusWriter, images: Sequence[str]) -> Mapping[str, str]:
+        images = sorted(images, key=lambda image: image.removesuffix(".png"))
+        missing = describe_images(writer, images, stamps, store=store, progress=progress)
+        if missing:
+            raise CorpusError(list(missing.values()))
+        for image in images:
+            target = writer.folder / "images" / image
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(stamps / image, target)
+        return missing
+
+    def review(writer: CorpusWriter, usable: list[Usable]) -> Iterator[Usable]:
+        if not usable:
+            raise CorpusError(f"{stamps}: none of {len(entries)} recordings is usable. {HINT_FOLDER}")
+        usable = unite_copies(usable, writer.folder / "audio")
+        writer.note("shared_images", SHARED_IMAGES)
+        _note_oddities(writer, usable, digests)
+        splits = assign_splits(usable, digests, seed)
+        return ((replace(entry, split=splits[entry.id]), sound) for entry, sound in usable)
+
+    with RegionStore(regions) if regions is not None else nullcontext() as store:
+        return prepare(
+            SourceInfo(
+                name="stamps",
+                licence=LICENCE,
+                provenance=PROVENANCE | ({} if store is None else {"regions": store.provenance}),
+            ),
+            entries,
             root,
-            name="stamps",
-            version="1",
-            provenance=PROVENANCE | ({} if store is None else {"regions": store.provenance}),
-            licence=LICENCE,
+            image_root="images",
+            add_images=add_images,
+            skip=None,
+            copy=True,
+            review=review,
             overwrite=overwrite,
-        ) as writer,
-    ):
-        for why, what in skipped:
-            writer.skip(why, what)
-        recordings, looks = _add_pictures(writer, stamps, recordings, store)
-        takes = unite_copies(_convert(writer, stamps, recordings, progress), writer.folder / "audio")
-        _add_captions(writer, takes, assign_splits(takes, looks, seed))
-        _note_oddities(writer, stamps, takes, looks)
-        return writer.finish()
+            progress=progress,
+        )
 
 
-def _add_pictures(
-    writer: CorpusWriter, stamps: Path, recordings: Sequence[Recording], store: RegionStore | None
-) -> tuple[list[Recording], dict[str, str]]:
-    """Copy and describe the pictures: the recordings whose picture is good, and the look of each picture."""
-    looks: dict[str, str] = {}
-    broken: set[str] = set()
-    absent: list[str] = []
-    names = sorted({recording.name for recording in recordings})
-    describe = partial(_describe, stamps, store)
-    for name, described in zip(names, in_parallel(describe, names), strict=True):
-        if described is None:
-            broken.add(name)
-            continue
-        looks[name], found = described
-        if found is None:
-            assert store is not None, "the grid describes every picture"
-            absent.append(f"{stamps / name}.png: {store.absence()}")
-            continue
-        writer.add_regions(f"{name}.png", *found)
-        target = writer.folder / "images" / f"{name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(stamps / f"{name}.png", target)
-    if absent:
-        raise CorpusError(absent)
-    for recording in recordings:
-        if recording.name in broken:
-            writer.skip("broken picture", recording.path.relative_to(stamps).as_posix())
-    return [recording for recording in recordings if recording.name not in broken], looks
+def find_recordings(stamps: Path) -> tuple[list[CaptionEntry], dict[str, str]]:
+    """Find the recordings in a folder of stamps, by the names of the files.
+
+    Returns:
+        The recordings, and the `image_digest` of each of their images.
+
+    Raises:
+        CorpusError: `stamps` is not a folder of stamps.
+    """
+    if not stamps.is_dir():
+        raise CorpusError(f"{stamps}: there is no such folder. {HINT_FOLDER}")
+    names = {path.relative_to(stamps).as_posix() for path in stamps.rglob("*") if path.is_file()}
+    spoken = sorted(name for name in names if "_desc" in name and name.endswith((".ogg", ".wav")))
+    if not spoken:
+        raise CorpusError(f"{stamps}: holds no spoken description (NAME_desc_LANG.ogg). {HINT_FOLDER}")
+    entries: dict[str, CaptionEntry] = {}
+    skipped: list[CaptionEntry] = []
+    texts: dict[str, dict[str, str]] = {}
+    for name in spoken:
+        match = RECORDING.fullmatch(name)
+        stem = match["name"] if match else name
+        language = (match and match["language"]) or "en"
+        problem = _problem(stem, names) if match else "file name not understood"
+        if problem is None and stem not in texts:
+            texts[stem] = read_texts(stamps / f"{stem}.txt")
+        entry = CaptionEntry(
+            origin=name,
+            audio=str(stamps / name),
+            id=f"{stem}_{language}".replace(" ", "-"),
+            speaker=language,
+            language=language,
+            image=f"{stem}.png",
+            text=texts.get(stem, {}).get(language),
+            problem=problem,
+        )
+        if problem is None and entry.id in entries:
+            entry = replace(entry, problem="second recording of a picture in a language")
+        if entry.problem is None:
+            entries[entry.id] = entry
+        else:
+            skipped.append(entry)
+    if not entries:
+        raise CorpusError(f"{stamps}: no recording has a picture NAME.png and a text NAME.txt. {HINT_FOLDER}")
+    images = sorted({entry.image for entry in entries.values() if entry.image is not None})
+    found = zip(images, in_parallel(lambda image: _read_digest(stamps / image), images), strict=True)
+    digests = {image: digest for image, digest in found if digest is not None}
+    checked = [
+        entry if entry.image in digests else replace(entry, problem="broken picture")
+        for entry in entries.values()
+    ]
+    return skipped + checked, digests
 
 
-def _describe(stamps: Path, store: RegionStore | None, name: str) -> tuple[str, Regions | None] | None:
-    """The look of a picture, and its regions unless the store has none; None for a broken picture."""
-    path = stamps / f"{name}.png"
+def _problem(stem: str, names: set[str]) -> str | None:
+    """Why a recording cannot be used, by the names of the files alone."""
+    if f"{stem}.png" not in names:
+        return "picture only as SVG" if f"{stem}.svg" in names else "no picture"
+    return None if f"{stem}.txt" in names else "no text"
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts of a stamp by language: English on the first line, then `lang.utf8=text`."""
+    first, *others = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() or [""]
+    texts = {"en": first.strip()}
+    for line in others:
+        key, equals, text = line.partition("=")
+        if equals:
+            texts.setdefault(key.strip().removesuffix(".utf8"), text.strip())
+    return {language: text for language, text in texts.items() if text}
+
+
+def _read_digest(path: Path) -> str | None:
     try:
-        picture = open_image(path)
+        return image_digest(open_image(path))
     except CorpusError:
         return None
-    if store is None:
-        return look_of(picture), grid_regions(picture)
-    return look_of(picture), store.find(f"{name}.png", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def look_of(picture: Image.Image) -> str:
-    """A digest of what a picture shows over white, the same for its mirror image."""
-    layered = picture.convert("RGBA")
-    seen = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-    views = (seen.tobytes(), ImageOps.mirror(seen).tobytes())
-    return min(hashlib.sha256(repr(seen.size).encode() + view).hexdigest() for view in views)
+def image_digest(image: Image.Image) -> str:
+    """SHA-256 of an image's pixels over white, the same for its mirror image."""
+    layered = image.convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    views = (flat.tobytes(), ImageOps.mirror(flat).tobytes())
+    return min(hashlib.sha256(repr(flat.size).encode() + view).hexdigest() for view in views)
 
 
-def _convert(
-    writer: CorpusWriter, stamps: Path, recordings: Sequence[Recording], progress: Progress | None
-) -> list[Take]:
-    """Write the recordings as 16 kHz mono; those that are good."""
-    audio = writer.folder / "audio"
-    for folder in {(audio / recording.id).parent for recording in recordings}:
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def convert(recording: Recording) -> Take | str:
-        try:
-            signal = load_any(recording.path)
-        except AudioError as error:
-            return reason(error, recording.path)
-        if len(signal) < MIN_SAMPLES:
-            return f"shorter than {MIN_SECONDS} s"
-        factor = write_wav(audio / f"{recording.id}.wav", signal)
-        return Take(
-            recording=recording,
-            num_samples=len(signal),
-            sound=hashlib.sha256(signal.tobytes()).hexdigest(),
-            scaled=factor != 1.0,
-        )
-
-    takes = []
-    for recording, outcome in zip(recordings, in_parallel(convert, recordings, progress), strict=True):
-        if isinstance(outcome, Take):
-            takes.append(outcome)
-            if outcome.scaled:
-                writer.count_change(SCALED)
-        else:
-            writer.skip(outcome, recording.path.relative_to(stamps).as_posix())
-    if not takes:
-        raise CorpusError(f"{stamps}: none of {len(recordings)} recordings is usable. {MEND}")
-    return takes
-
-
-def _add_captions(writer: CorpusWriter, takes: Iterable[Take], splits: Mapping[str, str]) -> None:
-    for take in takes:
-        recording = take.recording
-        writer.add_caption(
-            Caption(
-                id=recording.id,
-                split=splits[recording.id],
-                audio=take.audio,
-                num_samples=take.num_samples,
-                speaker=recording.language,
-                language=recording.language,
-                image=f"{recording.name}.png",
-                text=recording.text,
-            )
-        )
-    writer.note("shared_images", SHARED_IMAGES)
-
-
-def _note_oddities(
-    writer: CorpusWriter, stamps: Path, takes: Sequence[Take], looks: Mapping[str, str]
-) -> None:
-    """State in corpus.json what a careful reader would otherwise stumble over."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name, look in looks.items():
-        alike[look].append(f"{name}.png")
-    copies = Counter(take.sound for take in takes)
-    writer.note("same_pictures", [sorted(names) for names in alike.values() if len(names) > 1])
+def _note_oddities(writer: CorpusWriter, usable: Sequence[Usable], digests: Mapping[str, str]) -> None:
+    """State in corpus.json what is unusual about the images and recordings."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for image, digest in digests.items():
+        same[digest].append(image)
+    copies = Counter(sound.digest for _, sound in usable)
+    writer.note("same_pictures", [sorted(images) for images in same.values() if len(images) > 1])
     writer.note("copied_recordings", sum(count for count in copies.values() if count > 1))
-    writer.note("without_text", sum(take.recording.text is None for take in takes))
-    writer.note(
-        "doubled_endings",
-        [
-            take.recording.path.relative_to(stamps).as_posix()
-            for take in takes
-            if len(take.recording.path.suffixes) > 1
-            and take.recording.path.suffixes[-1] == take.recording.path.suffixes[-2]
-        ],
-    )
+    writer.note("without_text", sum(entry.text is None for entry, _ in usable))
+    doubled = [entry.origin for entry, _ in usable if re.search(r"(\.\w+)\1$", entry.origin)]
+    writer.note("doubled_endings", doubled)
