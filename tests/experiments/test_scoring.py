@@ -64,8 +64,12 @@ def test_a_log_gives_back_the_losses_of_additional_speech():
         for step, loss in ((1, 2.0), (2, 1.0))
     ]
     records.append({"kind": "validation", "step": 2, "epoch": 1.0, "ssl": 3.5, "phase_index": 0})
-    found = [(p.split, p.step, p.ssl, p.additional_ssl) for p in history.losses(records, 1)]
-    assert found == [("validation", 2, 3.5, None), ("train", 1, 3.0, 2.0), ("train", 2, 3.0, 1.0)]
+    found = [(p.split, p.step, p.terms) for p in history.losses(records, 1)]
+    assert found == [
+        ("validation", 2, {"ssl": 3.5}),
+        ("train", 1, {"ssl": 3.0, "additional_speech/ssl": 2.0}),
+        ("train", 2, {"ssl": 3.0, "additional_speech/ssl": 1.0}),
+    ]
 
 
 def test_a_corpus_without_items_asks_nothing(corpus):

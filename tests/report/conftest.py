@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from vgsplus.corpora import Caption
 from vgsplus.evaluation import retrieval
-from vgsplus.report.paper import VARIANTS, phases_of
+from vgsplus.report.paper import TITLES, phases_of
 from vgsplus.report.results import (
     AbxBaseline,
     AbxPoint,
@@ -103,9 +103,9 @@ def losses(name):
             aud = 2.4 + (aud - 2.4) * (0.95 if phase.name == "w2v2" else 0.965) if heard else aud
             for split, extra in (("train", 0.0), ("validation", 0.15)):
                 noise = math.exp(0.015 * rng.standard_normal())
-                yield LossPoint(epoch=epoch, phase=index, step=epoch * 40, split=split,
-                                grounding=(av + extra) * noise if grounded else None,
-                                ssl=(aud + extra) * noise if heard else None)  # fmt: skip
+                terms = {"grounding": (av + extra) * noise} if grounded else {}
+                terms |= {"ssl": (aud + extra) * noise} if heard else {}
+                yield LossPoint(epoch=epoch, phase=index, step=epoch * 40, split=split, terms=terms)
 
 
 def recalls(name):
@@ -119,7 +119,7 @@ def recalls(name):
 def abx(name):
     """Errors that fall with training, lowest in the second of three layers; one half more as published."""
     for epoch in (20, 45, 70):
-        lowest = 0.05 + 0.1 * math.exp(-epoch / 30) + 0.002 * VARIANTS.index(name)
+        lowest = 0.05 + 0.1 * math.exp(-epoch / 30) + 0.002 * TITLES.index(name)
         errors = {
             condition: {layer: extra * lowest + 0.01 * abs(layer - 2) for layer in (1, 2, 3)}
             for condition, extra in (("within", 1.0), ("across", 1.5))
@@ -162,7 +162,7 @@ def gallery_item(n, test_set):
     )
 
 
-def make_results(names=VARIANTS, test_sets=("test",), gallery=6):
+def make_results(names=TITLES, test_sets=("test",), gallery=6):
     return Results(
         preset="demo",
         created="2025-11-23T14:05:00+00:00",

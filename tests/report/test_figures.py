@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vgsplus.report import figures
-from vgsplus.report.paper import VARIANTS
+from vgsplus.report.paper import TITLES
 
 
 def test_spread_keeps_gap_order_and_ends():
@@ -29,14 +29,14 @@ def test_spread_leaves_alone_what_is_apart_and_shares_what_does_not_fit():
 
 
 def test_the_nine_lines_differ_in_colour_or_dashes():
-    styles = [figures._style(name) for name in VARIANTS]
+    styles = [figures._style(name) for name in TITLES]
     assert len({(str(style["color"]), str(style["linestyle"])) for style in styles}) == 9
 
 
 def test_loss_panels_hold_the_lines_that_have_a_loss(results):
     av, aud = figures.loss_panels(results, "validation")
-    assert {line.name for line in av.lines} == set(VARIANTS) - {"W2V2"}
-    assert {line.name for line in aud.lines} == set(VARIANTS) - {"VGS"}
+    assert {line.name for line in av.lines} == set(TITLES) - {"W2V2"}
+    assert {line.name for line in aud.lines} == set(TITLES) - {"VGS"}
     assert av.switches == aud.switches == (20.0,)
     starts = {line.name: line.epochs[0] for line in av.lines}
     assert (starts["VGS"], starts["(W2V2, VGS)"]) == (1, 21)
@@ -45,7 +45,9 @@ def test_loss_panels_hold_the_lines_that_have_a_loss(results):
 def test_additional_speech_has_a_panel_of_its_own(partial):
     variant = partial.variants[0]
     losses = tuple(
-        dataclasses.replace(point, additional_ssl=2 * point.ssl) for point in variant.losses if point.ssl
+        dataclasses.replace(point, terms=point.terms | {"additional_speech/ssl": 2 * point.terms["ssl"]})
+        for point in variant.losses
+        if "ssl" in point.terms
     )
     heard = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
     own, additional = figures.loss_panels(heard, "validation")
@@ -53,11 +55,21 @@ def test_additional_speech_has_a_panel_of_its_own(partial):
     assert additional.lines[0].values == pytest.approx([2 * value for value in own.lines[0].values])
 
 
+def test_every_term_of_the_loss_has_a_panel_under_its_name(partial):
+    variant = partial.variants[1]
+    losses = tuple(dataclasses.replace(p, terms=p.terms | {"vicreg_term": 0.5}) for p in variant.losses)
+    changed = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
+    assert figures.loss_terms(changed) == ("grounding", "ssl", "vicreg_term")
+    (panel,) = figures.loss_panels(changed, "validation", ["vicreg_term"])
+    assert panel.title == "vicreg term"
+    assert set(panel.lines[0].values) == {0.5}
+
+
 def test_points_of_an_epoch_are_averaged_and_what_a_log_axis_cannot_show_left_out(partial):
     variant = partial.variants[1]
     base = dataclasses.replace(variant.losses[0], split="train")
     points = [(19.5, 4.0), (20.0, 2.0), (20.5, 0.0), (21.0, math.inf), (21.5, 1.0)]
-    losses = tuple(dataclasses.replace(base, epoch=e, grounding=v, ssl=None) for e, v in points)
+    losses = tuple(dataclasses.replace(base, epoch=e, terms={"grounding": v}) for e, v in points)
     changed = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
     (panel,) = figures.loss_panels(changed, "train")
     assert panel.lines[0].epochs == (20.0, 21.5)
@@ -67,7 +79,7 @@ def test_points_of_an_epoch_are_averaged_and_what_a_log_axis_cannot_show_left_ou
 def test_a_run_of_few_epochs_keeps_its_points_where_they_are(partial):
     variant = partial.variants[1]
     base = dataclasses.replace(variant.losses[0], split="validation")
-    losses = tuple(dataclasses.replace(base, epoch=e, grounding=4 - e, ssl=None) for e in (0.8, 1.6, 2.4))
+    losses = tuple(dataclasses.replace(base, epoch=e, terms={"grounding": 4 - e}) for e in (0.8, 1.6, 2.4))
     changed = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
     (panel,) = figures.loss_panels(changed, "validation")
     assert panel.lines[0].epochs == (0.8, 1.6, 2.4)
@@ -102,3 +114,15 @@ def test_a_run_of_one_point_and_a_flat_line_can_be_drawn():
     for panel in (single, flat):
         assert figures.svg(panel, "x").startswith("<svg")
     assert figures.png([single, flat]).startswith(b"\x89PNG")
+
+
+def test_abx_panels_show_layers_and_the_best_by_epoch(results):
+    layers, epochs = figures.abx_layer_panels(results), figures.abx_epoch_panels(results)
+    assert [panel.axis for panel in (*layers, *epochs)] == ["layer", "layer", "epoch", "epoch"]
+    line = layers[0].lines[0]
+    assert line.epochs == (1.0, 2.0, 3.0)
+    assert min(line.values) == line.values[1]
+    best = epochs[0].lines[0]
+    assert best.epochs == (20, 45, 70)
+    assert best.values[-1] == pytest.approx(line.values[1])
+    assert figures.abx_layer_panels(dataclasses.replace(results, variants=())) == ()

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.lexical import evaluate
 from vgsplus.report import lexical as report
 
@@ -35,10 +34,10 @@ def test_a_picture_of_many_words_is_drawn_without_names():
     assert report.confusion_png(result).startswith(b"\x89PNG")
 
 
-def test_a_folder_that_cannot_be_made_is_told(result, tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error(result, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(VgsplusError, match="file: cannot be made a folder"):
-        report.prepare_folder(tmp_path / "file")
+    with pytest.raises(FileExistsError):
+        report.write_lexical(result, tmp_path / "file")
     (tmp_path / report.SCORES).mkdir()
-    with pytest.raises(VgsplusError, match="cannot be written"):
+    with pytest.raises(IsADirectoryError):
         report.write_lexical(result, tmp_path)

@@ -21,6 +21,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 SYSTEM_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
 }
 """Errors of the machine, which are printed without a traceback: missing permissions, full or broken disks."""
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in SYSTEM_ERRNOS:
             raise
-        _exit_with(f"{error.filename or 'a file'}: {error.strerror}.")
+        _exit_with(f"{error.filename2 or error.filename or 'a file'}: {error.strerror}.")
 
 
 def _exit_with(error: str) -> NoReturn:

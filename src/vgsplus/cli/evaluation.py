@@ -33,15 +33,14 @@ def evaluate_retrieval(
     from vgsplus.evaluation.breakdown import by_length, by_speaker
     from vgsplus.evaluation.retrieval import rank_split, score_ranks
     from vgsplus.experiments.scoring import embed_run
-    from vgsplus.report.lexical import prepare_folder
-    from vgsplus.report.retrieval import part_table, retrieval_table, write_retrieval
+    from vgsplus.report.tables import part_terminal, retrieval_terminal, write_retrieval
     from vgsplus.training.checkpoint import load_model
     from vgsplus.training.machine import device_name
     from vgsplus.training.run_folder import CONFIG_FILE
 
     config = load_config(run / CONFIG_FILE)
     if out is not None:
-        prepare_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
     model = load_model(run).to(device_name("auto"))
     embedded = embed_run(model, config, Corpus.open(corpus or config.corpus), split)
     ranks = rank_split(embedded)
@@ -52,10 +51,10 @@ def evaluate_retrieval(
         if out is not None or name == by
     }
     console = Console()
-    console.print(retrieval_table(scores))
+    console.print(retrieval_terminal(scores))
     if by is not None:
         title = f"Speech → image by {by}, recall in %, below it the 95 % interval"
-        console.print(part_table(parts[by], title))
+        console.print(part_terminal(parts[by], title))
     if out is not None:
         write_retrieval(scores, parts["speaker"], parts["length"], out)
         typer.echo(out)
@@ -89,13 +88,13 @@ def evaluate_lexical(
     """Measure how well spoken words are separated: is the nearest neighbour of a word the same word?"""
     from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, open_words
     from vgsplus.interop.loading import load
-    from vgsplus.report.lexical import prepare_folder, write_lexical
+    from vgsplus.report.lexical import write_lexical
     from vgsplus.training.machine import device_name
 
     device = device_name("auto")
     model = load(run).to(device)
     check_layer(model, layer, mode)
-    prepare_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     recordings = open_words(words, model, RULES[rule])
     with console_progress() as progress:
         embeddings = embed_words(model, recordings, mode, layer, device=device, progress=progress)
@@ -141,7 +140,7 @@ def evaluate_abx(
     from vgsplus.evaluation.abx_layers import AbxTask, score_layers, score_log_mel, score_untrained
     from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.interop.loading import load
-    from vgsplus.report.abx import abx_table, write_abx
+    from vgsplus.report.tables import abx_table, abx_terminal, write_csv
     from vgsplus.training.machine import device_name
 
     chosen_conditions = tuple(dict.fromkeys(conditions or ("within", "across")))
@@ -157,6 +156,6 @@ def evaluate_abx(
                 model.config, task, layers=chosen, device=device, cache=folder, progress=progress
             )
             rows += score_log_mel(task, device=device, progress=progress)
-    write_abx(rows, folder / "abx.csv")
-    Console().print(abx_table(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
+    write_csv(abx_table(rows), folder / "abx.csv")
+    Console().print(abx_terminal(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
     typer.echo(folder / "abx.csv")

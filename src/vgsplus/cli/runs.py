@@ -92,12 +92,12 @@ def reproduce(
 def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
     """Rewrite the report of a reproduction from its saved results."""
     from vgsplus.experiments.reproduce import corpus_of
-    from vgsplus.report import Results, print_table, write_report
+    from vgsplus.report import Results, print_tables, write_report
     from vgsplus.report.page import DATA, FOLDER
 
     results = Results.load(out / FOLDER / DATA)
     page = write_report(results, out, corpus=corpus_of(out, [variant.key for variant in results.variants]))
-    print_table(results, Console())
+    print_tables(results, Console())
     typer.echo(f"Report: {page}")
 
 

@@ -1,12 +1,20 @@
 """A run's log as what the report shows of it: phases, curves of losses, recalls and ABX errors."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from vgsplus.config import RunConfig
 from vgsplus.experiments.scoring import ABX, ABX_PUBLISHED
 from vgsplus.report import results as report
-from vgsplus.training.log import ADDITIONAL, Record
+from vgsplus.training.log import Record
 
+NOT_TERMS = frozenset(
+    {
+        *("kind", "step", "phase", "phase_index", "phase_step", "epoch", "alpha", "lr", "total", "grad_norm"),
+        *("captions_per_second", "audio_seconds_per_second", "moved_crops"),
+    }
+)
+"""Entries of "train" and "validation" records that are not terms of the loss."""
 TRAIN_POINTS = 200
 """Points of a phase's training curve; the steps between are averaged."""
 
@@ -28,34 +36,25 @@ def losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]
     """All validation losses, and those of training averaged over neighbouring steps."""
     for record in records:
         if record["kind"] == "validation":
-            yield report.LossPoint(
-                epoch=record["epoch"],
-                phase=record["phase_index"],
-                step=record["step"],
-                split="validation",
-                grounding=record.get("grounding"),
-                ssl=record.get("ssl"),
-                additional_ssl=record.get(ADDITIONAL + "ssl"),
-            )
+            yield _loss_point([record], "validation")
     for index in range(phases):
         steps = [r for r in records if r["kind"] == "train" and r["phase_index"] == index]
         size = max(1, len(steps) // TRAIN_POINTS)
         for start in range(0, len(steps), size):
-            group = steps[start : start + size]
-            yield report.LossPoint(
-                epoch=group[-1]["epoch"],
-                phase=index,
-                step=group[-1]["step"],
-                split="train",
-                grounding=_mean(group, "grounding"),
-                ssl=_mean(group, "ssl"),
-                additional_ssl=_mean(group, ADDITIONAL + "ssl"),
-            )
+            yield _loss_point(steps[start : start + size], "train")
 
 
-def _mean(group: Sequence[Record], name: str) -> float | None:
-    values = [record[name] for record in group if record.get(name) is not None]
-    return sum(values) / len(values) if values else None
+def _loss_point(group: Sequence[Record], split: Literal["train", "validation"]) -> report.LossPoint:
+    """The mean of each term over the records that have it, at the position of the last."""
+    last = group[-1]
+    terms: dict[str, float | None] = {}
+    for name in dict.fromkeys(name for record in group for name in record if name not in NOT_TERMS):
+        values = [record[name] for record in group if record.get(name) is not None]
+        if values:
+            terms[name] = sum(values) / len(values)
+    return report.LossPoint(
+        epoch=last["epoch"], phase=last["phase_index"], step=last["step"], split=split, terms=terms
+    )
 
 
 def recall_points(records: Sequence[Record], test_sets: Sequence[str]) -> Iterator[report.RecallPoint]:

@@ -50,8 +50,9 @@ from vgsplus.experiments.scoring import (
     own_abx_task,
     test_sets,
 )
+from vgsplus.files import atomic_file
 from vgsplus.interop.loading import load_weights
-from vgsplus.report import Results, check_place, gallery_items, print_table, write_report
+from vgsplus.report import Results, check_place, gallery_items, print_tables, write_report
 from vgsplus.report import results as report
 from vgsplus.schedule import VARIANTS, Phase, parse_variant, variant_title
 from vgsplus.training.additional import open_additional
@@ -125,7 +126,7 @@ def reproduce(
         results = study.results(seconds)
         page = write_report(results, out, corpus=opened)
     if console:
-        print_table(results, console)
+        print_tables(results, console)
     return page
 
 
@@ -204,7 +205,8 @@ def _timed(out: Path) -> Iterator[Callable[[], float]]:
         yield spent
     finally:
         if out.is_dir():
-            report.write_whole(file, f"{spent():.1f}\n".encode())
+            with atomic_file(file) as written:
+                written.write(f"{spent():.1f}\n".encode())
 
 
 # ---- training and evaluation ------------------------------------------------------------------------------
@@ -252,7 +254,8 @@ class _Study:
                 "another folder."
             )
         self.out.mkdir(parents=True, exist_ok=True)
-        report.write_whole(noted, f"{given}\n".encode())
+        with atomic_file(noted) as written:
+            written.write(f"{given}\n".encode())
 
     def train(self) -> None:
         """Train every variant that is not finished."""

@@ -3,6 +3,6 @@
 from vgsplus.report.gallery import gallery_items
 from vgsplus.report.page import check_place, write_report
 from vgsplus.report.results import Results
-from vgsplus.report.tables import print_table
+from vgsplus.report.tables import print_tables
 
-__all__ = ["Results", "check_place", "gallery_items", "print_table", "write_report"]
+__all__ = ["Results", "check_place", "gallery_items", "print_tables", "write_report"]

@@ -1,9 +1,9 @@
-"""The paper's six claims, held against the seeds that were run.
+"""The paper's six claims, tested on the seeds that were run, and a headline in words.
 
-A claim is judged on numbers, one a seed: differences and shares whose 95 % interval is Student's t over the
-seeds. With one seed there is no such interval; for retrieval that of its test pictures stands in, for ABX
-there is none, and the claim stays undecided. "Supported" and "not supported" are said only where the whole
-interval lies on one side of the line that the claim draws.
+A claim is judged on numbers, one per seed: differences and shares whose 95 % interval is Student's t over the
+seeds. With one seed, the interval from resampling the test pictures is used for retrieval; ABX has no
+interval, and the claim stays undecided. A claim is "supported" or "not supported" only if the interval lies
+entirely on one side of the line that the claim draws.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import pandas as pd
 from scipy.stats import t as student
 
 from vgsplus.evaluation.retrieval import DIRECTIONS
-from vgsplus.report.paper import VARIANTS
-from vgsplus.report.tables import PAPER_KS
+from vgsplus.report.paper import PAPER_KS, TITLES
+from vgsplus.report.results import ordered
+from vgsplus.report.tables import DASH, interval, label, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    from vgsplus.evaluation.resampling import Estimate
     from vgsplus.evaluation.retrieval import RetrievalScores
     from vgsplus.report.results import Results, Variant
 
@@ -30,24 +32,22 @@ LEVEL = 0.95
 ALIKE = 5.0
 """Points of recall within which two variants retrieve alike; the paper's VGS and VGS+ differ by 0.4."""
 FORGOTTEN, MUCH = 10.0, 25.0
-"""Percent of the recall above chance: less is left of what is forgotten, more of what is kept."""
+"""Percent of the recall above chance: less remains of what is forgotten, more of what is kept."""
 
 type Verdict = Literal["supported", "not supported", "undecided", "not run"]
-type Seed = Mapping[str, Variant]
-"""The variants of one seed by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One number behind a claim.
+    """One number that a claim depends on.
 
     Attributes:
         what: what is compared, as "(W2V2, VGS) − VGS".
-        unit: "points" of recall, "% of recall" above chance, or "points of error".
-        by_seed: the number, one a seed.
-        interval: of their mean, at 95 %; None where nothing gives one.
-        line: where the claim divides: `wanted` says on which side of it the interval must lie.
-        wanted: "above" the line, "below" it, or "within" it on both sides of 0.
+        unit: "points of recall", "% of the recall above chance", or "points of error".
+        by_seed: the number for each seed.
+        interval: of their mean, at 95 %, or None.
+        line: threshold of the claim.
+        wanted: the claim expects the interval "above" the line, "below" it, or "within" it around 0.
     """
 
     what: str
@@ -64,7 +64,7 @@ class Evidence:
 
     @property
     def verdict(self) -> Verdict:
-        """What this number alone says."""
+        """The verdict on this number alone."""
         if self.interval is None:
             return "undecided"
         low, high = self.interval
@@ -80,7 +80,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A claim of the paper, its evidence, and what the run says of it; `note` says what is missing."""
+    """A claim of the paper, its evidence and the verdict; `note` names what is missing."""
 
     text: str
     evidence: tuple[Evidence, ...]
@@ -89,30 +89,29 @@ class Claim:
 
 
 def claims(results: Results, test_set: str) -> tuple[Claim, ...]:
-    """The six claims, those of retrieval on one test set."""
-    seeds = [{v.name: v for v in variants} for variants in (results.variants, *_repeats(results))]
-    study = _Study(seeds, test_set)
+    """Judge the six claims, those of retrieval on one test set."""
+    study = _Study(results, test_set)
     return (
-        study.claim(
+        _claim(
             "W2V2 first, then VGS or VGS+, retrieves better than VGS or VGS+ alone.",
-            study.gain("(W2V2, VGS)", "VGS"),
-            study.gain("(W2V2, VGS+)", "VGS+"),
+            study.difference("(W2V2, VGS)", "VGS", 0.0, "above"),
+            study.difference("(W2V2, VGS+)", "VGS+", 0.0, "above"),
         ),
-        study.claim("VGS and VGS+ retrieve alike.", study.alike("VGS", "VGS+")),
-        study.claim(
+        _claim("VGS and VGS+ retrieve alike.", study.difference("VGS", "VGS+", ALIKE, "within")),
+        _claim(
             "(VGS, W2V2) forgets what VGS has learned, to chance.",
             study.kept("(VGS, W2V2)", "VGS", FORGOTTEN, "below"),
         ),
-        study.claim(
+        _claim(
             "(VGS+, W2V2) keeps much of what VGS+ has learned.",
             study.kept("(VGS+, W2V2)", "VGS+", MUCH, "above"),
         ),
-        study.claim(
+        _claim(
             "VGS tells phones apart better than W2V2, and (VGS+, VGS) best of all.",
             study.fewer_errors("VGS", ["W2V2"]),
-            study.fewer_errors("(VGS+, VGS)", [name for name in VARIANTS if name != "(VGS+, VGS)"]),
+            study.fewer_errors("(VGS+, VGS)", [name for name in TITLES if name != "(VGS+, VGS)"]),
         ),
-        study.claim(
+        _claim(
             "ABX worsens when VGS or VGS+ is followed by W2V2.",
             study.fewer_errors("VGS", ["(VGS, W2V2)"]),
             study.fewer_errors("VGS+", ["(VGS+, W2V2)"]),
@@ -121,7 +120,7 @@ def claims(results: Results, test_set: str) -> tuple[Claim, ...]:
 
 
 def claim_table(results: Results) -> pd.DataFrame:
-    """A row a number behind a claim, on every test set: claim, verdict, number and interval."""
+    """Return a row per number of a claim, for every test set: claim, verdict, number and interval."""
     columns = ["test set", "claim", "verdict", "what", "unit", "mean", "low", "high", "by seed", "note"]
     rows = []
     for test_set in results.test_sets:
@@ -136,50 +135,33 @@ def claim_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _repeats(results: Results) -> list[tuple[Variant, ...]]:
-    return [repeat.variants for repeat in results.repeats]
-
-
-@dataclass(frozen=True, slots=True)
-class _Missing:
-    """Why a number is not there."""
-
-    reason: str
+def _claim(text: str, *parts: Evidence | str) -> Claim:
+    """Combine evidence, or the reasons why it is missing: supported if all of it is, not if any is not."""
+    evidence = tuple(part for part in parts if isinstance(part, Evidence))
+    missing = list(dict.fromkeys(part for part in parts if isinstance(part, str)))
+    verdicts = [part.verdict for part in evidence]
+    verdict: Verdict = "undecided"
+    if not evidence:
+        verdict = "not run"
+    elif "not supported" in verdicts:
+        verdict = "not supported"
+    elif not missing and set(verdicts) == {"supported"}:
+        verdict = "supported"
+    return Claim(text=text, evidence=evidence, verdict=verdict, note=" ".join(missing))
 
 
 class _Study:
-    """Makes evidence out of the seeds of a run."""
+    """Evidence from the seeds of a run; each method returns a reason instead if something is missing."""
 
-    def __init__(self, seeds: Sequence[Seed], test_set: str) -> None:
-        self._seeds, self._test_set = seeds, test_set
+    def __init__(self, results: Results, test_set: str) -> None:
+        seeds = (results.variants, *(repeat.variants for repeat in results.repeats))
+        self._seeds = [{variant.name: variant for variant in variants} for variants in seeds]
+        self._test_set = test_set
 
-    def claim(self, text: str, *parts: Evidence | _Missing) -> Claim:
-        """Supported where all parts are, not supported where one is not."""
-        evidence = tuple(part for part in parts if isinstance(part, Evidence))
-        missing = list(dict.fromkeys(part.reason for part in parts if isinstance(part, _Missing)))
-        verdicts = [part.verdict for part in evidence]
-        verdict: Verdict = "undecided"
-        if not evidence:
-            verdict = "not run"
-        elif "not supported" in verdicts:
-            verdict = "not supported"
-        elif not missing and set(verdicts) == {"supported"}:
-            verdict = "supported"
-        return Claim(text=text, evidence=evidence, verdict=verdict, note=" ".join(missing))
-
-    def gain(self, better: str, worse: str) -> Evidence | _Missing:
-        """How many points of recall `better` lies above `worse`."""
-        return self._difference(better, worse, 0.0, "above")
-
-    def alike(self, a: str, b: str) -> Evidence | _Missing:
-        """Whether two variants differ by few points of recall."""
-        return self._difference(a, b, ALIKE, "within")
-
-    def _difference(
-        self, a: str, b: str, line: float, wanted: Literal["above", "within"]
-    ) -> Evidence | _Missing:
+    def difference(self, a: str, b: str, line: float, wanted: Literal["above", "within"]) -> Evidence | str:
+        """Points of recall by which `a` exceeds `b`."""
         found = self._scores(a, b)
-        if isinstance(found, _Missing):
+        if isinstance(found, str):
             return found
         width = math.hypot(_half_width(found[0][0]), _half_width(found[0][1]))
         values = tuple(_recall(scores) - _recall(other) for scores, other in found)
@@ -192,16 +174,14 @@ class _Study:
             wanted=wanted,
         )
 
-    def kept(
-        self, after: str, before: str, line: float, wanted: Literal["above", "below"]
-    ) -> Evidence | _Missing:
-        """How much of the recall above chance of `before` is there in `after`, in percent."""
+    def kept(self, after: str, before: str, line: float, wanted: Literal["above", "below"]) -> Evidence | str:
+        """Recall above chance of `after` in percent of that of `before`."""
         found = self._scores(after, before)
-        if isinstance(found, _Missing):
+        if isinstance(found, str):
             return found
         above = [(_recall(s) - _chance(s), _recall(o) - _chance(o)) for s, o in found]
         if any(learned <= _half_width(other) for (_, learned), (_, other) in zip(above, found, strict=True)):
-            return _Missing(f"{before} itself did not rise above chance: there was nothing to keep.")
+            return f"{before} itself did not rise above chance: there was nothing to keep."
         values = tuple(100 * left / learned for left, learned in above)
         width = 100 * _half_width(found[0][0]) / above[0][1]
         return Evidence(
@@ -213,13 +193,13 @@ class _Study:
             wanted=wanted,
         )
 
-    def fewer_errors(self, better: str, others: Sequence[str]) -> Evidence | _Missing:
-        """How many points fewer ABX errors `better` makes than the best of the others.
+    def fewer_errors(self, better: str, others: Sequence[str]) -> Evidence | str:
+        """Points by which the ABX error of `better` is below the lowest of the others.
 
         The error is that of the best layer, averaged over the conditions.
         """
         if missing := self._missing([better, *others], lambda variant: bool(variant.abx)):
-            return _Missing(missing.replace("Needs", "Needs the ABX of"))
+            return missing.replace("Needs", "Needs the ABX of")
         values = tuple(
             min(_abx(seed[other]) for other in others) - _abx(seed[better]) for seed in self._seeds
         )
@@ -233,36 +213,40 @@ class _Study:
             wanted="above",
         )
 
-    def _scores(self, *names: str) -> list[tuple[RetrievalScores, ...]] | _Missing:
-        """The scores of the named variants, a tuple a seed."""
+    def _scores(self, *names: str) -> list[tuple[RetrievalScores, ...]] | str:
+        """The scores of the named variants, a tuple per seed."""
         if missing := self._missing(names, lambda variant: self._test_set in variant.retrieval):
-            return _Missing(missing)
+            return missing
         return [tuple(seed[name].retrieval[self._test_set] for name in names) for seed in self._seeds]
 
-    def _missing(self, names: Sequence[str], there: Callable[[Variant], bool]) -> str:
-        absent = [n for n in names if not all(n in seed and there(seed[n]) for seed in self._seeds)]
+    def _missing(self, names: Sequence[str], measured: Callable[[Variant], bool]) -> str:
+        absent = [n for n in names if not all(n in seed and measured(seed[n]) for seed in self._seeds)]
         return f"Needs {', '.join(absent)}." if absent else ""
 
 
+def _recalls(scores: RetrievalScores) -> list[tuple[Estimate, float]]:
+    """The recalls of Table I, each with its chance level."""
+    sides = [scores.side(direction) for direction in DIRECTIONS]
+    return [(side.recall[k], side.chance[k]) for side in sides for k in PAPER_KS if k in side.recall]
+
+
 def _recall(scores: RetrievalScores) -> float:
-    """R@1 and R@10 of both directions, averaged, in percent: the numbers of Table I as one."""
-    return 100 * statistics.fmean(scores.side(d).recall[k].value for d in DIRECTIONS for k in PAPER_KS)
+    """R@1 and R@10 of both directions, averaged, in percent."""
+    return 100 * statistics.fmean(share.value for share, _ in _recalls(scores))
 
 
 def _chance(scores: RetrievalScores) -> float:
-    return 100 * statistics.fmean(scores.side(d).chance[k] for d in DIRECTIONS for k in PAPER_KS)
+    return 100 * statistics.fmean(chance for _, chance in _recalls(scores))
 
 
 def _half_width(scores: RetrievalScores) -> float:
     """Half the interval of `_recall` from its test pictures, as if its four recalls moved together."""
-    found = [scores.side(d).recall[k] for d in DIRECTIONS for k in PAPER_KS]
-    return 50 * statistics.fmean(estimate.high - estimate.low for estimate in found)
+    return 50 * statistics.fmean(share.high - share.low for share, _ in _recalls(scores))
 
 
 def _abx(variant: Variant) -> float:
     """The error of the best layer in percent, averaged over the conditions."""
-    conditions = variant.abx[-1].errors
-    return 100 * statistics.fmean(min(errors.values()) for errors in conditions.values())
+    return 100 * statistics.fmean(min(errors.values()) for errors in variant.abx[-1].errors.values())
 
 
 def _interval(values: Sequence[float], width: float | None) -> tuple[float, float] | None:
@@ -272,3 +256,50 @@ def _interval(values: Sequence[float], width: float | None) -> tuple[float, floa
         spread = statistics.stdev(values) / math.sqrt(len(values))
         width = float(student.ppf((1 + LEVEL) / 2, len(values) - 1)) * spread
     return None if width is None else (mean - width, mean + width)
+
+
+# ---- the headline -----------------------------------------------------------------------------------------
+
+
+def headline(results: Results, test_set: str) -> tuple[str, ...]:
+    """Return sentences on the variant with the highest R@1 (both directions averaged) and its lead.
+
+    Two recalls differ only if their 95 % intervals do not overlap. The intervals cover the choice of test
+    pictures, not the choice of a seed.
+    """
+    scored = {v.name: v.retrieval[test_set] for v in ordered(results) if test_set in v.retrieval}
+    if not scored:
+        return (f"Nothing has been evaluated on {label(test_set)} yet.",)
+
+    def first_recall(name: str) -> float:
+        sides = [scored[name].side(direction).recall for direction in DIRECTIONS]
+        return sum(side[min(side)].value for side in sides)
+
+    best = max(scored, key=first_recall)
+    tests = [share.low > chance for share, chance in _recalls(scored[best]) if chance < 1]
+    if not tests or 2 * sum(tests) < len(tests):
+        return (f"No variant retrieves above chance on {label(test_set)}.",)
+    first = min(scored[best].speech_to_image.recall)
+    shares = []
+    for direction in DIRECTIONS:
+        side = scored[best].side(direction)
+        share = side.recall[first]
+        ends = interval(100 * share.low, 100 * share.high).replace(DASH, f"{DASH}\N{WORD JOINER}")
+        shares.append(
+            f"{percent(100 * share.value)}\N{NO-BREAK SPACE}% ({ends}) from {direction.replace('_', ' ')}, "
+            f"where chance is {percent(100 * side.chance[first])}\N{NO-BREAK SPACE}%"
+        )
+    sentence = f"{best} has the highest mean R@{first} on {label(test_set)}: {' and '.join(shares)}."
+    others = [name for name in scored if name != best]
+    if level := [name for name in others if not _exceeds(scored[best], scored[name])]:
+        listed = " and ".join(filter(None, (", ".join(level[:-1]), level[-1])))
+        return sentence, f"Its intervals overlap those of {listed}, so this run does not tell them apart."
+    if not others:
+        return (sentence,)
+    compared = "the other variant" if len(others) == 1 else f"each of the other {len(others)} variants"
+    return sentence, f"In at least one recall its interval lies clear above that of {compared}."
+
+
+def _exceeds(a: RetrievalScores, b: RetrievalScores) -> bool:
+    """Whether the interval of any recall of `a` lies above that of `b`."""
+    return any(x.low > y.high for (x, _), (y, _) in zip(_recalls(a), _recalls(b), strict=True))

@@ -1,8 +1,8 @@
-"""Drawing of curves: the panels of the paper's Figs. 2 and 3, and recall by epoch.
+"""Curves: the panels of the paper's Figs. 2 and 3, and recall and further scores by epoch.
 
-Nine lines stay apart by two marks: colour says what was trained last, dashes say what was trained first.
-Every line carries its name. On the page a figure is SVG whose colours are CSS variables, so it follows light
-and dark; the PNGs are drawn in the light colours on the page's ground.
+The colour of a line is that of its last phase, its dashes are those of its first; its name is at its end. On
+the page a figure is an SVG whose colours are CSS variables, so it follows the light and dark schemes; PNGs
+have the light colours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -19,16 +19,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from vgsplus.evaluation.abx import CONDITIONS
 from vgsplus.evaluation.retrieval import DIRECTIONS
 from vgsplus.report.paper import phases_of
-from vgsplus.report.tables import ARROWS, ordered
+from vgsplus.report.results import ordered
+from vgsplus.report.tables import ARROWS, LOSSES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from matplotlib.axes import Axes
 
-    from vgsplus.report.results import LossPoint, Results
+    from vgsplus.report.results import LossPoint, Results, Variant
 
 # Light colours by role; the page's style sheet defines --fig-ROLE for both schemes. Blue, vermilion and green
 # of Okabe and Ito's palette, darkened to stand out from paper.
@@ -48,12 +50,13 @@ SIZE = (4.6, 3.6)  # inches of a panel
 FONT = 9.5
 LABEL_SHARE = 0.33  # of the panel's width, kept for names
 GAP = 0.058  # of the panel's height, between names
-STRETCHES = 14  # points of a loss curve at least, where a run has fewer epochs
+MIN_POINTS = 14  # of a loss curve; a run of fewer epochs is averaged over shorter stretches
+CONDITION_TITLES = {"within": "within speakers", "across": "across speakers"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A variant's curve by epoch, or by what else the panel's axis counts; gaps are NaN."""
+    """A variant's curve. `epochs` are positions on the panel's axis, which may count layers."""
 
     name: str
     epochs: tuple[float, ...]
@@ -62,9 +65,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes; `switches` are the epochs at which a phase ends, `chance` is None where unknown.
+    """One pair of axes.
 
-    `axis` names what `Line.epochs` counts; `from_zero` says whether the values start at 0.
+    Attributes:
+        title: shown above the axes.
+        lines: to draw.
+        switches: epochs at which a phase ends.
+        log: whether the vertical axis is logarithmic.
+        chance: value of the line "chance", or None.
+        axis: label of the horizontal axis.
+        from_zero: whether the vertical axis starts at 0.
     """
 
     title: str
@@ -76,26 +86,30 @@ class Panel:
     from_zero: bool = True
 
 
-def loss_panels(results: Results, split: Literal["train", "validation"]) -> tuple[Panel, ...]:
-    """L_AV and L_AUD by epoch (Fig. 3), means over whole epochs or shorter; no panel without points."""
+def loss_terms(results: Results) -> tuple[str, ...]:
+    """Return the names of all terms of the loss, those of the paper first."""
+    found = {term for variant in results.variants for point in variant.losses for term in point.terms}
+    return (*(term for term in LOSSES if term in found), *sorted(found - LOSSES.keys()))
+
+
+def loss_panels(
+    results: Results, split: Literal["train", "validation"], terms: Iterable[str] = tuple(LOSSES)
+) -> tuple[Panel, ...]:
+    """Return a panel per term of the loss by epoch (Fig. 3), averaged over epochs; none without points."""
     panels = []
-    for title, field in (
-        ("L_AV, grounding", "grounding"),
-        ("L_AUD, self-supervision", "ssl"),
-        ("L_AUD, additional speech", "additional_ssl"),
-    ):
+    for term in terms:
         lines = [
-            _by_epoch(variant.name, [point for point in variant.losses if point.split == split], field)
+            _by_epoch(variant.name, [point for point in variant.losses if point.split == split], term)
             for variant in ordered(results)
         ]
-        drawn = tuple(line for line in lines if line.epochs)
-        if drawn:
+        if drawn := tuple(line for line in lines if line.epochs):
+            _, title = LOSSES.get(term, ("", term.replace("_", " ").replace("/", ", ")))
             panels.append(Panel(title, drawn, switches(results), log=True))
     return tuple(panels)
 
 
 def recall_panels(results: Results, test_set: str) -> tuple[Panel, ...]:
-    """Recall by epoch on a test set, in percent, one panel a direction, at the largest k up to 10."""
+    """Return recall by epoch on a test set, in percent, a panel per direction, at the largest k up to 10."""
     variants = [
         (variant, points)
         for variant in ordered(results)
@@ -110,9 +124,7 @@ def recall_panels(results: Results, test_set: str) -> tuple[Panel, ...]:
     panels = []
     for direction in DIRECTIONS:
         lines = tuple(
-            Line(
-                v.name, tuple(p.epoch for p in points), tuple(100 * getattr(p, direction)[k] for p in points)
-            )
+            _line(v.name, [(p.epoch, 100 * getattr(p, direction)[k]) for p in points])
             for v, points in variants
         )
         chance = next(
@@ -124,12 +136,69 @@ def recall_panels(results: Results, test_set: str) -> tuple[Panel, ...]:
 
 
 def recall_sets(results: Results) -> tuple[str, ...]:
-    """The test sets on which recall was followed during training, in the order met."""
+    """Return the test sets on which recall was measured during training."""
     return tuple(dict.fromkeys(p.test_set for variant in results.variants for p in variant.recalls))
 
 
+def abx_layer_panels(results: Results) -> tuple[Panel, ...]:
+    """Return ABX errors in percent by layer after the last epoch (Fig. 2, left), a panel per condition."""
+    return _abx_panels(
+        results,
+        lambda variant, condition: sorted(
+            (float(layer), 100 * error) for layer, error in variant.abx[-1].errors[condition].items()
+        ),
+        axis="layer",
+    )
+
+
+def abx_epoch_panels(results: Results) -> tuple[Panel, ...]:
+    """Return ABX errors in percent of the best layer by epoch (Fig. 2, right), a panel per condition."""
+    return _abx_panels(
+        results,
+        lambda variant, condition: [
+            (point.epoch, 100 * min(point.errors[condition].values())) for point in variant.abx
+        ],
+        axis="epoch",
+    )
+
+
+def _abx_panels(
+    results: Results, points: Callable[[Variant, str], list[tuple[float, float]]], *, axis: str
+) -> tuple[Panel, ...]:
+    marks = switches(results) if axis == "epoch" else ()
+    panels = []
+    for condition in CONDITIONS:
+        lines = tuple(
+            _line(variant.name, points(variant, condition))
+            for variant in ordered(results)
+            if variant.abx and condition in variant.abx[-1].errors
+        )
+        if lines:
+            title = f"ABX {CONDITION_TITLES[condition]} (%)"
+            panels.append(Panel(title, lines, marks, log=False, axis=axis, from_zero=False))
+    return tuple(panels)
+
+
+def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
+    return Line(name, tuple(x for x, _ in points), tuple(y for _, y in points))
+
+
+def score_panels(results: Results) -> tuple[Panel, ...]:
+    """Return further scores by epoch, a panel per name."""
+    names = dict.fromkeys(n for v in results.variants for point in v.scores for n in point.scores)
+    panels = []
+    for name in names:
+        points = {
+            variant.name: [(p.epoch, p.scores[name]) for p in variant.scores if name in p.scores]
+            for variant in ordered(results)
+        }
+        lines = tuple(_line(of, found) for of, found in points.items() if found)
+        panels.append(Panel(name, lines, switches(results), log=False, from_zero=False))
+    return tuple(panels)
+
+
 def switches(results: Results) -> tuple[float, ...]:
-    """The distinct epochs at which a variant goes from one phase to the next."""
+    """Return the distinct epochs at which a phase of a variant ends and another begins."""
     ends: set[float] = set()
     for variant in results.variants:
         ends.update(np.cumsum([phase.epochs for phase in variant.phases])[:-1].tolist())
@@ -137,7 +206,7 @@ def switches(results: Results) -> tuple[float, ...]:
 
 
 def svg(panel: Panel, name: str) -> str:
-    """The panel as an <svg> element: colours are CSS variables, ids start with `name`."""
+    """Draw a panel as an <svg> element whose colours are CSS variables and whose ids start with `name`."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure = _figure([panel])
         buffer = io.StringIO()
@@ -157,25 +226,30 @@ def svg(panel: Panel, name: str) -> str:
 
 
 def png(panels: Sequence[Panel]) -> bytes:
-    """Panels side by side as a picture in the light colours."""
-    figure = _figure(panels)
+    """Draw panels side by side in the light colours."""
+    return png_bytes(_figure(panels))
+
+
+def png_bytes(figure: Figure, **options: Any) -> bytes:  # noqa: ANN401 - of matplotlib
+    """Return a figure as PNG on the page's background; `options` as of `savefig`."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, facecolor=COLOURS["ground"], metadata={"Software": None})
+    ground = COLOURS["ground"]
+    figure.savefig(buffer, format="png", dpi=160, facecolor=ground, metadata={"Software": None}, **options)
     return buffer.getvalue()
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions as near to `wanted` as a gap between neighbours and the ends low and high allow.
+    """Return the positions nearest to `wanted` that are `gap` apart and between `low` and `high`.
 
-    Order is kept. Where they do not all fit, the gap shrinks.
+    Order is kept. If they do not all fit, the gap shrinks.
     """
     if not wanted:
         return []
     gap = min(gap, (high - low) / max(1, len(wanted) - 1))
     order = np.argsort(np.asarray(wanted), kind="stable")
     offsets = gap * np.arange(len(wanted))
-    # Without the gaps the task is a rise that never falls: pool neighbours that would cross.
+    # Without the gaps this is an isotonic regression: pool neighbours that would cross.
     level = np.clip(_pool(np.asarray(wanted)[order] - offsets), low, high - offsets[-1]) + offsets
     placed = np.empty(len(wanted))
     placed[order] = level
@@ -183,7 +257,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def _pool(values: np.ndarray) -> np.ndarray:
-    """The non-decreasing sequence nearest to the values (least squares)."""
+    """Return the non-decreasing sequence nearest to the values (least squares)."""
     blocks: list[tuple[float, int]] = []
     for value in values:
         mean, count = float(value), 1
@@ -194,16 +268,16 @@ def _pool(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full(count, mean) for mean, count in blocks])
 
 
-def _by_epoch(name: str, points: Sequence[LossPoint], field: str) -> Line:
-    """Means over whole epochs, over shorter stretches of a short run, each placed where it ends.
+def _by_epoch(name: str, points: Sequence[LossPoint], term: str) -> Line:
+    """Return means over epochs, or over shorter stretches of a short run, each at the end of its stretch.
 
-    A log axis has no place for what is not above 0.
+    Values that a log axis cannot show are skipped.
     """
     last = max((point.epoch for point in points), default=0.0)
-    width = min(1.0, last / STRETCHES)
+    width = min(1.0, last / MIN_POINTS)
     gathered: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     for point in points:
-        value = getattr(point, field)
+        value = point.terms.get(term)
         if value is not None and np.isfinite(value) and value > 0:
             stretch = int(np.ceil(point.epoch / width - 1e-9))
             gathered[point.phase, stretch].append((point.epoch, value))
@@ -282,7 +356,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
 
 
 def _name_lines(axes: Axes, panel: Panel) -> None:
-    """Each line's name beside its last point; names that would touch make room, a thin rule leads to them."""
+    """Write each line's name next to its last point; names that would overlap are moved apart."""
     to_axes = axes.transData + axes.transAxes.inverted()
     groups: dict[float, list[tuple[Line, float]]] = defaultdict(list)
     for line in panel.lines:
@@ -306,7 +380,7 @@ def _name_lines(axes: Axes, panel: Panel) -> None:
 
 
 def describe(panels: Sequence[Panel]) -> str:
-    """An alternative text: what is drawn, and where every line ends."""
+    """Return an alternative text: the titles, and the last value of every line."""
     parts = []
     for panel in panels:
         ends = [

@@ -1,19 +1,18 @@
-"""The lexical test as files: scores by word, confusions as numbers and as a picture."""
+"""Files of the lexical test: scores by word, confusions as a table and as an image."""
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
-from vgsplus.errors import VgsplusError
-from vgsplus.report.figures import COLOURS, FONT
+from vgsplus.files import atomic_file
+from vgsplus.report.figures import COLOURS, FONT, png_bytes
+from vgsplus.report.tables import write_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,28 +20,28 @@ if TYPE_CHECKING:
     from vgsplus.evaluation.lexical import Separability
 
 SCORES, CONFUSION, PICTURE = "scores.csv", "confusion.csv", "confusion.png"
-CELL = 0.115  # inches a word
-MARGINS = (1.1, 1.3)  # inches beside and above the matrix
+CELL = 0.115  # inches per word
+MARGINS = (1.1, 1.3)  # inches left and right of the matrix, above and below it
 SMALLEST, LARGEST = 3.0, 24.0  # inches of the matrix
-LABELLED = 200  # words that have room for their names
+LABELLED = 200  # words at most whose names are drawn
 
 
 def score_table(result: Separability) -> pd.DataFrame:
-    """One row a word: word, tokens, score."""
+    """Return a row per word: word, tokens, score."""
     columns = {"word": result.words, "tokens": result.tokens, "score": result.word_scores}
     return pd.DataFrame(columns)
 
 
 def confusion_table(result: Separability) -> pd.DataFrame:
-    """Neighbours counted: a row for the queries of each word, a column for each word of a neighbour."""
+    """Return counts of neighbours: a row for the queries of each word, a column for each neighbour's word."""
     index = pd.Index(result.words, name="word")
     return pd.DataFrame(result.confusion, index=index, columns=list(result.words))
 
 
 def confusion_png(result: Separability) -> bytes:
-    """The confusions as a picture: share of neighbours by query word (rows); a perfect set is a diagonal.
+    """Draw the share of neighbours by query word (rows); perfect separation is a diagonal.
 
-    Shares are drawn on a square-root scale, so that small confusions are seen.
+    The colours have a square-root scale, so that small confusions are visible.
     """
     words = len(result.words)
     side = float(np.clip(CELL * words, SMALLEST, LARGEST))
@@ -73,42 +72,13 @@ def confusion_png(result: Separability) -> bytes:
         bar.set_yticklabels(["0 %", "1 %", "5 %", "20 %", "50 %", "100 %"], color=COLOURS["muted"])
         bar.tick_params(length=0, labelsize=FONT - 1.5)
         bar.set_title("neighbours", loc="left", color=COLOURS["muted"], fontsize=FONT - 1.5)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer,
-        format="png",
-        dpi=160,
-        facecolor=COLOURS["ground"],
-        metadata={"Software": None},
-        bbox_inches="tight",  # words may be longer than the margins
-        pad_inches=0.2,
-    )
-    return buffer.getvalue()
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make the folder that results will be written to, before long work.
-
-    Raises:
-        VgsplusError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VgsplusError(f"{folder}: cannot be made a folder ({error}). Choose another.") from None
+    # Words may be longer than the margins.
+    return png_bytes(figure, bbox_inches="tight", pad_inches=0.2)
 
 
 def write_lexical(result: Separability, folder: Path) -> None:
-    """Write scores.csv, confusion.csv and confusion.png into a folder, over those of an earlier test.
-
-    Raises:
-        VgsplusError: a file cannot be written.
-    """
-    prepare_folder(folder)
-    try:
-        score_table(result).to_csv(folder / SCORES, index=False)
-        confusion_table(result).to_csv(folder / CONFUSION)
-        (folder / PICTURE).write_bytes(confusion_png(result))
-    except OSError as error:
-        raise VgsplusError(f"{folder}: cannot be written ({error}). Choose another folder.") from None
+    """Write scores.csv, confusion.csv and confusion.png to a folder, each atomically."""
+    write_csv(score_table(result), folder / SCORES)
+    write_csv(confusion_table(result), folder / CONFUSION, index=True)
+    with atomic_file(folder / PICTURE) as file:
+        file.write(confusion_png(result))

@@ -1,16 +1,22 @@
-"""Everything a report shows, as data that is saved beside it, so that a report can be drawn again."""
+"""The data that a report shows, which is saved next to it so that the report can be written again."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, JsonValue, TypeAdapter, ValidationError
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalScores
-from vgsplus.files import whole_file
+from vgsplus.files import atomic_file
+from vgsplus.report.paper import TITLES
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
+_LOSSES_OF_FORMAT_2 = {
+    "grounding": "grounding",
+    "ssl": "ssl",
+    "additional_ssl": "additional_speech/ssl",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,20 +32,29 @@ class PhaseResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossPoint:
-    """Losses at a point of a variant's training; None where not computed (or not finite, once saved).
+    """The terms of the loss at a point of a variant's training.
 
-    `epoch` and `step` count from the start of the variant's first phase on, through all of its phases;
-    `phase` is the index of the phase, from 0. `grounding` is L_AV, `ssl` is L_AUD, `additional_ssl` that of
-    additional speech.
+    Attributes:
+        epoch: counted from the start of the variant's first phase, through all of its phases.
+        phase: index of the phase, from 0.
+        step: counted as `epoch`.
+        split: whether the values are of training or validation batches.
+        terms: value by name; None if it was not finite.
     """
 
     epoch: float
     phase: int
     step: int
     split: Literal["train", "validation"]
-    grounding: float | None
-    ssl: float | None
-    additional_ssl: float | None = None
+    terms: dict[str, float | None]
+
+
+def _upgrade(point: object) -> object:
+    """Convert a LossPoint of format 2, which has one field per loss."""
+    if not isinstance(point, dict) or "terms" in point:
+        return point
+    terms = {new: point.get(old) for old, new in _LOSSES_OF_FORMAT_2.items() if point.get(old) is not None}
+    return {key: value for key, value in point.items() if key not in _LOSSES_OF_FORMAT_2} | {"terms": terms}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +85,7 @@ class AbxPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbxBaseline:
-    """ABX errors {condition: error} of untrained features; `layer` is None where there are no layers."""
+    """ABX errors {condition: error} of untrained features; `layer` is None for features without layers."""
 
     features: str
     layer: int | None
@@ -80,7 +95,7 @@ class AbxBaseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbxTask:
-    """What ABX was measured on: the item file's name, its tokens, and what untrained features make of it."""
+    """The ABX test: name of the item file, number of tokens, and errors of untrained features."""
 
     item: str
     tokens: int
@@ -88,10 +103,18 @@ class AbxTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScorePoint:
+    """Scores of further measures during training, by flat name as in the log; `epoch` as in LossPoint."""
+
+    epoch: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One of the nine: `key` as in settings ("w2v2,vgs+"), `name` as in the paper ("(W2V2, VGS+)").
 
-    The last of `abx` is that of the finished model.
+    The last of `abx` and of `scores` are those of the finished model.
     """
 
     key: str
@@ -99,9 +122,10 @@ class Variant:
     phases: tuple[PhaseResult, ...]
     parameters: int
     retrieval: dict[str, RetrievalScores]
-    losses: tuple[LossPoint, ...]
+    losses: tuple[Annotated[LossPoint, BeforeValidator(_upgrade)], ...]
     recalls: tuple[RecallPoint, ...]
     abx: tuple[AbxPoint, ...] = ()
+    scores: tuple[ScorePoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +138,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryItem:
-    """A test caption (by id), the picture it speaks of, and those that `variant` retrieved, best first."""
+    """A test caption (by id), its picture, and the pictures that `variant` retrieved, best first."""
 
     test_set: str
     variant: str
@@ -127,15 +151,19 @@ class GalleryItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The outcome of `vgsplus reproduce`, whole or partial.
+    """The outcome of `vgsplus reproduce`, complete or partial.
 
-    `created` is an ISO time, `seconds` the wall time of everything, evaluations included; `corpus`,
-    `settings`, `versions` and `machine` are shown as they are. `variants` are those of the first seed, which
-    tables and curves show; `repeats` are those of the others, with which the claims are judged. `abx` is None
-    where ABX was not measured.
+    Attributes:
+        created: ISO time.
+        versions: shown as they are, as are `machine`, `corpus` and `settings`.
+        variants: those of the first seed, which tables and curves show.
+        repeats: those of the other seeds, which the verdicts on the claims also use.
+        abx: None if ABX was not measured.
+        lower_is_better: prefixes of the names in `Variant.scores` whose lowest value is the best.
+        seconds: wall time of everything, including evaluation.
     """
 
-    format: Literal[2] = FORMAT
+    format: Annotated[Literal[3], BeforeValidator(lambda found: FORMAT if found == 2 else found)] = FORMAT
     preset: str
     created: str
     versions: dict[str, str]
@@ -146,19 +174,21 @@ class Results:
     variants: tuple[Variant, ...]
     repeats: tuple[Repeat, ...] = ()
     abx: AbxTask | None = None
+    lower_is_better: tuple[str, ...] = ()
     gallery: tuple[GalleryItem, ...]
     seconds: float
 
     def save(self, path: Path) -> None:
-        """Write JSON to `path`, whole or not at all."""
-        write_whole(path, TypeAdapter(Results).dump_json(self, indent=1) + b"\n")
+        """Write JSON to `path` atomically."""
+        with atomic_file(path) as file:
+            file.write(TypeAdapter(Results).dump_json(self, indent=1) + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read a file written by `save`, of format 2 or 3.
 
         Raises:
-            VgsplusError: the file is absent or holds something else; names the first fields at fault.
+            VgsplusError: the file is missing or holds something else; names the first wrong fields.
         """
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
@@ -169,7 +199,7 @@ class Results:
             raise VgsplusError(f"{path}: does not hold the results of a run ({'; '.join(shown)}).") from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write content so that `path` never holds half of it (see `files.whole_file`)."""
-    with whole_file(path) as file:
-        file.write(content)
+def ordered(results: Results) -> tuple[Variant, ...]:
+    """Return the variants: the paper's in its order, then any others."""
+    rank = {name: index for index, name in enumerate(TITLES)}
+    return tuple(sorted(results.variants, key=lambda variant: rank.get(variant.name, len(rank))))

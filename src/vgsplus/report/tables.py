@@ -1,160 +1,215 @@
-"""Table I's shape out of results: for the page, for the terminal, and as CSV; learning curves as CSV."""
+"""Every table as one data frame, from which CSV files, the page and the terminal are written.
+
+Frames hold numbers; only the functions at the top of this module format them. NaN stands for what was not
+measured.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from vgsplus.evaluation.abx import CONDITIONS
 from vgsplus.evaluation.retrieval import DIRECTIONS, KS
-from vgsplus.report.paper import PAPER, VARIANTS
+from vgsplus.files import atomic_file
+from vgsplus.report.paper import PAPER, PAPER_KS, TITLES
+from vgsplus.report.results import ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
-    from vgsplus.evaluation.resampling import Estimate
-    from vgsplus.evaluation.retrieval import DirectionScores
-    from vgsplus.report.results import PhaseResult, RecallPoint, Results, Variant
+    from vgsplus.evaluation.abx_layers import AbxRow
+    from vgsplus.evaluation.breakdown import PartScores
+    from vgsplus.evaluation.retrieval import RetrievalScores
+    from vgsplus.report.results import PhaseResult, Results
 
 DASH = "\N{EN DASH}"
 ARROWS = {"speech_to_image": "speech → image", "image_to_speech": "image → speech"}
-PAPER_KS = (1, 10)
 CHANCE = "Chance"
-WIDE = 110  # columns of a terminal that has room for intervals
+LOSSES = {
+    "grounding": ("L_AV", "L_AV, grounding"),
+    "ssl": ("L_AUD", "L_AUD, self-supervision"),
+    "additional_speech/ssl": ("L_AUD additional", "L_AUD, additional speech"),
+}
+"""Metric in curves.csv and title of the figure for the losses of the paper; others keep their own names."""
+RETRIEVAL_FILE, BY_SPEAKER_FILE, BY_LENGTH_FILE = "retrieval.csv", "by_speaker.csv", "by_length.csv"
+BEST = "*"
+WIDE = 110  # columns of a terminal with enough space for intervals
+
+# ---- numbers as text --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A recall as text: the value in percent, its interval, and whether no variant has a higher one."""
-
-    value: str
-    interval: str = ""
-    best: bool = False
+def percent(value: float, small: int = 2) -> str:
+    """Format a percentage with one decimal, or with `small` of them below 1 %."""
+    if math.isnan(value):
+        return DASH
+    return f"{value:.{small}f}" if 0 < value < 0.995 else f"{value:.1f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of Table I: our recalls at `KS` and the paper's at `PAPER_KS`, by direction."""
-
-    name: str
-    trained: bool
-    ours: dict[str, tuple[Cell, ...]]
-    paper: dict[str, tuple[str, ...]]
+def interval(low: float, high: float) -> str:
+    """Format the ends of an interval in percent, joined by a dash; empty for NaN."""
+    return "" if math.isnan(low) else f"{percent(low)}{DASH}{percent(high)}"
 
 
-@dataclass(frozen=True, slots=True)
-class TimeRow:
-    """A phase that was run once, and the variants that came out of it."""
-
-    phase: PhaseResult
-    variants: tuple[str, ...]
-
-
-def percent(share: float) -> str:
-    """A share as percent: one decimal, two below 1 %."""
-    return f"{100 * share:.2f}" if 0 < share < 0.00995 else f"{100 * share:.1f}"
-
-
-def interval(estimate: Estimate) -> str:
-    """The interval of an estimate in percent, its ends joined by a dash."""
-    return f"{percent(estimate.low)}{DASH}{percent(estimate.high)}"
+def error_text(row: Mapping[str, float], column: str) -> str:
+    """Format an ABX error in percent, and in brackets its layer if it has one."""
+    error, layer = row[column], row[f"{column} layer"]
+    if pd.isna(error):
+        return DASH
+    return f"{error:.2f}" if pd.isna(layer) else f"{error:.2f} ({layer:.0f})"
 
 
 def duration(seconds: float) -> str:
-    """A time span in the two units that matter: "2 d 4 h", "3 h 20 min", "1 min 5 s", "8.2 s"."""
+    """Format a time span in its two largest units: "2 d 4 h", "3 h 20 min", "1 min 5 s", "8.2 s"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
+    rounded = round(seconds)
+    days, hours, minutes = rounded // 86_400, rounded // 3600 % 24, rounded // 60 % 60
     if days:
         return f"{days} d {hours} h"
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    return f"{minutes} min {rounded % 60} s" if minutes else f"{rounded} s"
 
 
 def label(test_set: str) -> str:
-    """A test set's name as a person would write it."""
+    """Return the name of a test set with spaces."""
     return test_set.replace("_", " ")
 
 
-def ordered(results: Results) -> tuple[Variant, ...]:
-    """The variants that there are: the paper's in its order, then any others."""
-    place = {name: index for index, name in enumerate(VARIANTS)}
-    return tuple(sorted(results.variants, key=lambda variant: place.get(variant.name, len(place))))
+# ---- tables of a reproduction -----------------------------------------------------------------------------
 
 
-def table_rows(results: Results, test_set: str) -> tuple[Row, ...]:
-    """The nine rows, then one for each variant that is not the paper's, then chance where it is known."""
-    scored = {v.name: v.retrieval[test_set] for v in results.variants if test_set in v.retrieval}
-    names = [*VARIANTS, *(v.name for v in ordered(results) if v.name not in PAPER)]
-    best = {
-        (direction, k): max(
-            (_value(scores.side(direction), k) for scores in scored.values()), default=math.nan
-        )
-        for direction in DIRECTIONS
-        for k in KS
-    }
+def recalls(results: Results, test_set: str) -> pd.DataFrame:
+    """Return Table I for one test set, in percent.
 
-    def cell(name: str, direction: str, k: int) -> Cell:
-        if name not in scored or k not in scored[name].side(direction).recall:
-            return Cell(DASH)
-        estimate = scored[name].side(direction).recall[k]
-        return Cell(percent(estimate.value), interval(estimate), estimate.value == best[direction, k] > 0)
-
-    rows = [
-        Row(name, name in scored, {d: tuple(cell(name, d, k) for k in KS) for d in DIRECTIONS}, _paper(name))
-        for name in names
-    ]
-    if scored:
-        chance = {
-            direction: tuple(
-                Cell(percent(shares[k]) if k in shares else DASH)
-                for k in KS
-                for shares in [next(iter(scored.values())).side(direction).chance]
-            )
+    Rows are the nine variants, then others, then chance if anything was scored. Columns are
+    "<direction> R@k", the same with " low" and " high" for the 95 % interval, and "paper <direction> R@k".
+    """
+    scored = {v.name: v.retrieval[test_set] for v in ordered(results) if test_set in v.retrieval}
+    rows = {
+        name: {
+            f"{direction} R@{k}{end}": 100 * value
             for direction in DIRECTIONS
+            for k, share in scores.side(direction).recall.items()
+            for end, value in (("", share.value), (" low", share.low), (" high", share.high))
         }
-        rows.append(Row(CHANCE, True, chance, _paper(CHANCE)))
-    return tuple(rows)
+        for name, scores in scored.items()
+    }
+    names = [*TITLES, *(v.name for v in ordered(results) if v.name not in TITLES)]
+    if scored:
+        names.append(CHANCE)
+        first = next(iter(scored.values()))
+        rows[CHANCE] = {
+            f"{direction} R@{k}": 100 * share
+            for direction in DIRECTIONS
+            for k, share in first.side(direction).chance.items()
+        }
+    columns = [
+        f"{direction} R@{k}{end}" for direction in DIRECTIONS for k in KS for end in ("", " low", " high")
+    ]
+    ours = pd.DataFrame(list(rows.values()), index=list(rows), columns=columns, dtype=float)
+    return ours.reindex(names).join(PAPER.filter(like="R@").add_prefix("paper "))
 
 
 def table1(results: Results) -> pd.DataFrame:
-    """Nine rows; columns "<test set> <direction> R@k", low, high and the paper's, in percent."""
-    trained = {variant.name: variant for variant in results.variants}
-    rows = []
-    for name in VARIANTS:
-        row: dict[str, object] = {"variant": name}
-        for test_set in results.test_sets:
-            scores = trained[name].retrieval.get(test_set) if name in trained else None
-            for direction in DIRECTIONS:
-                for k in KS:
-                    estimate = scores.side(direction).recall.get(k) if scores else None
-                    column = f"{test_set} {direction} R@{k}"
-                    for suffix, field in (("", "value"), (" low", "low"), (" high", "high")):
-                        row[column + suffix] = round(100 * getattr(estimate, field), 4) if estimate else None
-        for direction in DIRECTIONS:
-            for k in PAPER_KS:
-                row[f"paper {direction} R@{k}"] = getattr(PAPER[name], direction)[k]
-        rows.append(row)
-    return pd.DataFrame(rows)
+    """Return Table I with nine rows for all test sets; columns "<test set> <direction> R@k", as `recalls`."""
+    tables = {test_set: recalls(results, test_set).loc[list(TITLES)] for test_set in results.test_sets}
+    paper = PAPER.filter(like="R@").add_prefix("paper ")
+    ours = [table.drop(columns=paper.columns).add_prefix(f"{name} ") for name, table in tables.items()]
+    return pd.concat([*ours, paper], axis=1).round(4).rename_axis("variant").reset_index()
+
+
+def abx_errors(results: Results) -> pd.DataFrame:
+    """Return every ABX error of every seed, one per row, in [0, 1]."""
+    columns = ["features", "seed", "epoch", "condition", "protocol", "layer", "error"]
+    return pd.DataFrame(list(_abx_errors(results)), columns=columns).astype({"layer": "Int64"})
+
+
+def _abx_errors(results: Results) -> Iterator[tuple[object, ...]]:
+    first = results.settings.get("seed")
+    for seed, variants in [(first, results.variants), *((r.seed, r.variants) for r in results.repeats)]:
+        for variant in variants:
+            for point in variant.abx:
+                for protocol, errors in (("corrected", point.errors), ("as published", point.published)):
+                    for condition, of_layers in errors.items():
+                        for layer, error in of_layers.items():
+                            yield variant.name, seed, point.epoch, condition, protocol, layer, error
+    for baseline in results.abx.baselines if results.abx else ():
+        for protocol, found in (("corrected", baseline.errors), ("as published", baseline.published)):
+            for condition, error in found.items():
+                yield baseline.features, None, None, condition, protocol, baseline.layer, error
+
+
+def table2(results: Results) -> pd.DataFrame:
+    """Return Table II: the error of the best layer after training in percent, and that layer.
+
+    Rows ("features") are the nine variants, then others and untrained features. Columns are "<condition>",
+    the same with " as published", and "paper <condition>", each followed by one with " layer".
+    """
+    final = {v.name: v.abx[-1] for v in ordered(results) if v.abx}
+    best: dict[str, dict[str, float]] = {name: {} for name in [*TITLES, *final]}
+
+    def add(name: str, column: str, error: float, layer: int | None) -> None:
+        row = best.setdefault(name, {})
+        if 100 * error < row.get(column, math.inf):
+            row |= {column: 100 * error, f"{column} layer": math.nan if layer is None else layer}
+
+    for name, point in final.items():
+        for end, errors in (("", point.errors), (" as published", point.published)):
+            for condition, of_layers in errors.items():
+                for layer, error in sorted(of_layers.items()):
+                    add(name, condition + end, error, layer)
+    for baseline in results.abx.baselines if results.abx else ():
+        for end, found in (("", baseline.errors), (" as published", baseline.published)):
+            for condition, error in found.items():
+                add(baseline.features, condition + end, error, baseline.layer)
+    parts = [(c, f"{c} as published", f"paper {c}") for c in CONDITIONS]
+    columns = [f"{name}{end}" for part in parts for name in part for end in ("", " layer")]
+    paper = PAPER[[f"{c}{end}" for c in CONDITIONS for end in ("", " layer")]].add_prefix("paper ")
+    ours = pd.DataFrame(list(best.values()), index=list(best)).join(paper).reindex(columns=columns).round(4)
+    table = ours.astype({column: "Int64" for column in columns if column.endswith("layer")})
+    return table.rename_axis("features").reset_index()
 
 
 def curves(results: Results) -> pd.DataFrame:
-    """Every loss and recall during training, one value a row."""
+    """Return every loss, recall and further score during training, one value per row."""
     columns = ["variant", "split", "phase", "epoch", "step", "metric", "value"]
-    rows = [row for variant in ordered(results) for row in _curve_rows(variant)]
-    return pd.DataFrame(rows, columns=columns).astype({"phase": "Int64", "step": "Int64"})
+    return pd.DataFrame(list(_curves(results)), columns=columns).astype({"phase": "Int64", "step": "Int64"})
 
 
-def time_rows(results: Results) -> tuple[TimeRow, ...]:
-    """Every phase that was run, shared ones once, in the order of the variants."""
+def _curves(results: Results) -> Iterator[tuple[object, ...]]:
+    for variant in ordered(results):
+        for point in variant.losses:
+            for term, value in point.terms.items():
+                if value is not None:
+                    metric, _ = LOSSES.get(term, (term, ""))
+                    yield variant.name, point.split, point.phase, point.epoch, point.step, metric, value
+        for recall in variant.recalls:
+            for direction in DIRECTIONS:
+                for k, share in getattr(recall, direction).items():
+                    yield variant.name, recall.test_set, None, recall.epoch, None, f"{direction} R@{k}", share
+        for further in variant.scores:
+            for name, value in further.scores.items():
+                yield variant.name, None, None, further.epoch, None, name, value
+
+
+def further_scores(results: Results) -> pd.DataFrame:
+    """Return the last value of every further score: a row per variant, a column per name."""
+    found = {v.name: v.scores[-1].scores for v in ordered(results) if v.scores}
+    return pd.DataFrame(list(found.values()), index=list(found), dtype=float)
+
+
+def times(results: Results) -> pd.DataFrame:
+    """Return every phase that was run, shared ones once, with its `PhaseResult` fields and its variants."""
     users: dict[tuple[str, str], list[str]] = {}
     phases: dict[tuple[str, str], PhaseResult] = {}
     for variant in ordered(results):
@@ -162,69 +217,182 @@ def time_rows(results: Results) -> tuple[TimeRow, ...]:
             run = (phase.name, "" if phase.shared else variant.name)
             phases.setdefault(run, phase)
             users.setdefault(run, []).append(variant.name)
-    return tuple(TimeRow(phase, tuple(users[run])) for run, phase in phases.items())
+    columns = ["name", "epochs", "steps", "seconds", "shared", "variants"]
+    rows = [{**asdict(phase), "variants": users[run]} for run, phase in phases.items()]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def print_table(results: Results, console: Console) -> None:
-    """Table I's shape for the terminal, one table for each test set, the paper's numbers beside ours.
+# ---- tables of the evaluate commands ----------------------------------------------------------------------
 
-    A narrow terminal gets the paper's k alone, without intervals.
+
+def retrieval_table(scores: RetrievalScores) -> pd.DataFrame:
+    """Return the recalls of a run with intervals and chance in [0, 1], and median ranks, a row per k."""
+    return pd.DataFrame(
+        {
+            "direction": direction,
+            "k": k,
+            "recall": share.value,
+            "low": share.low,
+            "high": share.high,
+            "chance": scores.side(direction).chance[k],
+            "median rank": scores.side(direction).median_rank,
+        }
+        for direction in DIRECTIONS
+        for k, share in scores.side(direction).recall.items()
+    )
+
+
+def part_table(parts: Sequence[PartScores], heading: str) -> pd.DataFrame:
+    """Return the recalls from speech to image of parts of a split in [0, 1], with lengths in seconds."""
+    return pd.DataFrame(
+        {heading: part.name, "captions": part.captions, "pictures": part.images}
+        | {"shortest": part.shortest, "longest": part.longest}
+        | {
+            f"R@{k}{end}": value
+            for k, share in part.recall.items()
+            for end, value in (("", share.value), (" low", share.low), (" high", share.high))
+        }
+        | {"median rank": part.median_rank}
+        for part in parts
+    )
+
+
+def abx_table(rows: Sequence[AbxRow]) -> pd.DataFrame:
+    """Return ABX errors in [0, 1], a row per error."""
+    columns = ["features", "layer", "context", "protocol", "condition", "error"]
+    values = [
+        [row.features, row.layer, row.context, protocol, condition, error]
+        for row in rows
+        for protocol in ["as published" if row.as_published else "corrected"]
+        for condition, error in row.errors.items()
+    ]
+    return pd.DataFrame(values, columns=columns).astype({"layer": "Int64"})
+
+
+def write_csv(table: pd.DataFrame, path: Path, *, index: bool = False) -> None:
+    """Write a table atomically; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(table.to_csv(index=index).encode())
+
+
+def write_retrieval(
+    scores: RetrievalScores, by_speaker: Sequence[PartScores], by_length: Sequence[PartScores], folder: Path
+) -> None:
+    """Write retrieval.csv, by_speaker.csv and by_length.csv to a folder."""
+    write_csv(retrieval_table(scores), folder / RETRIEVAL_FILE)
+    write_csv(part_table(by_speaker, "speaker"), folder / BY_SPEAKER_FILE)
+    write_csv(part_table(by_length, "length"), folder / BY_LENGTH_FILE)
+
+
+# ---- the terminal -----------------------------------------------------------------------------------------
+
+
+def terminal_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], title: str, caption: str | None = None
+) -> Table:
+    """Return a table for the terminal, its first column to the left and the others to the right."""
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=bool(index), overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def print_tables(results: Results, console: Console) -> None:
+    """Print Table I for each test set with the paper's numbers, and further scores if there are any.
+
+    A narrow terminal gets the paper's k only, without intervals.
     """
-    narrow = console.width < WIDE
-    ks = [k for k in KS if k in PAPER_KS or not narrow]
     for test_set in results.test_sets:
-        title = f"Recall in % on {label(test_set)}{'' if narrow else ', below it the 95 % interval'}"
-        table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("Variant", no_wrap=True)
-        for direction in DIRECTIONS:
-            heading = ARROWS[direction].replace(" →", "\n→")
-            table.add_column(f"{heading}\nR@{ks[0]}", justify="right", no_wrap=True)
-            for k in ks[1:]:
-                table.add_column(f"\n\nR@{k}", justify="right", no_wrap=True)
-            paper = "/".join(f"R@{k}" for k in PAPER_KS)
-            table.add_column(f"\npaper\n{paper}", justify="right", style="dim", no_wrap=True)
-        for row in table_rows(results, test_set):
-            cells: list[str] = []
-            for direction in DIRECTIONS:
-                ours = dict(zip(KS, row.ours[direction], strict=True))
-                cells += [_terminal(ours[k], narrow=narrow) for k in ks]
-                cells.append("/".join(row.paper[direction]))
-            if row.name == CHANCE:
-                table.add_section()
-            table.add_row(row.name, *cells, style=None if row.trained else "dim")
-        console.print(table)
+        console.print(_recall_table(recalls(results, test_set), label(test_set), narrow=console.width < WIDE))
+    if not (further := further_scores(results)).empty:
+        rows = [
+            [str(name), *map("{:g}".format, row.values())] for name, row in further.to_dict("index").items()
+        ]
+        console.print(terminal_table(["Variant", *map(str, further)], rows, "Further scores"))
 
 
-def _terminal(cell: Cell, *, narrow: bool) -> str:
-    value = f"[bold]{cell.value}[/]" if cell.best else cell.value
-    return f"{value}\n[dim]{cell.interval}[/]" if cell.interval and not narrow else value
-
-
-def _value(scores: DirectionScores, k: int) -> float:
-    return scores.recall[k].value if k in scores.recall else -math.inf
-
-
-def _paper(name: str) -> dict[str, tuple[str, ...]]:
-    if name not in PAPER:
-        return dict.fromkeys(DIRECTIONS, (DASH,) * len(PAPER_KS))
-    return {d: tuple(f"{getattr(PAPER[name], d)[k]:.1f}" for k in PAPER_KS) for d in DIRECTIONS}
-
-
-def _curve_rows(variant: Variant) -> Iterator[tuple[object, ...]]:
-    for point in variant.losses:
-        for metric, value in (
-            ("L_AV", point.grounding),
-            ("L_AUD", point.ssl),
-            ("L_AUD additional", point.additional_ssl),
-        ):
-            if value is not None:
-                yield variant.name, point.split, point.phase, point.epoch, point.step, metric, value
-    for recall in variant.recalls:
-        for metric, value in _recall_values(recall):
-            yield variant.name, recall.test_set, None, recall.epoch, None, metric, value
-
-
-def _recall_values(point: RecallPoint) -> Iterator[tuple[str, float]]:
+def _recall_table(frame: pd.DataFrame, test_set: str, *, narrow: bool) -> Table:
+    ks = [k for k in KS if k in PAPER_KS or not narrow]
+    best = frame.drop(CHANCE, errors="ignore").max()
+    headings = ["Variant"]
     for direction in DIRECTIONS:
-        for k, share in getattr(point, direction).items():
-            yield f"{direction} R@{k}", share
+        headings += [ARROWS[direction].replace(" →", "\n→") + f"\nR@{ks[0]}", *(f"\n\nR@{k}" for k in ks[1:])]
+        headings.append("\npaper\n" + "/".join(f"R@{k}" for k in PAPER_KS))
+    rows = []
+    for name, row in frame.to_dict("index").items():
+        texts = [str(name)]
+        for direction in DIRECTIONS:
+            for column in (f"{direction} R@{k}" for k in ks):
+                text, ends = percent(row[column]), interval(row[f"{column} low"], row[f"{column} high"])
+                text = f"[bold]{text}[/]" if row[column] == best[column] > 0 and name != CHANCE else text
+                texts.append(f"{text}\n[dim]{ends}[/]" if ends and not narrow else text)
+            paper = [percent(row[f"paper {direction} R@{k}"], small=1) for k in PAPER_KS]
+            texts.append("/".join(paper))
+        rows.append(texts)
+    title = f"Recall in % on {test_set}{'' if narrow else ', below it the 95 % interval'}"
+    table = terminal_table(headings, rows, title)
+    for printed_column in table.columns:
+        printed_column.style = "dim" if "paper" in str(printed_column.header) else ""
+    for printed_row, missing in zip(
+        table.rows, frame.filter(regex="^[^p].*R@").isna().all(axis=1), strict=True
+    ):
+        printed_row.style = "dim" if missing else None
+    if CHANCE in frame.index:
+        table.rows[-2].end_section = True
+    return table
+
+
+def retrieval_terminal(scores: RetrievalScores) -> Table:
+    """Return `retrieval_table` for the terminal, in percent."""
+    rows = []
+    for row in retrieval_table(scores).to_dict("records"):
+        first = row["k"] == min(scores.side(row["direction"]).recall)
+        value, low, high, chance = (100 * row[name] for name in ("recall", "low", "high", "chance"))
+        texts = [str(row["k"]), percent(value), interval(low, high), percent(chance)]
+        ends = [ARROWS[row["direction"]], f"{row['median rank']:g}"] if first else ["", ""]
+        rows.append([ends[0], *texts, ends[1]])
+    title = f"Recall in %, {scores.captions} captions of {scores.images} pictures"
+    return terminal_table(["direction", "k", "recall", "95 %", "chance", "median rank"], rows, title)
+
+
+def part_terminal(parts: Sequence[PartScores], title: str) -> Table:
+    """Return `part_table` for the terminal, in percent, with intervals below the recalls."""
+    rows = [
+        [
+            part.name,
+            str(part.captions),
+            f"{part.shortest:.2f}{DASH}{part.longest:.2f}",
+            *(
+                f"{percent(100 * share.value)}\n{interval(100 * share.low, 100 * share.high)}"
+                for share in part.recall.values()
+            ),
+            f"{part.median_rank:g}",
+        ]
+        for part in parts
+    ]
+    headings = ["captions of", "count", "seconds", *(f"R@{k}" for k in parts[0].recall), "median\nrank"]
+    return terminal_table(headings, rows, title)
+
+
+def abx_terminal(rows: Sequence[AbxRow], title: str) -> Table:
+    """Return the errors in percent, a row per layer; the model's lowest of each column has a star."""
+    cells: dict[tuple[str, str], dict[str, float]] = {}
+    for row in abx_table(rows).to_dict("records"):
+        column = row["condition"] + (", as published" if row["protocol"] == "as published" else "")
+        layer = "" if pd.isna(row["layer"]) else str(row["layer"])
+        cells.setdefault((row["features"], layer), {})[column] = row["error"]
+    columns = list(dict.fromkeys(column for found in cells.values() for column in found))
+    model = [found for (features, _), found in cells.items() if features == "model"]
+    best = {column: min((found[column] for found in model), default=math.nan) for column in columns}
+    texts = []
+    for (features, layer), found in cells.items():
+        errors = []
+        for column in columns:
+            star = BEST if features == "model" and found[column] == best[column] else " "
+            errors.append(f"{100 * found[column]:.2f}{star}")
+        texts.append([features, layer, *errors])
+    caption = f"{BEST} the model's best layer. Errors in percent; chance is 50."
+    return terminal_table(["features", "layer", *columns], texts, title, caption)
