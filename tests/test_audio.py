@@ -15,7 +15,6 @@ from vgsplus.audio import (
     duration,
     header,
     is_prepared,
-    is_there,
     load_any,
     normalise,
     num_samples,
@@ -23,6 +22,7 @@ from vgsplus.audio import (
     read_crop,
     write_wav,
 )
+from vgsplus.audio_files import sound_exists
 from vgsplus.errors import AudioError
 
 
@@ -251,7 +251,7 @@ def test_a_range_of_samples_is_a_sound_of_its_own(sound):
     np.testing.assert_array_equal(read(part, 100, crop=0.5), whole[2450:2550])
     assert num_samples(part) == 3000
     assert duration(part) == 3000 / SAMPLE_RATE
-    assert is_there(part)
+    assert sound_exists(part)
     assert is_prepared(part)
 
 
@@ -288,8 +288,8 @@ def test_a_member_of_an_archive_is_read_from_its_bytes(tmp_path, sound, kind):
     start, size = archive.read_bytes().index(b"fLaC"), sound.stat().st_size
     part = f"{archive}:{start}:{size}"
     np.testing.assert_array_equal(read(part), read(sound))
-    assert is_there(part)
-    assert not is_there(f"{archive}x:{start}:{size}")
+    assert sound_exists(part)
+    assert not sound_exists(f"{archive}x:{start}:{size}")
     with pytest.raises(AudioError, match=rf"the archive has \d+ bytes, fewer than {start} \+ 999999"):
         read(f"{archive}:{start}:999999")
 
@@ -316,7 +316,7 @@ def test_the_contents_of_a_range_are_its_samples(tmp_path, subtype):
 def test_a_sound_is_found_under_either_unicode_form(tmp_path, stored, asked):
     soundfile.write(tmp_path / unicodedata.normalize(stored, "größe.wav"), tone(300), SAMPLE_RATE)
     path = tmp_path / unicodedata.normalize(asked, "größe.wav")
-    assert is_there(path)
+    assert sound_exists(path)
     assert num_samples(path) == num_samples(f"{path}:0:8000") == 8000
 
 

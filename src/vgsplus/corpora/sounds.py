@@ -14,11 +14,11 @@ from vgsplus.audio import (
     header,
     is_prepared,
     is_silent,
-    is_there,
     load_any,
     num_samples,
     write_wav,
 )
+from vgsplus.audio_files import sound_exists
 from vgsplus.corpora.format import CaptionEntry
 from vgsplus.errors import AudioError
 from vgsplus.parallel import in_parallel, stream_in_parallel
@@ -85,7 +85,7 @@ def _read_recording(folder: Path, copy: bool, entries: Sequence[CaptionEntry]) -
         rate, frames = header(path)
         signal = load_any(path) if copy or not is_prepared(path) else None
     except AudioError as error:
-        return [f"{error}{'' if is_there(path) else nearest(path)}"] * len(entries)
+        return [f"{error}{'' if sound_exists(path) else nearest(path)}"] * len(entries)
     sounds: dict[tuple[float | None, float | None], Sound | str] = {}
     for entry in entries:
         span = entry.start, entry.end

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from vgsplus import audio
+from vgsplus.audio_files import HINT_REPLACE
 from vgsplus.errors import AudioError, VgsplusError
 from vgsplus.progress import SILENT, Progress
 
@@ -313,7 +314,7 @@ def check_audio(
             if isinstance(found, AudioError):
                 faults.append(str(found))
             elif int(model.speech.waveform.num_frames(torch.tensor(found))) < min_frames:
-                faults.append(f"{path}: {found} samples at 16 kHz are too short for {needed}. {audio.MEND}")
+                faults.append(f"{path}: {found} samples at 16 kHz are too short for {needed}. {HINT_REPLACE}")
             else:
                 num_samples.append(found)
             progress.update("checking", done, len(paths))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from vgsplus.audio import SAMPLE_RATE, is_there
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.audio_files import sound_exists
 from vgsplus.config import RunConfig
 from vgsplus.corpora import Corpus
 from vgsplus.corpora.captions import NO_IMAGE
@@ -132,7 +133,7 @@ def _clip_faults(config: RunConfig, corpus: Corpus, split: str, setting: str = "
         )
     # Preparation checked every file; one look tells whether they are still where the corpus says.
     sound = corpus.audio_path(captions[0])
-    if not is_there(sound):
+    if not sound_exists(sound):
         yield f"{setting}: there is no sound file {sound}; were the files moved? prepare the corpus again"
 
 

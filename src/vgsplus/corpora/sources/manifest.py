@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vgsplus.audio import PART
+from vgsplus.audio_files import PART
 from vgsplus.corpora import Corpus, Summary
 from vgsplus.corpora.format import INFO_FILE, CaptionEntry
 from vgsplus.corpora.prepare import SourceInfo, prepare, unique_ids

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.audio import is_there, num_samples
+from vgsplus.audio import num_samples
+from vgsplus.audio_files import sound_exists
 from vgsplus.corpora import Caption, CorpusWriter, Summary
 from vgsplus.corpora.preparing import MIN_SAMPLES, MIN_SECONDS, reason
 from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, walk
@@ -217,7 +218,7 @@ def _measure(
 
 def _length(path: Path) -> int | str:
     """Samples of a sound that can be used where it is, or the reason why it cannot."""
-    if not is_there(path):
+    if not sound_exists(path):
         return "absent sound"
     try:
         length = num_samples(path)
