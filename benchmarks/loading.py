@@ -1,6 +1,6 @@
 """How fast batches are read on one core: captions a second from WAV and FLAC, with and without regions.
 
-Compares our reader (`vgsplus.training.batches`), also on the corpus packed (`vgsplus data pack`, for FLAC
+Compares our reader (`vgsplus.training.data`), also on the corpus packed (`vgsplus data pack`, for FLAC
 with and without `--decode`), with the published loader's way, written anew: every sound read whole, cut or
 padded to 8 s, the regions of every caption looked up as a row of HDF5 and copied as float32, samples stacked
 to a batch. The corpus is noise, written to a temporary folder: lengths are gamma distributed, shape 12, 4.4 s
@@ -34,7 +34,7 @@ from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.corpora.packing import pack
 from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length
-from vgsplus.training.batches import Batch, BatchReader, BatchRequest, epoch_order
+from vgsplus.training.data import Batch, BatchIndices, SpeechImageDataset, epoch_order
 
 FIXED_SECONDS = 8.0
 FIXED_SAMPLES = int(FIXED_SECONDS * SAMPLE_RATE)
@@ -124,9 +124,10 @@ def write_corpus(root: Path, sound: str, captions: int, images: int, seed: int) 
 # ---- the ways ---------------------------------------------------------------------------------------------
 
 
-def our_way(corpus: Corpus) -> Callable[[BatchRequest], Batch]:
+def our_way(corpus: Corpus) -> Callable[[BatchIndices], Batch]:
     """The reader that training uses."""
-    return BatchReader(corpus=corpus, captions=corpus.captions(SPLIT), max_samples=FIXED_SAMPLES).read
+    dataset = SpeechImageDataset(corpus=corpus, captions=corpus.captions(SPLIT), max_samples=FIXED_SAMPLES)
+    return dataset.__getitem__
 
 
 class PublishedWay:
@@ -137,7 +138,7 @@ class PublishedWay:
         self.captions = list(corpus.captions(SPLIT))
         self.regions = h5py.File(corpus.root / "regions.h5")
 
-    def __call__(self, request: BatchRequest) -> Batch:
+    def __call__(self, request: BatchIndices) -> Batch:
         """Read a batch."""
         samples = [self.sample(self.captions[index], images=request.images) for index in request.captions]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
@@ -166,7 +167,7 @@ def measure(
     corpus: Corpus, packed: Mapping[str, Corpus], sound: str, batch_size: int, repeats: int, seed: int
 ) -> list[Speed]:
     """Read an epoch each way in each repeat, in another order every time."""
-    ways: dict[str, Callable[[BatchRequest], Batch]] = {
+    ways: dict[str, Callable[[BatchIndices], Batch]] = {
         "ours": our_way(corpus),
         **{way: our_way(same) for way, same in packed.items()},
         "published": PublishedWay(corpus),
@@ -176,9 +177,10 @@ def measure(
     rates: dict[tuple[bool, str], list[float]] = {case: [] for case in cases}
     sizes: dict[tuple[bool, str], int] = {}
     for repeat in range(-1, repeats):  # the first turn brings files into the cache
-        order = epoch_order(len(corpus.captions(SPLIT)), seed, repeat + 1)[:captions].reshape(-1, batch_size)
+        order, _ = epoch_order(len(corpus.captions(SPLIT)), seed, repeat + 1)
+        order = order[:captions].reshape(-1, batch_size)
         for images, way in cases:
-            requests = [BatchRequest(tuple(row.tolist()), images=images) for row in order]
+            requests = [BatchIndices(tuple(row.tolist()), images=images) for row in order]
             start, size = time.process_time(), 0
             for request in requests:
                 batch = ways[way](request)

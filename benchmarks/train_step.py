@@ -25,8 +25,8 @@ from torch import Tensor
 
 from vgsplus.config import load_config
 from vgsplus.models.published import build_model
-from vgsplus.training.machine import keep_freed_memory, keep_kernels
 from vgsplus.training.optimizer import build_optimizer
+from vgsplus.training.runtime import keep_freed_memory, keep_kernels
 
 SAMPLE_RATE = 16_000
 FIXED_SECONDS = 8.0

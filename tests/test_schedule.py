@@ -167,8 +167,8 @@ def test_the_plan_is_gapless_and_counts_fractions_of_epochs():
         Phase(name="c", alpha=Alpha.constant(1.0), epochs=0.001),
     ]
     plan = Schedule(tuple(phases)).plan(steps_per_epoch=9)
-    assert [planned.steps for planned in plan] == [4, 18, 1]
-    assert [planned.first_step for planned in plan] == [0, 4, 22]
+    assert [phase.steps for phase in plan] == [4, 18, 1]
+    assert [phase.first_step for phase in plan] == [0, 4, 22]
     assert plan[1].epoch(9) == 1.5
     assert plan[1].alpha(9) == 0.5
     assert plan[1].lr(0) == 0.0

@@ -222,33 +222,47 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedPhase:
-    """A phase measured in optimiser steps: `first_step` and `first_epoch` count from the start of the run."""
+class PhaseSteps:
+    """A phase measured in optimiser steps.
+
+    Attributes:
+        index: index of the phase.
+        settings: the phase.
+        steps: updates of the phase.
+        steps_per_epoch: batches of captions in an epoch.
+        first_step: updates of the whole run before the phase.
+        first_epoch: epochs of the whole run before the phase.
+    """
 
     index: int
-    phase: Phase
+    settings: Phase
     steps: int
     steps_per_epoch: int
     first_step: int
     first_epoch: float
 
-    def alpha(self, step: int) -> float:
-        """α at `step` (from 0) of the phase."""
-        return self.phase.alpha.at(step / self.steps)
-
-    def lr(self, step: int) -> float:
-        """The learning rate at `step` (from 0) of the phase."""
-        settings = self.phase.optimizer
-        return settings.lr * learning_rate(step, self.steps, settings.warmup, settings.decay)
+    @property
+    def name(self) -> str:
+        """Name of the phase."""
+        return self.settings.name
 
     @property
-    def additional_weight(self) -> float:
-        """The weight of additional speech; 0 where there is none."""
-        speech = self.phase.additional_speech
+    def extra_weight(self) -> float:
+        """Weight of additional speech, 0 without it."""
+        speech = self.settings.additional_speech
         return speech.weight if speech else 0.0
 
+    def alpha(self, step: int) -> float:
+        """Return α at `step` (from 0) of the phase."""
+        return self.settings.alpha.at(step / self.steps)
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate at `step` (from 0) of the phase."""
+        optimizer = self.settings.optimizer
+        return optimizer.lr * learning_rate(step, self.steps, optimizer.warmup, optimizer.decay)
+
     def epoch(self, done: int) -> float:
-        """Epochs of the whole run that are behind after `done` steps of the phase."""
+        """Return the epochs of the whole run after `done` steps of the phase."""
         return self.first_epoch + done / self.steps_per_epoch
 
 
@@ -318,16 +332,16 @@ class Schedule:
         """Length of the whole run."""
         return sum(phase.epochs for phase in self.phases)
 
-    def plan(self, steps_per_epoch: int) -> tuple[PlannedPhase, ...]:
+    def plan(self, steps_per_epoch: int) -> tuple[PhaseSteps, ...]:
         """Measure the phases in steps; each takes at least one."""
-        plan: list[PlannedPhase] = []
+        plan: list[PhaseSteps] = []
         first_step, first_epoch = 0, 0.0
         for index, phase in enumerate(self.phases):
             steps = max(1, round(phase.epochs * steps_per_epoch))
             plan.append(
-                PlannedPhase(
+                PhaseSteps(
                     index=index,
-                    phase=phase,
+                    settings=phase,
                     steps=steps,
                     steps_per_epoch=steps_per_epoch,
                     first_step=first_step,

@@ -18,7 +18,7 @@ from vgsplus import audio
 from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.packing import pack
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
-from vgsplus.training.batches import BatchReader, BatchRequest, read_batches
+from vgsplus.training.data import BatchIndices, SpeechImageDataset, load_batches
 
 SMALL = 60_000
 """Bytes: about three sounds of the tiny corpus."""
@@ -35,16 +35,16 @@ def shards_of(root, split="*"):
     return sorted((root / "shards").glob(f"{split}-*.tar"))
 
 
-def reader(root, split="train"):
+def dataset(root, split="train"):
     corpus = Corpus.open(root)
-    return BatchReader(corpus=corpus, captions=corpus.captions(split), max_samples=9000)
+    return SpeechImageDataset(corpus=corpus, captions=corpus.captions(split), max_samples=9000)
 
 
 def test_a_packed_corpus_gives_the_same_batches_bit_for_bit(tiny_corpus, packed):
     assert len(shards_of(packed, "train")) > 2
-    requests = [BatchRequest(rows, images=True) for rows in ((3, 14, 1, 5), (9, 2, 6, 15), (0, 0, 1, 7))]
-    plain = [reader(tiny_corpus).read(request) for request in requests]
-    for one, other in zip(plain, read_batches(reader(packed), requests), strict=True):
+    requests = [BatchIndices(rows, images=True) for rows in ((3, 14, 1, 5), (9, 2, 6, 15), (0, 0, 1, 7))]
+    plain = [dataset(tiny_corpus)[request] for request in requests]
+    for one, (other,) in zip(plain, load_batches((dataset(packed), requests)), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -177,7 +177,7 @@ def test_what_breaks_off_or_is_gone_is_named(packed, tmp_path):
     assert any(f"{shard}:512:" in fault for fault in validate(root))
     shard.unlink()
     with pytest.raises(AudioError, match="no such sound file"):
-        reader(root, "test").read(BatchRequest((0,), images=False))
+        dataset(root, "test")[BatchIndices((0,))]
 
 
 PACK_SLOWLY = """

@@ -8,7 +8,7 @@ import torch
 
 from vgsplus.doctor import examine, machine
 from vgsplus.errors import VgsplusError
-from vgsplus.training.machine import native_precision
+from vgsplus.training.runtime import native_precision
 
 
 def of(about):

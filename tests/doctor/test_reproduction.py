@@ -39,7 +39,7 @@ def test_the_recorded_command_resumes_what_is_unfinished(recorded):
 
 def test_a_run_of_a_reproduction_resumes_by_its_command(recorded):
     run = variant_folder(recorded, VARIANT, 0)
-    shutil.rmtree(checkpoint.latest(run))
+    shutil.rmtree(checkpoint.latest_path(run))
     assert examine(run).command == examine(recorded).command
 
 
@@ -51,21 +51,21 @@ def test_without_a_recorded_command_a_hint_says_to_repeat_it(reproduction, found
     assert not diagnosis.command
     assert "resumes where it stopped" in dict(found(diagnosis, "hint"))["command"]
     run = variant_folder(reproduction, VARIANT, 0)
-    shutil.rmtree(checkpoint.latest(run))
+    shutil.rmtree(checkpoint.latest_path(run))
     assert examine(run).command == f"vgsplus train {run / CONFIG_FILE} --out {run} --resume"
 
 
 def test_seeds_are_counted(reproduction, trained, found):
     again = variant_folder(reproduction, VARIANT, 1)
     shutil.copytree(trained, again)
-    shutil.rmtree(checkpoint.latest(again))
+    shutil.rmtree(checkpoint.latest_path(again))
     diagnosis = examine(reproduction)
     assert f"at step 2 of {STEPS}" in dict(found(diagnosis, "hint"))[f"{TITLE}, seed-1"]
 
 
 def test_a_broken_run_is_a_fault_that_points_to_its_own_examination(reproduction, found):
     run = variant_folder(reproduction, VARIANT, 0)
-    (checkpoint.latest(run) / "state.json").write_text("{")
+    (checkpoint.latest_path(run) / "state.json").write_text("{")
     fault = dict(found(examine(reproduction), "fault"))[TITLE]
     assert "state.json" in fault
     assert f"vgsplus doctor {run}" in fault

@@ -22,7 +22,7 @@ SCORES = {"test/speech_to_image/R@10": 0.5}
 
 
 def unfinish(run):
-    shutil.rmtree(checkpoint.latest(run))
+    shutil.rmtree(checkpoint.latest_path(run))
 
 
 def records(run):
@@ -65,7 +65,7 @@ def test_scores_that_are_missing_at_the_end_leave_a_run_unfinished(run, found):
 
 @pytest.mark.parametrize("name", [MODEL_FILE, OPTIMIZER_FILE])
 def test_a_tensor_file_that_is_cut_off_is_a_fault_and_the_one_before_is_named(run, found, name):
-    newest = checkpoint.latest(run)
+    newest = checkpoint.latest_path(run)
     path = newest / name
     path.write_bytes(path.read_bytes()[:-100])
     diagnosis = examine(run)
@@ -76,12 +76,12 @@ def test_a_tensor_file_that_is_cut_off_is_a_fault_and_the_one_before_is_named(ru
 
 
 def test_a_checkpoint_that_lacks_a_file_is_a_fault(run, found):
-    (checkpoint.latest(run) / "state.json").unlink()
+    (checkpoint.latest_path(run) / "state.json").unlink()
     assert "state.json missing" in dict(found(examine(run), "fault"))["checkpoint"]
 
 
 def test_weights_that_are_not_finite_are_a_fault(run, found):
-    path = checkpoint.latest(run) / MODEL_FILE
+    path = checkpoint.latest_path(run) / MODEL_FILE
     weights = load_file(path)
     name = next(name for name, tensor in weights.items() if tensor.ndim == 2)
     weights[name][0, 0] = float("nan")
@@ -102,7 +102,7 @@ def test_a_step_logged_twice_and_a_broken_line_are_faults(run, found):
     assert "more than once" in dict(found(examine(run), "fault"))["log"]
     text = (run / LOG_FILE).read_text()
     (run / LOG_FILE).write_text("{broken\n" + text)
-    assert ":1: is no JSON" in dict(found(examine(run), "fault"))["log"]
+    assert ":1: is not JSON" in dict(found(examine(run), "fault"))["log"]
 
 
 def test_a_stop_by_a_loss_that_is_not_finite_is_told_until_the_run_has_gone_on(run, found):
@@ -190,7 +190,7 @@ def test_additional_speech_that_is_no_longer_the_same_is_a_fault(trained, tiny_c
     speech = f"schedule.additional_speech={{corpus: {tiny_corpus}, weight: 0.5}}"
     config = load_config("smoke", ["schedule.variant=w2v2,vgs", speech])
     known = fingerprint(Corpus.open(tiny_corpus))
-    state = checkpoint.load_state(checkpoint.latest(trained))
+    state = checkpoint.load_state(checkpoint.latest_path(trained))
     for heard, level in ((known, "ok"), (known | {"captions": "others"}, "fault")):
         place = RunProgress(dataclasses.replace(state, additional_speech={"w2v2": heard}), STEPS)
         (finding,) = subject._additional_speech(config, place)

@@ -13,18 +13,23 @@ from safetensors.torch import load_file
 from vgsplus import config as settings
 from vgsplus.corpora import Corpus
 from vgsplus.errors import CheckpointError, ConfigError, Interrupted
+from vgsplus.losses import PUBLISHED_TERMS
+from vgsplus.progress import Progress
 from vgsplus.schedule import AdditionalSpeech, Alpha, Phase, Schedule
 from vgsplus.training import checkpoint
-from vgsplus.training.additional import AdditionalOrder, additional_batches, open_additional
-from vgsplus.training.batches import BatchReader, BatchRequest, TrainingOrder
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE
 from vgsplus.training.checks import check_run
-from vgsplus.training.interruption import StopRequest
-from vgsplus.training.log import ADDITIONAL_SCALARS, SCALARS, RunLog, read_log
+from vgsplus.training.data import (
+    BatchIndices,
+    BatchSampler,
+    SpeechImageDataset,
+    extra_batch_size,
+    open_additional_speech,
+    training_batches,
+)
+from vgsplus.training.log import EXTRA, read_log
 from vgsplus.training.optimizer import build_optimizer
-from vgsplus.training.progress import Silent
-from vgsplus.training.randomness import Use, indexed_seed
-from vgsplus.training.run_folder import Identity
+from vgsplus.training.runtime import RandomStream, indexed_seed
 from vgsplus.training.trainer import Trainer, train
 
 WEIGHT, CLIPS, STEPS = 0.7, 3, 9
@@ -70,7 +75,7 @@ def runs(tmp_path_factory):
 
 def assert_same_bits(one, other):
     for file in (MODEL_FILE, OPTIMIZER_FILE):
-        ours, theirs = (load_file(checkpoint.latest(run) / file) for run in (one, other))
+        ours, theirs = (load_file(checkpoint.latest_path(run) / file) for run in (one, other))
         assert ours.keys() == theirs.keys()
         assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
@@ -79,12 +84,12 @@ def numbers(run, kind="train"):
     return [{k: v for k, v in record.items() if k not in SPEEDS} for record in read_log(run, kind)]
 
 
-class StopAfter(Silent):
+class StopAfter(Progress):
     def __init__(self, step):
         self._step = step
 
-    def step(self, record):
-        if record["step"] == self._step:
+    def update(self, stage, done, _total=None, detail=""):
+        if detail and (0 if stage == "w2v2" else 5) + done == self._step:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -137,9 +142,17 @@ def test_an_infinite_weight_is_refused():
 
 def order(first_step=0, *, captions=13, phase=0, num=7, batch_size=2, seed=1):
     phases = tuple(Phase(name=str(i), alpha=Alpha.constant(0.5), epochs=12 / captions) for i in range(2))
-    planned = Schedule(phases).plan(captions)[phase]
+    steps = range(first_step, Schedule(phases).plan(captions)[phase].steps)
     return list(
-        AdditionalOrder(num=num, batch_size=batch_size, seed=seed, planned=planned, first_step=first_step)
+        BatchSampler(
+            num=num,
+            batch_size=batch_size,
+            seed=seed,
+            steps=steps,
+            phase=phase,
+            stream=RandomStream.EXTRA_ORDER,
+            random_crops=True,
+        )
     )
 
 
@@ -162,22 +175,21 @@ def test_the_order_depends_on_seed_and_phase_and_not_on_the_captions():
     assert order() != order(seed=2)
     assert order() != order(phase=1)
     assert order() == order(captions=6)
-    planned = Schedule((Phase(name="a", alpha=Alpha.constant(0.5), epochs=3),)).plan(3)[0]
-    captions = TrainingOrder(num=7, batch_size=2, seed=1, planned=planned)
+    captions = BatchSampler(num=7, batch_size=2, seed=1, steps=range(9))
     assert [one.captions for one in captions] != [one.captions for one in order(captions=3)][: len(captions)]
 
 
 def test_a_crop_lies_where_it_is_asked_for(speech_root):
     corpus = Corpus.open(speech_root)
     captions = corpus.captions("train")
-    whole = BatchReader(corpus=corpus, captions=captions, max_samples=16000)
-    short = BatchReader(corpus=corpus, captions=captions, max_samples=4000)
-    (signal_,) = whole.read(BatchRequest((2,), images=False))["waveforms"]
+    whole = SpeechImageDataset(corpus=corpus, captions=captions, max_samples=16000)
+    short = SpeechImageDataset(corpus=corpus, captions=captions, max_samples=4000)
+    (signal_,) = whole[BatchIndices((2,))]["waveforms"]
     signal_ = signal_[: captions[2].num_samples]
     for crop in (0.0, 0.3, np.nextafter(1.0, 0.0)):
         start = int(crop * (len(signal_) - 4000 + 1))
         part = signal_[start : start + 4000]
-        (read,) = short.read(BatchRequest((2,), images=False, crops=(crop,)))["waveforms"]
+        (read,) = short[BatchIndices((2,), crops=(crop,))]["waveforms"]
         expected = (part - part.mean()) / part.std(correction=0)
         torch.testing.assert_close(read[:4000], expected, rtol=1e-3, atol=1e-3)
     assert start == len(signal_) - 4000, "the last crop ends with the clip"
@@ -186,10 +198,8 @@ def test_a_crop_lies_where_it_is_asked_for(speech_root):
 @pytest.mark.parametrize(("batch_size", "expected"), [(None, 4), (2, 2)])
 def test_by_default_an_epoch_of_captions_takes_the_corpus_once(with_speech, batch_size, expected):
     config = with_speech(batch_size=batch_size)
-    corpus = open_additional(config.schedule)["w2v2"]
-    planned = config.schedule.plan(4)[0]
-    assert additional_batches(config, planned, corpus).batch_size == expected  # 13 clips in 4 steps
-    assert additional_batches(config, config.schedule.plan(1)[0], corpus).batch_size == (batch_size or 4)
+    assert extra_batch_size(config, config.schedule.plan(4)[0], 13) == expected  # 13 clips in 4 steps
+    assert extra_batch_size(config, config.schedule.plan(1)[0], 13) == (batch_size or 4)
 
 
 # ---- the total and its gradient ---------------------------------------------------------------------------
@@ -201,30 +211,21 @@ def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech,
     config = with_speech()
     phase = dataclasses.replace(config.schedule.phases[0], alpha=Alpha.constant(alpha))
     config = dataclasses.replace(config, schedule=Schedule((phase,)), gradient_clip=1e9)
-    corpus, additional = Corpus.open(config.corpus), open_additional(config.schedule)
-    with RunLog(tmp_path, 0) as log, StopRequest() as stop:
-        trainer = Trainer(
-            config,
-            tmp_path,
-            corpus,
-            additional,
-            identity=Identity.of(corpus, additional),
-            log=log,
-            stop=stop,
-            progress=Silent(),
-        )
-        model = trainer.model.double().train()
-        twin = copy.deepcopy(model)
-        planned = trainer.plan[0]
-        captions, speech = (doubled(batch) for batch in next(trainer._training_batches(planned, 0)))
-        optimizer = trainer.fabric.setup_optimizers(build_optimizer(model, phase.optimizer))
-        record = trainer._update(planned, 0, captions, speech, optimizer)
+    corpus, additional = Corpus.open(config.corpus), open_additional_speech(config.schedule)
+    trainer = Trainer(config, tmp_path, corpus, additional)
+    model = trainer.model.double().train()
+    twin = copy.deepcopy(model)
+    steps = trainer.plan[0]
+    batches = next(training_batches(config, steps, corpus, additional["w2v2"], 0))
+    captions, speech = (doubled(batch) for batch in batches)
+    optimizer = trainer.fabric.setup_optimizers(build_optimizer(model, phase.optimizer))
+    record = trainer._update(steps, 0, optimizer, captions, speech)
     assert len(speech["num_samples"]) == CLIPS
     assert "features" not in speech
-    torch.manual_seed(indexed_seed(config.seed, Use.STEP, 0, 0))
+    torch.manual_seed(indexed_seed(config.seed, RandomStream.STEP, 0, 0))
     own = twin(captions, alpha)
     twin.quantizer.updates.zero_()
-    torch.manual_seed(indexed_seed(config.seed, Use.ADDITIONAL_STEP, 0, 0))
+    torch.manual_seed(indexed_seed(config.seed, RandomStream.EXTRA_STEP, 0, 0))
     beside = twin(speech, 0.0)
     total = WEIGHT * beside.ssl
     if alpha > 0:
@@ -255,10 +256,11 @@ def test_log_and_validation_tell_its_losses_apart_and_count_them_in_the_total(wi
     assert [line["step"] for line in validations] == [3, 5, 8, 9]
     for line in [*lines, *validations]:
         own = {name for name in line if name.startswith("additional_speech/")}
-        assert own - {"additional_speech/moved_crops"} == set(ADDITIONAL_SCALARS)
+        terms = {f"{EXTRA}{name}" for name in PUBLISHED_TERMS if name != "grounding"}
+        assert own - {"additional_speech/moved_crops"} == terms
         own = (1 - line["alpha"]) * line["ssl"] + line["alpha"] * (line.get("grounding") or 0.0)
         assert line["total"] == pytest.approx(own + WEIGHT * line["additional_speech/ssl"], rel=1e-5)
-    weights = load_file(checkpoint.latest(out) / MODEL_FILE)
+    weights = load_file(checkpoint.latest_path(out) / MODEL_FILE)
     assert weights["quantizer.updates"] == STEPS, "the temperature moves on once an update"
 
 
@@ -268,7 +270,7 @@ def test_with_weight_0_the_run_is_the_one_without(make_config, with_speech, runs
     assert_same_bits(without, nothing)
     for kind in ("train", "validation"):
         assert numbers(without, kind) == numbers(nothing, kind)
-    assert set(numbers(without)[0]) >= set(SCALARS)
+    assert set(numbers(without)[0]) >= {"total", *PUBLISHED_TERMS}
     assert not [name for name in numbers(without)[0] if name.startswith("additional")]
 
 
@@ -355,7 +357,7 @@ def test_its_clips_that_are_too_short_or_gone_are_named(with_speech, speech_root
     edit(root, lambda caption: caption.update(num_samples=5, audio="gone.wav") is None)
     message = faults(with_speech(corpus=str(root)))
     assert "schedule.0.additional_speech.corpus: 13 captions of the split train are shorter" in message
-    assert "schedule.0.additional_speech.corpus: there is no sound file" in message
+    assert "schedule.0.additional_speech.corpus: the sound file" in message
 
 
 def edit(root, change):

@@ -20,9 +20,9 @@ from vgsplus.training.checkpoint import (
     OPTIMIZER_FILE,
     STATE_FILE,
     TrainingState,
-    adopt,
     checkpoints,
-    latest,
+    latest_path,
+    link_checkpoint,
     load_model,
     load_state,
     load_tensors,
@@ -74,9 +74,9 @@ def test_newest_and_phase_ends_are_kept(tmp_path):
     prune(tmp_path, keep=2)
     names = [path.name for path in checkpoints(tmp_path)]
     assert names == ["step-00000004-end-of-vgs+", "step-00000006", "step-00000007"]
-    assert latest(tmp_path).name == "step-00000007"
-    assert resolve(tmp_path) == latest(tmp_path)
-    assert resolve(latest(tmp_path)) == latest(tmp_path)
+    assert latest_path(tmp_path).name == "step-00000007"
+    assert resolve(tmp_path) == latest_path(tmp_path)
+    assert resolve(latest_path(tmp_path)) == latest_path(tmp_path)
 
 
 def test_what_cannot_be_removed_yet_stays_hidden(tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_what_cannot_be_removed_yet_stays_hidden(tmp_path, monkeypatch):
 def test_steps_sort_by_number(tmp_path):
     save(tmp_path, 99_999_999)
     save(tmp_path, 100_000_000)
-    assert latest(tmp_path).name == "step-100000000"
+    assert latest_path(tmp_path).name == "step-100000000"
 
 
 def test_half_written_folders_are_invisible_and_cleared(tmp_path):
@@ -105,7 +105,7 @@ def test_half_written_folders_are_invisible_and_cleared(tmp_path):
     half = tmp_path / "checkpoints" / ".step-00000002.writing"
     half.mkdir()
     (half / MODEL_FILE).write_bytes(b"half")
-    assert latest(tmp_path).name == "step-00000001"
+    assert latest_path(tmp_path).name == "step-00000001"
     save(tmp_path, 3)
     assert not half.exists()
 
@@ -227,11 +227,11 @@ def test_load_model_refuses_an_unknown_setting(tmp_path, tiny_model):
         load_model(tmp_path)
 
 
-def test_an_adopted_checkpoint_outlives_its_run(tmp_path):
+def test_a_linked_checkpoint_outlives_its_run(tmp_path):
     folder = save(tmp_path / "first", 10)
-    adopted = adopt(folder, tmp_path / "second")
-    assert adopted == latest(tmp_path / "second")
+    linked = link_checkpoint(folder, tmp_path / "second")
+    assert linked == latest_path(tmp_path / "second")
     for file in folder.iterdir():
         file.unlink()
-    assert dataclasses.asdict(load_state(adopted)) == dataclasses.asdict(state(10))
-    assert torch.equal(load_tensors(adopted / MODEL_FILE)["w"], TENSORS["w"])
+    assert dataclasses.asdict(load_state(linked)) == dataclasses.asdict(state(10))
+    assert torch.equal(load_tensors(linked / MODEL_FILE)["w"], TENSORS["w"])

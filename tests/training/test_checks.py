@@ -30,8 +30,8 @@ def test_speech_alone_is_enough_without_grounding(make_config, speech_root):
         ({"max_seconds": 1e-4}, "max_seconds: "),
         ({"validation_max_seconds": 1e-4}, "validation_max_seconds: "),
         ({"precision": "16-mixed"}, "precision: 16-mixed needs a CUDA device"),
-        ({"schedule": only(0, init="/no/such/weights")}, "schedule.0.init: there is no /no/such/weights"),
-        ({"schedule": only(0, init="/")}, "schedule.0.init: nothing was given that loads"),
+        ({"schedule": only(0, init="/no/such/weights")}, "schedule.0.init: /no/such/weights does not exist"),
+        ({"schedule": only(0, init="/")}, "schedule.0.init: train was called without load_weights"),
     ],
 )
 def test_impossible_settings_are_named(make_config, corpus_root, changes, message):
@@ -69,7 +69,7 @@ def test_clips_shorter_than_a_frame_are_named(make_config, corpus_root, tmp_path
 def test_a_moved_sound_file_is_noticed(make_config, corpus_root):
     corpus = Corpus.open(corpus_root)
     corpus.info["audio_root"] = "elsewhere"
-    with pytest.raises(ConfigError, match="were the files moved"):
+    with pytest.raises(ConfigError, match="if the files were moved"):
         check_run(make_config(), corpus, None)
 
 

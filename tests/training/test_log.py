@@ -2,13 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgsplus.errors import VgsplusError
-from vgsplus.training import progress
 from vgsplus.training.log import RunLog, copy_log, read_log
-from vgsplus.training.progress import Live, Plain, clock, console_progress
 
 
 def record(step, kind="train", **values):
@@ -89,40 +86,3 @@ def test_tensorboard_shows_each_step_once_after_going_on(tmp_path):
         "train/captions_per_second",
         "evaluation/recall",
     }
-
-
-def test_a_terminal_gets_a_live_line_and_anything_else_plain_ones():
-    assert isinstance(console_progress(Console(force_terminal=True)), Live)
-    assert isinstance(console_progress(Console(force_terminal=False)), Plain)
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_phase_step_loss_and_speed(terminal, monkeypatch):
-    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
-    console = Console(force_terminal=terminal, record=True, width=150)
-    shown = console_progress(console)
-    shown.begin("vgs+", 4, 1)
-    for step in (2, 3, 4):
-        shown.step(train(step))
-    shown.note("validation after 2 epochs: total [1.5]")
-    shown.begin("vgs", 4, 0)
-    shown.close()
-    text = console.export_text()
-    for part in ("vgs+", "4/4", "total 1.500", "20.0 captions/s", "total [1.5]"):
-        assert part in text
-
-
-def test_plain_lines_are_rare_but_the_last_step_is_shown():
-    console = Console(force_terminal=False, record=True, width=150)
-    shown = Plain(console)
-    shown.begin("vgs+", 100, 0)
-    for step in range(1, 101):
-        shown.step(train(step))
-    lines = console.export_text().splitlines()
-    assert len(lines) == 2
-    assert "step 100/100" in lines[1]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05")])
-def test_clock(seconds, text):
-    assert clock(seconds) == text

@@ -13,31 +13,32 @@ from safetensors.torch import load_file
 from vgsplus import config as settings
 from vgsplus.corpora import Corpus
 from vgsplus.errors import CheckpointError, Interrupted, NotFiniteError, VgsplusError
-from vgsplus.files import hold
+from vgsplus.files import lock_file
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.progress import Progress
 from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
-from vgsplus.training import checkpoint, reports
-from vgsplus.training.batches import BatchReader
+from vgsplus.training import checkpoint, validate
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, load_model, load_state
+from vgsplus.training.data import SpeechImageDataset
 from vgsplus.training.log import read_log
 from vgsplus.training.optimizer import BertAdam
-from vgsplus.training.progress import Silent
 from vgsplus.training.run_folder import LOCK_FILE
 from vgsplus.training.trainer import train
 
 STEPS = 9
 """Of the two phases of `make_config`: 5 and 4."""
+FIRST_STEPS = {"w2v2": 0}
 SPEEDS = ("captions_per_second", "audio_seconds_per_second")
 
 
-class At(Silent):
+class At(Progress):
     """Does something after a step of the whole run."""
 
     def __init__(self, step, action):
         self._step, self._action = step, action
 
-    def step(self, record):
-        if record["step"] == self._step:
+    def update(self, stage, done, _total=None, detail=""):
+        if detail and FIRST_STEPS.get(stage, 5) + done == self._step:
             self._action()
 
 
@@ -234,7 +235,7 @@ def test_a_run_stopped_after_any_step_and_resumed_is_the_run_that_was_not(
     with pytest.raises(Interrupted, match="--resume") as stopped:
         train(make_config(), tmp_path, progress=At(step, raising(number)))
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    saved = checkpoint.latest(tmp_path)
+    saved = checkpoint.latest_path(tmp_path)
     assert str(saved) in str(stopped.value)
     assert load_state(saved).global_step == step
     result = train(make_config(), tmp_path, resume=True)
@@ -250,22 +251,22 @@ def test_a_second_interrupt_stops_at_once(make_config, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(make_config(), tmp_path, progress=At(2, twice))
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.latest_path(tmp_path) is None
 
 
 def test_an_interrupted_validation_is_done_after_resuming(make_config, tmp_path, whole, monkeypatch):
-    real = reports.scalars
+    real = validate.loss_terms
 
     def interrupt(losses):
         signal.raise_signal(signal.SIGINT)
         return real(losses)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reports, "scalars", interrupt)
+        patch.setattr(validate, "loss_terms", interrupt)
         with pytest.raises(Interrupted):
             train(make_config(), tmp_path)
     assert numbers(tmp_path, "validation") == []
-    assert load_state(checkpoint.latest(tmp_path)).global_step == 3
+    assert load_state(checkpoint.latest_path(tmp_path)).global_step == 3
     train(make_config(), tmp_path, resume=True)
     assert numbers(tmp_path, "validation") == numbers(whole[1], "validation")
 
@@ -317,7 +318,7 @@ def test_ctrl_c_reaches_the_whole_group_and_the_run_saves(make_config, tmp_path,
     code, message = in_another_process(config, out, step=2, action=interrupt_group)
     assert code == 130
     assert "--resume" in message
-    assert load_state(checkpoint.latest(out)).global_step == 2
+    assert load_state(checkpoint.latest_path(out)).global_step == 2
     assert_same_bits(train(config, out, resume=True).checkpoint, whole[0].checkpoint)
 
 
@@ -330,15 +331,15 @@ def test_workers_live_until_the_step_is_done_and_end_with_the_run(
 ):
     """A worker that died of a signal would take the step with it; one that never died, block the exit."""
     config, out = make_config(workers=1, validate_every=None), tmp_path / "run"
-    read, left = BatchReader.read, list(signals)
+    read, left = SpeechImageDataset.__getitem__, list(signals)
 
-    def interrupt_while_reading(self, request):
+    def interrupt_while_reading(self, indices):
         if left:
             os.killpg(0, left.pop())
-        return read(self, request)
+        return read(self, indices)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BatchReader, "read", interrupt_while_reading)
+        patch.setattr(SpeechImageDataset, "__getitem__", interrupt_while_reading)
         code, message = in_another_process(config, out, step=0, action=None)
     assert code == expected
     assert ("--resume" in message) is (len(signals) == 1)
@@ -350,7 +351,7 @@ def test_a_killed_run_resumes_and_its_log_has_every_step_once(make_config, tmp_p
     assert in_another_process(make_config(), out, step=3, action=interrupt_group)[0] == 130
     code, _ = in_another_process(make_config(), out, step=5, action=kill_self, resume=True)
     assert code == -signal.SIGKILL
-    assert load_state(checkpoint.latest(out)).global_step == 3
+    assert load_state(checkpoint.latest_path(out)).global_step == 3
     assert [line["step"] for line in numbers(out)] == [1, 2, 3, 4, 5], "steps 4 and 5 are to be redone"
     with (out / "log.jsonl").open("a") as log:
         log.write('{"kind": "train", "st')
@@ -363,7 +364,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(make_config, tmp_
     out = tmp_path / "run"
     code, _ = in_another_process(make_config(), out, step=2, action=kill_self)
     assert code == -signal.SIGKILL
-    assert checkpoint.latest(out) is None
+    assert checkpoint.latest_path(out) is None
     result = train(make_config(), out, resume=True)
     assert numbers(out) == numbers(whole[1])
     assert_same_bits(result.checkpoint, whole[0].checkpoint)
@@ -390,7 +391,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes(make_config, tmp_path, whole, 
 def test_shared_pretraining_gives_the_weights_of_training_in_one_go(make_config, tmp_path, whole):
     schedule = make_config().schedule
     train(make_config(schedule=Schedule(schedule.phases[:1])), tmp_path / "first")
-    for name, start in (("run", tmp_path / "first"), ("folder", checkpoint.latest(tmp_path / "first"))):
+    for name, start in (("run", tmp_path / "first"), ("folder", checkpoint.latest_path(tmp_path / "first"))):
         result = train(make_config(), tmp_path / name, start=start)
         assert_same_bits(result.checkpoint, whole[0].checkpoint)
         assert numbers(tmp_path / name) == numbers(whole[1]), "the log tells the whole story"
@@ -489,12 +490,10 @@ def test_a_phases_initial_weights_are_loaded_once(make_config, tmp_path):
 def test_a_folder_in_which_another_process_trains_is_left_alone(make_config, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    with (
-        hold(run / LOCK_FILE),
-        pytest.raises(CheckpointError, match=rf"process {os.getpid()} on .* is training in it"),
-    ):
-        train(make_config(), run)
-    assert [path.name for path in run.iterdir()] == [LOCK_FILE]
+    with lock_file(run / LOCK_FILE):
+        with pytest.raises(CheckpointError, match=rf"process {os.getpid()} on .* is training in it"):
+            train(make_config(), run)
+        assert [path.name for path in run.iterdir()] == [LOCK_FILE]
 
 
 def test_an_existing_run_is_not_started_anew(whole, make_config):
@@ -549,15 +548,16 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(
 ):
     with pytest.raises(Interrupted):
         train(make_config(), tmp_path, progress=At(6, raising()))
-    before = checkpoint.latest(tmp_path)
+    before = checkpoint.latest_path(tmp_path)
     forward, models = VGSPlus.forward, []
 
-    def broken(self, batch, alpha=0.5):
-        losses = forward(self, batch, alpha)
+    def broken(self, batch, alpha=0.5, **options):
+        losses = forward(self, batch, alpha, **options)
         models.append(self)
         if what == "loss":
             total = losses.total
-            return dataclasses.replace(losses, total=total * math.nan, grounding=total * math.inf)
+            terms = losses.terms | {"grounding": total * math.inf}
+            return dataclasses.replace(losses, total=total * math.nan, terms=terms)
         losses.total.register_hook(lambda gradient: gradient * math.inf)
         return losses
 
@@ -569,7 +569,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(
     assert ("total, grounding" if what == "loss" else "the gradient") in message
     assert "step 2 of phase mixed" in message
     assert str(before) in message
-    assert checkpoint.latest(tmp_path) == before
+    assert checkpoint.latest_path(tmp_path) == before
     assert len(numbers(tmp_path)) == 6
     (stop,) = numbers(tmp_path, "stopped")
     assert (stop["step"], "grad_norm" in stop["not_finite"]) == (6, True)
@@ -589,7 +589,7 @@ def test_the_log_is_plain_json(whole):
     assert all(set(SPEEDS) <= line.keys() for line in lines if line["kind"] == "train")
 
 
-class Notes(Silent):
+class Notes(Progress):
     def __init__(self):
         self.texts = []
 

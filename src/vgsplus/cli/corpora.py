@@ -264,7 +264,7 @@ def data_regions(
 
     from vgsplus.regions.backbones import open_extractor
     from vgsplus.regions.extract import extract_folder
-    from vgsplus.training.machine import device_name
+    from vgsplus.training.runtime import device_name
 
     extractor = open_extractor(model, weights=weights, device=torch.device(device_name("auto")))
     with console_progress() as progress:

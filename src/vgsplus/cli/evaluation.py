@@ -35,8 +35,8 @@ def evaluate_retrieval(
     from vgsplus.experiments.scoring import embed_run
     from vgsplus.report.tables import part_terminal, retrieval_terminal, write_retrieval
     from vgsplus.training.checkpoint import load_model
-    from vgsplus.training.machine import device_name
     from vgsplus.training.run_folder import CONFIG_FILE
+    from vgsplus.training.runtime import device_name
 
     config = load_config(run / CONFIG_FILE)
     if out is not None:
@@ -89,7 +89,7 @@ def evaluate_lexical(
     from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, open_words
     from vgsplus.interop.loading import load
     from vgsplus.report.lexical import write_lexical
-    from vgsplus.training.machine import device_name
+    from vgsplus.training.runtime import device_name
 
     device = device_name("auto")
     model = load(run).to(device)
@@ -141,7 +141,7 @@ def evaluate_abx(
     from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.interop.loading import load
     from vgsplus.report.tables import abx_table, abx_terminal, write_csv
-    from vgsplus.training.machine import device_name
+    from vgsplus.training.runtime import device_name
 
     chosen_conditions = tuple(dict.fromkeys(conditions or ("within", "across")))
     items = read_items(item, conditions=chosen_conditions, audio_root=audio)

@@ -61,7 +61,7 @@ def embed(
     from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.evaluation.zerospeech import FILL_IN, META, Submission, find_phonetic
     from vgsplus.interop.loading import load
-    from vgsplus.training.machine import device_name
+    from vgsplus.training.runtime import device_name
 
     found, absent = find_phonetic(sounds) if form == "zerospeech" else (find_sounds(sounds), ())
     device = device_name("auto")

@@ -22,12 +22,12 @@ def train(
     from vgsplus.corpora import Corpus
     from vgsplus.experiments.scoring import recalls, test_sets
     from vgsplus.interop.loading import load_weights
+    from vgsplus.progress import console_progress
     from vgsplus.training.checks import needs_images
-    from vgsplus.training.progress import console_progress
-    from vgsplus.training.run_folder import settle_precision
+    from vgsplus.training.run_folder import resolve_precision
     from vgsplus.training.trainer import train as train_run
 
-    loaded = settle_precision(load_config(config, settings or []), out)
+    loaded = resolve_precision(load_config(config, settings or []), out)
     corpus = Corpus.open(loaded.corpus)
     splits = test_sets(corpus) if needs_images(loaded) else ()
     result = train_run(

@@ -18,7 +18,7 @@ from vgsplus.doctor import Diagnosis, Finding, count, leftovers
 from vgsplus.errors import SHOWN_FAULTS, CorpusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length
-from vgsplus.training.batches import TRAIN, VALIDATION, epoch_order
+from vgsplus.training.data import TRAIN, VALIDATION, epoch_order
 
 BATCH_SIZE = 64
 """Captions per batch for which padding is reported: that of the paper."""
@@ -85,7 +85,7 @@ def padding_share(captions: Sequence[Caption], batch_size: int = BATCH_SIZE, see
     to `LENGTH_MULTIPLE`. Nothing is cropped, and the last batch may be smaller.
     """
     lengths = np.array([caption.num_samples for caption in captions])
-    shuffled = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)])
+    shuffled = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)[0]])
     batches = [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]
     chunks = [
         batch[rows] for batch in batches for rows in bucket_by_length(batch, SpeechEncoder.chunk_samples)

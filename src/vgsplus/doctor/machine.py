@@ -20,7 +20,7 @@ from rich.filesize import decimal
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.doctor import Diagnosis, Finding, count
 from vgsplus.errors import VgsplusError
-from vgsplus.training.machine import device_name, native_precision, versions
+from vgsplus.training.runtime import device_name, native_precision, versions
 
 FREE_DISK = 5 * 10**9
 """Bytes below which a corpus and the checkpoints of a run may not fit."""

@@ -13,7 +13,7 @@ from vgsplus.experiments.reproduce import CORPUS, RUNS, variant_folder
 from vgsplus.report import Results
 from vgsplus.report.page import DATA, FOLDER, PAGE
 from vgsplus.schedule import VARIANTS, variant_title
-from vgsplus.training.checkpoint import checkpoints, latest
+from vgsplus.training.checkpoint import checkpoints, latest_path
 from vgsplus.training.run_folder import CONFIG_FILE
 
 AGAIN = "Run the same vgsplus reproduce command again; it resumes where it stopped."
@@ -67,7 +67,7 @@ def _variant(out: Path, key: str, repeat: int) -> tuple[Finding, bool]:
     run = variant_folder(out, key, repeat)
     about = f"{variant_title(key)}, seed-{repeat}" if repeat else variant_title(key)
     try:
-        progress = run_progress(run, latest(run), load_config(run / CONFIG_FILE), evaluated=True)
+        progress = run_progress(run, latest_path(run), load_config(run / CONFIG_FILE), evaluated=True)
     except VgsplusError as error:
         return Finding("fault", about, str(error), f"For details: vgsplus doctor {run}"), False
     return Finding("ok" if progress.finished else "hint", about, str(progress)), progress.finished

@@ -23,12 +23,12 @@ from vgsplus.experiments.scoring import test_sets
 from vgsplus.interop.loading import load_weights
 from vgsplus.schedule import VARIANTS
 from vgsplus.training import checkpoint
-from vgsplus.training.additional import open_additional
 from vgsplus.training.checkpoint import OPTIMIZER_FILE, TrainingState, load_model, load_state, load_tensors
 from vgsplus.training.checks import check_run, needs_images
-from vgsplus.training.log import ADDITIONAL_SCALARS, LOG_FILE, SCALARS, Record, read_log
-from vgsplus.training.machine import device_name, native_precision, versions
-from vgsplus.training.run_folder import CONFIG_FILE, corpus_changes, fingerprint, newest
+from vgsplus.training.data import open_additional_speech
+from vgsplus.training.log import LOG_FILE, Record, losses_in, read_log
+from vgsplus.training.run_folder import CONFIG_FILE, fingerprint, fingerprint_changes, load_latest
+from vgsplus.training.runtime import device_name, native_precision, versions
 
 SHOWN_SCORES = 4
 COMMAND = "command.json"
@@ -156,7 +156,7 @@ def _settings(run: Path) -> tuple[RunConfig | None, list[Finding]]:
     path = run / CONFIG_FILE
     if not path.is_file():
         remedy = "The run cannot resume: remove the folder, or train into another one."
-        if checkpoint.latest(run):
+        if checkpoint.latest_path(run):
             remedy = 'Write the value of "run" in a checkpoint\'s state.json to it; JSON is valid YAML.'
         return None, [Finding("fault", "settings", f"{path} is missing", remedy)]
     try:
@@ -165,7 +165,7 @@ def _settings(run: Path) -> tuple[RunConfig | None, list[Finding]]:
         return None, [Finding("fault", "settings", str(error), "Fix the file.")]
     if _newest_is_readable(run):
         try:
-            newest(run, config)
+            load_latest(run, config)
         except VgsplusError as error:
             what = f"{path} differs from the settings at the start of the run\n{error}"
             return config, [Finding("fault", "settings", what)]
@@ -177,7 +177,7 @@ def _settings(run: Path) -> tuple[RunConfig | None, list[Finding]]:
 def _newest_is_readable(run: Path) -> bool:
     """Return whether the newest checkpoint has a valid state; `_checkpoints` reports it otherwise."""
     try:
-        if path := checkpoint.latest(run):
+        if path := checkpoint.latest_path(run):
             load_state(path)
     except VgsplusError:
         return False
@@ -304,8 +304,7 @@ def _numbers(records: Sequence[Record]) -> Iterator[Finding]:
     for kind in ("train", "validation"):
         if kind not in last:
             continue
-        names = [name for name in (*SCALARS, *ADDITIONAL_SCALARS) if last[kind].get(name) is not None]
-        losses = ", ".join(f"{name} {last[kind][name]:.4g}" for name in names)
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in losses_in(last[kind]).items())
         yield Finding("ok", f"last {kind}", f"{losses}; after {last[kind]['epoch']:.3g} epochs")
     if scores := last.get("evaluation", {}).get("scores"):
         shown = [name for name in scores if name.endswith("R@10")] or list(scores)
@@ -340,7 +339,7 @@ def _corpus(
             return Finding("hint", "corpus", str(corpus), "Only evaluations need it now.")
         return Finding("fault", "corpus", str(corpus), moved)
     known = progress.state.corpus if progress and progress.state else None
-    if known is not None and (changed := corpus_changes(known, fingerprint(corpus))):
+    if known is not None and (changed := fingerprint_changes(known, fingerprint(corpus))):
         what = f"{config.corpus} is not what was trained on: {'; '.join(changed)}"
         return Finding("fault", "corpus", what, f"Restore it, or train into another folder. {moved}")
     same = "the one that was trained on" if known is not None else "not trained on yet"
@@ -350,14 +349,14 @@ def _corpus(
 def _additional_speech(config: RunConfig, progress: RunProgress | None) -> Iterator[Finding]:
     """Check that the corpora of additional speech are the ones that were trained on."""
     try:
-        opened = open_additional(config.schedule)
+        opened = open_additional_speech(config.schedule)
     except CorpusError as error:  # a fault of resuming, unless training is finished
         if progress is not None and progress.trained:
             yield Finding("hint", "additional speech", str(error), "Training no longer needs it.")
         return
     known = progress.state.additional_speech if progress and progress.state else {}
     for phase, corpus in opened.items():
-        changed = corpus_changes(known[phase], fingerprint(corpus)) if phase in known else []
+        changed = fingerprint_changes(known[phase], fingerprint(corpus)) if phase in known else []
         if changed:
             what = f"{corpus.root}, of phase {phase}, is not what was trained on: {'; '.join(changed)}"
             remedy = "Restore it, or train into another folder."

@@ -52,17 +52,16 @@ from vgsplus.experiments.scoring import (
 )
 from vgsplus.files import atomic_file
 from vgsplus.interop.loading import load_weights
+from vgsplus.progress import SILENT, console_progress
 from vgsplus.report import Results, check_place, gallery_items, print_tables, write_report
 from vgsplus.report import results as report
 from vgsplus.schedule import VARIANTS, Phase, parse_variant, variant_title
-from vgsplus.training.additional import open_additional
 from vgsplus.training.checkpoint import checkpoints, load_model
 from vgsplus.training.checks import check_run
+from vgsplus.training.data import open_additional_speech
 from vgsplus.training.log import read_log
-from vgsplus.training.machine import device_name, versions
-from vgsplus.training.progress import console_progress
-from vgsplus.training.randomness import Use, indexed_seed
-from vgsplus.training.run_folder import CONFIG_FILE, Identity, check_begun, settle_precision
+from vgsplus.training.run_folder import CONFIG_FILE, check_resumable, data_fingerprint, resolve_precision
+from vgsplus.training.runtime import RandomStream, device_name, indexed_seed, versions
 from vgsplus.training.trainer import train
 
 CORPUS, RUNS, SECONDS, ITEMS = "corpus", "runs", "seconds", "items"
@@ -115,7 +114,7 @@ def reproduce(
         opened = Corpus.open(place)
         runs = [variant_folder(out, key, repeat) for key in VARIANTS for repeat in range(seeds)]
         configs = {
-            key: settle_precision(dataclasses.replace(config, corpus=str(place)), *runs)
+            key: resolve_precision(dataclasses.replace(config, corpus=str(place)), *runs)
             for key, config in configs.items()
         }
         names = _required_test_sets(opened)
@@ -235,9 +234,9 @@ class _Study:
         for key, config in self.configs.items():
             check_run(config, self.scoring.corpus, load_weights)
             check_retrieval(config.model, self.scoring.corpus)
-            identity = Identity.of(self.scoring.corpus, open_additional(config.schedule))
+            data = data_fingerprint(self.scoring.corpus, open_additional_speech(config.schedule))
             for repeat in range(self.seeds):
-                check_begun(self._run(key, repeat), self._config(key, repeat), identity)
+                check_resumable(self._run(key, repeat), self._config(key, repeat), data)
         if self.scoring.abx is not None:
             check_task(self.scoring.abx, next(iter(self.configs.values())).model)
         self._settle_items()
@@ -280,7 +279,7 @@ class _Study:
                 resume=True,
                 evaluate=functools.partial(self.scoring, config=config),
                 load_weights=load_weights,
-                progress=console_progress(self.console) if self.console else None,
+                progress=console_progress(self.console) if self.console else SILENT,
             )
         except Interrupted:
             raise Interrupted(
@@ -368,7 +367,7 @@ class _Study:
         if self.console:
             self.console.print("Evaluating the ABX of untrained features")
         config = next(iter(self.configs.values()))
-        device, seed = device_name(config.accelerator), indexed_seed(config.seed, Use.MODEL)
+        device, seed = device_name(config.accelerator), indexed_seed(config.seed, RandomStream.MODEL)
         rows = score_untrained(config.model, task, seed=seed, device=device, cache=self.out)
         return report.AbxTask(
             item=task.items.path.name,

@@ -88,7 +88,7 @@ def open_source(path: Path) -> Source:
 def _open_folder(folder: Path) -> Source:
     if (folder / MODEL_JSON).is_file():
         return _own(folder, read_model_json(folder)["model"])
-    if (folder / checkpoint.STATE_FILE).is_file() or checkpoint.latest(folder):
+    if (folder / checkpoint.STATE_FILE).is_file() or checkpoint.latest_path(folder):
         found = checkpoint.resolve(folder)
         return _own(found, checkpoint.load_state(found).model)
     if (folder / huggingface.CONFIG).is_file():

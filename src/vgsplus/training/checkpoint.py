@@ -1,9 +1,9 @@
-"""Checkpoints: folders of safetensors and JSON that are complete or not there, and never hold code.
+"""Checkpoints: folders of safetensors and JSON, which never hold code and appear only when complete.
 
-RUN/checkpoints/step-00001200/                 every few minutes; the newest few are kept
+RUN/checkpoints/step-00001200/                 every few minutes; the newest two are kept
 RUN/checkpoints/step-00005000-end-of-w2v2/     at the end of a phase; always kept
-    model.safetensors      parameters and buffers under their names
-    optimizer.safetensors  the optimiser's state tensors under "key/parameter name"
+    model.safetensors      parameters and buffers by name
+    optimizer.safetensors  state tensors of the optimiser by "key/parameter name"
     state.json             `TrainingState`
 """
 
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vgsplus.config import parse_model
 from vgsplus.errors import CheckpointError
+from vgsplus.files import atomic_folder
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
 
@@ -32,27 +33,27 @@ FOLDER = "checkpoints"
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
 KEEP = 2
-_NAME = re.compile(r"step-(\d+)(-end-of-.+)?")
 SHOWN_NAMES = 5
+_NAME = re.compile(r"step-(\d+)(-end-of-.+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Where a run stands, and what it must be gone on with.
+    """Progress of a run at a checkpoint, and the settings and data that it was trained with.
 
     Attributes:
-        phase: number of the phase, from 0.
-        phase_name: its name.
-        step: updates done in it.
-        steps: updates it takes in all.
-        epoch: epochs of the whole run that are behind.
-        global_step: updates done in the whole run.
-        seed: the run's.
-        model: the model's configuration as plain values.
-        run: the run's settings as plain values.
-        corpus: what tells the corpus from another.
-        additional_speech: the same of the phases' additional speech, by their names.
-        precision: state of the gradient scaler, empty but for 16-mixed.
+        phase: index of the phase.
+        phase_name: name of the phase.
+        step: updates done in the phase.
+        steps: updates of the complete phase.
+        epoch: epochs of the whole run done so far.
+        global_step: updates of the whole run done so far.
+        seed: seed of the run.
+        model: the model configuration as plain values.
+        run: the settings of the run as plain values.
+        corpus: fingerprint of the corpus (see `run_folder.fingerprint`).
+        additional_speech: fingerprints of the additional speech by phase name.
+        precision: state of the gradient scaler; empty except in 16-mixed.
         versions: of the packages that wrote the checkpoint.
         format: of the checkpoint.
     """
@@ -79,9 +80,17 @@ class TrainingState:
 
     @property
     def folder_name(self) -> str:
-        """The name of the checkpoint's folder."""
+        """Name of the checkpoint folder."""
         end = f"-end-of-{self.phase_name}" if self.end_of_phase else ""
         return f"step-{self.global_step:08d}{end}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: its folder and its training state."""
+
+    path: Path
+    state: TrainingState
 
 
 # ---- writing ----------------------------------------------------------------------------------------------
@@ -90,85 +99,62 @@ class TrainingState:
 def save_checkpoint(
     run: Path, state: TrainingState, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]
 ) -> Path:
-    """Write a checkpoint of a run; it appears under its name complete and on disk, or not at all.
+    """Write a checkpoint of a run and return its folder.
 
     Raises:
         CheckpointError: it could not be written (no space, no permission); earlier ones are intact.
     """
-    target = run / FOLDER / state.folder_name
-    temporary = target.with_name(f".{target.name}.writing")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent)
-        temporary.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / MODEL_FILE)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER_FILE
-        )
+
+    def fill(folder: Path) -> None:
+        for file, tensors in ((MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)):
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file)
         text = json.dumps(dataclasses.asdict(state), indent=1, ensure_ascii=False)
-        (temporary / STATE_FILE).write_text(text, encoding="utf-8")
-        _publish(temporary, target)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(_not_written(target, error, latest(run))) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return target
+        (folder / STATE_FILE).write_text(text, encoding="utf-8")
+
+    return _publish(run, state.folder_name, fill)
 
 
-def adopt(checkpoint: Path, run: Path) -> Path:
-    """Take another run's checkpoint into `run`: its files are shared by hard links where possible.
+def link_checkpoint(checkpoint: Path, run: Path) -> Path:
+    """Add a checkpoint of another run to `run`, by hard links where possible, and return its new folder.
 
     Raises:
         CheckpointError: it could not be written.
     """
-    target = run / FOLDER / checkpoint.name
-    temporary = target.with_name(f".{target.name}.writing")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent)
-        shutil.copytree(checkpoint, temporary, copy_function=_link_or_copy)
-        _publish(temporary, target)
-    except (OSError, shutil.Error) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(_not_written(target, error, None)) from error
-    return target
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(checkpoint, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+    return _publish(run, checkpoint.name, fill)
 
 
 def prune(run: Path, keep: int = KEEP) -> None:
-    """Remove all checkpoints but the newest `keep` and those at the end of a phase.
+    """Remove all checkpoints except the newest `keep` and those at the end of a phase.
 
-    What a file system does not let go of yet stays hidden, and is tried again with the next checkpoint.
+    What the file system does not release yet stays under a hidden name and is removed later.
     """
     for old in checkpoints(run)[:-keep]:
         if "-end-of-" not in old.name:
-            # Renamed first: a folder half removed must not pass for a checkpoint.
+            # Renamed first, since a half-removed folder must not be taken for a checkpoint.
             hidden = old.with_name(f".{old.name}.removing")
             old.rename(hidden)
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _publish(temporary: Path, target: Path) -> None:
-    for file in temporary.iterdir():
-        _sync(file)
-    _sync(temporary)
-    temporary.rename(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _publish(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
+    target = run / FOLDER / name
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing or removing."""
-    for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in target.parent.glob(".step-*"):  # of a killed run
+            shutil.rmtree(leftover, ignore_errors=True)
+        with atomic_folder(target) as folder:
+            fill(folder)
+    except (OSError, shutil.Error, SafetensorError) as error:
+        last = latest_path(run)
+        kept = f"The last complete checkpoint is {last}." if last else "There is no complete checkpoint yet."
+        raise CheckpointError(
+            f"{target}: could not be written ({error}). {kept} Free disk space or fix the permissions, then "
+            "resume."
+        ) from error
+    return target
 
 
 def _link_or_copy(source: str, target: str) -> str:
@@ -179,30 +165,25 @@ def _link_or_copy(source: str, target: str) -> str:
     return target
 
 
-def _not_written(target: Path, error: Exception, last: Path | None) -> str:
-    kept = f"The last complete checkpoint is {last}." if last else "There is no complete checkpoint yet."
-    return f"{target}: could not be written ({error}). {kept} Make room or mend the permissions, then resume."
-
-
 # ---- finding ----------------------------------------------------------------------------------------------
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """Return the folders of the complete checkpoints of a run, oldest first."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         found = [(match, path) for path in (run / FOLDER).iterdir() if (match := _NAME.fullmatch(path.name))]
-        # A phase's end comes after a checkpoint of the same step.
+        # The end of a phase comes after a checkpoint of the same step.
         return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), pair[0][2] or ""))]
     return []
 
 
-def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, if there is one."""
+def latest_path(run: Path) -> Path | None:
+    """Return the folder of the newest complete checkpoint of a run, or None."""
     return next(reversed(checkpoints(run)), None)
 
 
 def resolve(path: str | Path) -> Path:
-    """The checkpoint folder meant by `path`: itself, or the newest of a run folder.
+    """Return the checkpoint folder `path`, or the newest checkpoint of the run folder `path`.
 
     Raises:
         CheckpointError: it is neither.
@@ -210,9 +191,9 @@ def resolve(path: str | Path) -> Path:
     path = Path(path)
     if (path / STATE_FILE).is_file() or _NAME.fullmatch(path.name):
         return path
-    found = latest(path)
+    found = latest_path(path)
     if found is None:
-        raise CheckpointError(f"{path}: is neither a checkpoint nor a run folder that holds one")
+        raise CheckpointError(f"{path}: is neither a checkpoint nor a run folder with a checkpoint")
     return found
 
 
@@ -220,13 +201,13 @@ def resolve(path: str | Path) -> Path:
 
 
 def load_state(checkpoint: Path) -> TrainingState:
-    """Read where a checkpoint's run stood.
+    """Read the training state of a checkpoint.
 
     Raises:
-        CheckpointError: a file is missing or broken, or of a format this version does not know.
+        CheckpointError: a file is missing or broken, or of a format that this version does not know.
     """
     if missing := [name for name in FILES if not (checkpoint / name).is_file()]:
-        raise CheckpointError(f"{checkpoint}: is no complete checkpoint, {', '.join(missing)} missing")
+        raise CheckpointError(f"{checkpoint}: is not a complete checkpoint, {', '.join(missing)} missing")
     path = checkpoint / STATE_FILE
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -254,10 +235,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Put a checkpoint's parameters and buffers into a model, all of them or none.
+    """Load all parameters and buffers of a checkpoint into a model; after an error it is unchanged.
 
     Raises:
-        CheckpointError: the file is missing or broken, or belongs to a model of other names or shapes.
+        CheckpointError: the file is missing or broken, or its names or shapes are not those of the model.
     """
     path = checkpoint / MODEL_FILE
     tensors = load_tensors(path)
@@ -275,11 +256,11 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
 
 
 def load_model(path: str | Path) -> VGSPlus:
-    """Build the model of a checkpoint, or of a run's newest, in evaluation mode on the CPU.
+    """Build the model of a checkpoint, or of the newest one of a run, in evaluation mode on the CPU.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is broken.
-        ConfigError: its model configuration is not one.
+        ConfigError: its model configuration is not valid.
     """
     checkpoint = resolve(path)
     model = build_model(parse_model(load_state(checkpoint).model))
@@ -294,6 +275,6 @@ def _names(names: set[str]) -> str:
 
 def _broken(path: Path, error: Exception) -> str:
     return (
-        f"{path}: is broken or cut off ({error}). Remove the folder {path.parent} to go on from the "
+        f"{path}: is broken or truncated ({error}). Remove the folder {path.parent} to resume from the "
         "checkpoint before it."
     )

@@ -1,4 +1,4 @@
-"""What must hold before a run starts, so that nothing fails hours later that could have failed at once."""
+"""Checks of configuration, corpora and hardware before training starts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +14,18 @@ from vgsplus.errors import ConfigError, CorpusError, VgsplusError
 from vgsplus.models.feature_extractor import receptive_field
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.training.batches import TRAIN, VALIDATION
+from vgsplus.training.data import TRAIN, VALIDATION
 
 type LoadWeights = Callable[[VGSPlus, str], str]
-"""Puts the weights at a path into a model and says what was taken; on the meta device it only checks."""
+"""Loads the weights at a path into a model and returns a report; on the meta device it only checks."""
 
 
-def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | None, *, begun: int = 0) -> None:
-    """Check that settings, corpus and machine fit one another.
+def check_run(
+    config: RunConfig, corpus: Corpus, load_weights: LoadWeights | None, *, first_phase: int = 0
+) -> None:
+    """Check that settings, corpora and machine fit each other.
 
-    The first `begun` phases, of a run that goes on, need no initial weights any more.
+    Phases before `first_phase`, which a resumed run has completed or begun, need no initial weights.
 
     Raises:
         ConfigError: they do not; names every reason.
@@ -31,43 +33,43 @@ def check_run(config: RunConfig, corpus: Corpus, load_weights: LoadWeights | Non
     """
     faults = [
         *_machine_faults(config),
-        *_init_faults(config, load_weights, begun),
+        *_init_faults(config, load_weights, first_phase),
         *_batch_faults(config, corpus),
         *_image_faults(config, corpus),
         *_crop_faults(config),
         *(fault for split in splits(config) for fault in _clip_faults(config, corpus, split)),
-        *_additional_faults(config),
+        *_additional_speech_faults(config),
     ]
     if faults:
         raise ConfigError("the run cannot start:\n" + "\n".join(f"- {fault}" for fault in faults))
 
 
 def splits(config: RunConfig) -> tuple[str, ...]:
-    """The splits that a run reads."""
+    """Return the splits that a run reads."""
     return (TRAIN,) if config.validate_every is None else (TRAIN, VALIDATION)
 
 
 def needs_images(config: RunConfig) -> bool:
-    """Whether any phase grounds speech in pictures."""
+    """Whether α is above 0 at any time."""
     return any(phase.alpha.ever_positive for phase in config.schedule.phases)
 
 
 def _machine_faults(config: RunConfig) -> Iterator[str]:
     cuda = torch.cuda.is_available()
     if config.accelerator == "cuda" and not cuda:
-        yield "accelerator: is cuda, but PyTorch finds no CUDA device here; use auto or cpu"
+        yield "accelerator: is cuda, but PyTorch finds no CUDA device; use auto or cpu"
     if config.precision == "16-mixed" and (config.accelerator == "cpu" or not cuda):
         yield "precision: 16-mixed needs a CUDA device; use 32-true or bf16-mixed"
 
 
-def _init_faults(config: RunConfig, load_weights: LoadWeights | None, begun: int) -> Iterator[str]:
+def _init_faults(config: RunConfig, load_weights: LoadWeights | None, first_phase: int) -> Iterator[str]:
     for index, phase in enumerate(config.schedule.phases):
-        if phase.init is None or index < begun:
+        if phase.init is None or index < first_phase:
             continue
         if not Path(phase.init).exists():
-            yield f"schedule.{index}.init: there is no {phase.init}"
+            yield f"schedule.{index}.init: {phase.init} does not exist"
         elif load_weights is None:
-            yield f"schedule.{index}.init: nothing was given that loads initial weights"
+            yield f"schedule.{index}.init: train was called without load_weights"
         else:
             try:
                 with torch.device("meta"):
@@ -81,7 +83,7 @@ def _batch_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
     if config.batch_size > num:
         yield f"batch_size: {config.batch_size} is more than the {num} captions of the split {TRAIN}"
     if config.batch_size == 1 and needs_images(config):
-        yield "batch_size: grounding tells a caption's image from the batch's others, so it needs at least 2"
+        yield "batch_size: must be at least 2 for α > 0, because the other images of a batch are negatives"
 
 
 def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
@@ -131,14 +133,16 @@ def _clip_faults(config: RunConfig, corpus: Corpus, split: str, setting: str = "
             f"({1000 * least / SAMPLE_RATE:.0f} ms) of a frame, the first {first.id} with "
             f"{first.num_samples}; prepare the corpus without them"
         )
-    # Preparation checked every file; one look tells whether they are still where the corpus says.
+    # Preparation checked every file; the first one shows whether they were moved since.
     sound = corpus.audio_path(captions[0])
     if not sound_exists(sound):
-        yield f"{setting}: there is no sound file {sound}; were the files moved? prepare the corpus again"
+        yield (
+            f"{setting}: the sound file {sound} does not exist; if the files were moved, prepare the corpus "
+            "again"
+        )
 
 
-def _additional_faults(config: RunConfig) -> Iterator[str]:
-    """What keeps the additional speech of any phase from being learnt from; each corpus is looked at once."""
+def _additional_speech_faults(config: RunConfig) -> Iterator[str]:
     opened: dict[str, Corpus] = {}
     for index, phase in enumerate(config.schedule.phases):
         speech, setting = phase.weighted_speech, f"schedule.{index}.additional_speech"

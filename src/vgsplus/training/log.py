@@ -1,15 +1,15 @@
-"""What a run reports: RUN/log.jsonl, a JSON object a line, and the same numbers as TensorBoard scalars.
+"""The training log: RUN/log.jsonl, one JSON object per line, and the same numbers as TensorBoard scalars.
 
-Each line has kind, step (updates done in the whole run), phase, phase_index, phase_step and epoch.
-    "train"       every update: alpha, lr, the losses (null where α did not ask for one), grad_norm,
-                  captions_per_second, audio_seconds_per_second, moved_crops (share of clips whose crop was
-                  silent and is moved to where there is sound); with additional speech its losses too, under
-                  names such as "additional_speech/contrastive", and its part in total
-    "validation"  alpha and the losses, averaged over the validation split (of additional speech over its
-                  own), and moved_crops
-    "evaluation"  scores: whatever the evaluation returned
-    "stopped"     not_finite: the names of what became infinite or not a number in the next update, which
-                  ended the run; no lines follow unless it went on
+Each line has kind, step (updates of the whole run so far), phase, phase_index, phase_step and epoch.
+    "train"       after every update: alpha, lr, total and the terms of `Losses` by name (null where α did not
+                  need a published one), grad_norm, captions_per_second, audio_seconds_per_second, moved_crops
+                  (share of clips whose crop was silent and was moved); with additional speech also its terms,
+                  under names such as "additional_speech/contrastive", weighted into total
+    "validation"  alpha, moved_crops, and total and the terms averaged over the validation split (those of
+                  additional speech over its own)
+    "evaluation"  scores, as the evaluation returned them
+    "stopped"     not_finite: the names of what was infinite or not a number in the next update, which ended
+                  the run
 """
 
 import json
@@ -26,32 +26,89 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
-from vgsplus.files import whole_file
-from vgsplus.losses import PUBLISHED_TERMS, Losses
-from vgsplus.schedule import PlannedPhase
-from vgsplus.training.batches import Batch
+from vgsplus.files import atomic_file
+from vgsplus.losses import Losses
+from vgsplus.schedule import PhaseSteps
+from vgsplus.training.data import Batch
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD = "tensorboard"
-_PLACE = ("kind", "step", "phase", "phase_index", "phase_step", "epoch", "scores")
-_REQUIRED = frozenset(_PLACE) - {"scores"}
+POSITION_KEYS = ("kind", "step", "phase", "phase_index", "phase_step", "epoch")
 
-SCALARS = ("total", *PUBLISHED_TERMS)
-"""The losses of the paper, which are logged as null in steps that do not compute them."""
-ADDITIONAL = "additional_speech/"
-ADDITIONAL_SCALARS = tuple(f"{ADDITIONAL}{name}" for name in SCALARS if name not in ("total", "grounding"))
-"""The same of additional speech, which has self-supervision alone."""
-
+EXTRA = "additional_speech/"
+"""Prefix of the terms of additional speech."""
 MOVED_CROPS = "moved_crops"
+_NOT_LOSSES = frozenset(
+    {*POSITION_KEYS, "alpha", "lr", "grad_norm", "captions_per_second", "audio_seconds_per_second"}
+)
 
 type Record = dict[str, Any]
 
 
+# ---- records ----------------------------------------------------------------------------------------------
+
+
+def log_record(kind: str, phase: PhaseSteps, done: int) -> Record:
+    """Return a record that has only the position after `done` steps of a phase."""
+    return {
+        "kind": kind,
+        "step": phase.first_step + done,
+        "phase": phase.name,
+        "phase_index": phase.index,
+        "phase_step": done,
+        "epoch": phase.epoch(done),
+    }
+
+
+def loss_terms(losses: Losses) -> dict[str, Tensor]:
+    """Return total and all terms by name, scalars."""
+    return {"total": losses.total, **losses.terms}
+
+
+def add_extra[Value: (float, Tensor)](
+    losses: dict[str, Value], extra: dict[str, Value], weight: float
+) -> dict[str, Value]:
+    """Merge the terms of captions and of additional speech; total = own total + weight · extra total."""
+    renamed = {f"{EXTRA}{name}": value for name, value in extra.items() if name != "total"}
+    return losses | renamed | {"total": losses["total"] + weight * extra["total"]}
+
+
+def losses_in(record: Record) -> dict[str, float]:
+    """Return total and the terms that a "train" or "validation" record has, by name."""
+    return {
+        name: value
+        for name, value in record.items()
+        if isinstance(value, float) and name not in _NOT_LOSSES and not name.endswith(MOVED_CROPS)
+    }
+
+
+def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """Convert scalar tensors to floats with a single synchronisation of the device."""
+    stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def throughput(batches: tuple[Batch, ...], seconds: float) -> Record:
+    """Return the speed of a step of `seconds`, reading included, and the share of its crops that were moved.
+
+    The first batch holds captions; additional speech counts as audio only.
+    """
+    samples = sum(int(batch["num_samples"].sum()) for batch in batches)
+    return {
+        "captions_per_second": len(batches[0]["num_samples"]) / seconds,
+        "audio_seconds_per_second": samples / SAMPLE_RATE / seconds,
+        MOVED_CROPS: float(torch.cat([batch[MOVED_CROPS] for batch in batches]).float().mean()),
+    }
+
+
+# ---- the file ---------------------------------------------------------------------------------------------
+
+
 def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
-    """The records of a run in the order of writing, or those of one kind; a line cut off at the end is left.
+    """Yield the records of a run, or those of one kind, in order; an incomplete last line is ignored.
 
     Raises:
-        VgsplusError: a line in the middle is broken, or no record (file:line).
+        VgsplusError: a line is not JSON or not a record (file:line).
     """
     path = run / LOG_FILE
     if not path.is_file():
@@ -64,57 +121,63 @@ def read_log(run: Path, kind: str | None = None) -> Iterator[Record]:
                 record = json.loads(line)
             except ValueError as error:
                 raise VgsplusError(
-                    f"{path}:{number}: is no JSON ({error}); mend or remove the line"
+                    f"{path}:{number}: is not JSON ({error}); fix or remove the line"
                 ) from None
-            if not isinstance(record, dict) or not record.keys() >= _REQUIRED:
-                raise VgsplusError(f"{path}:{number}: is no record of a run; mend or remove the line")
+            if not isinstance(record, dict) or not record.keys() >= set(POSITION_KEYS):
+                raise VgsplusError(f"{path}:{number}: is not a record of a run; fix or remove the line")
             if kind is None or record["kind"] == kind:
                 yield record
 
 
-def copy_log(source: Path, target: Path, last_step: int) -> None:
-    """Write the records of run `source` up to `last_step` as the log of run `target`."""
-    with whole_file(target / LOG_FILE) as file:
-        file.writelines(_line(record).encode() for record in read_log(source) if record["step"] <= last_step)
+def copy_log(source: Path, target: Path, last_step: int) -> set[tuple[str, int]]:
+    """Write the records of run `source` up to `last_step` as the log of run `target`, which may be `source`.
+
+    Returns:
+        (kind, step) of all copied records but those of single updates.
+    """
+    copied = set()
+    with atomic_file(target / LOG_FILE) as file:
+        for record in read_log(source):
+            if record["step"] <= last_step:
+                file.write(_line(record).encode())
+                if record["kind"] != "train":
+                    copied.add((record["kind"], record["step"]))
+    return copied
 
 
 class RunLog:
-    """Appends to a run's log; whatever is there after `last_step`, where the run goes on, is cut off."""
+    """Append-only log of a run. On resume, records after `last_step` are discarded."""
 
     def __init__(self, run: Path, last_step: int) -> None:
-        copy_log(run, run, last_step)
-        self.reports = {
-            (record["kind"], record["step"]): record for record in read_log(run) if _is_rare(record)
-        }
+        self._events = copy_log(run, run, last_step)
         self._file = (run / LOG_FILE).open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=last_step + 1)
 
     def write(self, record: Record) -> None:
-        """Append a record; it survives the death of this process at once.
+        """Append a record, which survives the death of this process.
 
         Raises:
-            VgsplusError: it cannot be written.
+            VgsplusError: the file cannot be written.
         """
         try:
             self._file.write(_line(record))
             self._file.flush()
         except OSError as error:
             raise VgsplusError(
-                f"{self._file.name}: could not be written ({error.strerror}). Make room, then resume the run."
+                f"{self._file.name}: could not be written ({error.strerror}). Free disk space, then resume."
             ) from error
-        if _is_rare(record):
-            self.reports[record["kind"], record["step"]] = record
-        scalars = record.get("scores", record)
-        for name, value in scalars.items():
-            if isinstance(value, int | float) and name not in _PLACE:
+        if record["kind"] != "train":
+            self._events.add((record["kind"], record["step"]))
+        for name, value in record.get("scores", record).items():
+            if isinstance(value, int | float) and name not in POSITION_KEYS:
                 self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
     def has(self, kind: str, step: int) -> bool:
-        """Whether there is a validation or evaluation of `step`."""
-        return (kind, step) in self.reports
+        """Whether there is a record of this kind, which must not be "train", at `step`."""
+        return (kind, step) in self._events
 
     def sync(self) -> None:
-        """Bring all that was written to the disk."""
+        """Flush everything written to disk."""
         os.fsync(self._file.fileno())
         self._tensorboard.flush()
 
@@ -124,54 +187,10 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # a full disk was told of when it was written to
+        with suppress(OSError):  # a full disk was reported when it was written to
             self._file.close()
         self._tensorboard.close()
 
 
-def _is_rare(record: Record) -> bool:
-    return bool(record["kind"] != "train")
-
-
 def _line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-# ---- records ----------------------------------------------------------------------------------------------
-
-
-def place(kind: str, planned: PlannedPhase, done: int) -> Record:
-    """The start of a record of what happened after `done` steps of a phase."""
-    return {
-        "kind": kind,
-        "step": planned.first_step + done,
-        "phase": planned.phase.name,
-        "phase_index": planned.index,
-        "phase_step": done,
-        "epoch": planned.epoch(done),
-    }
-
-
-def scalars(losses: Losses) -> dict[str, Tensor]:
-    """Return the total and the terms by name."""
-    return {"total": losses.total, **losses.terms}
-
-
-def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
-    """Scalar tensors as numbers, with one wait for the device instead of one each."""
-    stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
-
-
-def speed(batch: Batch, additional: Batch | None, seconds: float) -> Record:
-    """How fast a step went that took `seconds`, reading included, and the share of its crops that were moved.
-
-    Additional speech counts as audio only.
-    """
-    batches = [batch, additional] if additional else [batch]
-    samples = sum(int(one["num_samples"].sum()) for one in batches)
-    return {
-        "captions_per_second": len(batch["num_samples"]) / seconds,
-        "audio_seconds_per_second": samples / SAMPLE_RATE / seconds,
-        MOVED_CROPS: float(torch.cat([one[MOVED_CROPS] for one in batches]).float().mean()),
-    }

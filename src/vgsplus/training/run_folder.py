@@ -1,4 +1,4 @@
-"""The folder of a run: who may start, go on, or take over the first phases of another run.
+"""The folder of a run, and whether a run may start in it, resume, or start from the phases of another run.
 
 RUN/config.yaml      the settings
 RUN/log.jsonl        see `log`
@@ -8,76 +8,48 @@ RUN/checkpoints/     see `checkpoint`
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from vgsplus import config as settings
 from vgsplus.config import RunConfig
 from vgsplus.corpora import Corpus
 from vgsplus.corpora.format import CAPTIONS_FILE
 from vgsplus.errors import CheckpointError
-from vgsplus.files import HeldError, holding
+from vgsplus.files import lock_file
 from vgsplus.models.vgsplus import ModelConfig
-from vgsplus.schedule import Phase
-from vgsplus.training import checkpoint
-from vgsplus.training.checkpoint import TrainingState
+from vgsplus.training.checkpoint import Checkpoint, latest_path, link_checkpoint, load_state, resolve
 from vgsplus.training.log import LOG_FILE, copy_log
-from vgsplus.training.machine import native_precision
+from vgsplus.training.runtime import native_precision
 
 CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
-FREE = frozenset(
+RESUMABLE_CHANGES = frozenset(
     {"corpus", "accelerator", "workers", "validate_every", "evaluate_every", "checkpoint_minutes"}
 )
-"""Settings that may change when a run goes on: they do not change what it learns.
+"""Settings that may differ when a run is resumed, because they do not change the weights.
 
-Corpora, that of additional speech too, may have moved; that they are the same is checked by their contents.
+Corpora, those of additional speech too, may have moved: their contents are compared instead.
 """
 
 
-def settle_precision(config: RunConfig, *runs: Path) -> RunConfig:
-    """Replace precision "auto" by that of the first of `runs` that was started, or this machine's own.
+def resolve_precision(config: RunConfig, *runs: Path) -> RunConfig:
+    """Replace precision "auto" by that of the first existing run of `runs`, or by that of this machine.
 
     Raises:
-        ConfigError: the settings of a run that was started cannot be read.
+        ConfigError: the settings of an existing run cannot be read.
     """
     if config.precision != "auto":
         return config
-    started = [run / CONFIG_FILE for run in runs if (run / CONFIG_FILE).is_file()]
-    known = settings.load_config(started[0]).precision if started else native_precision(config.accelerator)
+    existing = [run / CONFIG_FILE for run in runs if (run / CONFIG_FILE).is_file()]
+    known = settings.load_config(existing[0]).precision if existing else native_precision(config.accelerator)
     return dataclasses.replace(config, precision=known)
 
 
-@dataclass(frozen=True)
-class Found:
-    """A complete checkpoint and where its run stood."""
-
-    checkpoint: Path
-    state: TrainingState
-
-
-def newest(run: Path, config: RunConfig) -> Found | None:
-    """The newest checkpoint in `run`, made with the same settings; None where there is none yet.
-
-    Raises:
-        CheckpointError: the settings have changed; names them.
-        CheckpointError: the checkpoint is broken.
-    """
-    latest = checkpoint.latest(run)
-    if latest is None:
-        if (run / CONFIG_FILE).is_file():
-            _require_same(run, settings.to_dict(settings.load_config(run / CONFIG_FILE)), config)
-        return None
-    state = checkpoint.load_state(latest)
-    _require_same(run, state.run, config)
-    return Found(latest, state)
-
-
 @contextmanager
-def alone_in(run: Path) -> Iterator[None]:
-    """Make the folder and keep other processes from training in it; one that stays empty is removed.
+def run_lock(run: Path) -> Iterator[None]:
+    """Make the folder and lock it for this process; on exit it is removed if it is empty.
 
     Raises:
         CheckpointError: another process trains in it, or it cannot be written.
@@ -86,10 +58,10 @@ def alone_in(run: Path) -> Iterator[None]:
         try:
             run.mkdir(parents=True, exist_ok=True)
             stack.callback(_remove_empty, run)
-            stack.enter_context(holding(run / LOCK_FILE))
-        except HeldError as holder:
+            stack.enter_context(lock_file(run / LOCK_FILE))
+        except BlockingIOError as held:
             raise CheckpointError(
-                f"{run}: {holder} is training in it. Wait for that to end, or choose another folder."
+                f"{run}: {held.strerror} is training in it. Wait for it to end, or choose another folder."
             ) from None
         except OSError as error:
             raise CheckpointError(f"{run}: cannot be written ({error})") from error
@@ -101,139 +73,150 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def check_begun(run: Path, config: RunConfig, identity: "Identity") -> None:
-    """Refuse a run that is there with other settings or on other corpora.
-
-    Raises:
-        CheckpointError: names what differs.
-        CheckpointError: its newest checkpoint is broken.
-    """
-    if found := newest(run, config):
-        _require_same_corpora(found, identity, config.schedule.phases)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run is trained on: the fingerprints of its corpus and, by phase, of additional speech."""
-
-    corpus: dict[str, Any]
-    additional_speech: dict[str, dict[str, Any]]
-
-    @classmethod
-    def of(cls, corpus: Corpus, additional: Mapping[str, Corpus]) -> Self:
-        """The identity of a run on a corpus and, by phase, additional speech."""
-        return cls(fingerprint(corpus), {phase: fingerprint(speech) for phase, speech in additional.items()})
-
-
 def open_run(
-    run: Path, config: RunConfig, identity: Identity, *, start: Path | None, resume: bool
-) -> Found | None:
-    """Make the folder, which is there, ready and give the checkpoint from which the run goes on, if from any.
+    run: Path, config: RunConfig, data: Mapping[str, Any], *, start: Path | None, resume: bool
+) -> Checkpoint | None:
+    """Initialise the (existing, locked) run folder and return the checkpoint to resume from, or None.
+
+    Args:
+        run: the folder.
+        config: the settings.
+        data: the `data_fingerprint` of the corpora.
+        start: a run or checkpoint at the end of a phase, whose log and checkpoint a new run takes over.
+        resume: whether the folder may hold a run.
 
     Raises:
-        CheckpointError: it holds a run and `resume` is false; or settings or corpora are not those of that
-            run, or of the first phases of `start`.
-        CheckpointError: a checkpoint is broken or cannot be written.
+        CheckpointError: the folder holds a run and `resume` is false; settings or corpora differ from those
+            of the run or of the first phases of `start`; a checkpoint is broken or cannot be written.
     """
-    if not resume and ((run / CONFIG_FILE).exists() or (run / LOG_FILE).exists() or checkpoint.latest(run)):
-        raise CheckpointError(
-            f"{run}: holds a run already. Go on with it by --resume, or choose another folder."
-        )
-    found = newest(run, config)
-    origin = _origin(start, config) if found is None and start is not None else None
-    if found:
-        _require_same_corpora(found, identity, config.schedule.phases)
-    if origin:
-        _require_same_corpora(origin, identity, config.schedule.phases[: origin.state.phase + 1])
+    if not resume and ((run / CONFIG_FILE).exists() or (run / LOG_FILE).exists() or latest_path(run)):
+        raise CheckpointError(f"{run}: holds a run already. Resume it by --resume, or choose another folder.")
+    found = check_resumable(run, config, data)
+    origin = _load_origin(start, config, data) if found is None and start is not None else None
     try:
         settings.save(config, run / CONFIG_FILE)
         if origin:
-            copy_log(origin.checkpoint.parent.parent, run, origin.state.global_step)
-            found = Found(checkpoint.adopt(origin.checkpoint, run), origin.state)
+            copy_log(origin.path.parent.parent, run, origin.state.global_step)
+            return Checkpoint(link_checkpoint(origin.path, run), origin.state)
     except OSError as error:
         raise CheckpointError(f"{run}: cannot be written ({error})") from error
     return found
 
 
-def fingerprint(corpus: Corpus) -> dict[str, Any]:
-    """What tells a corpus from another, wherever it lies: its captions, in their order, and its regions.
+# ---- settings ---------------------------------------------------------------------------------------------
 
-    Of regions, how many there are and by which model; their numbers would take minutes to read.
+
+def load_latest(run: Path, config: RunConfig) -> Checkpoint | None:
+    """Return the newest checkpoint of `run`, or None; its settings must be those of `config`.
+
+    Raises:
+        CheckpointError: the settings differ (all differences are named), or the checkpoint is broken.
+        ConfigError: config.yaml cannot be read, and there is no checkpoint.
+    """
+    path = latest_path(run)
+    state = load_state(path) if path else None
+    if state:
+        known = state.run
+    elif (run / CONFIG_FILE).is_file():
+        known = settings.to_dict(settings.load_config(run / CONFIG_FILE))
+    else:
+        return None
+    if changed := settings.differences(_comparable(known), _comparable(settings.to_dict(config))):
+        raise CheckpointError(
+            f"{run}: its settings have changed:\n{_listed(changed)}\nChange them back, or choose another "
+            "folder."
+        )
+    return Checkpoint(path, state) if path and state else None
+
+
+def check_resumable(run: Path, config: RunConfig, data: Mapping[str, Any]) -> Checkpoint | None:
+    """As `load_latest`; the corpora must also be those of the checkpoint.
+
+    Raises:
+        CheckpointError: settings or corpora differ, or the checkpoint is broken.
+    """
+    found = load_latest(run, config)
+    if found:
+        _require_same_data(found, data, [phase.name for phase in config.schedule.phases])
+    return found
+
+
+def _load_origin(start: Path, config: RunConfig, data: Mapping[str, Any]) -> Checkpoint:
+    """Load an end-of-phase checkpoint of another run with the same settings and first phases."""
+    path = resolve(start)
+    state = load_state(path)
+    if not state.end_of_phase:
+        raise CheckpointError(f"{path}: is not at the end of a phase ({state.step} of {state.steps} steps)")
+    phases = state.phase + 1
+    old, new = (_comparable(plain, phases) for plain in (state.run, settings.to_dict(config)))
+    if changed := settings.differences(old, new):
+        raise CheckpointError(
+            f"{path}: was trained with other settings or another first part of the schedule:\n"
+            f"{_listed(changed)}"
+        )
+    origin = Checkpoint(path, state)
+    _require_same_data(origin, data, [phase.name for phase in config.schedule.phases[:phases]])
+    return origin
+
+
+def _comparable(plain: Mapping[str, Any], phases: int | None = None) -> dict[str, Any]:
+    """Return the plain settings that decide the weights, of the first `phases` phases (None: all)."""
+    kept = {key: value for key, value in plain.items() if key not in RESUMABLE_CHANGES}
+    # Runs from before a setting of the model existed have its default.
+    kept["model"] = settings.to_dict(ModelConfig()) | plain.get("model", {})
+    kept["schedule"] = [
+        phase | {"additional_speech": {key: value for key, value in speech.items() if key != "corpus"}}
+        if (speech := phase.get("additional_speech"))
+        else phase
+        for phase in plain["schedule"][:phases]
+    ]
+    return kept
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+# ---- corpora ----------------------------------------------------------------------------------------------
+
+
+def fingerprint(corpus: Corpus) -> dict[str, Any]:
+    """Return a fingerprint of a corpus that does not depend on its location.
+
+    It holds the hash of captions.jsonl, and the number, size and model of the region features, whose values
+    would take minutes to read.
     """
     with (corpus.root / CAPTIONS_FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    regions = [len(corpus.image_ids), corpus.num_regions, corpus.feature_dim]
     provenance = corpus.info["provenance"]
     return {
         "name": corpus.name,
         "version": corpus.info["version"],
         "captions": digest,
-        "regions": regions,
+        "regions": [len(corpus.image_ids), corpus.num_regions, corpus.feature_dim],
         "described_by": provenance.get("regions") if isinstance(provenance, dict) else None,
     }
 
 
-def corpus_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """How a corpus differs from a checkpoint's, by what the checkpoint, which may be old, knows of it."""
+def data_fingerprint(corpus: Corpus, additional_speech: Mapping[str, Corpus]) -> dict[str, Any]:
+    """Return the fingerprints of a corpus and of additional speech by phase, under `TrainingState` names."""
+    return {
+        "corpus": fingerprint(corpus),
+        "additional_speech": {phase: fingerprint(speech) for phase, speech in additional_speech.items()},
+    }
+
+
+def fingerprint_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return how a fingerprint differs from a known one, which may be older and have fewer keys."""
     return settings.differences(dict(known), {name: given.get(name) for name in known})
 
 
-def _require_same_corpora(found: Found, identity: Identity, phases: Sequence[Phase]) -> None:
-    """The corpus, and what is heard beside it in `phases`, must be what the checkpoint was trained on."""
-    names = {phase.name for phase in phases}
-    changed = corpus_changes(found.state.corpus, identity.corpus)
-    for name in sorted(names):
-        given = identity.additional_speech.get(name, {})
-        known = found.state.additional_speech.get(name) or dict.fromkeys(given)
-        changed += [f"additional_speech.{name}.{line}" for line in corpus_changes(known, given)]
+def _require_same_data(checkpoint: Checkpoint, data: Mapping[str, Any], phases: list[str]) -> None:
+    """Require the corpus, and the additional speech of `phases`, that the checkpoint was trained on."""
+    changed = fingerprint_changes(checkpoint.state.corpus, data["corpus"])
+    for name in sorted(phases):
+        given = data["additional_speech"].get(name, {})
+        known = checkpoint.state.additional_speech.get(name) or dict.fromkeys(given)
+        changed += [f"additional_speech.{name}.{line}" for line in fingerprint_changes(known, given)]
     if changed:
-        listed = "\n".join(f"- {line}" for line in changed)
-        raise CheckpointError(f"{found.checkpoint}: was trained on another corpus:\n{listed}")
-
-
-def _require_same(run: Path, old: dict[str, Any], config: RunConfig) -> None:
-    if changed := _changed(old, settings.to_dict(config), FREE):
-        raise CheckpointError(
-            f"{run}: its settings have changed:\n{changed}\nChange them back, or choose another folder."
-        )
-
-
-def _origin(start: Path, config: RunConfig) -> Found:
-    """The end-of-phase checkpoint of another run with the same settings and first phases."""
-    path = checkpoint.resolve(start)
-    state = checkpoint.load_state(path)
-    if not state.end_of_phase:
-        raise CheckpointError(f"{path}: is not at the end of a phase ({state.step} of {state.steps} steps)")
-    new = settings.to_dict(config)
-    if changed := _changed(state.run, new, FREE | {"schedule"}):
-        raise CheckpointError(f"{path}: was trained with other settings:\n{changed}")
-    phases = state.phase + 1
-    old_phases, new_phases = (_without_folders(plain["schedule"][:phases]) for plain in (state.run, new))
-    if old_phases != new_phases:
-        listed = "\n".join(f"- {line}" for line in settings.differences(old_phases, new_phases, "schedule"))
-        raise CheckpointError(f"{path}: is not the end of this schedule's first {phases} phase(s):\n{listed}")
-    return Found(path, state)
-
-
-def _changed(old: dict[str, Any], new: dict[str, Any], free: frozenset[str]) -> str:
-    # A run from before a setting of the model existed is of its default.
-    old = old | {"model": settings.to_dict(ModelConfig()) | old.get("model", {})}
-    old, new = (
-        {
-            key: _without_folders(value) if key == "schedule" else value
-            for key, value in plain.items()
-            if key not in free
-        }
-        for plain in (old, new)
-    )
-    return "\n".join(f"- {line}" for line in settings.differences(old, new))
-
-
-def _without_folders(phases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Plain phases without the folders of their additional speech."""
-    return [
-        phase | {"additional_speech": {k: v for k, v in speech.items() if k != "corpus"}}
-        if (speech := phase.get("additional_speech"))
-        else phase
-        for phase in phases
-    ]
+        raise CheckpointError(f"{checkpoint.path}: was trained on another corpus:\n{_listed(changed)}")

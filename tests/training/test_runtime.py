@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 
-from vgsplus.training.machine import native_precision
+from vgsplus.training.runtime import native_precision
 
 KEPT = """
 import ctypes, torch
-from vgsplus.training.machine import keep_freed_memory
+from vgsplus.training.runtime import keep_freed_memory
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (
@@ -38,7 +38,7 @@ def kept_bytes(call: str) -> int:
 
 KERNELS = """
 import torch
-from vgsplus.training.machine import keep_kernels
+from vgsplus.training.runtime import keep_kernels
 
 {call}
 x, weight = torch.randn(16, 4, 1400), torch.randn(4, 4, 5)

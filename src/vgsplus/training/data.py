@@ -1,0 +1,323 @@
+"""Order and reading of training batches: `BatchSampler`, `SpeechImageDataset`, `load_batches`.
+
+A batch is a dict of tensors:
+    waveforms    (B, S) float32, normalised and zero-padded
+    num_samples  (B,) int64, length of each row before padding
+    moved_crops  (B,) bool, whether the crop was silent and was moved (see `audio.read_crop`)
+    features     (B, R, F) float32, region features; this and the following only where α > 0
+    boxes        (B, R, 4) float32
+    image_ids    (B,) int64, rows of the images in the corpus
+
+In a phase with additional speech (FaST-VGS+, Peng & Harwath), every step reads an extra batch of it too.
+"""
+
+import math
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from vgsplus import audio
+from vgsplus.config import RunConfig
+from vgsplus.corpora import Caption, Corpus
+from vgsplus.errors import VgsplusError
+from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
+from vgsplus.schedule import PhaseSteps, Schedule
+from vgsplus.training.runtime import RandomStream, device_name
+
+type Batch = dict[str, Tensor]
+
+TRAIN, VALIDATION = "train", "validation"
+
+VALIDATION_SEED = 0
+"""Validation uses a fixed seed for batches and masks, so that losses are comparable across runs."""
+
+
+# ---- order ------------------------------------------------------------------------------------------------
+
+
+class BatchIndices(NamedTuple):
+    """One batch to read.
+
+    Attributes:
+        captions: (B,) positions of the captions in their split.
+        images: whether region features are read.
+        crops: (B,) in [0, 1), where longer captions are cut (see `audio.read`); empty: at their start.
+    """
+
+    captions: tuple[int, ...]
+    images: bool = False
+    crops: tuple[float, ...] = ()
+
+
+def epoch_order(
+    num: int, seed: int, epoch: int, phase: int = 0, stream: RandomStream = RandomStream.ORDER
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Draw a permutation of `num` captions and their crops in [0, 1), both (num,), from all arguments."""
+    generator = np.random.default_rng([seed, stream, phase, epoch])
+    return generator.permutation(num), generator.random(num)
+
+
+def batches_per_epoch(num: int, batch_size: int) -> int:
+    """Return how many batches `num` captions make.
+
+    A last incomplete batch is skipped unless it is the only one: grounding counts the other captions of the
+    batch as negatives, so its loss (and the statistics of BatchNorm) differ in a smaller batch. The captions
+    skipped change from epoch to epoch.
+    """
+    return max(1, num // batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSampler:
+    """Yields the `BatchIndices` of consecutive steps, a function of (seed, stream, phase, epoch).
+
+    No earlier step is replayed. Data-parallel training would take a share of each batch here.
+
+    Attributes:
+        num: captions in the split.
+        batch_size: B.
+        seed: seed of the run.
+        steps: steps of the phase to yield; an epoch has `batches_per_epoch` of them.
+        phase: index of the phase.
+        stream: random stream of the order.
+        images: tells for each step whether region features are read; None: never.
+        random_crops: cut longer captions at random positions instead of at their start.
+    """
+
+    num: int
+    batch_size: int
+    seed: int
+    steps: range
+    phase: int = 0
+    stream: RandomStream = RandomStream.ORDER
+    images: Callable[[int], bool] | None = None
+    random_crops: bool = False
+
+    def __iter__(self) -> Iterator[BatchIndices]:
+        order, crops, drawn = np.empty(0, np.int64), np.empty(0), -1
+        for step in self.steps:
+            epoch, index = divmod(step, batches_per_epoch(self.num, self.batch_size))
+            if epoch != drawn:
+                order, crops = epoch_order(self.num, self.seed, epoch, self.phase, self.stream)
+                drawn = epoch
+            batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            yield BatchIndices(
+                tuple(order[batch].tolist()),
+                images=self.images is not None and self.images(step),
+                crops=tuple(crops[batch].tolist()) if self.random_crops else (),
+            )
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+# ---- reading ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechImageDataset(Dataset[Batch]):
+    """Batches of one split of a corpus, indexed by `BatchIndices`.
+
+    Waveforms are padded to the longest of the batch, rounded up to LENGTH_MULTIPLE.
+
+    Attributes:
+        corpus: the corpus.
+        captions: its captions of the split.
+        max_samples: longer captions are cut to this many samples.
+        pad_to_max: pad all batches to `max_samples` instead.
+    """
+
+    corpus: Corpus
+    captions: Sequence[Caption]
+    max_samples: int
+    pad_to_max: bool = False
+
+    def __getitem__(self, indices: BatchIndices) -> Batch:
+        """Read one batch.
+
+        Raises:
+            AudioError: a sound file is missing or broken.
+            CorpusError: an image is unknown.
+        """
+        captions = [self.captions[position] for position in indices.captions]
+        batch = self._read_waveforms(captions, indices.crops or [0.0] * len(captions))
+        if indices.images:
+            image_ids = [caption.image for caption in captions if caption.image is not None]
+            features, boxes = self.corpus.stored_regions(image_ids)
+            # PyTorch widens float16 in a fraction of the time that NumPy takes.
+            batch["features"] = torch.from_numpy(features).float()
+            batch["boxes"] = torch.from_numpy(boxes).float()
+            batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in image_ids])
+        return batch
+
+    def _read_waveforms(self, captions: Sequence[Caption], crops: Sequence[float]) -> Batch:
+        read = [
+            audio.read_crop(self.corpus.audio_path(caption), self.max_samples, crop)
+            for caption, crop in zip(captions, crops, strict=True)
+        ]
+        longest = max(len(samples) for samples, _ in read)
+        padded = (
+            self.max_samples if self.pad_to_max else math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        )
+        waveforms = np.zeros((len(read), padded), np.float32)
+        for row, (samples, _) in zip(waveforms, read, strict=True):
+            row[: len(samples)] = audio.normalise(samples)
+        return {
+            "waveforms": torch.from_numpy(waveforms),
+            "num_samples": torch.tensor([len(samples) for samples, _ in read]),
+            "moved_crops": torch.tensor([moved for _, moved in read]),
+        }
+
+
+def load_batches(
+    *streams: tuple[SpeechImageDataset, Iterable[BatchIndices]], workers: int = 0, pin_memory: bool = False
+) -> Generator[tuple[Batch, ...]]:
+    """Yield one batch of every stream per step, read ahead by `workers` processes (0: by this one).
+
+    Close the generator to end the workers early.
+
+    Args:
+        streams: pairs of a dataset and its sampler, which must be of equal length. One worker reads all
+            batches of a step.
+        workers: number of processes.
+        pin_memory: copy the tensors into page-locked memory.
+
+    Raises:
+        AudioError, CorpusError: as the datasets raise them, from workers too.
+    """
+    datasets, samplers = zip(*streams, strict=True)
+    loader: DataLoader[list[Batch] | VgsplusError] = DataLoader(
+        _StepDataset(datasets),
+        sampler=zip(*samplers, strict=True),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_signals,
+    )
+    iterator = iter(loader)
+    try:
+        for batches in iterator:
+            if isinstance(batches, VgsplusError):
+                raise batches
+            yield tuple(batches)
+    finally:
+        # Left to garbage collection, the traceback of an exception would keep the workers alive, and these
+        # would block the exit of the interpreter: they ignore the SIGTERM that it would end them with.
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()  # noqa: SLF001 - no public equivalent
+
+
+class _StepDataset(Dataset["list[Batch] | VgsplusError"]):
+    """Returns errors as values: DataLoader would hide their message under the traceback of a worker."""
+
+    def __init__(self, datasets: Sequence[SpeechImageDataset]) -> None:
+        self._datasets = datasets
+
+    def __getitem__(self, indices: Sequence[BatchIndices]) -> list[Batch] | VgsplusError:
+        try:
+            return [dataset[one] for dataset, one in zip(self._datasets, indices, strict=True)]
+        except VgsplusError as error:
+            return error
+
+
+def _ignore_signals(_worker: int) -> None:
+    # Ctrl-C reaches the whole process group. Workers must outlive the current step of the trainer; they exit
+    # when it closes the loader or dies.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+# ---- the batches of a run ---------------------------------------------------------------------------------
+
+
+def open_split(config: RunConfig, corpus: Corpus, split: str) -> SpeechImageDataset:
+    """Return the training or validation split of a corpus, cut and padded as the settings say.
+
+    Raises:
+        CorpusError: the split is unknown or empty.
+    """
+    seconds = config.max_seconds if split == TRAIN else config.validation_max_seconds
+    return SpeechImageDataset(
+        corpus=corpus,
+        captions=corpus.captions(split),
+        max_samples=round(seconds * audio.SAMPLE_RATE),
+        pad_to_max=config.model.padding == "published",
+    )
+
+
+def open_additional_speech(schedule: Schedule) -> dict[str, Corpus]:
+    """Open the corpora of additional speech by the names of their phases, each folder once.
+
+    Raises:
+        CorpusError: as `Corpus.open`.
+    """
+    folders = {phase.name: speech.corpus for phase in schedule.phases if (speech := phase.weighted_speech)}
+    opened = {folder: Corpus.open(folder) for folder in dict.fromkeys(folders.values())}
+    return {name: opened[folder] for name, folder in folders.items()}
+
+
+def extra_batch_size(config: RunConfig, phase: PhaseSteps, num: int) -> int:
+    """Return the batch size of the `num` clips of additional speech (see `AdditionalSpeech.batch_size`)."""
+    speech = phase.settings.weighted_speech
+    assert speech is not None
+    return speech.batch_size or min(math.ceil(num / phase.steps_per_epoch), config.batch_size)
+
+
+def training_batches(
+    config: RunConfig, phase: PhaseSteps, corpus: Corpus, extra: Corpus | None, first_step: int
+) -> Generator[tuple[Batch, ...]]:
+    """Yield the batch, or the batch and the extra batch, of each step of a phase from `first_step` on."""
+    steps = range(first_step, phase.steps)
+    dataset = open_split(config, corpus, TRAIN)
+    sampler = BatchSampler(
+        num=len(dataset.captions),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        steps=steps,
+        phase=phase.index,
+        images=lambda step: phase.alpha(step) > 0,
+    )
+    streams = [(dataset, sampler)]
+    if extra is not None:
+        dataset = open_split(config, extra, TRAIN)
+        sampler = BatchSampler(
+            num=len(dataset.captions),
+            batch_size=extra_batch_size(config, phase, len(dataset.captions)),
+            seed=config.seed,
+            steps=steps,
+            phase=phase.index,
+            stream=RandomStream.EXTRA_ORDER,
+            random_crops=True,
+        )
+        streams.append((dataset, sampler))
+    return _load(config, *streams)
+
+
+def validation_batches(
+    config: RunConfig, corpus: Corpus, batch_size: int, *, images: bool
+) -> Generator[tuple[Batch, ...]]:
+    """Yield the validation batches of a corpus: always the same, shuffled so that images differ in each."""
+    dataset = open_split(config, corpus, VALIDATION)
+    sampler = BatchSampler(
+        num=len(dataset.captions),
+        batch_size=batch_size,
+        seed=VALIDATION_SEED,
+        steps=range(batches_per_epoch(len(dataset.captions), batch_size)),
+        images=lambda _: images,
+    )
+    return _load(config, (dataset, sampler))
+
+
+def _load(
+    config: RunConfig, *streams: tuple[SpeechImageDataset, BatchSampler]
+) -> Generator[tuple[Batch, ...]]:
+    pinned = device_name(config.accelerator) == "cuda"
+    return load_batches(*streams, workers=config.workers, pin_memory=pinned)

@@ -1,0 +1,167 @@
+"""Device, memory, signals and seeds of a training process, and the package versions it runs on.
+
+PyTorch takes seconds to import, so only the functions that need it import it.
+"""
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import signal
+import threading
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType, TracebackType
+
+    import torch
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+# ---- device -----------------------------------------------------------------------------------------------
+
+
+def device_name(accelerator: str) -> str:
+    """Return "cuda" or "cpu"; "auto" means CUDA if PyTorch finds a device."""
+    if accelerator == "auto":
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return accelerator
+
+
+def native_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:
+    """Return "bf16-mixed" if the device has bfloat16 instructions, else "32-true".
+
+    Without them bfloat16 is emulated: a training step of the toy preset then takes 8 to 10 times as long as
+    in float32 on an x86 processor with AVX2.
+    """
+    import torch
+
+    if device_name(accelerator) == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16-mixed" if native else "32-true"
+
+
+def keep_freed_memory() -> None:
+    """Configure glibc to keep freed memory for the rest of the process; without glibc do nothing.
+
+    By default it returns blocks of 32 MB and more to the system, and every step waits for the same pages to
+    be zeroed again.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def keep_kernels() -> None:
+    """Raise the capacity of oneDNN's kernel cache to 8,192, unless the environment sets it.
+
+    oneDNN compiles a kernel for each new shape. Its default of 1,024 is less than captions of many lengths
+    need in bfloat16, so that every step would compile most of its kernels. Read at the first kernel.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Use deterministic algorithms on a CUDA device; a CPU is deterministic anyway.
+
+    Operations without a deterministic kernel warn and run. PyTorch may also leave the gradients of attention
+    to a kernel that adds in any order: no GPU has been tried.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    import torch
+
+    # Read when cuBLAS starts; without it, it may split sums differently from call to call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    mode, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warn)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute the weights."""
+    packages = {
+        name: importlib.metadata.version(name) for name in ("vgsplus", "torch", "lightning-fabric", "numpy")
+    }
+    return packages | {"python": platform.python_version()}
+
+
+# ---- seeds ------------------------------------------------------------------------------------------------
+
+
+class RandomStream(IntEnum):
+    """Uses of randomness; equal indices of different streams give unrelated seeds."""
+
+    MODEL = 0
+    ORDER = 1
+    STEP = 2
+    VALIDATION = 3
+    EXTRA_ORDER = 4
+    EXTRA_STEP = 5
+    EXTRA_VALIDATION = 6
+
+
+def indexed_seed(seed: int, stream: RandomStream, *index: int) -> int:
+    """Return a 64-bit seed for torch.manual_seed, a function of the run's seed, the stream and an index.
+
+    Indices such as (phase, step) let a resumed run draw the same numbers without replaying earlier steps.
+    """
+    return int(np.random.SeedSequence([seed, stream, *index]).generate_state(1, np.uint64)[0])
+
+
+# ---- signals ----------------------------------------------------------------------------------------------
+
+
+class StopRequest:
+    """Context manager in which the first SIGINT or SIGTERM sets `requested`; the next one interrupts at once.
+
+    Signals are handled in the main thread of a program only; in another thread this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {
+                number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

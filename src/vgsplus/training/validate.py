@@ -1,0 +1,74 @@
+"""The losses of a model averaged over the validation splits."""
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+
+import torch
+
+from vgsplus.config import RunConfig
+from vgsplus.corpora import Corpus
+from vgsplus.losses import Losses
+from vgsplus.schedule import PhaseSteps
+from vgsplus.training.data import TRAIN, VALIDATION_SEED, Batch, extra_batch_size, validation_batches
+from vgsplus.training.log import MOVED_CROPS, add_extra, loss_terms, to_numbers
+from vgsplus.training.runtime import RandomStream, StopRequest, indexed_seed
+
+type ComputeLosses = Callable[[Batch, float], Losses]
+"""Losses of a batch at α."""
+
+
+def validate(
+    compute_losses: ComputeLosses,
+    config: RunConfig,
+    phase: PhaseSteps,
+    alpha: float,
+    corpus: Corpus,
+    extra: Corpus | None,
+    stop: StopRequest,
+) -> dict[str, float] | None:
+    """Average the losses and moved crops over the validation split.
+
+    Args:
+        compute_losses: of the model, in evaluation mode.
+        config: the settings of the run.
+        phase: the phase that is trained.
+        alpha: α of the losses.
+        corpus: the captions.
+        extra: additional speech, whose losses are averaged over its own validation split, or None.
+        stop: checked after every batch.
+
+    Returns:
+        Means by name, or None when stopped.
+    """
+    batches = validation_batches(config, corpus, config.batch_size, images=alpha > 0)
+    means = _average(compute_losses, batches, alpha, RandomStream.VALIDATION, stop)
+    if means is None or extra is None:
+        return means
+    size = extra_batch_size(config, phase, len(extra.captions(TRAIN)))
+    batches = validation_batches(config, extra, size, images=False)
+    own = _average(compute_losses, batches, 0.0, RandomStream.EXTRA_VALIDATION, stop)
+    return add_extra(means, own, phase.extra_weight) if own else None
+
+
+def _average(
+    compute_losses: ComputeLosses,
+    batches: Generator[tuple[Batch, ...]],
+    alpha: float,
+    stream: RandomStream,
+    stop: StopRequest,
+) -> dict[str, float] | None:
+    """Average over captions, with the same masks every time."""
+    totals: dict[str, float] = {}
+    captions = 0
+    with closing(batches):
+        for index, (batch,) in enumerate(batches):
+            torch.manual_seed(indexed_seed(VALIDATION_SEED, stream, index))
+            with torch.no_grad():
+                values = to_numbers(loss_terms(compute_losses(batch, alpha)))
+            values[MOVED_CROPS] = float(batch[MOVED_CROPS].float().mean())
+            if stop.requested:
+                return None
+            size = len(batch["num_samples"])
+            captions += size
+            totals = {name: totals.get(name, 0.0) + value * size for name, value in values.items()}
+    return {name: total / captions for name, total in totals.items()}
