@@ -1,6 +1,6 @@
 """What retrieval over a large test set costs: seconds and peak memory, from embeddings to intervals.
 
-Compares ranking by tiles of the scores, as `vgsplus.evaluation.retrieval` does it, with the plain ways: the
+Compares ranking by tiles of the scores, as `vgsplus.evaluation.ranks` does it, with the plain ways: the
 whole matrix of similarities, sorted in both directions; and the same matrix asked for its ten largest alone,
 which knows recall but no median rank. Embeddings are normal, of unit variance, those of a caption correlated
 with those of its picture. Every run is a process of its own, so that its peak is its own (Linux); the ways
@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vgsplus.evaluation.ranks import Ranks
-from vgsplus.evaluation.retrieval import KS, rank_embeddings, score_ranks
+from vgsplus.evaluation.ranks import Ranks, rank_embeddings
+from vgsplus.evaluation.retrieval import KS, score
 
 CORRELATION = 0.15
 
@@ -118,7 +118,7 @@ def run_once(way: str, case: Case, replicates: int) -> Result:
     """Score a case in this process."""
     images, speech, rows = case.embeddings()
     start = time.perf_counter()
-    scores = score_ranks(WAYS[way](images, speech, rows), replicates=replicates)
+    scores = score(WAYS[way](images, speech, rows), replicates=replicates)
     seconds = time.perf_counter() - start
     sides = (scores.speech_to_image, scores.image_to_speech)
     known = way != "matrix, topk"

@@ -5,11 +5,10 @@ import pytest
 
 from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.breakdown import by_length, by_speaker
 from vgsplus.evaluation.ranks import Ranks
-from vgsplus.evaluation.retrieval import score_ranks
+from vgsplus.evaluation.retrieval import breakdown, score
 
-BREAKDOWNS = (by_speaker, by_length)
+KINDS = ("speaker", "length")
 
 
 def caption(number, speaker, samples):
@@ -38,12 +37,12 @@ def random_case(seed, pictures=40, captions=200):
     return [caption(*row) for row in zip(range(captions), speakers, lengths, strict=True)], found
 
 
-@pytest.mark.parametrize("breakdown", BREAKDOWNS)
+@pytest.mark.parametrize("by", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_parts_add_up_to_the_whole(breakdown, seed):
+def test_the_parts_add_up_to_the_whole(by, seed):
     captions, found = random_case(seed)
-    parts = breakdown(captions, found, replicates=10)
-    whole = score_ranks(found, replicates=10).speech_to_image
+    parts = breakdown(captions, found, by, replicates=10)
+    whole = score(found, replicates=10).speech_to_image
     assert sum(part.captions for part in parts) == len(captions)
     for k, share in whole.recall.items():
         hits = sum(part.captions * part.recall[k].value for part in parts)
@@ -54,7 +53,7 @@ def test_the_parts_add_up_to_the_whole(breakdown, seed):
 
 def test_speakers_are_scored_on_their_own_captions():
     captions, found = random_case(3)
-    parts = by_speaker(captions, found, ks=(1, 7), replicates=10)
+    parts = breakdown(captions, found, "speaker", ks=(1, 7), replicates=10)
     assert [part.name for part in parts] == ["ann", "bob", "cid"], "most captions first"
     for part in parts:
         own = np.array([c.speaker == part.name for c in captions])
@@ -70,7 +69,7 @@ def test_speakers_are_scored_on_their_own_captions():
 
 def test_quarters_are_of_rising_length_and_like_size():
     captions, found = random_case(4)
-    parts = by_length(captions, found, replicates=10)
+    parts = breakdown(captions, found, "length", replicates=10)
     assert [part.name for part in parts] == [f"quarter {n}" for n in (1, 2, 3, 4)]
     assert {part.captions for part in parts} <= {49, 50, 51}
     for shorter, longer in pairwise(parts):
@@ -80,19 +79,19 @@ def test_quarters_are_of_rising_length_and_like_size():
 def test_captions_of_one_length_are_in_one_quarter():
     captions, found = random_case(5)
     alike = [caption(number, c.speaker, 32_000) for number, c in enumerate(captions)]
-    (part,) = by_length(alike, found, replicates=10)
+    (part,) = breakdown(alike, found, "length", replicates=10)
     assert (part.captions, part.shortest, part.longest) == (200, 2.0, 2.0)
 
 
 def test_a_part_that_is_the_whole_has_its_intervals():
     captions, found = random_case(6)
     alike = [caption(number, "ann", c.num_samples) for number, c in enumerate(captions)]
-    (part,) = by_speaker(alike, found, seed=9)
-    assert part.recall == score_ranks(found, seed=9).speech_to_image.recall
+    (part,) = breakdown(alike, found, "speaker", seed=9)
+    assert part.recall == score(found, seed=9).speech_to_image.recall
 
 
-@pytest.mark.parametrize("breakdown", BREAKDOWNS)
-def test_impossible_ks_are_refused(breakdown):
+@pytest.mark.parametrize("by", KINDS)
+def test_impossible_ks_are_refused(by):
     captions, found = random_case(7)
     with pytest.raises(VgsplusError, match="at least 1"):
-        breakdown(captions, found, ks=())
+        breakdown(captions, found, by, ks=())

@@ -4,10 +4,16 @@ import torch
 
 from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation import retrieval
+from vgsplus.evaluation import ranks, retrieval
 from vgsplus.evaluation.embeddings import SplitEmbeddings
-from vgsplus.evaluation.ranks import count_ranks, tiles_of_embeddings, tiles_of_matrix
-from vgsplus.evaluation.retrieval import evaluate, rank_embeddings, rank_split, ranks, score, score_ranks
+from vgsplus.evaluation.ranks import (
+    count_ranks,
+    rank_embeddings,
+    rank_matrix,
+    tiles_of_embeddings,
+    tiles_of_matrix,
+)
+from vgsplus.evaluation.retrieval import evaluate, rank_split, score
 
 FIELDS = ("speech_to_image", "image_to_speech", "image_of_caption")
 
@@ -88,13 +94,13 @@ def test_a_picture_of_very_many_captions_spans_tiles():
 def test_every_kind_of_number_is_compared_as_it_is(dtype):
     scores = np.array([[1000, 1001, 3], [1001, 1000, 2], [0, 1, 1000]]).astype(dtype)
     scores[0, 2] = scores[2, 2]
-    check(ranks(scores, range(3), range(3)), by_definition(scores, np.arange(3)), np.arange(3))
+    check(rank_matrix(scores, range(3), range(3)), by_definition(scores, np.arange(3)), np.arange(3))
 
 
 @pytest.mark.parametrize("infinite", [np.inf, -np.inf])
 def test_infinite_scores_are_ranked(infinite):
     scores = np.array([[1, 2, infinite], [infinite, 0, 1], [3, infinite, 1]])
-    check(ranks(scores, range(3), range(3)), by_definition(scores, np.arange(3)), np.arange(3))
+    check(rank_matrix(scores, range(3), range(3)), by_definition(scores, np.arange(3)), np.arange(3))
 
 
 @pytest.mark.parametrize("place", [(0, 0), (22, 5), (11, 82)])
@@ -153,7 +159,7 @@ def test_a_tile_made_again_is_the_same_tile():
 
 def test_scoring_embeddings_never_makes_the_matrix(monkeypatch):
     images, speech, rows = random_case(6, pictures=60, extra=240, dim=8)
-    whole = score((images @ speech.T).numpy(), range(60), rows)
+    whole = score(rank_matrix((images @ speech.T).numpy(), range(60), rows))
     largest = []
 
     def products(*embeddings):
@@ -166,10 +172,10 @@ def test_scoring_embeddings_never_makes_the_matrix(monkeypatch):
 
         return product
 
-    monkeypatch.setattr(retrieval, "BLOCK_SCORES", 1000)
-    monkeypatch.setattr(retrieval, "tiles_of_embeddings", products)
+    monkeypatch.setattr(ranks, "TILE_SCORES", 1000)
+    monkeypatch.setattr(ranks, "tiles_of_embeddings", products)
     found = rank_embeddings(images, speech, range(60), rows)
-    assert score_ranks(found) == whole
+    assert score(found) == whole
     assert max(largest) <= 1000
 
 
@@ -214,7 +220,7 @@ def test_evaluate_scores_a_split_and_its_gallery_agrees_with_the_ranks(monkeypat
     monkeypatch.setattr(retrieval, "embed_split", lambda *_, **__: embedded)
     result = evaluate(None, None, "test", seed=3)
     found = rank_split(embedded)
-    assert result.scores == score_ranks(found, seed=3)
+    assert result.scores == score(found, seed=3)
     assert len(result.retrieved) == len(embedded.captions)
     for caption, rank in zip(embedded.captions, found.speech_to_image, strict=True):
         shown = result.retrieved[caption.id]

@@ -9,9 +9,10 @@ import torch
 
 from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation import retrieval
+from vgsplus.evaluation import ranks, retrieval
 from vgsplus.evaluation.embeddings import embed_split
-from vgsplus.evaluation.retrieval import bootstrap, chance, evaluate, median_rank, ranks, recall
+from vgsplus.evaluation.ranks import Ranks, rank_matrix
+from vgsplus.evaluation.retrieval import bootstrap, chance, evaluate, recall, score
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "published_retrieval.npz"
 IMAGES = ["a", "b", "c"]
@@ -50,7 +51,7 @@ def test_published_case_comes_out_exactly():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("block", [1, 200, 1 << 22])
 def test_recall_agrees_with_brute_force_under_ties(seed, block, monkeypatch):
-    monkeypatch.setattr(retrieval, "BLOCK_SCORES", block)
+    monkeypatch.setattr(ranks, "TILE_SCORES", block)
     scores, images, spoken_of = random_case(seed)
     got = recall(scores, images, spoken_of, ks=(1, 2, 3, 7))
     for k in (1, 2, 3, 7):
@@ -126,12 +127,13 @@ def test_impossible_ks_are_refused(ks):
 
 def test_median_rank():
     scores = np.array([[5, 1, 1, 1], [4, 9, 2, 1], [3, 1, 9, 0.0]])
-    assert median_rank(ranks(scores, IMAGES, CAPTIONS)) == {"speech_to_image": 1.5, "image_to_speech": 1.0}
+    found = score(rank_matrix(scores, IMAGES, CAPTIONS))
+    assert (found.speech_to_image.median_rank, found.image_to_speech.median_rank) == (1.5, 1.0)
 
 
 def test_chance_is_what_random_scores_reach_on_average():
-    _, images, spoken_of = random_case(7)
-    expected = chance(images, spoken_of, ks=(1, 5, 10))
+    scores, images, spoken_of = random_case(7)
+    expected = chance(rank_matrix(scores, images, spoken_of), ks=(1, 5, 10))
     rng = np.random.default_rng(0)
     rounds = [
         recall(rng.random((len(images), len(spoken_of))), images, spoken_of, ks=(1, 5, 10))
@@ -143,8 +145,9 @@ def test_chance_is_what_random_scores_reach_on_average():
 
 
 def test_chance_at_the_papers_size():
-    images = range(5000)
-    got = chance(images, [i for i in images for _ in range(5)], ks=(1, 10, 10**6))
+    rows = np.repeat(np.arange(5000), 5)
+    found = Ranks(speech_to_image=rows, image_to_speech=np.arange(5000), image_of_caption=rows)
+    got = chance(found, ks=(1, 10, 10**6))
     assert got["speech_to_image"] == {1: 1 / 5000, 10: 10 / 5000, 10**6: 1.0}
     assert got["image_to_speech"][1] == pytest.approx(5 / 25000)
     missed = math.prod((24995 - i) / (25000 - i) for i in range(10))
@@ -154,7 +157,7 @@ def test_chance_at_the_papers_size():
 
 def test_bootstrap_value_is_the_recall_and_lies_inside():
     scores, images, spoken_of = random_case(8, pictures=60, extra=100, levels=40)
-    got = bootstrap(ranks(scores, images, spoken_of))
+    got = bootstrap(rank_matrix(scores, images, spoken_of))
     for direction, shares in recall(scores, images, spoken_of).items():
         for k, share in shares.items():
             estimate = got[direction][k]
@@ -165,7 +168,7 @@ def test_bootstrap_value_is_the_recall_and_lies_inside():
 def test_bootstrap_interval_has_the_width_of_a_share_of_independent_pictures():
     rng = np.random.default_rng(2)
     n = 2000
-    found = retrieval.Ranks(
+    found = Ranks(
         speech_to_image=rng.integers(1, 3, size=n),
         image_to_speech=np.full(n, 2),
         image_of_caption=np.arange(n),
@@ -181,15 +184,15 @@ def test_bootstrap_keeps_the_captions_of_a_picture_together():
     n, each = 300, 5
     alike = np.repeat(rng.integers(1, 3, size=n), each)
     common = {"image_to_speech": np.ones(n, dtype=int), "image_of_caption": np.repeat(np.arange(n), each)}
-    together = bootstrap(retrieval.Ranks(speech_to_image=alike, **common))["speech_to_image"][1]
-    apart = bootstrap(retrieval.Ranks(speech_to_image=rng.permutation(alike), **common))["speech_to_image"][1]
+    together = bootstrap(Ranks(speech_to_image=alike, **common))["speech_to_image"][1]
+    apart = bootstrap(Ranks(speech_to_image=rng.permutation(alike), **common))["speech_to_image"][1]
     assert together.high - together.low > 1.7 * (apart.high - apart.low)
 
 
 def test_bootstrap_is_a_function_of_its_seed_and_not_of_the_block_size(monkeypatch):
-    found = ranks(*random_case(9))
+    found = rank_matrix(*random_case(9))
     first = bootstrap(found, seed=1)
-    monkeypatch.setattr("vgsplus.evaluation.resampling.BLOCK_DRAWS", 50)
+    monkeypatch.setattr("vgsplus.evaluation.retrieval.BLOCK_DRAWS", 50)
     assert bootstrap(found, seed=1) == first
     assert bootstrap(found, seed=2) != first
 

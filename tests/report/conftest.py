@@ -8,7 +8,8 @@ import soundfile
 from PIL import Image, ImageDraw
 
 from vgsplus.corpora import Caption
-from vgsplus.evaluation import retrieval
+from vgsplus.evaluation.ranks import rank_matrix
+from vgsplus.evaluation.retrieval import score
 from vgsplus.report.paper import TITLES, phases_of
 from vgsplus.report.results import (
     AbxBaseline,
@@ -77,7 +78,7 @@ def scores(skill, seed=0, pictures=120, each=3):
     spoken_of = np.repeat(np.arange(pictures), each)
     similarity = rng.standard_normal((pictures, pictures * each))
     similarity[spoken_of, np.arange(len(spoken_of))] += skill
-    return retrieval.score(similarity, range(pictures), spoken_of.tolist(), replicates=300)
+    return score(rank_matrix(similarity, range(pictures), spoken_of.tolist()), replicates=300)
 
 
 def phases(name, first=20, total=70):

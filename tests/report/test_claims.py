@@ -4,8 +4,7 @@ import math
 import pytest
 from scipy import stats
 
-from vgsplus.evaluation.resampling import Estimate
-from vgsplus.evaluation.retrieval import DirectionScores, RetrievalScores
+from vgsplus.evaluation.retrieval import DirectionScores, Estimate, RetrievalScores
 from vgsplus.report.claims import claim_table, claims
 from vgsplus.report.results import AbxPoint, Repeat
 

@@ -1,7 +1,6 @@
 import dataclasses
 
-from vgsplus.evaluation.resampling import Estimate
-from vgsplus.evaluation.retrieval import DirectionScores, RetrievalScores
+from vgsplus.evaluation.retrieval import DirectionScores, Estimate, RetrievalScores
 from vgsplus.report.claims import headline
 
 

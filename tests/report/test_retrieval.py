@@ -8,9 +8,8 @@ from rich.console import Console
 from vgsplus.cli import main
 from vgsplus.config import load_config, save
 from vgsplus.corpora import Caption
-from vgsplus.evaluation.breakdown import by_length, by_speaker
 from vgsplus.evaluation.ranks import Ranks
-from vgsplus.evaluation.retrieval import score_ranks
+from vgsplus.evaluation.retrieval import breakdown, score
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.report.tables import BY_LENGTH_FILE as BY_LENGTH
 from vgsplus.report.tables import BY_SPEAKER_FILE as BY_SPEAKER
@@ -42,7 +41,7 @@ def scored():
         )
         for number in range(90)
     ]
-    return score_ranks(found), by_speaker(captions, found), by_length(captions, found)
+    return score(found), breakdown(captions, found, "speaker"), breakdown(captions, found, "length")
 
 
 def printed(table):

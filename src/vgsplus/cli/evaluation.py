@@ -30,8 +30,7 @@ def evaluate_retrieval(
     """Compute recall between speech and pictures with 95 % intervals, and the median rank."""
     from vgsplus.config import load_config
     from vgsplus.corpora import Corpus
-    from vgsplus.evaluation.breakdown import by_length, by_speaker
-    from vgsplus.evaluation.retrieval import rank_split, score_ranks
+    from vgsplus.evaluation.retrieval import breakdown, rank_split, score
     from vgsplus.experiments.scoring import embed_run
     from vgsplus.report.tables import part_terminal, retrieval_terminal, write_retrieval
     from vgsplus.training.checkpoint import load_model
@@ -44,11 +43,12 @@ def evaluate_retrieval(
     model = load_model(run).to(device_name("auto"))
     embedded = embed_run(model, config, Corpus.open(corpus or config.corpus), split)
     ranks = rank_split(embedded)
-    scores = score_ranks(ranks, seed=config.seed)
+    scores = score(ranks, seed=config.seed)
+    kinds: tuple[Literal["speaker", "length"], ...] = ("speaker", "length")
     parts = {
-        name: breakdown(embedded.captions, ranks, seed=config.seed)
-        for name, breakdown in {"speaker": by_speaker, "length": by_length}.items()
-        if out is not None or name == by
+        kind: breakdown(embedded.captions, ranks, kind, seed=config.seed)
+        for kind in kinds
+        if out is not None or kind == by
     }
     console = Console()
     console.print(retrieval_terminal(scores))

@@ -1,14 +1,14 @@
-"""Where the right answer of every query ranks, out of tiles of the scores.
+"""Ranks of the right answers in both directions of retrieval, counted in tiles of the scores.
 
-A tile holds the scores of some pictures with some captions. It may be cut from a matrix or be a product of
-embeddings that is made when it is asked for, so that nothing larger than a tile need exist.
+A tile holds the scores of some images with some captions. It is cut from a matrix or computed from embeddings
+when it is needed, so that memory holds one tile.
 
-Captions are taken in the order of their pictures: the tiles that hold captions beside their own pictures lie
-along a diagonal. They come first and give every caption's own score and every picture's best; then each tile
-comes once and its competitors are counted for both directions. A tile is always made by the same call, whose
-numbers are the same bits, so that a score equals itself and ties are what they are in the matrix.
+Captions are sorted by their images: the tiles of captions with their own images form a diagonal. They come
+first and give each caption's own score and each image's best; then each tile comes once and its competitors
+are counted for both directions. The same call always computes a tile, so its values are the same bits: a
+score equals itself, and ties are those of the matrix.
 
-Shape letters: N pictures, M captions, D embedding, n and m of them in a tile.
+Shape letters: N images, M captions, D embedding, n and m of them in a tile.
 """
 
 from __future__ import annotations
@@ -32,17 +32,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 type Tiles = Callable[[slice, NDArray[np.int64]], NDArray[np.floating]]
-"""Gives the scores (n, m) of the pictures of a slice with captions by their columns (m,)."""
+"""Returns the scores (n, m) of the images of a slice with captions by their columns (m,)."""
 
-ASPECT = 4  # captions to a picture in a tile: test sets have about five a picture
+TILE_SCORES = 1 << 22
+"""Scores in a tile: 16 MB."""
+ASPECT = 4
+"""Captions per image in a tile; test sets have about five per image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranks:
-    """The rank of the right answer of every query, from 1: what every number of retrieval is made from.
+    """The rank, from 1, of the right answer of every query.
 
-    `speech_to_image` is (M,), `image_to_speech` is (N,), and `image_of_caption` (M,) is the row of each
-    caption's picture; all int64.
+    Attributes:
+        speech_to_image: (M,) int64, rank of each caption's image among all images.
+        image_to_speech: (N,) int64, rank of each image's best caption among those of other images.
+        image_of_caption: (M,) int64, row of each caption's image.
     """
 
     speech_to_image: NDArray[np.int64]
@@ -50,13 +55,58 @@ class Ranks:
     image_of_caption: NDArray[np.int64]
 
 
+def rank_matrix(
+    similarity: NDArray[np.floating] | Tensor,
+    image_ids: Sequence[Hashable],
+    caption_image_ids: Sequence[Hashable],
+) -> Ranks:
+    """Rank the right answer of every query in a matrix, which is not copied.
+
+    Args:
+        similarity: (N, M) scores, images by captions, higher is closer.
+        image_ids: N distinct ids, of the rows.
+        caption_image_ids: M ids, of the image of each column's caption.
+
+    Raises:
+        VgsplusError: shapes and ids that do not fit together, an id without a match, nothing to rank, NaN.
+    """
+    if isinstance(similarity, torch.Tensor):
+        similarity = similarity.detach().cpu()
+        similarity = (similarity if similarity.dtype == torch.float64 else similarity.float()).numpy()
+    scores = np.asarray(similarity)
+    if scores.ndim != 2:
+        raise VgsplusError(f"The similarity matrix must be (pictures, captions), not {scores.shape}.")
+    if scores.dtype not in (np.float16, np.float32, np.float64):
+        scores = scores.astype(np.float64)
+    rows = match_captions(scores.shape, image_ids, caption_image_ids)
+    return count_ranks(tiles_of_matrix(scores), rows, len(scores), TILE_SCORES)
+
+
+def rank_embeddings(
+    images: Tensor, speech: Tensor, image_ids: Sequence[Hashable], caption_image_ids: Sequence[Hashable]
+) -> Ranks:
+    """Rank the right answer of every query by dot products, computed a tile at a time.
+
+    Args:
+        images: (N, D) float tensor on the CPU.
+        speech: (M, D), likewise.
+        image_ids: as in `rank_matrix`.
+        caption_image_ids: as in `rank_matrix`.
+
+    Raises:
+        VgsplusError: as `rank_matrix`.
+    """
+    rows = match_captions((len(images), len(speech)), image_ids, caption_image_ids)
+    return count_ranks(tiles_of_embeddings(images, speech), rows, len(images), TILE_SCORES)
+
+
 def tiles_of_matrix(scores: NDArray[np.floating]) -> Tiles:
-    """The tiles of scores (N, M)."""
+    """Return the tiles of scores (N, M)."""
     return lambda rows, columns: np.take(scores[rows], columns, axis=1)
 
 
 def tiles_of_embeddings(images: Tensor, speech: Tensor) -> Tiles:
-    """The tiles of the dot products of images (N, D) with speech (M, D), computed when asked for."""
+    """Return the tiles of the dot products of images (N, D) with speech (M, D)."""
 
     def product(rows: slice, columns: NDArray[np.int64]) -> NDArray[np.floating]:
         scores: NDArray[np.floating] = (images[rows] @ speech[torch.from_numpy(columns)].T).numpy()
@@ -65,77 +115,72 @@ def tiles_of_embeddings(images: Tensor, speech: Tensor) -> Tiles:
     return product
 
 
-def count_ranks(tiles: Tiles, image_of_caption: NDArray[np.int64], pictures: int, tile_scores: int) -> Ranks:
-    """Rank the right answers by counting the competitors at or above each: no sort, memory for one tile.
+def count_ranks(tiles: Tiles, image_of_caption: NDArray[np.int64], images: int, tile_scores: int) -> Ranks:
+    """Rank the right answers by counting the competitors at or above each, without sorting.
 
     Args:
-        tiles: of N pictures and M captions; of at most 64-bit floats.
-        image_of_caption: (M,) the row of each caption's picture; every picture has a caption.
-        pictures: N.
-        tile_scores: about how many scores a tile holds.
+        tiles: of N images and M captions, floats of at most 64 bits.
+        image_of_caption: (M,) the row of each caption's image; every image has a caption.
+        images: N.
+        tile_scores: scores in a tile, approximately.
 
     Raises:
         VgsplusError: a score is NaN.
     """
     order = np.argsort(image_of_caption, kind="stable")
     height = max(1, math.isqrt(tile_scores // ASPECT))
-    row_spans = _even_spans(pictures, height)
+    row_spans = _even_spans(images, height)
     column_spans = _even_spans(len(order), ASPECT * height)
 
     own = np.empty(len(order))
-    best = np.full(pictures, -np.inf)
+    best = np.full(images, -np.inf)
     for columns in (order[span] for span in column_spans):
         rows = image_of_caption[columns]
         for span in row_spans:
             if span.start <= rows[-1] and rows[0] < span.stop:
                 mine = (span.start <= rows) & (rows < span.stop)
-                own[columns[mine]] = _checked(tiles(span, columns))[
-                    rows[mine] - span.start, mine.nonzero()[0]
-                ]
+                tile = _check_tile(tiles(span, columns))
+                own[columns[mine]] = tile[rows[mine] - span.start, mine.nonzero()[0]]
     np.maximum.at(best, image_of_caption, own)
 
-    ahead_of_picture = np.zeros(len(order), dtype=np.int64)
-    ahead_of_caption = np.zeros(pictures, dtype=np.int64)
+    ahead_of_image = np.zeros(len(order), dtype=np.int64)
+    ahead_of_caption = np.zeros(images, dtype=np.int64)
     for columns in (order[span] for span in column_spans):
         for span in row_spans:
-            tile = _checked(tiles(span, columns))
+            tile = _check_tile(tiles(span, columns))
             right, first = own[columns].astype(tile.dtype), best[span].astype(tile.dtype)
-            ahead_of_picture[columns] += np.count_nonzero(tile >= right, axis=0)
+            ahead_of_image[columns] += np.count_nonzero(tile >= right, axis=0)
             ahead_of_caption[span] += np.count_nonzero(tile >= first[:, None], axis=1)
-    # The right picture counted itself; the captions of a picture are no competitors of each other.
-    siblings = np.bincount(image_of_caption[own >= best[image_of_caption]], minlength=pictures)
+    # The right image counted itself; captions of one image do not compete with each other.
+    siblings = np.bincount(image_of_caption[own >= best[image_of_caption]], minlength=images)
     return Ranks(
-        speech_to_image=ahead_of_picture,
+        speech_to_image=ahead_of_image,
         image_to_speech=ahead_of_caption - siblings + 1,
         image_of_caption=image_of_caption,
     )
 
 
 def _even_spans(total: int, size: int) -> list[slice]:
-    """Consecutive slices of at most `size` that cover `total` and differ by one at most.
+    """Split `total` into consecutive slices of at most `size` that differ by at most one.
 
-    A last tile of one row or column would be a product of another kind, which rounds equal scores apart.
+    A last tile of one row or column would be another kind of product, in which equal scores round apart.
     """
     count = -(-total // size)
     edges = [total * index // count for index in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def _checked(tile: NDArray[np.floating]) -> NDArray[np.floating]:
-    if np.isnan(tile.min()):  # a minimum is NaN where anything is
-        raise VgsplusError("The similarity matrix holds NaN: the embeddings behind it are not finite.")
+def _check_tile(tile: NDArray[np.floating]) -> NDArray[np.floating]:
+    if np.isnan(tile.min()):  # a minimum is NaN if any value is
+        raise VgsplusError("The similarity matrix holds NaN: the embeddings are not finite.")
     return tile
 
 
 def match_captions(
     shape: tuple[int, ...], image_ids: Sequence[Hashable], caption_image_ids: Sequence[Hashable]
 ) -> NDArray[np.int64]:
-    """The row of each caption's picture (M,), once everything fits together.
-
-    Raises:
-        VgsplusError: a shape other than (N, M), an id that comes twice or without a match, nothing to rank.
-    """
-    images, spoken_of = _plain(image_ids), _plain(caption_image_ids)
+    """Check that ids fit a matrix of shape (N, M) and return the row of each caption's image (M,)."""
+    images, spoken_of = _as_list(image_ids), _as_list(caption_image_ids)
     if shape != (len(images), len(spoken_of)):
         counts = f"{len(images)} pictures and {len(spoken_of)} captions"
         raise VgsplusError(f"The similarity matrix is {shape}, but there are ids of {counts}.")
@@ -147,18 +192,16 @@ def match_captions(
         raise VgsplusError(
             f"Picture {twice!r} has several rows in the similarity matrix; each needs exactly one."
         )
-    unknown = next((image for image in spoken_of if image not in row_of), None)
-    if unknown is not None:
-        raise VgsplusError(
-            f"A caption speaks of picture {unknown!r}, which is not among the pictures ranked."
-        )
-    silent = row_of.keys() - set(spoken_of)
-    if silent:
-        first = next(image for image in images if image in silent)
-        raise VgsplusError(f"{len(silent)} pictures have no caption to be found by, the first is {first!r}.")
+    for image in spoken_of:
+        if image not in row_of:
+            raise VgsplusError(f"A caption has the picture {image!r}, which is not among those ranked.")
+    without = row_of.keys() - set(spoken_of)
+    if without:
+        first = next(image for image in images if image in without)
+        raise VgsplusError(f"{len(without)} pictures have no caption, the first of them is {first!r}.")
     return np.array([row_of[image] for image in spoken_of], dtype=np.int64)
 
 
-def _plain(ids: Sequence[Hashable]) -> list[Hashable]:
-    # Elements of a tensor hash by identity and would never match.
+def _as_list(ids: Sequence[Hashable]) -> list[Hashable]:
+    # Elements of a tensor are hashed by identity and would never match.
     return ids.tolist() if isinstance(ids, torch.Tensor | np.ndarray) else list(ids)

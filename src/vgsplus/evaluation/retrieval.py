@@ -1,13 +1,17 @@
-"""Retrieval between speech and pictures (the paper's Table I).
+"""Retrieval between speech and images (the paper's Table I).
 
-Speech-to-image asks, for every caption, where its own picture ranks among all pictures; image-to-speech asks,
-for every picture, where the best of its own captions ranks among the captions of all other pictures, so that
-a picture is found when any of its captions is in the top k.
+Speech-to-image: the rank of every caption's own image among all images. Image-to-speech: the rank of the best
+of an image's own captions among the captions of all other images, so that an image counts as found if any of
+its captions is in the top k.
 
-Ties: a competitor whose score equals that of the right answer counts as ranked ahead of it, in both
-directions alike. A model that gives everything the same score is therefore last, never lucky.
+Ties: a competitor whose score equals that of the right answer ranks ahead of it, in both directions. A model
+that gives everything the same score is therefore last.
 
-Shape letters: N pictures, M captions, D embedding.
+Intervals are percentiles of resampled images, each with all of its captions, because captions of one image
+are alike. They cover the choice of queries from this candidate set, not the variation between training runs.
+A share of 0 or 1 has an interval of no width; few images make intervals that are too narrow.
+
+Shape letters: N images, M captions, D embedding, K values of k.
 """
 
 from __future__ import annotations
@@ -15,36 +19,44 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import embed_split
-from vgsplus.evaluation.ranks import (
-    Ranks,
-    count_ranks,
-    match_captions,
-    tiles_of_embeddings,
-    tiles_of_matrix,
-)
-from vgsplus.evaluation.resampling import Estimate, resampled_shares
+from vgsplus.evaluation.ranks import rank_embeddings, rank_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from vgsplus.corpora import Corpus
+    from vgsplus.corpora import Caption, Corpus
     from vgsplus.evaluation.embeddings import SplitEmbeddings
+    from vgsplus.evaluation.ranks import Ranks
     from vgsplus.models.vgsplus import VGSPlus
 
 KS = (1, 5, 10)
 DIRECTIONS = ("speech_to_image", "image_to_speech")
-BLOCK_SCORES = 1 << 22  # scores made and compared at once: 16 MB
-SHOWN = 5  # pictures kept for each caption of a gallery
+COVERAGE = 0.95
+REPLICATES = 2000
+BLOCK_DRAWS = 1 << 20
+"""Rows drawn at a time when resampling."""
+SHOWN = 5
+"""Images kept for each caption of a gallery."""
+QUARTERS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A share in [0, 1] and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +70,7 @@ class DirectionScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalScores:
-    """Both directions over a test set of `images` pictures and `captions` spoken captions."""
+    """Both directions over a test set of `images` images and `captions` spoken captions."""
 
     images: int
     captions: int
@@ -66,17 +78,43 @@ class RetrievalScores:
     image_to_speech: DirectionScores
 
     def side(self, direction: str) -> DirectionScores:
-        """The scores of one of `DIRECTIONS`."""
+        """Return the scores of one of `DIRECTIONS`."""
         return {"speech_to_image": self.speech_to_image, "image_to_speech": self.image_to_speech}[direction]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalResult:
-    """What `evaluate` found: the scores, and {caption id: ids of the first pictures} for some captions."""
+    """The scores of a split, and {caption id: ids of the first images} for some of its captions."""
 
     split: str
     scores: RetrievalScores
     retrieved: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartScores:
+    """Speech-to-image retrieval of a part of the captions.
+
+    Attributes:
+        name: of the speaker, or "quarter 1" to "quarter 4".
+        captions: number in the part.
+        images: number of their images.
+        shortest: seconds of the shortest caption.
+        longest: seconds of the longest caption.
+        recall: at each k, with intervals from resampling these images.
+        median_rank: of the right image.
+    """
+
+    name: str
+    captions: int
+    images: int
+    shortest: float
+    longest: float
+    recall: dict[int, Estimate]
+    median_rank: float
+
+
+# ---- scores -----------------------------------------------------------------------------------------------
 
 
 def recall(
@@ -88,10 +126,10 @@ def recall(
     """Recall at k in both directions (Table I).
 
     Args:
-        similarity: (N, M) scores, pictures by captions, higher is closer.
-        image_ids: N distinct picture ids, one a row.
-        caption_image_ids: M ids, the picture each column's caption speaks of.
-        ks: how many of the first answers count.
+        similarity: (N, M) scores, images by captions, higher is closer.
+        image_ids: N distinct image ids, of the rows.
+        caption_image_ids: M ids, of the image of each column's caption.
+        ks: numbers of first answers that count.
 
     Returns:
         {"speech_to_image": {k: share}, "image_to_speech": {k: share}}.
@@ -99,117 +137,174 @@ def recall(
     Raises:
         VgsplusError: shapes and ids that do not fit together, an id without a match, nothing to rank, NaN.
     """
-    found = ranks(similarity, image_ids, caption_image_ids)
-    return {direction: _shares(getattr(found, direction), ks) for direction in DIRECTIONS}
+    found = rank_matrix(similarity, image_ids, caption_image_ids)
+    return {
+        direction: {k: float(np.count_nonzero(ranks <= k) / len(ranks)) for k in _check_ks(ks)}
+        for direction in DIRECTIONS
+        for ranks in [getattr(found, direction)]
+    }
 
 
-def ranks(
-    similarity: NDArray[np.floating] | torch.Tensor,
-    image_ids: Sequence[Hashable],
-    caption_image_ids: Sequence[Hashable],
-) -> Ranks:
-    """Rank the right answer of every query; arguments and errors as in `recall`.
-
-    Competitors at or above the right score are counted in tiles of the matrix, which is not copied.
-    """
-    scores = _scores(similarity)
-    rows = match_captions(scores.shape, image_ids, caption_image_ids)
-    return count_ranks(tiles_of_matrix(scores), rows, len(scores), BLOCK_SCORES)
-
-
-def rank_embeddings(
-    images: Tensor, speech: Tensor, image_ids: Sequence[Hashable], caption_image_ids: Sequence[Hashable]
-) -> Ranks:
-    """Rank the right answer of every query by dot products, in memory for `BLOCK_SCORES` of them.
-
-    Args:
-        images: (N, D) float tensor on the CPU.
-        speech: (M, D), likewise.
-        image_ids: as in `recall`.
-        caption_image_ids: as in `recall`.
-
-    Raises:
-        VgsplusError: as in `recall`.
-    """
-    rows = match_captions((len(images), len(speech)), image_ids, caption_image_ids)
-    return count_ranks(tiles_of_embeddings(images, speech), rows, len(images), BLOCK_SCORES)
-
-
-def rank_split(embedded: SplitEmbeddings) -> Ranks:
-    """Rank the right answers of an embedded split; errors as in `recall`."""
-    spoken_of = [caption.image for caption in embedded.captions]
-    return rank_embeddings(embedded.images, embedded.speech, embedded.image_ids, spoken_of)
-
-
-def median_rank(found: Ranks) -> dict[str, float]:
-    """Median rank of the right answer, by direction."""
-    return {direction: float(np.median(getattr(found, direction))) for direction in DIRECTIONS}
-
-
-def chance(
-    image_ids: Sequence[Hashable], caption_image_ids: Sequence[Hashable], ks: Sequence[int] = KS
-) -> dict[str, dict[int, float]]:
-    """Expected recall of a random ranking, exactly; returns and raises as `recall`.
-
-    Speech-to-image k / N; image-to-speech, for a picture with c of the M captions, 1 - C(M - c, k) / C(M, k),
-    averaged over the pictures.
-    """
-    rows = match_captions((len(image_ids), len(caption_image_ids)), image_ids, caption_image_ids)
-    return _chance(rows, len(image_ids), ks)
-
-
-def bootstrap(
-    found: Ranks, ks: Sequence[int] = KS, *, replicates: int = 2000, seed: int = 0, level: float = 0.95
-) -> dict[str, dict[int, Estimate]]:
-    """Recall with percentile intervals from resampling pictures, each with all of its captions.
-
-    The captions of one picture are alike, so pictures are what is drawn. The intervals cover the choice of
-    queries out of this candidate set, not the luck of a training run; a recall of 0 or 1 has no width.
+def score(
+    found: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
+) -> RetrievalScores:
+    """Compute recalls with intervals, median ranks and chance from ranks.
 
     Args:
         found: ranks of a test set.
-        ks: how many of the first answers count.
-        replicates: draws of N pictures with replacement.
+        ks: numbers of first answers that count.
+        replicates: draws of N images with replacement.
         seed: of the draws.
-        level: coverage aimed at.
     """
-    checked = check_ks(ks)
-    hits = np.concatenate([_hits(found, k) for k in checked], axis=1)  # (N, 2 K)
-    captions_of = np.bincount(found.image_of_caption, minlength=len(hits))
+    recalls, random = bootstrap(found, ks, replicates=replicates, seed=seed), chance(found, ks)
+    speech, image = (
+        DirectionScores(
+            recall=recalls[direction],
+            median_rank=float(np.median(getattr(found, direction))),
+            chance=random[direction],
+        )
+        for direction in DIRECTIONS
+    )
+    return RetrievalScores(
+        images=len(found.image_to_speech),
+        captions=len(found.speech_to_image),
+        speech_to_image=speech,
+        image_to_speech=image,
+    )
+
+
+def chance(found: Ranks, ks: Sequence[int] = KS) -> dict[str, dict[int, float]]:
+    """Return the exact expected recall of a random ranking, {direction: {k: share}}.
+
+    Speech-to-image k / N; image-to-speech, for an image with c of the M captions, 1 - C(M - c, k) / C(M, k),
+    averaged over the images.
+    """
+    images, captions = len(found.image_to_speech), len(found.speech_to_image)
+    sizes = Counter(np.bincount(found.image_of_caption, minlength=images).tolist())
+
+    def any_of_own(k: int) -> float:
+        missed = sum(n * (math.comb(captions - c, k) / math.comb(captions, k)) for c, n in sizes.items())
+        return 1 - missed / images
+
+    checked = _check_ks(ks)
+    return {
+        "speech_to_image": {k: min(k, images) / images for k in checked},
+        "image_to_speech": {k: any_of_own(min(k, captions)) for k in checked},
+    }
+
+
+def bootstrap(
+    found: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
+) -> dict[str, dict[int, Estimate]]:
+    """Return recall with intervals, {direction: {k: estimate}}; arguments as in `score`."""
+    checked, images = _check_ks(ks), len(found.image_to_speech)
+    hits = [
+        column
+        for k in checked
+        for column in (
+            np.bincount(found.image_of_caption[found.speech_to_image <= k], minlength=images),
+            (found.image_to_speech <= k).astype(np.int64),
+        )
+    ]
+    captions_of = np.bincount(found.image_of_caption, minlength=images)
     totals = np.tile(np.stack([captions_of, np.ones_like(captions_of)], axis=1), len(checked))
-    shares = resampled_shares(hits, totals, replicates=replicates, seed=seed, level=level)
+    shares = _resample(np.stack(hits, axis=1), totals, replicates, seed)
     return {
         direction: dict(zip(checked, shares[d :: len(DIRECTIONS)], strict=True))
         for d, direction in enumerate(DIRECTIONS)
     }
 
 
-def score(
-    similarity: NDArray[np.floating] | torch.Tensor,
-    image_ids: Sequence[Hashable],
-    caption_image_ids: Sequence[Hashable],
+def breakdown(
+    captions: Sequence[Caption],
+    found: Ranks,
+    by: Literal["speaker", "length"],
     ks: Sequence[int] = KS,
     *,
-    replicates: int = 2000,
+    replicates: int = REPLICATES,
     seed: int = 0,
-) -> RetrievalScores:
-    """Recalls with intervals, median ranks and chance in one; arguments and errors as in `recall`."""
-    found = ranks(similarity, image_ids, caption_image_ids)
-    return score_ranks(found, ks, replicates=replicates, seed=seed)
+) -> tuple[PartScores, ...]:
+    """Score speech-to-image retrieval of each speaker or length; images of the entire split compete.
+
+    Args:
+        captions: M captions of a split.
+        found: their ranks, in this order.
+        by: "speaker", of whom the one with most captions comes first, or "length", quarters from the shortest
+            captions on; captions of equal length are in one quarter, so quarters may differ or be empty.
+        ks: numbers of first answers that count.
+        replicates: of the resampling.
+        seed: of the resampling.
+
+    Raises:
+        VgsplusError: impossible ks.
+    """
+    seconds = np.array([caption.num_samples for caption in captions]) / SAMPLE_RATE
+    if by == "speaker":
+        names, group = np.unique([caption.speaker for caption in captions], return_inverse=True)
+        order = np.argsort(-np.bincount(group), kind="stable")
+    else:
+        names = np.array([f"quarter {n + 1}" for n in range(QUARTERS)])
+        edges = np.quantile(seconds, np.arange(1, QUARTERS) / QUARTERS)
+        group = np.searchsorted(edges, seconds, side="left")
+        order = np.unique(group)
+
+    checked, parts = _check_ks(ks), []
+    for n in order:
+        ranks, lengths = found.speech_to_image[group == n], seconds[group == n]
+        _, image = np.unique(found.image_of_caption[group == n], return_inverse=True)
+        totals = np.bincount(image)
+        hits = np.stack([np.bincount(image[ranks <= k], minlength=len(totals)) for k in checked], axis=1)
+        shares = _resample(hits, np.tile(totals[:, None], len(checked)), replicates, seed)
+        parts.append(
+            PartScores(
+                name=str(names[n]),
+                captions=len(ranks),
+                images=len(totals),
+                shortest=float(lengths.min()),
+                longest=float(lengths.max()),
+                recall=dict(zip(checked, shares, strict=True)),
+                median_rank=float(np.median(ranks)),
+            )
+        )
+    return tuple(parts)
 
 
-def score_ranks(
-    found: Ranks, ks: Sequence[int] = KS, *, replicates: int = 2000, seed: int = 0
-) -> RetrievalScores:
-    """Recalls with intervals, median ranks and chance of known ranks; arguments as in `bootstrap`."""
-    recalls = bootstrap(found, ks, replicates=replicates, seed=seed)
-    medians = median_rank(found)
-    pictures, captions = len(found.image_to_speech), len(found.speech_to_image)
-    random = _chance(found.image_of_caption, pictures, ks)
-    speech, image = (
-        DirectionScores(recall=recalls[d], median_rank=medians[d], chance=random[d]) for d in DIRECTIONS
-    )
-    return RetrievalScores(images=pictures, captions=captions, speech_to_image=speech, image_to_speech=image)
+def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    if not ks or any(k < 1 for k in ks):
+        raise VgsplusError(f"Recall needs one k or several, each at least 1; got {tuple(ks)}.")
+    return tuple(ks)
+
+
+def _resample(
+    hits: NDArray[np.integer], totals: NDArray[np.integer], replicates: int, seed: int
+) -> list[Estimate]:
+    """Return the share of hits (N, C) in totals (N, C) per column, with intervals from drawing N rows."""
+    columns, n = np.concatenate([hits, totals], axis=1).astype(np.float64), len(hits)
+    sums = np.empty((replicates, columns.shape[1]))
+    generator = np.random.default_rng([seed, 0])
+    step = max(1, BLOCK_DRAWS // n)
+    for start in range(0, replicates, step):
+        count = min(step, replicates - start)
+        drawn = generator.integers(n, size=(count, n)) + np.arange(count)[:, None] * n
+        weights = np.bincount(drawn.ravel(), minlength=count * n).reshape(-1, n)
+        sums[start : start + count] = weights @ columns
+    resampled_hits, resampled_totals = np.split(sums, 2, axis=1)
+    levels = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+    lows, highs = np.quantile(resampled_hits / resampled_totals, levels, axis=0)
+    values = hits.sum(axis=0) / totals.sum(axis=0)
+    return [
+        Estimate(value=float(value), low=float(low), high=float(high))
+        for value, low, high in zip(values, lows, highs, strict=True)
+    ]
+
+
+# ---- a model on a split -----------------------------------------------------------------------------------
+
+
+def rank_split(embedded: SplitEmbeddings) -> Ranks:
+    """Rank the right answers of an embedded split by dot products."""
+    spoken_of = [caption.image for caption in embedded.captions]
+    return rank_embeddings(embedded.images, embedded.speech, embedded.image_ids, spoken_of)
 
 
 def evaluate(
@@ -222,24 +317,24 @@ def evaluate(
     device: torch.device | str = "cpu",
     pad_to_max: bool = False,
     precision: torch.dtype | None = None,
-    replicates: int = 2000,
+    replicates: int = REPLICATES,
     gallery: int = 200,
     seed: int = 0,
 ) -> RetrievalResult:
-    """Embed a split and score its retrieval by dot products (both directions, every picture and caption).
+    """Embed a split and score its retrieval by dot products, both directions over all images and captions.
 
     Args:
-        model: a model that already is on `device`; its train/eval modes are left as they were.
-        corpus: a prepared corpus with pictures.
+        model: a model on `device`; its train/eval modes are restored.
+        corpus: a prepared corpus with images.
         split: name of a split.
-        ks: how many of the first answers count.
-        batch_size: captions, or pictures, in one pass.
-        device: where the batches go.
+        ks: numbers of first answers that count.
+        batch_size: captions, or images, in one pass.
+        device: where the batches are moved.
         pad_to_max: as in `embed_split`.
         precision: dtype of autocast, None for none.
-        replicates: bootstrap replicates.
-        gallery: for how many captions the first pictures are kept, drawn by the seed and not by success.
-        seed: of the bootstrap and of that draw.
+        replicates: of the resampling.
+        gallery: number of captions whose first images are kept, drawn by the seed and not by success.
+        seed: of the resampling and of that draw.
 
     Raises:
         VgsplusError: as `embed_split` and `recall`.
@@ -254,7 +349,7 @@ def evaluate(
         precision=precision,
     )
     found = rank_split(embedded)
-    scores = score_ranks(found, ks, replicates=replicates, seed=seed)
+    scores = score(found, ks, replicates=replicates, seed=seed)
     count = min(gallery, scores.captions)
     drawn = np.sort(np.random.default_rng([seed, 1]).choice(scores.captions, size=count, replace=False))
     similarity = (embedded.images @ embedded.speech[torch.from_numpy(drawn)].T).numpy()
@@ -268,56 +363,6 @@ def evaluate(
 def top_images(
     similarity: NDArray[np.floating], rows: NDArray[np.int64], count: int = SHOWN
 ) -> NDArray[np.int64]:
-    """Rows (M, count) of the pictures ranked first for each column, best first, ties as everywhere here."""
+    """Return the rows (M, count) of the images ranked first per column; the right one is last among ties."""
     order = np.lexsort((rows[None, :] == np.arange(len(similarity))[:, None], -similarity), axis=0)
     return np.ascontiguousarray(order[:count].T)
-
-
-def _scores(similarity: NDArray[np.floating] | torch.Tensor) -> NDArray[np.floating]:
-    if isinstance(similarity, torch.Tensor):
-        similarity = similarity.detach().cpu()
-        similarity = (similarity if similarity.dtype == torch.float64 else similarity.float()).numpy()
-    scores = np.asarray(similarity)
-    if scores.ndim != 2:
-        raise VgsplusError(f"The similarity matrix must be (pictures, captions), not {scores.shape}.")
-    known = scores.dtype in (np.float16, np.float32, np.float64)
-    return scores if known else scores.astype(np.float64)
-
-
-def _chance(
-    image_of_caption: NDArray[np.int64], pictures: int, ks: Sequence[int]
-) -> dict[str, dict[int, float]]:
-    captions = len(image_of_caption)
-    sizes = Counter(np.bincount(image_of_caption, minlength=pictures).tolist())
-
-    def any_of_own(k: int) -> float:
-        missed = sum(n * (math.comb(captions - c, k) / math.comb(captions, k)) for c, n in sizes.items())
-        return 1 - missed / pictures
-
-    checked = check_ks(ks)
-    return {
-        "speech_to_image": {k: min(k, pictures) / pictures for k in checked},
-        "image_to_speech": {k: any_of_own(min(k, captions)) for k in checked},
-    }
-
-
-def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    """The numbers of first answers that count, as they are.
-
-    Raises:
-        VgsplusError: there is none, or one below 1.
-    """
-    if not ks or any(k < 1 for k in ks):
-        raise VgsplusError(f"Recall needs one k or several, each at least 1; got {tuple(ks)}.")
-    return tuple(ks)
-
-
-def _shares(found: NDArray[np.int64], ks: Sequence[int]) -> dict[int, float]:
-    return {k: float(np.count_nonzero(found <= k) / len(found)) for k in check_ks(ks)}
-
-
-def _hits(found: Ranks, k: int) -> NDArray[np.int64]:
-    """Hits (N, 2) of each picture: of its captions, and of itself."""
-    pictures = len(found.image_to_speech)
-    of_captions = np.bincount(found.image_of_caption[found.speech_to_image <= k], minlength=pictures)
-    return np.stack([of_captions, (found.image_to_speech <= k).astype(np.int64)], axis=1)

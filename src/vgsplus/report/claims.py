@@ -24,8 +24,7 @@ from vgsplus.report.tables import DASH, interval, label, percent
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vgsplus.evaluation.resampling import Estimate
-    from vgsplus.evaluation.retrieval import RetrievalScores
+    from vgsplus.evaluation.retrieval import Estimate, RetrievalScores
     from vgsplus.report.results import Results, Variant
 
 LEVEL = 0.95

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vgsplus.evaluation.abx_layers import AbxRow
-    from vgsplus.evaluation.breakdown import PartScores
-    from vgsplus.evaluation.retrieval import RetrievalScores
+    from vgsplus.evaluation.retrieval import PartScores, RetrievalScores
     from vgsplus.report.results import PhaseResult, Results
 
 DASH = "\N{EN DASH}"
