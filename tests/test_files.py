@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from vgsplus.errors import VgsplusError
-from vgsplus.files import HeldError, as_on_disk, files_below, hold, read_text, whole_file
+from vgsplus.files import as_on_disk, atomic_file, atomic_folder, files_below, lock_file, read_text
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
@@ -60,7 +60,7 @@ def test_files_below_a_folder_are_listed_once_without_what_a_mac_adds(tmp_path):
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "file"
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(b"some")
         file.flush()
         assert not path.exists()
@@ -74,7 +74,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
     path.write_bytes(b"earlier")
 
     def stop_while_writing():
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(b"later")
             raise KeyboardInterrupt
 
@@ -86,36 +86,49 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 def test_what_a_killed_process_left_is_overwritten(tmp_path):
     (tmp_path / ".file.writing").write_bytes(b"half of something longer")
-    with whole_file(tmp_path / "file") as file:
+    with atomic_file(tmp_path / "file") as file:
         file.write(b"whole")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"whole")]
 
 
 def test_a_lock_is_held_by_one_and_names_its_holder(tmp_path):
     path = tmp_path / ".lock"
-    with hold(path):
-        with pytest.raises(HeldError, match=f"^process {os.getpid()} on "):
-            hold(path)
+    with lock_file(path):
+        with pytest.raises(BlockingIOError) as error, lock_file(path):
+            pass
+        assert error.value.strerror.startswith(f"process {os.getpid()} on ")
         path.unlink()
-        hold(path).close()
-    hold(path).close()
+        with lock_file(path):
+            pass
+    with lock_file(path):
+        pass
+    assert not path.exists()
+
+
+def test_a_lock_file_that_its_holder_removed_meanwhile_is_busy(tmp_path, monkeypatch):
+    path = tmp_path / ".lock"
+    monkeypatch.setattr(fcntl, "flock", lambda *_: path.unlink())
+    with pytest.raises(BlockingIOError), lock_file(path):
+        pass
 
 
 def test_a_worker_that_outlives_its_process_holds_nothing(tmp_path):
     path = tmp_path / ".lock"
     script = (
         "import os, pathlib, sys, time\n"
-        "from vgsplus.files import hold\n"
-        "lock = hold(pathlib.Path(sys.argv[1]))\n"
-        "if os.fork() == 0:\n"
-        "    print(os.getpid(), flush=True)\n"
-        "    time.sleep(60)\n"
+        "from vgsplus.files import lock_file\n"
+        "with lock_file(pathlib.Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n"
+        "        print(os.getpid(), flush=True)\n"
+        "        time.sleep(60)\n"
+        "    os._exit(0)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) as holder:
         worker = int(holder.stdout.readline())
         try:
             assert holder.wait() == 0
-            hold(path).close()
+            with lock_file(path):
+                pass
         finally:
             os.kill(worker, signal.SIGKILL)
 
@@ -125,5 +138,44 @@ def test_where_a_file_system_has_no_locks_nobody_is_kept_away(tmp_path, monkeypa
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with hold(tmp_path / ".lock"), hold(tmp_path / ".lock"):
+    with lock_file(tmp_path / ".lock"), lock_file(tmp_path / ".lock"):
         pass
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "a" / "folder"
+    (tmp_path / "a" / ".folder.writing").mkdir(parents=True)
+    (tmp_path / "a" / ".folder.writing" / "old").touch()  # of a killed process
+    with atomic_folder(path) as folder:
+        (folder / "file").write_bytes(b"new")
+        assert not path.exists()
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")} == {
+        *("a", "a/folder", "a/folder/file"),
+    }
+
+
+def test_an_error_leaves_the_earlier_folder(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "file").write_bytes(b"earlier")
+
+    def stop_while_writing():
+        with atomic_folder(path, replace=True) as folder:
+            (folder / "file").write_bytes(b"later")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_while_writing()
+    assert (path / "file").read_bytes() == b"earlier"
+    with pytest.raises(OSError, match="not empty"), atomic_folder(path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_is_replaced_only_if_asked_to(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    with atomic_folder(path, replace=True) as folder:
+        (folder / "new").touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/new"]

@@ -1,7 +1,4 @@
-"""Files as people have them: found under any Unicode form, read with or without a byte-order mark.
-
-And files that are written whole or not at all, and those by which one process keeps others away.
-"""
+"""Find and read files under any Unicode form; write files and folders atomically; lock files."""
 
 import errno
 import fcntl
@@ -14,24 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
-from typing import IO
 
 from vgsplus.errors import VgsplusError
 
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""What file systems say, as those of some clusters, that know no locks; nobody is kept away there."""
-
-
-class HeldError(Exception):
-    """A lock file that another process holds; the text says which, as "process 7 on host"."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""Errors from file systems without lock support (some clusters); locking is skipped there."""
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without the byte-order mark that Windows programs put in front.
+    """Read a UTF-8 file, without the byte-order mark of Windows programs.
 
     Raises:
-        VgsplusError: it is not UTF-8, with the line of the first byte that is not.
-        OSError: there is no such file, or it cannot be read.
+        VgsplusError: it is not UTF-8; names the line of the first invalid byte.
+        OSError: it does not exist or cannot be read.
     """
     data = path.read_bytes()
     try:
@@ -42,12 +34,12 @@ def read_text(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; false, too, of names that no file can have (too long, or with NUL)."""
+    """Return whether a file exists; False for names that no file can have (too long, or with NUL)."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for these names
 
 
 def file_identity(path: Path) -> object:
-    """What tells a file from another, whichever link or spelling names it; the path where there is none."""
+    """Return a key that is equal for all links and spellings of a file; the path if it does not exist."""
     try:
         stat = path.stat()
     except (OSError, ValueError):
@@ -56,14 +48,14 @@ def file_identity(path: Path) -> object:
 
 
 def nfc(text: str) -> str:
-    """A text in the composed Unicode form, in which names are compared."""
+    """Return a text in the composed Unicode form (NFC), in which names are compared."""
     return unicodedata.normalize("NFC", text)
 
 
 def as_on_disk(path: Path) -> Path:
-    """The path under the Unicode form in which its names are on disk; the path itself if nothing matches.
+    """Return a path in the Unicode form of its names on disk; the path itself if nothing matches.
 
-    "ü" is one character (NFC) in most lists, and two (NFD) in file names that come from a Mac.
+    "ü" is one character (NFC) in most lists, and two (NFD) in file names from a Mac.
     """
     if str(path).isascii() or os.path.exists(path):  # noqa: PTH110 - Path.exists raises for some names
         return path
@@ -81,14 +73,14 @@ def as_on_disk(path: Path) -> Path:
 
 @functools.lru_cache(maxsize=64)
 def _names_by_nfc(folder: Path, _: int) -> dict[str, str]:
-    """The names in a folder by their NFC form; the second argument, the folder's age, renews the cache."""
+    """Map the NFC form of the names in a folder to the names; its time of change invalidates the cache."""
     return {nfc(path.name): path.name for path in folder.iterdir()}
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file at any depth below a folder, in the order of their paths, links followed.
+    """Yield every file at any depth below a folder, sorted by path; links are followed.
 
-    A link to a folder that is being walked is passed over, as are a Mac's "._" companions and "__MACOSX".
+    Links to a folder that contains them are skipped, as are a Mac's "._" companions and "__MACOSX".
 
     Raises:
         VgsplusError: a folder cannot be read.
@@ -188,57 +180,27 @@ def lock_file(path: Path) -> Iterator[None]:
         BlockingIOError: another process holds it; its `strerror` names that process, as "process 7 on host".
         OSError: the file cannot be written.
     """
-    try:
-        lock = hold(path)
-    except HeldError as holder:
-        raise BlockingIOError(errno.EWOULDBLOCK, str(holder), str(path)) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.close()
-
-
-def hold(path: Path) -> IO[str]:
-    """Hold a lock file until it is closed; the system lets go of it at a kill. Unlink it before closing.
-
-    Raises:
-        HeldError: another process holds it.
-    """
-    lock = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The first holder may have finished, and its lock file gone, between the opening and the locking.
-        busy = not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())))
-    except BlockingIOError:
-        busy = True
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            lock.close()
-            raise
-        busy = False
-    if busy:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise HeldError(holder)
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
-    # A forked worker that outlives this process would hold on to it.
-    os.register_at_fork(after_in_child=lock.close)
-    return lock
-
-
-@contextmanager
-def holding(path: Path) -> Iterator[None]:
-    """Hold a lock file while entered; it is gone afterwards. Raises as `hold`."""
-    lock = hold(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.close()
+    with path.open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder may have finished and removed the file between the opening and the locking.
+            busy = not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())))
+        except OSError as error:
+            if not isinstance(error, BlockingIOError) and error.errno not in NO_LOCKS:
+                raise
+            busy = isinstance(error, BlockingIOError)
+        if busy:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise BlockingIOError(errno.EWOULDBLOCK, holder, str(path))
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        os.register_at_fork(after_in_child=lock.close)  # else a worker that outlives this process keeps it
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 whole_file = atomic_file
