@@ -14,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vgsplus.errors import ConfigError, VgsplusError
-from vgsplus.files import is_file, read_text, whole_file
+from vgsplus.files import atomic_file, is_file, read_text
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.schedule import AdditionalSpeech, Alpha, OptimizerSettings, Phase, Schedule
 
@@ -287,7 +287,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
 def save(config: RunConfig, path: Path) -> None:
     """Write a configuration as YAML that `load_config` reads back; the file is never half-written."""
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(text.encode())
 
 

@@ -201,6 +201,3 @@ def lock_file(path: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-whole_file = atomic_file
