@@ -112,10 +112,9 @@ def prepare(
             raise CorpusError(_by_line(faults))
         if add_images is not None:
             # To report all faults together, images of captions without a usable sound are read too.
-            shown = [entry for entry, _ in usable] if skip is None else listed
-            missing = _read_images(shown, writer, add_images)
+            missing = _read_images(listed, writer, add_images)
             faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip is not None]
-            for entry in shown:
+            for entry, _ in usable:
                 if skip is None and entry.image in missing:
                     writer.skip(NO_REGIONS, source.label(entry))
             usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
@@ -155,7 +154,8 @@ def _read_sounds(
         if skip is None or reason in skip:
             writer.skip(reason, source.label(entry))
         else:
-            faults.append(f"{entry.origin}: {sound}")
+            where = f"{entry.audio}: " if entry.problem else ""
+            faults.append(f"{entry.origin}: {where}{sound}")
     return usable, faults
 
 
@@ -165,7 +165,7 @@ def _read_images(
     """Add the regions of all images; the first origin of each image without regions, and why it has none."""
     origins: dict[str, str] = {}
     for entry in entries:
-        if entry.image is not None:
+        if entry.image is not None and entry.problem is None:
             origins.setdefault(entry.image, entry.origin)
     return {image: (origins[image], why) for image, why in add_images(writer, list(origins)).items()}
 

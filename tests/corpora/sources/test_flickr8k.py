@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -130,10 +131,9 @@ def test_known_faults_of_the_corpus_are_told_or_left_out(flickr):
     write_wav(flickr.wav(ALL_NAMES[2], 0), np.zeros(0, np.float32))
     with pytest.raises(CorpusError) as raised:
         flickr.prepare()
-    assert [fault.split("wav2capt.txt")[1] for fault in raised.value.faults] == [
-        ":1: 1000268201_693b08cb0e_0.wav: unknown speaker",
-        ":2: 1000268201_693b08cb0e_1.wav: cannot be read as sound",
-    ]
+    first, second = (fault.split("wav2capt.txt")[1] for fault in raised.value.faults)
+    assert first == ":1: 1000268201_693b08cb0e_0.wav: unknown speaker"
+    assert re.match(r":2: .*/1000268201_693b08cb0e_1.wav: cannot be read as sound", second)
     assert flickr.prepare(skip_faulty=True).skipped == {
         "cannot be read as sound": 1,
         "holds no samples": 1,

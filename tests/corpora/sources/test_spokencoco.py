@@ -12,8 +12,7 @@ from PIL import Image
 
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Corpus, validate
-from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, training_list
-from vgsplus.corpora.sources.spokencoco_json import read_list
+from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, read_list, training_list
 from vgsplus.errors import CorpusError
 from vgsplus.regions import collect, published
 from vgsplus.regions.published import COLUMNS, coco_number
@@ -325,14 +324,18 @@ def test_captions_without_sound_or_regions_are_refused_or_left_out(data):
     (data.root / "wavs" / "m1-X_9_0.wav").unlink()
     (data.root / "wavs" / "m1-X_9_1.wav").write_bytes(b"RIFF")
     with pytest.raises(
-        CorpusError, match=r"train\.json: entry 1: wavs/m1-X_9_0\.wav: absent sound"
+        CorpusError, match=r"train\.json: entry 1: .*/wavs/m1-X_9_0\.wav: there is no such sound file"
     ) as raised:
         data.prepare()
     assert len(raised.value.faults) == 2
     del data.records[61]
     data.write_features()
     summary = data.prepare(skip_faulty=True)
-    assert summary.skipped == {"absent sound": 1, "cannot be read as sound": 1, "picture without regions": 2}
+    assert summary.skipped == {
+        "there is no such sound file": 1,
+        "cannot be read as sound": 1,
+        "picture without regions": 2,
+    }
     corpus = Corpus.open(data.root / "out" / "c")
     assert len(corpus.captions("test")) == 2
     assert validate(corpus.root) == []
@@ -454,7 +457,7 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path, text, message):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(CorpusError, match=message):
-        list(read_list(path))
+        list(read_list(path, "train"))
 
 
 def test_pictures_are_known_by_their_number():

@@ -1,188 +1,174 @@
 """Flickr8k Audio Caption Corpus: captions of Flickr8k read aloud.
 
-    wav2capt.txt            "1000268201_693b08cb0e_0.wav 1000268201_693b08cb0e.jpg #0" a line
-    wav2spk.txt             "1000268201_693b08cb0e_0.wav 7" a line
-    Flickr8k.token.txt      "1000268201_693b08cb0e.jpg#0<TAB>A child in a pink dress …" a line
-    Flickr_8k.trainImages.txt, .devImages.txt, .testImages.txt    a picture's name a line
-    dataset_flickr8k.json   Karpathy's, in place of these four: {"images": [{"filename": …, "split": "train",
+    wav2capt.txt            lines "1000268201_693b08cb0e_0.wav 1000268201_693b08cb0e.jpg #0"
+    wav2spk.txt             lines "1000268201_693b08cb0e_0.wav 7"
+    Flickr8k.token.txt      lines "1000268201_693b08cb0e.jpg#0<TAB>A child in a pink dress …"
+    Flickr_8k.trainImages.txt, .devImages.txt, .testImages.txt    an image name per line
+    dataset_flickr8k.json   Karpathy's, instead of these four: {"images": [{"filename": …, "split": "train",
                             "sentences": [{"raw": …}, …]}, …]}
 
-Sounds are used where they are, in wavs/. See docs/corpora.md for the files.
+Sounds are used in place, in wavs/. See docs/corpora.md for the files.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 from vgsplus.corpora import Summary
-from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption
+from vgsplus.corpora.format import CaptionEntry
+from vgsplus.corpora.prepare import NO_SPLIT
 from vgsplus.corpora.sources.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.sources.karpathy import karpathy_images
-from vgsplus.corpora.sources.spoken_captions import prepare_spoken_captions
+from vgsplus.corpora.sources.lists import ListOptions, prepare_lists
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import is_file, read_text
-from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.published import stem_key
-from vgsplus.regions.store import Dtype
 
 DIGITS = 9
-"""More than a caption's number has."""
+"""Upper bound of the length of a caption's number."""
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
-"""The splits of a corpus, and how Flickr8k's files call them."""
+"""Splits, and their names in the files of Flickr8k."""
 LICENCE = (
     "The spoken captions under Creative Commons BY-SA, the written captions by Flickr8k's own terms, the "
     "pictures under their photographers' licences on Flickr."
 )
 
 
-@dataclass(slots=True)
-class Texts:
-    """Splits by picture, written captions by picture and number, and what is wrong with the lists."""
-
-    splits: dict[str, str] = field(default_factory=dict)
-    captions: dict[tuple[str, int], str] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+type Texts = tuple[dict[str, str], dict[tuple[str, int], str]]
+"""The split of each image, and the captions by image and number."""
 
 
-def prepare_flickr8k(
-    root: Path,
-    *,
-    audio: Path,
-    text: Path,
-    features: Sequence[Path] = (),
-    image_root: Path | None = None,
-    dtype: Dtype = "float16",
-    skip_faulty: bool = False,
-    overwrite: bool = False,
-    progress: Progress = SILENT,
-) -> Summary:
-    """Prepare Flickr8k's spoken captions as a corpus at `root`.
+def prepare_flickr8k(root: Path, *, audio: Path, text: Path, **options: Unpack[ListOptions]) -> Summary:
+    """Prepare the Flickr8k Audio Caption Corpus as a corpus at `root`.
 
-    `audio` is the folder with wav2capt.txt, wav2spk.txt and wavs/; `text` the folder of Flickr8k's lists, or
-    Karpathy's JSON. Without `features`, the pictures are described by the cells of a plain grid. Captions
-    shorter than 0.25 s and those whose picture is in no split are left out; with `skip_faulty` also those
-    whose sound is absent or faulty, whose speaker is unknown, whose picture has no regions, or that come
-    twice.
+    Args:
+        root: the corpus folder to make.
+        audio: the folder of wav2capt.txt, wav2spk.txt and wavs/.
+        text: the folder of Flickr8k's lists, or Karpathy's JSON.
+        options: see `ListOptions`.
 
     Raises:
-        CorpusError: `root` is taken; every fault of the lists; then of the sounds; then of the regions.
+        CorpusError: `root` is taken; every fault of the texts and speakers; then of the captions and sounds;
+            then of the regions.
     """
-    texts = read_karpathy(text) if text.is_file() else read_texts(text)
+    faults: list[str] = []
+    splits, texts = read_karpathy(text, faults) if text.is_file() else read_texts(text, faults)
     files = {"captions": audio / "wav2capt.txt", "speakers": audio / "wav2spk.txt", "text": text}
-    speakers: dict[str, str] = {}
-    told: dict[str, str] = {}
-    for place, line in _lines(files["speakers"]):
-        wav, *rest = line.split()
-        if wav in told:
-            texts.faults.append(f"{place}: {wav} is in {told[wav]} already. Remove one.")
-        told.setdefault(wav, place)
-        if len(rest) == 1:
-            speakers[wav] = rest[0]
-        elif rest:
-            texts.faults.append(f"{place}: expected a wav and its speaker, found {line!r}")
-    if texts.faults:
-        raise CorpusError(texts.faults)
-    source = Source(
+    speakers = _read_speakers(files["speakers"], faults)
+    if faults:
+        raise CorpusError(faults)
+
+    def entries() -> Iterator[CaptionEntry | str]:
+        for origin, line in _lines(files["captions"]):
+            columns = line.split()
+            number = columns[2].removeprefix("#") if len(columns) == 3 else ""
+            if not number.isdecimal() or len(number) > DIGITS:
+                yield f"{origin}: expected a wav, a picture and a #number, found {line!r}"
+                continue
+            wav, image, _ = columns
+            problem = None if image in splits else NO_SPLIT
+            yield CaptionEntry(
+                origin=origin,
+                audio=wav,
+                id=Path(wav).stem,
+                split=splits.get(image),
+                speaker=speakers.get(wav, ""),
+                language="en",
+                image=image,
+                text=texts.get((image, int(number))) or None,
+                problem=problem or (None if wav in speakers else "unknown speaker"),
+            )
+
+    return prepare_lists(
+        entries(),
+        root,
         name="flickr8k",
         title="Flickr8k Audio Caption Corpus",
         licence=LICENCE,
-        pictures="Flickr8k",
-        image_key=stem_key,
         files=files,
-        read=lambda: _read(files["captions"], speakers, texts),
-    )
-    return prepare_spoken_captions(
-        source,
-        root,
+        images="Flickr8k",
+        image_key=stem_key,
         audio_root=audio / "wavs",
-        features=features,
-        image_root=image_root,
-        dtype=dtype,
-        skip_faulty=skip_faulty,
-        overwrite=overwrite,
-        progress=progress,
+        **options,
     )
 
 
-def read_texts(folder: Path) -> Texts:
-    """Flickr8k's own lists; a picture in two of them and a line that cannot be read are faults.
+def read_texts(folder: Path, faults: list[str]) -> Texts:
+    """Read Flickr8k's own lists; images in two of them and lines that cannot be read are added to `faults`.
 
     Raises:
         CorpusError: a list is absent.
     """
-    texts = Texts()
-    homes: dict[object, str] = {}
+    splits: dict[str, str] = {}
+    texts: dict[tuple[str, int], str] = {}
+    origins: dict[object, str] = {}
     for split, name in SPLITS.items():
-        for place, image in _lines(folder / f"Flickr_8k.{name}Images.txt"):
-            home = texts.splits.setdefault(image, split)
-            if home != split:
-                texts.faults.append(f"{place}: {image} is in the split {home!r} already ({homes[image]})")
-            elif image in homes:
-                texts.faults.append(f"{place}: repeats {homes[image]}. Remove one.")
-            homes.setdefault(image, place)
-    for place, line in _lines(folder / "Flickr8k.token.txt"):
+        for origin, image in _lines(folder / f"Flickr_8k.{name}Images.txt"):
+            other = splits.setdefault(image, split)
+            if other != split:
+                faults.append(f"{origin}: {image} is in the split {other!r} already ({origins[image]})")
+            elif image in origins:
+                faults.append(f"{origin}: repeats {origins[image]}. Remove one.")
+            origins.setdefault(image, origin)
+    for origin, line in _lines(folder / "Flickr8k.token.txt"):
         name, _, caption = line.partition("\t")
         image, _, number = name.rpartition("#")
         if not image or not number.isdecimal() or len(number) > DIGITS or not caption.strip():
-            texts.faults.append(f"{place}: expected a picture#number, a tab and a caption, found {line!r}")
+            faults.append(f"{origin}: expected a picture#number, a tab and a caption, found {line!r}")
             continue
         key = (image, int(number))
-        if key in homes:
-            texts.faults.append(f"{place}: repeats {homes[key]} ({name}). Remove one.")
-        homes.setdefault(key, place)
-        texts.captions[key] = caption.strip()
-    return texts
+        if key in origins:
+            faults.append(f"{origin}: repeats {origins[key]} ({name}). Remove one.")
+        origins.setdefault(key, origin)
+        texts[key] = caption.strip()
+    return splits, texts
 
 
-def read_karpathy(path: Path) -> Texts:
-    """Karpathy's JSON of Flickr8k; an image that lacks something is a fault.
+def read_karpathy(path: Path, faults: list[str]) -> Texts:
+    """Read Karpathy's JSON of Flickr8k; images that lack a field are added to `faults`.
 
     Raises:
         CorpusError: it is not JSON, or has no list "images".
     """
-    texts = Texts()
-    for place, record, split in karpathy_images(path):
+    splits: dict[str, str] = {}
+    texts: dict[tuple[str, int], str] = {}
+    for origin, record, split in karpathy_images(path):
         image = record.get("filename")
         try:
             captions = [str(sentence["raw"]).strip() for sentence in record["sentences"]]
         except (KeyError, TypeError):
             captions = []
         if split is None or not isinstance(image, str) or not captions:
-            texts.faults.append(
-                f'{place}: lacks "filename", "sentences" with "raw", or a "split" of '
+            faults.append(
+                f'{origin}: lacks "filename", "sentences" with "raw", or a "split" of '
                 f"{', '.join(KARPATHY_SPLITS)}"
             )
             continue
-        if image in texts.splits:
-            texts.faults.append(f"{place}: {image} is in the split {texts.splits[image]!r} already")
-        texts.splits.setdefault(image, split)
-        texts.captions |= {(image, number): caption for number, caption in enumerate(captions)}
-    return texts
+        if image in splits:
+            faults.append(f"{origin}: {image} is in the split {splits[image]!r} already")
+        splits.setdefault(image, split)
+        texts |= {(image, number): caption for number, caption in enumerate(captions)}
+    return splits, texts
 
 
-def _read(
-    path: Path, speakers: dict[str, str], texts: Texts
-) -> Iterator[tuple[str | None, SpokenCaption | str]]:
-    for place, line in _lines(path):
-        columns = line.split()
-        number = columns[2].removeprefix("#") if len(columns) == 3 else ""
-        if not number.isdecimal() or len(number) > DIGITS:
-            yield None, f"{place}: expected a wav, a picture and a #number, found {line!r}"
-            continue
-        wav, image, _ = columns
-        text = texts.captions.get((image, int(number)))
-        yield (
-            texts.splits.get(image),
-            SpokenCaption(place, image, text or None, speakers.get(wav), Path(wav).stem, wav),
-        )
+def _read_speakers(path: Path, faults: list[str]) -> dict[str, str]:
+    """The speaker of each wav that has one."""
+    speakers: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for origin, line in _lines(path):
+        wav, *rest = line.split()
+        if wav in origins:
+            faults.append(f"{origin}: {wav} is in {origins[wav]} already. Remove one.")
+        origins.setdefault(wav, origin)
+        if len(rest) == 1:
+            speakers[wav] = rest[0]
+        elif rest:
+            faults.append(f"{origin}: expected a wav and its speaker, found {line!r}")
+    return speakers
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """("file:line", line) of each line that is not blank.
-
-    Raises:
-        CorpusError: there is no such file, or it is not UTF-8.
-    """
+    """("FILE:LINE", text) of each line that is not blank."""
     if not is_file(path):
         raise CorpusError(f"{path}: there is no such file of Flickr8k.")
     try:

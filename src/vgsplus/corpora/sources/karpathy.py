@@ -1,4 +1,4 @@
-"""Karpathy's splits of captioned pictures: dataset_coco.json and its like.
+"""Karpathy's splits of captioned images: dataset_coco.json, dataset_flickr8k.json.
 
 {"images": [{"filename": …, "cocoid": …, "split": "train" | "restval" | "val" | "test", "sentences": …}, …]}
 """
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vgsplus.corpora.sources.json_entries import entries_of
+from vgsplus.corpora.sources.lists import entries_of
 from vgsplus.errors import CorpusError
 
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
-"""His splits, and those of a corpus."""
+"""The split of a corpus for each of Karpathy's."""
 
 
 def karpathy_images(path: Path) -> Iterator[tuple[str, dict[str, Any], str | None]]:
-    """("file: image n", the record, its split) of every image; the split is None where it is none of his.
+    """Yield ("FILE: image N", record, split or None if it is unknown) of every image.
 
     Raises:
         CorpusError: it is not JSON, or has no list "images".
@@ -26,21 +26,21 @@ def karpathy_images(path: Path) -> Iterator[tuple[str, dict[str, Any], str | Non
 
 
 def coco_splits(path: Path) -> dict[int, str]:
-    """The split of each picture of dataset_coco.json, by its COCO number.
+    """Return the split of each image of dataset_coco.json, by its COCO number.
 
     Raises:
-        CorpusError: as `karpathy_images`; or every image that lacks its number or split.
+        CorpusError: it is not JSON, has no list "images", or every image that lacks its number or split.
     """
     splits: dict[int, str] = {}
-    places: dict[int, str] = {}
+    origins: dict[int, str] = {}
     faults = []
-    for place, record, split in karpathy_images(path):
+    for origin, record, split in karpathy_images(path):
         if split is None or type(record.get("cocoid")) is not int:
-            faults.append(f'{place}: lacks a "cocoid", or a "split" of {", ".join(SPLITS)}')
+            faults.append(f'{origin}: lacks a "cocoid", or a "split" of {", ".join(SPLITS)}')
         elif (number := record["cocoid"]) in splits:
-            faults.append(f"{place}: the picture {number} is in {places[number]} already")
+            faults.append(f"{origin}: the picture {number} is in {origins[number]} already")
         else:
-            splits[number], places[number] = split, place.removeprefix(f"{path}: ")
+            splits[number], origins[number] = split, origin.removeprefix(f"{path}: ")
     if faults:
         raise CorpusError(faults)
     return splits

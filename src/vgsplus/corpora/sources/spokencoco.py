@@ -1,32 +1,43 @@
-"""SpokenCOCO: captions of MS-COCO read aloud, and the regions that a detector found in the pictures.
+"""SpokenCOCO: captions of MS-COCO read aloud.
 
-Sounds are used where they are. See docs/corpora.md for the files, and for what is known of the training
-lists.
+grouped     {"data": [{"image": "val2014/COCO_val2014_….jpg",
+                       "captions": [{"text": …, "speaker": …, "uttid": …, "wav": …}, …]}, …]}
+unrolled    {"data": [{"image": …, "caption": {"text": …, "speaker": …, "uttid": …, "wav": …}}, …]}
+
+Sounds are used in place. See docs/corpora.md for the files and the known training lists.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Unpack
 
 from vgsplus.corpora import Summary
-from vgsplus.corpora.sources.caption_lists import Source, SpokenCaption, lists_by_name
+from vgsplus.corpora.format import CaptionEntry
+from vgsplus.corpora.prepare import NO_SPLIT
 from vgsplus.corpora.sources.karpathy import coco_splits
-from vgsplus.corpora.sources.spoken_captions import prepare_spoken_captions
-from vgsplus.corpora.sources.spokencoco_json import read_list
+from vgsplus.corpora.sources.lists import (
+    ListOptions,
+    as_text,
+    entries_of,
+    fields_of,
+    lists_by_name,
+    prepare_lists,
+)
 from vgsplus.errors import CorpusError
-from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.published import coco_number
-from vgsplus.regions.store import Dtype
 
+FIELDS = ("text", "speaker", "uttid", "wav")
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
-"""The splits of a corpus, and how SpokenCOCO's files call them."""
+"""Splits, and their names in the files of SpokenCOCO."""
 LIST_NAME = r"SpokenCOCO_{}(_unrolled)?(_karpathy)?\.json"
 TRAINING_LISTS = {
     113_287: "Karpathy's training split (train and restval)",
     118_287: "the published runs' list (all but 5,000 pictures of train2014 and val2014)",
 }
-"""Pictures of the lists that are in use."""
+"""Number of images of the lists in use."""
 NEAR = 500
-"""Pictures by which a list may differ from one of these and still be told to be like it."""
+"""Number of images by which a list may differ from one of these to be identified with it."""
 LICENCE = (
     "SpokenCOCO's and MS-COCO's own: the spoken captions by their distributors' terms, the written captions "
     "under Creative Commons BY 4.0, the pictures under their photographers' licences on Flickr."
@@ -34,16 +45,16 @@ LICENCE = (
 
 
 def find_lists(root: Path, besides: Collection[str] = ()) -> dict[str, Path]:
-    """The lists of captions in `root`, SpokenCOCO_train.json and its like, of the splits not in `besides`.
+    """Return the lists SpokenCOCO_train.json etc. in `root`, without those of the splits `besides`.
 
     Raises:
-        CorpusError: two files claim the same split.
+        CorpusError: two files are of one split.
     """
     return lists_by_name([root], {split: LIST_NAME.format(name) for split, name in SPLITS.items()}, besides)
 
 
 def training_list(images: int) -> str:
-    """Which of the training lists in use one of `images` pictures is like, in words."""
+    """Return which of the training lists in use a list of this many images resembles, in words."""
     for size, name in TRAINING_LISTS.items():
         if abs(images - size) <= NEAR:
             return f"{images:,} training pictures, as in {name}: {size:,}"
@@ -55,56 +66,86 @@ def prepare_spokencoco(
     root: Path,
     *,
     lists: Mapping[str, Path],
-    karpathy: Path | None = None,
     audio_root: Path,
-    features: Sequence[Path] = (),
-    image_root: Path | None = None,
-    dtype: Dtype = "float16",
-    skip_faulty: bool = False,
-    overwrite: bool = False,
-    progress: Progress = SILENT,
+    karpathy: Path | None = None,
+    **options: Unpack[ListOptions],
 ) -> Summary:
-    """Prepare SpokenCOCO as a corpus at `root`, from its lists by split and the regions in `features`.
+    """Prepare SpokenCOCO as a corpus at `root`.
 
-    Where `karpathy` (his dataset_coco.json) is given, its splits count and not the lists'; captions of
-    pictures that it does not name are left out.
-
-    Without `features`, the pictures are described by the cells of a plain grid. Captions shorter than 0.25 s
-    are left out; with `skip_faulty` also those whose sound is absent or faulty, whose picture has no regions,
-    or whose uttid has come before. `image_root` holds train2014/ and val2014/.
+    Args:
+        root: the corpus folder to make.
+        lists: lists of captions by split.
+        audio_root: folder of the wavs.
+        karpathy: Karpathy's dataset_coco.json, whose splits replace those of the lists. Captions of images
+            that it does not list are skipped.
+        options: see `ListOptions`; `image_root` contains train2014/ and val2014/.
 
     Raises:
-        CorpusError: `root` is taken; every fault of the lists; then of the sounds; then of the regions.
+        CorpusError: `root` is taken; every fault of the lists and sounds; then of the regions.
     """
     if "train" not in lists:
         raise CorpusError("SpokenCOCO: no list of training captions. Name one with --train.")
-
     splits = None if karpathy is None else coco_splits(karpathy)
 
-    def read() -> Iterator[tuple[str | None, SpokenCaption | str]]:
-        for own, path in lists.items():
-            for caption in read_list(path):
-                number = coco_number(caption.image) if isinstance(caption, SpokenCaption) else None
-                yield own if splits is None or number is None else splits.get(number), caption
+    def entries() -> Iterator[CaptionEntry | str]:
+        for split, path in lists.items():
+            for entry in read_list(path, split):
+                if isinstance(entry, str) or splits is None:
+                    yield entry
+                elif (number := coco_number(entry.image or "")) is None or number in splits:
+                    yield replace(entry, split=split if number is None else splits[number])
+                else:
+                    yield replace(entry, split=None, problem=NO_SPLIT)
 
-    source = Source(
+    return prepare_lists(
+        entries(),
+        root,
         name="spokencoco",
         title="SpokenCOCO",
         licence=LICENCE,
-        pictures="MS-COCO",
-        image_key=coco_number,
         files=lists if karpathy is None else {**lists, "splits": karpathy},
-        read=read,
-        notes=lambda images: {"training_list": training_list(images["train"])},
-    )
-    return prepare_spoken_captions(
-        source,
-        root,
+        images="MS-COCO",
+        image_key=coco_number,
         audio_root=audio_root,
-        features=features,
-        image_root=image_root,
-        dtype=dtype,
-        skip_faulty=skip_faulty,
-        overwrite=overwrite,
-        progress=progress,
+        notes=lambda images: {"training_list": training_list(images["train"])},
+        **options,
     )
+
+
+def read_list(path: Path, split: str) -> Iterator[CaptionEntry | str]:
+    """Yield the captions of a list, or the fault "FILE: entry N: …" of those that cannot be read.
+
+    Raises:
+        CorpusError: the file is absent, not JSON or cut off, or has no list "data".
+    """
+    for number, item in enumerate(entries_of(path), start=1):
+        origin = f"{path}: entry {number}"
+        for caption in _captions_of(item):
+            if isinstance(caption, str):
+                yield f"{origin}: {caption}"
+            else:
+                yield CaptionEntry(
+                    origin=origin,
+                    audio=caption["wav"],
+                    id=caption["uttid"],
+                    split=split,
+                    speaker=caption["speaker"],
+                    language="en",
+                    image=caption["image"],
+                    text=caption["text"],
+                )
+
+
+def _captions_of(item: Any) -> Iterator[dict[str, str] | str]:  # noqa: ANN401 - as the file has it
+    """The fields of each caption of an entry, with its "image", or its faults."""
+    image = as_text(item.get("image")) if isinstance(item, dict) else None
+    if image is None:
+        yield 'names no "image"'
+        return
+    captions = [item["caption"]] if "caption" in item else item.get("captions")
+    if not isinstance(captions, list) or not captions:
+        yield f'{image} has neither a "caption" nor a list of "captions"'
+        return
+    for caption in captions:
+        found = fields_of(caption, FIELDS, unbroken=("speaker", "uttid"))
+        yield f"a caption of {image} {found}" if isinstance(found, str) else found | {"image": image}

@@ -1,0 +1,296 @@
+"""Sources that are lists of captions of images, read aloud: the captions and the regions become a corpus.
+
+Sounds are used in place. The regions come from files of `regions.published` or from a grid of pixels.
+"""
+
+import codecs
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import ijson
+
+from vgsplus.corpora import CorpusWriter, Summary
+from vgsplus.corpora.format import CaptionEntry
+from vgsplus.corpora.prepare import NO_SPLIT, SourceInfo, Usable, describe_images, prepare
+from vgsplus.corpora.sounds import EMPTY, TOO_SHORT
+from vgsplus.errors import CorpusError
+from vgsplus.files import as_on_disk, is_file
+from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.collect import NOT_HELD, ImageKey, collect_regions
+from vgsplus.regions.store import Dtype, provenance_of
+
+
+class ListOptions(TypedDict, total=False):
+    """Options of all sources that are lists.
+
+    Attributes:
+        features: files of region features. Default: none, regions are the cells of a grid.
+        image_root: folder of the images, needed without `features`.
+        dtype: of the stored features, "float16" (default) or "float32".
+        skip_faulty: whether to skip captions whose sound is absent or faulty, whose speaker is unknown, whose
+            image has no regions, or whose id or sound repeats. Sounds under 0.25 s and images of no split are
+            always skipped. Default: false.
+        overwrite: whether to replace an existing corpus. Default: false.
+        progress: stages "sounds", "regions" or "pictures", and "checking".
+    """
+
+    features: Sequence[Path]
+    image_root: Path | None
+    dtype: Dtype
+    skip_faulty: bool
+    overwrite: bool
+    progress: Progress
+
+
+def prepare_lists(
+    entries: Iterable[CaptionEntry | str],
+    root: Path,
+    *,
+    name: str,
+    title: str,
+    licence: str,
+    files: Mapping[str, Path],
+    images: str,
+    image_key: ImageKey,
+    audio_root: Path,
+    notes: Callable[[Mapping[str, int]], Mapping[str, Any]] = lambda _: {},
+    **options: Unpack[ListOptions],
+) -> Summary:
+    """Prepare listed captions as a corpus at `root`.
+
+    Args:
+        entries: the captions, with sounds relative to `audio_root`, and the faults of the lists.
+        root: the corpus folder to make.
+        name: of the corpus.
+        title: of the corpus, for people.
+        licence: of the corpus.
+        files: from which the captions are read, by purpose.
+        images: the collection of the images, for people.
+        image_key: returns the key of an image name in the lists and in the files of regions.
+        audio_root: folder of the sounds.
+        notes: returns further keys of corpus.json from the number of images of each split.
+        options: see `ListOptions`.
+
+    Raises:
+        CorpusError: `root` is taken; every fault of the lists and sounds; then of the regions.
+    """
+    features, image_root = options.get("features", ()), options.get("image_root")
+    dtype: Dtype = options.get("dtype", "float16")
+    skip_faulty, progress = options.get("skip_faulty", False), options.get("progress", SILENT)
+    _check_inputs(title, audio_root, features, image_root)
+    listed: dict[int | str, tuple[str, str | None]] = {}  # image id and split of each image key
+    resume_folder = Path(root).resolve().with_name(f".{Path(root).resolve().name}.regions")
+
+    def check() -> Iterator[CaptionEntry | str]:
+        yield from _check_entries(entries, image_key, images, listed, repeats=skip_faulty)
+        if image_root is not None and (features or not skip_faulty):
+            paths = (image_root / image for image, _ in listed.values())
+            yield from (
+                f"{path}: there is no such picture" for path in paths if not is_file(as_on_disk(path))
+            )
+        if not listed:
+            yield f"{', '.join(map(str, files.values()))}: hold no captions"
+
+    def add_images(writer: CorpusWriter, image_ids: Sequence[str]) -> Mapping[str, str]:
+        if image_root is not None and not features:
+            return describe_images(writer, image_ids, image_root, dtype=dtype, progress=progress)
+        collected = collect_regions(
+            features,
+            {key: image for key, (image, _) in listed.items()},
+            resume_folder,
+            image_key=image_key,
+            dtype=dtype,
+            partial=skip_faulty,
+            progress=progress,
+        )
+        writer.adopt_regions(collected.path, collected.images)
+        writer.note("regions_of_no_caption", collected.unnamed)
+        return dict.fromkeys(collected.missing, NOT_HELD)
+
+    def review(writer: CorpusWriter, usable: list[Usable]) -> Iterator[Usable]:
+        for key, value in notes(Counter(split for _, split in listed.values() if split is not None)).items():
+            writer.note(key, value)
+        return _skip_repeats(writer, usable)
+
+    info = SourceInfo(
+        name=name,
+        licence=licence,
+        provenance={
+            "source": title,
+            "lists": {what: str(path.absolute()) for what, path in files.items()},
+            "features": [str(path.absolute()) for path in features],
+            "regions": [provenance_of(path) for path in features],
+        },
+        label=_label,
+    )
+    summary = prepare(
+        info,
+        check(),
+        root,
+        audio_root=audio_root.absolute(),
+        image_root=None if image_root is None else image_root.absolute(),
+        add_images=add_images,
+        skip=None if skip_faulty else {TOO_SHORT, EMPTY, NO_SPLIT},
+        review=review,
+        overwrite=options.get("overwrite", False),
+        progress=progress,
+        check_contents=False,
+    )
+    shutil.rmtree(resume_folder, ignore_errors=True)
+    return summary
+
+
+def _check_inputs(title: str, audio_root: Path, features: Sequence[Path], image_root: Path | None) -> None:
+    """Raise for absent folders and files before anything is read."""
+    for what, folder in (("the folder of the wavs", audio_root), ("the folder of the pictures", image_root)):
+        if folder is not None and not folder.is_dir():
+            raise CorpusError(f"{folder}: there is no such folder, {what}.")
+    if not features and image_root is None:
+        raise CorpusError(
+            f"{title}: no file of region features. Name one or more with --features, or the pictures with "
+            "--images, whose regions are then the cells of a grid."
+        )
+    if absent := [path for path in features if not path.is_file()]:
+        raise CorpusError([f"{path}: there is no such file of region features." for path in absent])
+
+
+def _check_entries(
+    entries: Iterable[CaptionEntry | str],
+    image_key: ImageKey,
+    images: str,
+    listed: dict[int | str, tuple[str, str | None]],
+    *,
+    repeats: bool,
+) -> Iterator[CaptionEntry | str]:
+    """The entries, with one image id for each image, and their faults; fills `listed`.
+
+    Repeated ids and sounds are faults unless `repeats`.
+    """
+    origins: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        if isinstance(entry, str) or entry.problem == NO_SPLIT:
+            yield entry
+            continue
+        assert entry.image is not None, "every listed caption has an image"
+        key = image_key(entry.image)
+        if key is None or ".." in Path(entry.image).parts or Path(entry.image).is_absolute():
+            yield f"{entry.origin}: {entry.image!r} is no picture of {images}"
+            continue
+        names = (("uttid", entry.id), ("wav", entry.audio))
+        if not repeats and (repeated := next((name for name in names if name in origins), None)):
+            yield f"{entry.origin}: the {' '.join(repeated)} has come before ({origins[repeated]})"
+        origins |= dict.fromkeys(names, entry.origin)
+        image, split = listed.setdefault(key, (entry.image, entry.split))
+        if split != entry.split:
+            yield f"{entry.origin}: {entry.image} is in the split {split!r} already"
+        yield entry if entry.image == image else replace(entry, image=image)
+
+
+def _skip_repeats(writer: CorpusWriter, usable: list[Usable]) -> Iterator[Usable]:
+    """Skip captions whose id or sound repeats that of a usable caption."""
+    ids: set[str] = set()
+    sounds: set[str] = set()
+    for entry, sound in usable:
+        if entry.id in ids:
+            writer.skip("uttid that has come before", _label(entry))
+        elif entry.audio in sounds:
+            writer.skip("wav that has come before", _label(entry))
+        else:
+            ids.add(entry.id)
+            sounds.add(entry.audio)
+            yield entry, sound
+
+
+def _label(entry: CaptionEntry) -> str:
+    return json.dumps([entry.id, entry.audio, entry.image])
+
+
+def lists_by_name(
+    folders: Sequence[Path], patterns: Mapping[str, str], besides: Collection[str] = ()
+) -> dict[str, Path]:
+    """Return the lists in `folders` by split: files whose name matches the pattern of a split.
+
+    Args:
+        folders: where to look.
+        patterns: regular expression of the file name of each split.
+        besides: splits that are not looked for.
+
+    Raises:
+        CorpusError: two files match the pattern of one split.
+    """
+    found: dict[str, Path] = {}
+    for split, pattern in patterns.items():
+        if split in besides:
+            continue
+        paths = (path for folder in folders for path in folder.glob("*.json"))
+        matching = sorted(path for path in paths if re.fullmatch(pattern, path.name))
+        if len(matching) > 1:
+            names = ", ".join(path.name for path in matching)
+            option = split.replace("_", "-")
+            raise CorpusError(f"{folders[0]}: holds {names}. Choose one with --{option}.")
+        if matching:
+            found[split] = matching[0]
+    return found
+
+
+# ---- JSON -------------------------------------------------------------------------------------------------
+
+
+def entries_of(path: Path, key: str = "data") -> Iterator[Any]:
+    """Yield the members of the list `key` in a JSON file, without reading the complete file into memory.
+
+    Raises:
+        CorpusError: the file is absent, not JSON or cut off, or has no list `key` or an empty one.
+    """
+    if not is_file(path):
+        raise CorpusError(f"{path}: there is no such list of captions.")
+    entries = 0
+    with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        try:
+            for entry in ijson.items(file, f"{key}.item", use_float=True):
+                entries += 1
+                yield entry
+        except (ijson.JSONError, ValueError, OverflowError, RecursionError) as error:
+            what = " ".join(str(error).split())
+            raise CorpusError(
+                f"{path}: is not valid JSON or breaks off after {entries} entries ({what}). "
+                "Fetch the file again."
+            ) from None
+    if not entries:
+        raise CorpusError(f'{path}: has no list "{key}", or an empty one. Is it the right file?')
+
+
+def as_text(value: Any) -> str | None:  # noqa: ANN401 - as the file has it
+    """Return a text, stripped, or an integer as text; None for other values and empty texts."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return (value.strip() or None) if isinstance(value, str) else None
+
+
+def fields_of(item: Any, names: Sequence[str], *, unbroken: Collection[str]) -> dict[str, str] | str:  # noqa: ANN401 - as the file has it
+    """Return the fields of an entry as texts, or their faults as one text; `unbroken` may hold no blanks."""
+    values = item if isinstance(item, dict) else {}
+    found = {name: as_text(values.get(name)) for name in names}
+    texts = {name: text for name, text in found.items() if text is not None}
+    faults = []
+    if absent := [name for name in names if values.get(name) in (None, "")]:
+        faults.append(f"lacks {', '.join(absent)}")
+    faults += [
+        f"has {name} = {str(values[name])[:40]!r}, which is no text"
+        for name in names
+        if name not in texts and name not in absent
+    ]
+    faults += [
+        f"has a blank in {name} {text!r}"
+        for name, text in texts.items()
+        if name in unbroken and len(text.split()) > 1
+    ]
+    return "; ".join(faults) or texts
