@@ -117,7 +117,7 @@ class Corpus:
             raise CorpusError(f"{self.root / REGIONS_FILE}: holds no image {image_id!r}.") from None
 
     def regions(self, image_ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Features (n, R, F) and boxes (n, R, 4) of n images, both float32; reads each distinct row once.
+        """Features (n, R, F) and boxes (n, R, 4) of n images, both float32.
 
         Raises:
             CorpusError: an image is unknown, or the corpus has no regions.

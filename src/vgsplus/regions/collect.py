@@ -11,7 +11,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
 from itertools import islice
 from pathlib import Path
@@ -124,28 +124,19 @@ def _find_shape(parts: Sequence[Part]) -> tuple[int, int]:
 def _write_parts(
     parts: Sequence[Part], image_key: ImageKey, row_of: Mapping[int | str, int], path: Path
 ) -> Iterator[dict[str, Any]]:
-    """Write parts, in several processes if there are many, and yield what `write_part` returns in order."""
+    """Yield what `write_part` returns for each part; many parts are written by several processes."""
     workers = os.cpu_count() or 1
     if workers < 2 or len(parts) < WORTH_PROCESSES:
         yield from (write_part(part, image_key, row_of, path) for part in parts)
         return
     # Spawned: threads and open HDF5 files of this process do not survive a fork.
-    pool = ProcessPoolExecutor(
+    with ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(image_key, row_of, path),
-    )
-    try:
-        waiting: list[Future[dict[str, Any]]] = []
-        for part in parts:
-            waiting.append(pool.submit(_write_in_worker, part))
-            if len(waiting) > 2 * workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    ) as pool:
+        yield from pool.map(_write_in_worker, parts)
 
 
 _worker: tuple[ImageKey, Mapping[int | str, int], Path]
@@ -177,8 +168,8 @@ def write_part(
     """Write the regions in a part to the store at `path`, and flush them to disk.
 
     Returns:
-        "records" and "unnamed", numbers of all records and of those of other images; "rows" and "faults",
-        lists of (index in the part, row) and (index in the part, what is wrong).
+        Number of "records", "rows" as (index in the part, row), number of "unnamed" records of other images,
+        and "faults" as (index in the part, what is wrong).
     """
     records, unnamed = 0, 0
     rows: list[tuple[int, int]] = []
@@ -191,9 +182,8 @@ def write_part(
                 continue
             key = image_key(image)
             if key is None:
-                faults.append(
-                    (index, f"img_id {image!r} is not the name of an image such as {next(iter(row_of))}")
-                )
+                fault = f"img_id {image!r} is not the name of an image such as {next(iter(row_of))}"
+                faults.append((index, fault))
             elif key not in row_of:
                 unnamed += 1
             else:

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import batched
 from pathlib import Path
@@ -80,13 +81,32 @@ def extract_folder(
         raise CorpusError(faults)
     if not digests:
         raise CorpusError(f"{folder}: none of its {len(faults)} images can be decoded.")
+    images, provenance = list(digests), extractor.provenance | {"torch": torch.__version__}
+    task = [dtype, provenance, list(digests.items())]
+
+    def create(path: Path) -> None:
+        features, _ = extractor.extract([extractor.prepare(Image.new("RGB", (64, 64)))])
+        shape = (features.shape[1], features.shape[2])
+        create_store(path, images, shape, dtype, sha256=list(digests.values()), provenance=provenance)
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock_file(out.with_name(f".{out.name}.lock")):
-            shape = _extract(folder, digests, out, extractor, dtype, batch_size, progress)
-    except BlockingIOError as error:
-        raise VgsplusError(f"{out}: {error.strerror} is writing it. Wait for that to end.") from None
-    return shape, faults
+    staging = out.absolute().with_name(f".{out.name}.writing")
+    with _alone(out), resumable_store(staging, task, create) as (path, sizes, record):
+        done = sum(sizes)
+        with RegionStore(path, writable=True) as store:
+            for features, boxes in _batches(folder, images[done:], extractor, batch_size):
+                for row, image in enumerate(images[done : done + len(features)], start=done):
+                    try:
+                        store.write(row, features[row - done].numpy(), boxes[row - done].numpy())
+                    except ValueError as error:
+                        raise CorpusError(f"{folder / image}: {error}.") from None
+                store.sync()
+                done += len(features)
+                record(len(features))
+                progress.update("regions", done, len(images))
+        path.replace(out)
+        shutil.rmtree(staging)
+    return store.shape, faults
 
 
 def _read_folder(folder: Path, progress: Progress) -> tuple[dict[str, str], list[str]]:
@@ -114,63 +134,30 @@ def _read_folder(folder: Path, progress: Progress) -> tuple[dict[str, str], list
     return digests, [fault for fault, digest in outcomes if digest is None]
 
 
-def _extract(
-    folder: Path,
-    digests: dict[str, str],
-    out: Path,
-    extractor: RegionExtractor,
-    dtype: Dtype,
-    batch_size: int,
-    progress: Progress,
-) -> tuple[int, int, int]:
-    """Extract the images that have no rows yet, batch by batch, and rename the store to `out`."""
-    provenance = extractor.provenance | {"torch": torch.__version__}
-    images = list(digests)
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    try:
+        with lock_file(out.with_name(f".{out.name}.lock")):
+            yield
+    except BlockingIOError as error:
+        raise VgsplusError(f"{out}: {error.strerror} is writing it. Wait for that to end.") from None
 
-    def create(path: Path) -> None:
-        features, _ = extractor.extract([extractor.prepare(Image.new("RGB", (64, 64)))])
-        shape = (features.shape[1], features.shape[2])
-        create_store(path, images, shape, dtype, sha256=list(digests.values()), provenance=provenance)
+
+def _batches(
+    folder: Path, images: Sequence[str], extractor: RegionExtractor, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features (B, R, F) and boxes (B, R, 4) of each batch of images."""
 
     def prepare(image_id: str) -> Tensor:
         return extractor.prepare(open_image(folder / image_id))
 
-    staging = out.absolute().with_name(f".{out.name}.writing")
-    with resumable_store(staging, [dtype, provenance, list(digests.items())], create) as (
-        path,
-        sizes,
-        record,
-    ):
-        done = sum(sizes)
-        # Twice a batch, so that the next one is decoded while the device is busy.
-        prepared = stream_in_parallel(prepare, images[done:], at_once=2 * batch_size)
-        with RegionStore(path, writable=True) as store:
-            for features, boxes in _batches(extractor, prepared, batch_size):
-                for row, image in enumerate(images[done : done + len(features)], start=done):
-                    try:
-                        store.write(row, features[row - done].numpy(), boxes[row - done].numpy())
-                    except ValueError as error:
-                        raise CorpusError(f"{folder / image}: {error}.") from None
-                store.sync()
-                done += len(features)
-                record(len(features))
-                progress.update("regions", done, len(images))
-            shape = store.shape
-    path.replace(out)
-    shutil.rmtree(staging)
-    return shape
-
-
-def _batches(
-    extractor: RegionExtractor, prepared: Iterator[Tensor], batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features (B, R, F) and boxes (B, R, 4) of each batch."""
+    # Twice a batch, so that the next one is decoded while the device is busy.
+    prepared = stream_in_parallel(prepare, images, at_once=2 * batch_size)
+    # cuDNN may otherwise choose another kernel, or fewer digits, from one call to the next.
+    exactly = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
     for batch in batched(prepared, batch_size):
         try:
-            # cuDNN may otherwise choose another kernel, or fewer digits, from one call to the next.
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ):
+            with torch.backends.cudnn.flags(**exactly):
                 found = extractor.extract(batch)
         except torch.OutOfMemoryError:
             raise VgsplusError(

@@ -33,21 +33,14 @@ from vgsplus.files import is_file, nfc, read_text
 from vgsplus.regions.store import HDF5_ERRORS, REGION_SETS, region_faults
 
 COLUMNS = (
-    "img_id",
-    "img_h",
-    "img_w",
-    "objects_id",
-    "objects_conf",
-    "attrs_id",
-    "attrs_conf",
-    "num_boxes",
-    "boxes",
-    "features",
+    *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
+    *("num_boxes", "boxes", "features"),
 )
 SIX_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 HEADERS = frozenset({COLUMNS[0], SIX_COLUMNS[0]})
 """First column of a header."""
 STORED = ("img_id", "img_h", "img_w", "objects_conf", "boxes", "features")
+INT64, FLOAT32 = np.dtype("<i8"), np.dtype("<f4")
 MOST_PIXELS = 1_000_000
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 """From the URL-safe alphabet of base64 to the standard one."""
@@ -206,22 +199,22 @@ def _decode_line(line: bytes) -> Regions:
         ending = "" if line.endswith(b"\n") else "; the file breaks off here"
         raise ValueError(f"has {len(columns)} of {len(COLUMNS)} columns{ending}")
     six = len(columns) == len(SIX_COLUMNS)
-    fields = dict(zip(SIX_COLUMNS if six else COLUMNS, columns, strict=True))
+    cells = dict(zip(SIX_COLUMNS if six else COLUMNS, columns, strict=True))
     sizes = ("image_h", "image_w") if six else ("img_h", "img_w")
-    height, width, boxes = (_integer(name, fields[name]) for name in (*sizes, "num_boxes"))
-    if boxes <= 0:
-        raise ValueError(f"num_boxes is {boxes}")
-    confidence: npt.NDArray[np.generic] = np.zeros(boxes, np.float32)
+    height, width, count = (_integer(name, cells[name]) for name in (*sizes, "num_boxes"))
+    if count <= 0:
+        raise ValueError(f"num_boxes is {count}")
+    confidence = np.zeros(count, np.float32)
     if not six:
         for name in ("objects_id", "attrs_id"):
-            _array(name, fields[name], np.dtype("<i8"), boxes)
-        _array("attrs_conf", fields["attrs_conf"], np.dtype("<f4"), boxes)
-        confidence = _array("objects_conf", fields["objects_conf"], np.dtype("<f4"), boxes)
-    corners = _array("boxes", fields["boxes"], np.dtype("<f4"), boxes * 4).reshape(boxes, 4)
-    features = _array("features", fields["features"], np.dtype("<f4"), None)
-    if features.size == 0 or features.size % boxes:
-        raise ValueError(f"features holds {features.size} numbers, which {boxes} boxes cannot share")
-    return _checked(height, width, confidence, corners, features.reshape(boxes, -1))
+            _array(name, cells[name], INT64, count)
+        _array("attrs_conf", cells["attrs_conf"], FLOAT32, count)
+        confidence = _array("objects_conf", cells["objects_conf"], FLOAT32, count)
+    boxes = _array("boxes", cells["boxes"], FLOAT32, count * 4).reshape(count, 4)
+    features = _array("features", cells["features"], FLOAT32, None)
+    if features.size == 0 or features.size % count:
+        raise ValueError(f"features holds {features.size} numbers, which {count} boxes cannot share")
+    return _checked(height, width, confidence, boxes, features.reshape(count, -1))
 
 
 def _decode_row(store: h5py.File, row: int) -> Regions:
@@ -255,7 +248,7 @@ def _integer(name: str, text: bytes) -> int:
     return int(number)
 
 
-def _array(name: str, text: bytes, kind: np.dtype[np.generic], count: int | None) -> npt.NDArray[np.generic]:
+def _array[T: np.generic](name: str, text: bytes, kind: np.dtype[T], count: int | None) -> npt.NDArray[T]:
     """Decode base64 of either alphabet, with or without padding, or as Python prints bytes: b'…'."""
     if text.startswith(b"b'") and text.endswith(b"'"):
         text = text[2:-1]
@@ -264,41 +257,37 @@ def _array(name: str, text: bytes, kind: np.dtype[np.generic], count: int | None
         data = binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
     except binascii.Error as error:
         raise ValueError(f"{name} is not valid base64 ({error})") from None
-    if len(data) % kind.itemsize or (count is not None and len(data) != count * kind.itemsize):
-        expected = (
-            f", not of {kind.name}"
-            if count is None
-            else f"; expected {count * kind.itemsize} ({count} of {kind.name})"
-        )
-        raise ValueError(f"{name} holds {len(data)} bytes{expected}")
+    if count is not None and len(data) != count * kind.itemsize:
+        expected = f"{count * kind.itemsize} ({count} of {kind.name})"
+        raise ValueError(f"{name} holds {len(data)} bytes; expected {expected}")
+    if len(data) % kind.itemsize:
+        raise ValueError(f"{name} holds {len(data)} bytes, not of {kind.name}")
     return np.frombuffer(data, kind)
 
 
 def _checked(
     height: int,
     width: int,
-    confidence: npt.NDArray[np.generic],
-    boxes: npt.NDArray[np.generic],
-    features: npt.NDArray[np.generic],
+    confidence: npt.NDArray[np.float32],
+    boxes: npt.NDArray[np.float32],
+    features: npt.NDArray[np.float32],
 ) -> Regions:
     """Sort regions by decreasing confidence, equal ones in their order, and scale their boxes (in pixels)."""
     if height <= 0 or width <= 0:
         raise ValueError(f"the picture is {width} x {height} pixels")
-    values = {"objects_conf": confidence, "boxes": boxes, "features": features}
-    for name, array in values.items():
-        if not np.isfinite(array.astype(np.float32, copy=False)).all():
+    for name, array in (("objects_conf", confidence), ("boxes", boxes), ("features", features)):
+        if not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are not finite numbers")
     size = np.array([width, height, width, height], np.float32)
-    corners = boxes.astype(np.float32)
-    outside = (corners < -OVERSHOOT) | (corners > size + OVERSHOOT)
+    outside = (boxes < -OVERSHOOT) | (boxes > size + OVERSHOOT)
     if outside.any():
-        box = corners[outside.any(axis=1).argmax()].tolist()
-        fits = bool((corners <= size[[1, 0, 3, 2]] + OVERSHOOT).all())
+        box = boxes[outside.any(axis=1).argmax()].tolist()
+        fits = bool((boxes <= size[[1, 0, 3, 2]] + OVERSHOOT).all())
         swapped = "; its height and width may have been swapped" if fits else ""
         raise ValueError(f"the box {box} lies outside the picture of {width} x {height} pixels{swapped}")
-    corners = np.clip(corners, 0, size) / size
-    if not (corners[:, :2] <= corners[:, 2:]).all():
+    boxes = np.clip(boxes, 0, size) / size
+    if not (boxes[:, :2] <= boxes[:, 2:]).all():
         raise ValueError("a box ends before it starts; expected (x1, y1, x2, y2)")
-    order = np.argsort(-confidence.astype(np.float32), kind="stable")
+    order = np.argsort(-confidence, kind="stable")
     # Division may leave [0, 1] by a rounding.
-    return features.astype(np.float32, copy=False)[order], np.clip(corners[order], 0, 1)
+    return features[order], np.clip(boxes[order], 0, 1)

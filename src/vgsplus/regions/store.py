@@ -101,6 +101,12 @@ class RegionStore:
         remedy: ends the messages of errors.
         writable: whether rows may be written.
 
+    Attributes:
+        shape: (n, R, F).
+        dtype: of the stored features.
+        provenance: of the features, or None.
+        by_content: whether images are identified by the SHA-256 of their file rather than by their id.
+
     Raises:
         CorpusError: the file is missing or not HDF5, lacks a data set, or its data sets do not fit together.
     """
@@ -116,51 +122,58 @@ class RegionStore:
         self._remedy = remedy
         if not is_file(self.path):
             raise CorpusError(f"{self.path}: is missing. {remedy}")
+        self.provenance = provenance_of(self.path)
         with ExitStack() as opened:
             try:
                 self._hdf5 = opened.enter_context(h5py.File(self.path))
                 self._check_data_sets()
-                self._features, self._boxes = self._hdf5["features"], self._hdf5["boxes"]
             except HDF5_ERRORS as error:
                 raise self._broken(error) from None
-            self.provenance = provenance_of(self.path)
-            mode = "r+b" if writable else "rb"
-            self._file = opened.enter_context(self.path.open(mode, buffering=0))
+            self._file = opened.enter_context(self.path.open("r+b" if writable else "rb"))
             self._opened = opened.pop_all()
+        self._features, self._boxes = self._hdf5["features"], self._hdf5["boxes"]
+        self.shape: tuple[int, int, int] = self._features.shape
+        self.dtype: np.dtype[np.floating] = self._features.dtype
+        self.by_content = SHA256 in self._hdf5
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(n, R, F)."""
-        images, regions, dim = self._features.shape
-        return images, regions, dim
+    def _check_data_sets(self) -> None:
+        if missing := [name for name in REGION_SETS if name not in self._hdf5]:
+            raise CorpusError(f"{self.path}: lacks {', '.join(missing)}. {self._remedy}")
+        sets = {name: self._hdf5[name] for name in (*REGION_SETS, SHA256) if name in self._hdf5}
+        for name, data_set in sets.items():
+            kinds = "fiu" if name in ("features", "boxes") else "OS"  # of NumPy: numbers, texts
+            if not isinstance(data_set, h5py.Dataset) or data_set.dtype.kind not in kinds:
+                raise CorpusError(f"{self.path}: {name} is not a data set of its type. {self._remedy}")
+        ids, features, boxes = (sets[name].shape for name in REGION_SETS)
+        lengths = {data_set.shape[:1] for data_set in sets.values()}
+        if len(features) != 3 or boxes != (*features[:2], 4) or len(lengths) > 1:
+            raise CorpusError(
+                f"{self.path}: has features {features}, boxes {boxes} and image_ids {ids}; expected "
+                f"(n, R, F), (n, R, 4) and (n,). {self._remedy}"
+            )
 
-    @property
-    def dtype(self) -> np.dtype[np.floating]:
-        """Data type of the stored features."""
-        dtype: np.dtype[np.floating] = self._features.dtype
-        return dtype
+    def _broken(self, error: BaseException) -> CorpusError:
+        what = " ".join(str(error).split())
+        return CorpusError(f"{self.path}: cannot be read as HDF5 ({what}). {self._remedy}")
 
     @cached_property
     def image_ids(self) -> tuple[str, ...]:
-        """The image ids in the order of the rows.
-
-        Raises:
-            CorpusError: they cannot be read.
-        """
+        """The image ids in the order of the rows."""
         return self._texts("image_ids")
 
-    @property
-    def by_content(self) -> bool:
-        """Whether images are identified by the SHA-256 of their file rather than by their id."""
-        return SHA256 in self._hdf5
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """The row of each image, by digest or by id."""
+        keys = self._texts(SHA256) if self.by_content else self.image_ids
+        if not self.by_content and (twice := [key for key, count in Counter(keys).items() if count > 1]):
+            raise CorpusError(f"{self.path}: holds {twice[0]} more than once. {self._remedy}")
+        return {key: row for row, key in enumerate(keys)}
 
-    def read(self, rows: Sequence[int]) -> tuple[Array, Array]:
-        """Return features (len(rows), R, F) as stored and boxes (len(rows), R, 4); repeats are read once.
-
-        Raises:
-            CorpusError: the file is cut off or cannot be read.
-        """
-        return self._read(self._features, rows), self._read(self._boxes, rows)
+    def _texts(self, name: str) -> tuple[str, ...]:
+        try:
+            return tuple(self._hdf5[name].asstr()[:])
+        except HDF5_ERRORS as error:
+            raise self._broken(error) from None
 
     def find(self, image_id: str, sha256: str) -> tuple[Array, Array] | None:
         """Return features (R, F) as stored and boxes (R, 4) of an image, or None if the store lacks it.
@@ -183,8 +196,30 @@ class RegionStore:
         how = "an image of these contents" if self.by_content else "an image of this name"
         return f"{self.path}: holds no regions of {how}. Make them with: vgsplus data regions"
 
+    def read(self, rows: Sequence[int]) -> tuple[Array, Array]:
+        """Return features (len(rows), R, F) as stored and boxes (len(rows), R, 4).
+
+        Raises:
+            CorpusError: the file is cut off or cannot be read.
+        """
+        return self._read(self._features, rows), self._read(self._boxes, rows)
+
+    def _read(self, data_set: h5py.Dataset, rows: Sequence[int]) -> Array:
+        values: Array = np.empty((len(rows), *data_set.shape[1:]), data_set.dtype)
+        # Files of earlier versions and of other programs may be chunked or compressed: h5py reads these.
+        start = data_set.id.get_offset() if data_set.chunks is None else None
+        for row, value in zip(rows, values, strict=True):
+            if start is None:
+                try:
+                    value[...] = data_set[row]
+                except HDF5_ERRORS as error:
+                    raise self._broken(error) from None
+            elif os.preadv(self._file.fileno(), [value], start + row * value.nbytes) < value.nbytes:
+                raise CorpusError(f"{self.path}: is cut off in row {row}. {self._remedy}")
+        return values
+
     def write(self, row: int, features: Array, boxes: Array) -> None:
-        """Write features (R, F) and boxes (R, 4) to a row; see `create_store`.
+        """Write features (R, F) and boxes (R, 4) to a row of a store of `create_store`.
 
         Raises:
             ValueError: they have another shape than the store, or do not fit its data type.
@@ -196,14 +231,12 @@ class RegionStore:
         if not np.isfinite(stored).all():
             raise ValueError(f"features holds values beyond {self.dtype}; ask for --dtype float32")
         for data_set, values in ((self._features, stored), (self._boxes, boxes.astype(self._boxes.dtype))):
-            offset = data_set.id.get_offset() + row * values.nbytes
-            data = memoryview(values.tobytes())
-            while data:
-                written = os.pwrite(self._file.fileno(), data, offset)
-                data, offset = data[written:], offset + written
+            self._file.seek(data_set.id.get_offset() + row * values.nbytes)
+            self._file.write(values.tobytes())
 
     def sync(self) -> None:
         """Flush the rows written so far to disk."""
+        self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -216,90 +249,31 @@ class RegionStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_data_sets(self) -> None:
-        if missing := [name for name in REGION_SETS if name not in self._hdf5]:
-            raise CorpusError(f"{self.path}: lacks {', '.join(missing)}. {self._remedy}")
-        names = (*REGION_SETS, *({SHA256} & set(self._hdf5)))
-        if odd := [name for name in names if not isinstance(self._hdf5[name], h5py.Dataset)]:
-            raise CorpusError(f"{self.path}: {odd[0]} is not a data set. {self._remedy}")
-        if odd := [name for name in ("features", "boxes") if self._hdf5[name].dtype.kind not in "fiu"]:
-            raise CorpusError(f"{self.path}: {odd[0]} does not hold numbers. {self._remedy}")
-        shapes = {name: self._hdf5[name].shape for name in names}
-        features, boxes = shapes["features"], shapes["boxes"]
-        lengths = {shape[:1] for shape in shapes.values()}
-        if len(features) != 3 or boxes != (*features[:2], 4) or len(lengths) > 1:
-            raise CorpusError(
-                f"{self.path}: has features {features}, boxes {boxes} and image_ids {shapes['image_ids']}; "
-                f"expected (n, R, F), (n, R, 4) and (n,). {self._remedy}"
-            )
-
-    def _texts(self, name: str) -> tuple[str, ...]:
-        try:
-            return tuple(self._hdf5[name].asstr()[:])
-        except HDF5_ERRORS as error:
-            raise self._broken(error) from None
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        """The row of each image, by digest or by id."""
-        keys = self._texts(SHA256) if self.by_content else self.image_ids
-        if not self.by_content and (twice := [key for key, count in Counter(keys).items() if count > 1]):
-            raise CorpusError(f"{self.path}: holds {twice[0]} more than once. {self._remedy}")
-        return {key: row for row, key in enumerate(keys)}
-
-    def _read(self, data_set: h5py.Dataset, rows: Sequence[int]) -> Array:
-        values: Array = np.empty((len(rows), *data_set.shape[1:]), data_set.dtype)
-        # Files of earlier versions and of other programs may be chunked or compressed: h5py reads these.
-        start = data_set.id.get_offset() if data_set.chunks is None else None
-        first: dict[int, int] = {}
-        for index, row in enumerate(rows):
-            value, known = values[index], first.setdefault(row, index)
-            if known != index:
-                value[...] = values[known]
-            elif start is None:
-                try:
-                    value[...] = data_set[row]
-                except HDF5_ERRORS as error:
-                    raise self._broken(error) from None
-            elif os.preadv(self._file.fileno(), [value], start + row * value.nbytes) < value.nbytes:
-                raise CorpusError(f"{self.path}: is cut off in row {row}. {self._remedy}")
-        return values
-
-    def _broken(self, error: BaseException) -> CorpusError:
-        what = " ".join(str(error).split())
-        return CorpusError(f"{self.path}: cannot be read as HDF5 ({what}). {self._remedy}")
-
 
 class RegionAppender:
-    """Writes a store whose number of images is not known in advance; the rows wait in a temporary file.
+    """Writes a store whose number of images is not known in advance; rows wait in a temporary file.
 
-    Args:
-        path: the store.
-        features: those of the first image (R, F), which decide the shape and the data type (float16 if they
-            are, else float32).
+    The first image, of which `features` (R, F) are, decides the shape and the type (float16, else float32).
     """
 
     def __init__(self, path: Path, features: Array) -> None:
         self.path = path
         self.shape: tuple[int, int] = (features.shape[0], features.shape[1])
-        kind = np.float16 if features.dtype == np.float16 else np.float32
-        self._row = np.dtype([("features", kind, self.shape), ("boxes", np.float32, (self.shape[0], 4))])
+        self._dtype = np.float16 if features.dtype == np.float16 else np.float32
         self._waiting = path.with_suffix(".rows").open("w+b")
 
     def append(self, features: Array, boxes: Array) -> None:
         """Add the regions of an image: features (R, F) and boxes (R, 4)."""
-        row = np.zeros((), self._row)
-        row["features"], row["boxes"] = features, boxes
-        self._waiting.write(row.tobytes())
+        self._waiting.write(features.astype(self._dtype).tobytes() + boxes.astype(np.float32).tobytes())
 
     def complete(self, image_ids: Sequence[str]) -> None:
         """Write the store, whose rows are these images."""
-        create_store(self.path, image_ids, self.shape, self._row["features"].base)
-        self._waiting.seek(0)
+        self._waiting.flush()
+        row = np.dtype([("features", self._dtype, self.shape), ("boxes", np.float32, (self.shape[0], 4))])
+        create_store(self.path, image_ids, self.shape, self._dtype)
         with RegionStore(self.path, writable=True) as store:
-            for index in range(len(image_ids)):
-                row = np.frombuffer(self._waiting.read(self._row.itemsize), self._row)[0]
-                store.write(index, row["features"], row["boxes"])
+            for index, waiting in enumerate(np.memmap(self._waiting, row, "r")):
+                store.write(index, waiting["features"], waiting["boxes"])
             store.sync()
         self.close()
 
