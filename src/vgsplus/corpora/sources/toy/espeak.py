@@ -1,4 +1,4 @@
-"""Spoken sentences with their phones from eSpeak NG, whose library the wheel espeakng-loader holds."""
+"""Speak sentences with eSpeak NG (library of the wheel espeakng-loader), with the times of their phones."""
 
 import ctypes
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from vgsplus.errors import VgsplusError
 
 SILENCE_PHONE = "SIL"
 SHORTEST_PHONE = 0.030
-"""Seconds. A shorter sound (a tap, a glide between two vowels) becomes part of the phone before it."""
+"""Seconds. A shorter phone (a tap, a glide between two vowels) becomes part of the phone before it."""
 
 # Names and numbers of espeak-ng/speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -99,10 +99,10 @@ def speak(sentences: Iterable[tuple[Voice, str]]) -> list[Speech]:
 
 
 class _Library:
-    """A freshly loaded library.
+    """A newly loaded library.
 
-    eSpeak NG keeps oscillator phases, flutter and noise in global variables that nothing resets; only a
-    library loaded anew starts from the same state. Loading takes about two milliseconds.
+    eSpeak NG keeps oscillator phases, flutter and noise in global variables that nothing resets, so only a
+    newly loaded library starts from the same state. Loading takes about two milliseconds.
     """
 
     def __init__(self) -> None:
@@ -154,13 +154,13 @@ class _Library:
 
 
 def _phone_name(event_id: _EventId) -> str:
-    """The symbol, which fills up to all of 8 bytes and ends at a zero byte only where it is shorter."""
+    """The symbol of up to 8 bytes, which ends at a zero byte only if it is shorter."""
     symbol = bytes(event_id.string).decode("utf-8", errors="ignore")
     return symbol.strip(_STRESS_MARKS + " ").replace(":", _LENGTH_MARK) or SILENCE_PHONE
 
 
 def _phones(starts: list[tuple[int, str]], length: int, rate: int) -> tuple[Phone, ...]:
-    """Phones from their first samples: each lasts until the next, sounds too short join the one before."""
+    """Phones from their first samples: each lasts until the next, short ones join the one before."""
     kept: list[tuple[int, str]] = []
     ends = [start for start, _ in starts[1:]] + [length]
     for (start, name), end in zip(starts, ends, strict=True):

@@ -1,4 +1,4 @@
-"""Drawing the scenes of the toy corpus."""
+"""Draw the scenes of the toy corpus."""
 
 import colorsys
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def _draw_thing(brush: ImageDraw.ImageDraw, thing: Thing, side: int) -> None:
         path = [(float(x), float(y)) for x, y in placed]
         brush.polygon(path, fill=_shaded(thing.colour, shade))
         edge = _shaded(thing.colour, shade * DARK)
-        # The rim and the hole of a ring are two loops; a line along the joint between them would show.
+        # The rim and the hole of a ring are two loops; a line along the joint between them would be visible.
         loops = (path[:ARC_STEPS], path[ARC_STEPS:]) if thing.shape == "ring" else (path,)
         for loop in loops:
             brush.line([*loop, *loop[:2]], fill=edge, width=round(OUTLINE * side), joint="curve")

@@ -1,4 +1,4 @@
-"""The scenes of the toy corpus and what people could say about them. Pure functions of a random generator."""
+"""Random scenes of the toy corpus and their descriptions, functions of a random generator alone."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -25,7 +25,7 @@ RADII = {"small": 0.11, "big": 0.2}
 CROWDED_RADII = {"small": 0.095, "big": 0.16}
 OBJECT_SHARES = {1: 0.1, 2: 0.55, 3: 0.35}
 
-# One shape in each colour or two is never seen in training, so that a test scene asks for composition.
+# Pairs that are not in training, so that test scenes require composition.
 HELD_OUT = frozenset((shape, COLOURS[(3 * index) % len(COLOURS)]) for index, shape in enumerate(SHAPES))
 
 RELATIONS = {
@@ -52,7 +52,7 @@ SHARE_ALL_THREE_NAMED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object: centre (x, y) and radius as shares of the picture's side (y falls), tilt in degrees."""
+    """An object: centre (x, y) and radius as shares of the image's side (y points down), tilt in degrees."""
 
     shape: str
     colour: str
@@ -72,12 +72,12 @@ class Scene:
 
     @property
     def content(self) -> frozenset[tuple[str, str, str]]:
-        """What is there, wherever it is."""
+        """Size, colour and shape of each thing, without positions."""
         return frozenset((thing.size, thing.colour, thing.shape) for thing in self.things)
 
     @property
     def held_out(self) -> bool:
-        """Whether a thing is of a shape and colour that training never shows together."""
+        """Whether a thing is of a held-out pair of shape and colour."""
         return any((thing.shape, thing.colour) in HELD_OUT for thing in self.things)
 
 
@@ -85,7 +85,7 @@ def draw_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
     """Choose a scene of one to three things; with `held_out` at least one is of a held-out combination."""
     count = int(rng.choice(list(OBJECT_SHARES), p=list(OBJECT_SHARES.values())))
     pairs = _pairs(rng, count, held_out=held_out)
-    radii = CROWDED_RADII if count > 2 else RADII  # three in a row need room
+    radii = CROWDED_RADII if count > 2 else RADII  # three in a row need more space
     things = []
     for (shape, colour), place in zip(pairs, _layout(rng, count), strict=True):
         size = _pick(rng, list(SIZES))
@@ -96,7 +96,7 @@ def draw_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
 
 
 def describe(scene: Scene, rng: np.random.Generator, count: int) -> tuple[str, ...]:
-    """Make `count` different captions: other words, other order, other things left out."""
+    """Make `count` captions that differ in words, order and the things they mention."""
     texts: dict[str, None] = {}
     while len(texts) < count:
         texts[_caption(scene.things, rng)] = None
@@ -217,7 +217,7 @@ def _a(noun: str) -> str:
 
 
 def _relation(one: Thing, other: Thing) -> str | None:
-    """Where `one` is as seen from `other`; None where they lie askew."""
+    """Position of `one` relative to `other`; None if they are diagonal."""
     across, down = one.x - other.x, one.y - other.y
     if abs(across) > 2 * abs(down):
         return "left" if across < 0 else "right"
