@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import vgsplus
-from vgsplus.interop.fast_vgs import Carried, save_bundle
+from vgsplus.interop.fast_vgs import UnusedTensors, save_bundle
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
@@ -44,7 +44,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = VGSPlus(ModelConfig())
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        save_bundle(model, Carried({}), path)
+        save_bundle(model, UnusedTensors({}), path)
         del model
         context = multiprocessing.get_context("spawn")
         runs = []

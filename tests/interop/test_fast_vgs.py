@@ -6,8 +6,8 @@ import torch
 
 from vgsplus.errors import CheckpointError
 from vgsplus.interop import fast_vgs
-from vgsplus.interop.fast_vgs import Carried, export
-from vgsplus.interop.tensors import find_places
+from vgsplus.interop.fast_vgs import UnusedTensors, export
+from vgsplus.interop.mapping import match_tensors
 from vgsplus.schedule import OptimizerSettings, learning_rate
 from vgsplus.training.optimizer import build_optimizer
 
@@ -97,7 +97,7 @@ def test_losses_and_every_gradient_are_those_published(golden, seen):
     np.testing.assert_allclose(sorted(x.item() for x in ours), losses_by_size, rtol=1e-4)
 
     parameters = dict(model.named_parameters())
-    places = find_places({name: tuple(x.shape) for name, x in parameters.items()}, fast_vgs.RULES)
+    places = match_tensors({name: tuple(x.shape) for name, x in parameters.items()}, fast_vgs.RULES)
     found = {}
     for name, place in places.items():
         # In double: a float32 sum over millions of squares is itself off by up to 5e-4.
@@ -135,7 +135,7 @@ def test_five_optimizer_steps_are_those_published(published, golden):
         last = step == len(arrays["optim_trajectory"]) - 1
         assert total.item() == pytest.approx(loss, rel=1e-3 if last else 1e-4)
         assert before.item() == pytest.approx(norm, rel=4e-3 if last else 1e-4)
-    after, _ = export(model, Carried({}))
+    after, _ = export(model, UnusedTensors({}))
     for name, theirs in arrays.items():
         if name.startswith("after5_"):
             ours = after[name.removeprefix("after5_")].flatten()[:64].numpy()
@@ -147,7 +147,7 @@ def test_a_bundle_goes_there_and_back_bit_for_bit(published):
     state, meta, _ = published
     model = fast_vgs.build(state, meta["args"])
     discarded = {n: torch.from_numpy(x) for n, x in state.items() if n.startswith(fast_vgs.DISCARDED)}
-    tensors, args = export(model, Carried(discarded, meta["args"]))
+    tensors, args = export(model, UnusedTensors(discarded, meta["args"]))
     assert args == meta["args"]
     assert tensors.keys() == state.keys()
     assert all(np.array_equal(tensors[name].numpy(), x) for name, x in state.items())
@@ -156,7 +156,7 @@ def test_a_bundle_goes_there_and_back_bit_for_bit(published):
 def test_a_model_of_our_own_is_written_with_all_published_names_and_shapes(published):
     state, meta, _ = published
     model = fast_vgs.build(state, meta["args"])
-    tensors, args = export(model, Carried({}))
+    tensors, args = export(model, UnusedTensors({}))
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {n: x.shape for n, x in state.items()}
     assert meta["args"].keys() == args.keys()
     again = fast_vgs.build(tensors, args)

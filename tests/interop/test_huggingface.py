@@ -57,7 +57,7 @@ def peers(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     theirs.save_pretrained(folder)
     ours, report = load_with_report(folder)
-    assert report.whole
+    assert report.complete
     waveforms = torch.randn(2, 8000)
     num_frames = int(theirs._get_feat_extract_output_lengths(torch.tensor(8000)))
     mask = torch.zeros(2, num_frames, dtype=torch.bool)

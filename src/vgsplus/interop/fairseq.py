@@ -1,85 +1,70 @@
-"""fairseq's wav2vec 2.0 and HuBERT checkpoints: their names and sizes, as ours."""
+"""fairseq's wav2vec 2.0 and HuBERT checkpoints: names and sizes."""
 
 import ast
-import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
 from vgsplus.errors import CheckpointError
-from vgsplus.interop.tensors import Rule, Source
+from vgsplus.interop.mapping import StoredModel, name_rules
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.tensor_files import Shape, StoredTensor, attributes, named_tensors
 
 FINE_TUNED = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
-"""In front of the names of a model that was fine-tuned to recognise speech, by CTC or with a decoder."""
-CLS_RULE = Rule(r"speech\.cls", ("cls_token",))
+"""Prefixes of the names of a model that was fine-tuned to recognise speech, by CTC or with a decoder."""
 NOT_NORMALIZED = (
     "was trained on waveforms that are not normalised, and its features depend on their level; waveforms are "
     "normalised here"
 )
 HEAD_WIDTH = 64
-"""Of an attention head, in every published size of these models."""
+"""Of an attention head, in all published sizes of these models."""
+NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
+    {
+        "speech.waveform.norm.*": "feature_extractor.conv_layers.0.2.*",
+        "speech.waveform.norms.#.*": "feature_extractor.conv_layers.#.2.1.*",
+        "speech.waveform.convolutions.#.*": "feature_extractor.conv_layers.#.0.*",
+        "speech.norm.*": "layer_norm.*",
+        "speech.project.*": "post_extract_proj.*",
+        "speech.mask_vector": "mask_emb",
+        "speech.positions.convolution.parametrizations.weight.original0": "encoder.pos_conv.0.weight_g",
+        "speech.positions.convolution.parametrizations.weight.original1": "encoder.pos_conv.0.weight_v",
+        "speech.positions.convolution.bias": "encoder.pos_conv.0.bias",
+        "speech.input_norm.*": "encoder.layer_norm.*",
+        "speech.output_norm.*": "encoder.layer_norm.*",
+        "speech.layers.#.attention.qkv.*": tuple(f"encoder.layers.#.self_attn.{x}_proj.*" for x in "qkv"),
+        "speech.layers.#.attention.out.*": "encoder.layers.#.self_attn.out_proj.*",
+        "speech.layers.#.attention_norm.*": "encoder.layers.#.self_attn_layer_norm.*",
+        "speech.layers.#.expand.*": "encoder.layers.#.fc1.*",
+        "speech.layers.#.contract.*": "encoder.layers.#.fc2.*",
+        "speech.layers.#.ffn_norm.*": "encoder.layers.#.final_layer_norm.*",
+        "quantizer.codebook": "quantizer.vars",
+        "quantizer.logits.*": "quantizer.weight_proj.*",
+        "project_target.*": "project_q.*",
+        "project_prediction.*": "final_proj.*",
+        "speech.cls": "cls_token",
+    }
+)
+"""Our name -> fairseq's; see `name_rules`. The CLS token is that of the FaST-VGS family."""
+PARTS = (
+    *("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.", "quantizer."),
+    *("project_q.", "input_quantizer.", "project_inp."),
+)
+"""Prefixes of tensors in the parts of the network that `NAMES` covers."""
 
 
-def codebook_shape(shape: Shape, _: int) -> Shape:
-    """All groups in one row: (G, K, V) is (1, G·K, V) there."""
+def codebook_shape(shape: Shape) -> Shape:
+    """Return fairseq's shape of a codebook (G, K, V): (1, G·K, V)."""
     return (1, shape[0] * shape[1], shape[2])
-
-
-def rules(prefix: str = "") -> tuple[Rule, ...]:
-    """Where the speech encoder, speech decoder and quantiser are kept; `prefix` stands before every name."""
-    p = prefix
-    attention = tuple(rf"{p}encoder.layers.\1.self_attn.{part}_proj.\2" for part in "qkv")
-    positions = f"{p}encoder.pos_conv.0."
-    return (
-        Rule(r"speech\.waveform\.norm\.(\w+)", (rf"{p}feature_extractor.conv_layers.0.2.\1",)),
-        Rule(r"speech\.waveform\.norms\.(\d+)\.(\w+)", (rf"{p}feature_extractor.conv_layers.\1.2.1.\2",)),
-        Rule(
-            r"speech\.waveform\.convolutions\.(\d+)\.(\w+)", (rf"{p}feature_extractor.conv_layers.\1.0.\2",)
-        ),
-        Rule(r"speech\.norm\.(\w+)", (rf"{p}layer_norm.\1",)),
-        Rule(r"speech\.project\.(\w+)", (rf"{p}post_extract_proj.\1",)),
-        Rule(r"speech\.mask_vector", (f"{p}mask_emb",)),
-        Rule(
-            r"speech\.positions\.convolution\.parametrizations\.weight\.original0", (f"{positions}weight_g",)
-        ),
-        Rule(
-            r"speech\.positions\.convolution\.parametrizations\.weight\.original1", (f"{positions}weight_v",)
-        ),
-        Rule(r"speech\.positions\.convolution\.bias", (f"{positions}bias",)),
-        Rule(r"speech\.(?:input|output)_norm\.(\w+)", (rf"{p}encoder.layer_norm.\1",)),
-        Rule(r"speech\.layers\.(\d+)\.attention\.qkv\.(\w+)", attention),
-        Rule(
-            r"speech\.layers\.(\d+)\.attention\.out\.(\w+)", (rf"{p}encoder.layers.\1.self_attn.out_proj.\2",)
-        ),
-        Rule(
-            r"speech\.layers\.(\d+)\.attention_norm\.(\w+)",
-            (rf"{p}encoder.layers.\1.self_attn_layer_norm.\2",),
-        ),
-        Rule(r"speech\.layers\.(\d+)\.expand\.(\w+)", (rf"{p}encoder.layers.\1.fc1.\2",)),
-        Rule(r"speech\.layers\.(\d+)\.contract\.(\w+)", (rf"{p}encoder.layers.\1.fc2.\2",)),
-        Rule(r"speech\.layers\.(\d+)\.ffn_norm\.(\w+)", (rf"{p}encoder.layers.\1.final_layer_norm.\2",)),
-        Rule(r"quantizer\.codebook", (f"{p}quantizer.vars",), codebook_shape),
-        Rule(r"quantizer\.logits\.(\w+)", (rf"{p}quantizer.weight_proj.\1",)),
-        Rule(r"project_target\.(\w+)", (rf"{p}project_q.\1",)),
-        Rule(r"project_prediction\.(\w+)", (rf"{p}final_proj.\1",)),
-    )
-
-
-def parts(prefix: str = "") -> tuple[str, ...]:
-    """What the names of the tensors of the parts that `rules` speak of begin with."""
-    names = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.", "quantizer.")
-    return tuple(f"{prefix}{name}" for name in (*names, "project_q.", "input_quantizer.", "project_inp."))
 
 
 def speech_sizes(
     name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any], prefix: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
-    """Sizes of everything but grounding, as `ModelConfig` takes them, and what had to be assumed.
+    """Return the sizes of the speech side and quantiser, as `ModelConfig` takes them, and which are assumed.
 
-    What the arguments do not tell is read off the tensors; heads, strides and the order of normalisation,
+    Sizes that the arguments lack are those of the tensors. Heads, strides and the order of normalisation,
     which no tensor shows, are assumed as in the published base models.
 
     Raises:
@@ -91,18 +76,12 @@ def speech_sizes(
         found = stored.get(f"{prefix}{of}")
         return None if found is None else found.shape
 
-    project = shape("post_extract_proj.weight")  # (D, C)
-    positions = shape("encoder.pos_conv.0.weight_v")
-    expand = shape("encoder.layers.0.fc1.weight")
-    first = shape("feature_extractor.conv_layers.0.0.weight")
-    needed = {
-        "feature_extractor.conv_layers.0.0.weight": first,
-        "post_extract_proj.weight": project,
-        "encoder.pos_conv.0.weight_v": positions,
-        "encoder.layers.0.fc1.weight": expand,
-    }
-    absent = [f"{prefix}{of}" for of, found in needed.items() if found is None]
+    first_name, project_name = "feature_extractor.conv_layers.0.0.weight", "post_extract_proj.weight"
+    positions_name, expand_name = "encoder.pos_conv.0.weight_v", "encoder.layers.0.fc1.weight"
+    first, project, positions, expand = map(shape, (first_name, project_name, positions_name, expand_name))
     if project is None or positions is None or expand is None or first is None:
+        needed = (first_name, project_name, positions_name, expand_name)
+        absent = [f"{prefix}{of}" for of in needed if shape(of) is None]
         if len(absent) == len(needed):
             raise CheckpointError(
                 f"{name}: holds none of the tensors of wav2vec 2.0 under {prefix}feature_extractor… and "
@@ -116,11 +95,8 @@ def speech_sizes(
     )
     dim = int(args.get("encoder_embed_dim", project[0]))
     layers = int(args.get("encoder_layers", count(stored, f"{prefix}encoder.layers.")))
-    codebook, logits, final = (
-        shape("quantizer.vars"),
-        shape("quantizer.weight_proj.weight"),
-        shape("final_proj.weight"),
-    )
+    quantizer = ("quantizer.vars", "quantizer.weight_proj.weight", "final_proj.weight")
+    codebook, logits, final = map(shape, quantizer)
     sizes: dict[str, Any] = {
         "extractor_mode": mode,
         "conv_bias": shape("feature_extractor.conv_layers.0.0.bias") is not None,
@@ -152,7 +128,7 @@ def speech_sizes(
     if args.get("conv_feature_layers"):
         sizes["conv_layers"] = convolutions(name, str(args["conv_feature_layers"]))
     else:
-        sizes["conv_layers"] = _seen_convolutions(stored, f"{prefix}feature_extractor.conv_layers.")
+        sizes["conv_layers"] = _stored_convolutions(stored, f"{prefix}feature_extractor.conv_layers.")
         assumed.append(f"strides = {', '.join(str(stride) for *_, stride in sizes['conv_layers'])}")
     return sizes | {"shared_layers": layers, "ssl_layers": 0}, assumed
 
@@ -172,15 +148,11 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
     "rotary": (False,),
     "_name": ("wav2vec2", "hubert", "wav2vec_ctc", "hubert_ctc", "wav2vec_seq2seq", "hubert_seq2seq"),
 }
-"""Settings of fairseq's and unilm's models that name an architecture, and their values for ours."""
+"""Settings of fairseq and unilm that choose an architecture, and their values for ours."""
 
 
 def require_supported(name: str, args: Mapping[str, Any]) -> None:
-    """Refuse what the network cannot compute.
-
-    Raises:
-        CheckpointError: the arguments ask for another architecture than those of wav2vec 2.0 and HuBERT.
-    """
+    """Raise CheckpointError if the arguments choose an architecture other than wav2vec 2.0 and HuBERT."""
     for setting, values in _ONLY.items():
         if (value := args.get(setting)) is not None and value not in values:
             only = " or ".join(map(repr, values))
@@ -188,10 +160,10 @@ def require_supported(name: str, args: Mapping[str, Any]) -> None:
 
 
 def convolutions(name: str, text: str) -> tuple[tuple[int, int, int], ...]:
-    """Read "[(512, 10, 5)] + [(512, 3, 2)] * 4" as (channels, kernel, stride) of each layer; runs nothing.
+    """Parse "[(512, 10, 5)] + [(512, 3, 2)] * 4" into (channels, kernel, stride) of each layer; no eval.
 
     Raises:
-        CheckpointError: it is written in another way.
+        CheckpointError: the text has another form.
     """
     layers: list[tuple[int, int, int]] = []
     try:
@@ -205,7 +177,7 @@ def convolutions(name: str, text: str) -> tuple[tuple[int, int, int], ...]:
 
 
 def count(stored: Mapping[str, StoredTensor], prefix: str, first: int = 0) -> int:
-    """How many numbers from `first` on follow `prefix` without a gap."""
+    """Return how many consecutive numbers, from `first`, follow `prefix` in the names."""
     numbers = {name.removeprefix(prefix).split(".")[0] for name in stored if name.startswith(prefix)}
     index = first
     while str(index) in numbers:
@@ -213,24 +185,24 @@ def count(stored: Mapping[str, StoredTensor], prefix: str, first: int = 0) -> in
     return index - first
 
 
-def _seen_convolutions(stored: Mapping[str, StoredTensor], prefix: str) -> tuple[tuple[int, int, int], ...]:
+def _stored_convolutions(stored: Mapping[str, StoredTensor], prefix: str) -> tuple[tuple[int, int, int], ...]:
     shapes = [stored[f"{prefix}{index}.0.weight"].shape for index in range(count(stored, prefix))]
-    # In every published size the first stride halves its kernel, and the others are 2.
+    # In all published sizes the first stride is half its kernel, and the others are 2.
     return tuple((s[0], s[2], s[2] // 2 if index == 0 else 2) for index, s in enumerate(shapes))
 
 
 def arguments(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's arguments: 'args' (argparse), 'cfg' (OmegaConf or plain, flat in unilm's files) or neither.
+    """Return the model's arguments: 'args' (argparse) or 'cfg' (OmegaConf or plain; flat in unilm's files).
 
-    A fine-tuned model holds those of the network that it began from as `w2v_args`, which win.
+    A fine-tuned model has the arguments of its initial network as `w2v_args`, which take precedence.
 
     Raises:
-        CheckpointError: any of them asks for another architecture.
+        CheckpointError: any of them choose another architecture.
     """
     found: dict[str, Any] = {}
     for settings in _configurations(checkpoint):
         require_supported(name, settings)
-        # What waveforms the model takes is a setting of the task.
+        # Whether waveforms are normalised is a setting of the task.
         task = attributes(settings.get("task")) or {}
         found |= {key: value for key, value in task.items() if key == "normalize"}
         found |= {key: value for key, value in settings.items() if value is not None}
@@ -238,7 +210,7 @@ def arguments(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _configurations(values: Mapping[str, Any], depth: int = 8) -> Iterator[dict[str, Any]]:
-    """Every set of a model's arguments inside others, the outer ones first."""
+    """Yield all nested sets of model arguments, the outer ones first."""
     for key in ("args", "cfg", "model", "w2v_args") if depth else ():
         inner = attributes(values.get(key))
         if inner and not any(isinstance(value, StoredTensor) for value in inner.values()):
@@ -246,8 +218,8 @@ def _configurations(values: Mapping[str, Any], depth: int = 8) -> Iterator[dict[
             yield from _configurations(inner, depth - 1)
 
 
-def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
-    """A checkpoint with 'model' and 'args' or 'cfg', as read: its speech encoder, without grounding.
+def source(name: str, checkpoint: Mapping[str, Any]) -> StoredModel:
+    """Return the speech encoder of a checkpoint with 'model' and 'args' or 'cfg', without grounding.
 
     Raises:
         CheckpointError: it is neither wav2vec 2.0 nor HuBERT.
@@ -256,9 +228,9 @@ def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
     args = arguments(name, checkpoint)
     for prefix in FINE_TUNED:
         if any(key.startswith(prefix) for key in stored):
-            # What stands outside, such as encoder.proj of a decoder's model, is no part of the network.
+            # Tensors without the prefix, such as encoder.proj of a decoder, are not part of the network.
             stored = {
-                f"outside.{key}" if key.startswith(parts()) and not key.startswith(prefix) else key: tensor
+                f"outside.{key}" if key.startswith(PARTS) and not key.startswith(prefix) else key: tensor
                 for key, tensor in stored.items()
             }
             stored = without_prefix(name, stored, prefix)
@@ -266,28 +238,26 @@ def source(name: str, checkpoint: Mapping[str, Any]) -> Source:
 
 
 def without_prefix(name: str, stored: Mapping[str, StoredTensor], prefix: str) -> dict[str, StoredTensor]:
-    """The tensors, without a prefix that some of their names have.
+    """Remove a prefix that some names have.
 
     Raises:
         CheckpointError: two names become one.
     """
     found: dict[str, StoredTensor] = {}
     for key, tensor in stored.items():
-        own = key.removeprefix(prefix)
-        if own in found:
-            raise CheckpointError(f"{name}: holds the tensor {own} twice, as {own} and as {prefix}{own}")
-        found[own] = tensor
+        short = key.removeprefix(prefix)
+        if short in found:
+            raise CheckpointError(
+                f"{name}: holds the tensor {short} twice, as {short} and as {prefix}{short}"
+            )
+        found[short] = tensor
     return found
 
 
 def _extractor_mode(
     name: str, args: Mapping[str, Any], *, layer_norm: bool
 ) -> tuple[Literal["default", "layer_norm"], list[str]]:
-    """Where the feature extractor normalises, by its tensors, and what had to be assumed.
-
-    Raises:
-        CheckpointError: the arguments say otherwise, or leave open what no tensor shows.
-    """
+    """The normalisation of the feature extractor, by its tensors, and which settings are assumed."""
     mode: Literal["default", "layer_norm"] = "layer_norm" if layer_norm else "default"
     if args.get("extractor_mode", mode) != mode:
         raise CheckpointError(
@@ -306,7 +276,7 @@ def _extractor_mode(
 
 
 def _with_projection(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors, with an identity for the projection that fairseq leaves out where widths are equal."""
+    """Add the identity for the projection that fairseq omits if both widths are equal."""
     norms = [stored.get(f"{part}layer_norm.weight") for part in ("", "encoder.")]
     weight, bias = "post_extract_proj.weight", "post_extract_proj.bias"
     features, width = (None if norm is None else norm.shape for norm in norms)
@@ -320,31 +290,36 @@ def _with_projection(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTens
 
 
 def speech_source(
-    name: str,
-    stored: Mapping[str, StoredTensor],
-    args: Mapping[str, Any],
-    *,
-    cls: bool = False,
-) -> Source:
-    """The tensors of a speech encoder under fairseq's names; `cls`: with a CLS vector after the positions.
+    name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any], *, cls: bool = False
+) -> StoredModel:
+    """Return the speech encoder in tensors with fairseq's names.
+
+    Args:
+        name: for messages.
+        stored: the tensors.
+        args: the model's arguments.
+        cls: whether a CLS token follows the positional convolution.
 
     Raises:
         CheckpointError: as `source`.
     """
     stored = _with_projection(stored)
-    # HuBERT's final_proj predicts clusters: it is a head of another task.
-    own = "speech|quantizer|project" if "quantizer.vars" in stored else "speech"
-    taken = [rule for rule in (*rules(), CLS_RULE) if re.match(own, rule.ours)]
+    # The final_proj of HuBERT predicts clusters, which is another task.
+    ours = ("speech", "quantizer", "project") if "quantizer.vars" in stored else ("speech",)
+    names = {key: theirs for key, theirs in NAMES.items() if key.startswith(ours)}
     try:
         sizes, assumed = speech_sizes(name, stored, args)
         config = ModelConfig(**split_layers(sizes), grounded=False, cls_after_positions=cls)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError, IndexError) as error:
         raise CheckpointError(f"{name}: its settings and tensors do not make up a model ({error})") from None
-    return Source(name=name, stored=stored, rules=taken, config=config, assumed=tuple(assumed), parts=parts())
+    rules = name_rules(names, shapes={"quantizer.codebook": codebook_shape})
+    return StoredModel(
+        name=name, stored=stored, rules=rules, config=config, assumed=tuple(assumed), parts=PARTS
+    )
 
 
 def split_layers(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Tap the layers of a model that has no tap at two thirds, as the paper does (8 of 12)."""
+    """Ground the layer at two thirds of a speech-only model, as the paper does (8 of 12)."""
     layers = sizes["shared_layers"]
     shared = max(1, round(layers * 2 / 3))
     return {**sizes, "shared_layers": shared, "ssl_layers": layers - shared}

@@ -1,7 +1,7 @@
-"""Published bundles of FaST-VGS-Family and its VGS+ fork: their names and sizes, as ours, and back.
+"""Published bundles of FaST-VGS-Family and its VGS+ fork: names and sizes, reading and writing.
 
-The published network keeps query, key and value apart, convolves over time in two dimensions, and numbers
-its codebook over all groups at once; nothing else differs but names.
+Apart from names, the published network differs in three ways: query, key and value are separate tensors,
+convolutions over time are two-dimensional, and the codebook has one axis for all groups and codes.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vgsplus.errors import CheckpointError
+from vgsplus.files import atomic_file
 from vgsplus.interop import fairseq
-from vgsplus.interop.tensors import Rule, Source, find_places
+from vgsplus.interop.mapping import NameRule, StoredModel, match_tensors, name_rules
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import Shape, StoredTensor, attributes, named_tensors, read_pickle
 
@@ -28,68 +29,68 @@ ARGS = "args.pkl"
 BUNDLES = ("best_bundle.pth", "bundle.pth")
 DUAL, CROSS = "dual_encoder", "cross_encoder"
 VG_HUBERT = "audio_encoder."
-"""In front of the names of VG-HuBERT's speech encoder; the other tensors are of its picture side."""
+"""Prefix of the names of VG-HuBERT's speech encoder; the other tensors are those of its image encoder."""
 SPEECH = "conv1_trm1_trm3."
 DISCARDED = "audio_cls_token_proj_coarse."
-"""A projection that the published network computes and throws away; it stands in every bundle."""
+"""Prefix of a projection whose output the published network does not use; every bundle has it."""
 _WIDTHS, _BLOCKS, _KERNEL, _DIM = (128, 256, 512, 768), 2, 9, 768
-"""Of the published ResDAVEnet, which no argument changes."""
-_TAP = 7
+"""Sizes of the published network that no argument changes."""
+_GROUNDING_LAYER = 7
 
 
-def _over_time(shape: Shape, _: int) -> Shape:
-    """A convolution over time is one over an image of height 1 there."""
+def _over_time(shape: Shape) -> Shape:
+    """Return the shape of a convolution over time there: over an image of height 1."""
     return (*shape[:2], 1, *shape[2:])
 
 
-def _bert(ours: str, theirs: str) -> tuple[Rule, ...]:
-    attention = tuple(rf"{theirs}attention.self.{part}." for part in ("query", "key", "value"))
-    last = ours.count("(") + 1
-    return (
-        Rule(rf"{ours}attention\.qkv\.(\w+)", tuple(rf"{part}\{last}" for part in attention)),
-        *(
-            Rule(rf"{ours}{mine}\.(\w+)", (rf"{theirs}{name}.\{last}",))
-            for mine, name in (
-                (r"attention\.out", "attention.output.dense"),
-                ("attention_norm", "attention.output.LayerNorm"),
-                ("expand", "intermediate.dense"),
-                ("contract", "output.dense"),
-                ("ffn_norm", "output.LayerNorm"),
-            )
-        ),
+def _bert(ours: str, theirs: str) -> dict[str, str | tuple[str, ...]]:
+    """The names of a BERT layer."""
+    return {
+        f"{ours}attention.qkv.*": tuple(f"{theirs}attention.self.{x}.*" for x in ("query", "key", "value")),
+        f"{ours}attention.out.*": f"{theirs}attention.output.dense.*",
+        f"{ours}attention_norm.*": f"{theirs}attention.output.LayerNorm.*",
+        f"{ours}expand.*": f"{theirs}intermediate.dense.*",
+        f"{ours}contract.*": f"{theirs}output.dense.*",
+        f"{ours}ffn_norm.*": f"{theirs}output.LayerNorm.*",
+    }
+
+
+NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
+    {
+        "speech_head.resdavenet.project.*": "conv2.linear.*",
+        "speech_head.resdavenet.norm.*": "conv2.bn1.*",
+        "speech_head.cls.**": "audio_cls_token_proj_pre.**",
+        **_bert("speech_head.layer.", "trm2."),
+        "speech_head.project.*": "trm2_proj.*",
+        "image.cls": "visual_cls_token",
+        "image.features.*": "visn_fc.visn_fc.*",
+        "image.features_norm.*": "visn_fc.visn_layer_norm.*",
+        "image.boxes.*": "visn_fc.box_fc.*",
+        "image.boxes_norm.*": "visn_fc.box_layer_norm.*",
+        **_bert("image.layers.#.", "trm.#."),
+        "image.head.**": "visual_cls_token_proj_coarse.**",
+    }
+)
+"""Our name -> the published one, but for the speech encoder and ResDAVEnet's stages; see `name_rules`."""
+
+
+def _stage_rules(stage: int) -> tuple[NameRule, ...]:
+    """The rules of a stage of ResDAVEnet, counted from 0 here and from 1 in the published code."""
+    names = {"conv#.weight": "conv#.weight", "norm#.*": "bn#.*"}
+    names |= {"shortcut.weight": "downsample.0.weight", "shortcut_norm.*": "downsample.1.*"}
+    ours = f"speech_head.resdavenet.stages.{stage}.#."
+    convolutions = (f"{ours}conv#.weight", f"{ours}shortcut.weight")
+    return name_rules(
+        {f"{ours}{name}": f"#.{published}" for name, published in names.items()},
+        prefix=f"conv2.layer{stage + 1}.",
+        shapes=dict.fromkeys(convolutions, _over_time),
     )
 
 
-def _resdavenet() -> tuple[Rule, ...]:
-    block = r"speech_head\.resdavenet\.stages\.{stage}\.(\d+)\."
-    rules = []
-    for stage in range(len(_WIDTHS)):
-        ours, theirs = block.format(stage=stage), rf"conv2.layer{stage + 1}.\1."
-        rules += [
-            Rule(rf"{ours}conv(\d)\.weight", (rf"{theirs}conv\2.weight",), _over_time),
-            Rule(rf"{ours}norm(\d)\.(\w+)", (rf"{theirs}bn\2.\3",)),
-            Rule(rf"{ours}shortcut\.weight", (rf"{theirs}downsample.0.weight",), _over_time),
-            Rule(rf"{ours}shortcut_norm\.(\w+)", (rf"{theirs}downsample.1.\2",)),
-        ]
-    return tuple(rules)
-
-
 RULES = (
-    *fairseq.rules(SPEECH),
-    Rule(r"speech\.cls", (f"{SPEECH}cls_token",)),
-    Rule(r"speech_head\.resdavenet\.project\.(\w+)", (r"conv2.linear.\1",)),
-    Rule(r"speech_head\.resdavenet\.norm\.(\w+)", (r"conv2.bn1.\1",)),
-    *_resdavenet(),
-    Rule(r"speech_head\.cls\.(.+)", (r"audio_cls_token_proj_pre.\1",)),
-    *_bert(r"speech_head\.layer\.", "trm2."),
-    Rule(r"speech_head\.project\.(\w+)", (r"trm2_proj.\1",)),
-    Rule(r"image\.cls", ("visual_cls_token",)),
-    Rule(r"image\.features\.(\w+)", (r"visn_fc.visn_fc.\1",)),
-    Rule(r"image\.features_norm\.(\w+)", (r"visn_fc.visn_layer_norm.\1",)),
-    Rule(r"image\.boxes\.(\w+)", (r"visn_fc.box_fc.\1",)),
-    Rule(r"image\.boxes_norm\.(\w+)", (r"visn_fc.box_layer_norm.\1",)),
-    *_bert(r"image\.layers\.(\d+)\.", r"trm.\1."),
-    Rule(r"image\.head\.(.+)", (r"visual_cls_token_proj_coarse.\1",)),
+    *name_rules(fairseq.NAMES, SPEECH, {"quantizer.codebook": fairseq.codebook_shape}),
+    *name_rules(NAMES),
+    *(rule for stage in range(len(_WIDTHS)) for rule in _stage_rules(stage)),
 )
 
 
@@ -97,15 +98,14 @@ RULES = (
 
 
 def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, Any]) -> VGSPlus:
-    """A model in `published` padding mode from a published state dict and the arguments it was trained with.
+    """Build a model in `published` padding mode from a published state dict and its training arguments.
 
     Args:
-        state_dict: {name: array or tensor}, with or without DataParallel's "module." in front.
-        args: the published arguments; what they lack is read off the tensors.
+        state_dict: {name: array or tensor}, with or without DataParallel's prefix "module.".
+        args: the published arguments; sizes that they lack are those of the tensors.
 
     Raises:
-        CheckpointError: a tensor of another shape than the arguments ask for; names it and both shapes. Or
-            one is missing.
+        CheckpointError: a tensor is missing, or has another shape than the arguments state.
     """
     tensors = {name: torch.as_tensor(np.asarray(x)) for name, x in state_dict.items()}
     stored = {name: StoredTensor(tuple(x.shape), x.dtype, x.clone) for name, x in tensors.items()}
@@ -115,13 +115,13 @@ def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, An
     return model
 
 
-def read_args(beside: Path) -> dict[str, Any] | None:
-    """The arguments that lie beside a bundle; None where there are none.
+def read_args(bundle: Path) -> dict[str, Any] | None:
+    """Return the arguments in the `args.pkl` next to a bundle, or None if there is no such file.
 
     Raises:
         CheckpointError: the file is broken, or holds no arguments.
     """
-    path = beside.parent / ARGS
+    path = bundle.parent / ARGS
     if not path.is_file():
         return None
     found = attributes(read_pickle(path))
@@ -130,41 +130,38 @@ def read_args(beside: Path) -> dict[str, Any] | None:
     return found
 
 
-def tensors_of(bundle: Mapping[str, Any], part: str) -> dict[str, StoredTensor]:
-    """The tensors of the dual or the cross encoder, without DataParallel's "module." in front."""
-    return {name.removeprefix("module."): x for name, x in named_tensors(bundle.get(part)).items()}
+def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None) -> StoredModel:
+    """Return the dual encoder of a bundle; its cross encoder is not used.
 
-
-def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None) -> Source:
-    """A bundle: its dual encoder is the model; a cross encoder is not used.
-
-    Of VG-HuBERT (Peng & Harwath, Interspeech 2022), the speech encoder is, without its picture side.
+    Of VG-HuBERT (Peng & Harwath, Interspeech 2022), return the speech encoder.
 
     Raises:
-        CheckpointError: its tensors are not those of the published network.
+        CheckpointError: the tensors are not those of the published network.
     """
-    stored = tensors_of(bundle, DUAL)
+    stored, cross = (
+        {key.removeprefix("module."): x for key, x in named_tensors(bundle.get(part)).items()}
+        for part in (DUAL, CROSS)
+    )
     if any(key.startswith(VG_HUBERT) for key in stored):
         return _vg_hubert(name, stored, args or {})
     config, assumed = _config(name, stored, args)
-    cross = {f"{CROSS}.{key}": tensor for key, tensor in tensors_of(bundle, CROSS).items()}
-    return Source(
+    return StoredModel(
         name=name,
-        stored=stored | cross,
+        stored=stored | {f"{CROSS}.{key}": tensor for key, tensor in cross.items()},
         rules=RULES,
         config=config,
         assumed=assumed,
-        parts=fairseq.parts(SPEECH),
+        parts=tuple(f"{SPEECH}{part}" for part in fairseq.PARTS),
     )
 
 
-def _vg_hubert(name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any]) -> Source:
-    """HuBERT's layers up to the one that is grounded, with CLS; the positional convolution stands outside."""
+def _vg_hubert(name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any]) -> StoredModel:
+    """HuBERT's layers up to the grounded one, with CLS; the positional convolution is outside the encoder."""
     found = {
         f"encoder.{key}" if key.startswith("pos_conv.") else key: tensor
         for key, tensor in fairseq.without_prefix(name, stored, VG_HUBERT).items()
     }
-    # The arguments may count the layers of the HuBERT that it began from.
+    # The arguments may count the layers of the initial HuBERT.
     known = {key: value for key, value in args.items() if key != "encoder_layers"}
     return fairseq.speech_source(f"{name}: VG-HuBERT", found, known, cls="cls_token" in found)
 
@@ -177,7 +174,7 @@ def _config(
         sizes, assumed = fairseq.speech_sizes(name, stored, known, SPEECH)
         layers = sizes["shared_layers"]
         if "layer_use" not in known:
-            known["layer_use"] = min(_TAP, layers - 1)
+            known["layer_use"] = min(_GROUNDING_LAYER, layers - 1)
             assumed.append(f"layer_use = {known['layer_use']}")
         shared = int(known["layer_use"]) + 1
         first = float(str(known.get("latent_temp", 2)).strip("()[] ").split(",")[0])
@@ -187,11 +184,11 @@ def _config(
                 "shared_layers": shared,
                 "ssl_layers": layers - shared,
                 "diversity_weight": float(known.get("diversity_weight", 0.1)),
-                # The published code sets the first temperature and never calls what would lower it.
+                # The published code sets the first temperature and never anneals it.
                 "temperature": (first, first, 1.0),
                 "resdavenet_widths": tuple(
-                    stored[f"conv2.layer{stage + 1}.0.conv1.weight"].shape[0]
-                    for stage in range(fairseq.count(_stages(stored), "", 1))
+                    stored[f"conv2.layer{stage}.0.conv1.weight"].shape[0]
+                    for stage in range(1, 1 + fairseq.count(stored, "conv2.layer", 1))
                 ),
                 "resdavenet_blocks": fairseq.count(stored, "conv2.layer1."),
                 "resdavenet_kernel": stored["conv2.layer1.0.conv1.weight"].shape[-1],
@@ -207,68 +204,44 @@ def _config(
     return config, tuple(assumed)
 
 
-def _stages(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    start = "conv2.layer"
-    return {name.removeprefix(start): x for name, x in stored.items() if name.startswith(start)}
-
-
 # ---- writing ----------------------------------------------------------------------------------------------
 
 DEFAULT_ARGS: Mapping[str, Any] = MappingProxyType(
     {
         "extractor_mode": "default",
-        "activation_fn": "gelu",
-        "activation_dropout": 0.0,
-        "layer_norm_first": False,
-        "encoder_layerdrop": 0.0,
+        **dict.fromkeys(("activation_fn", "hidden_act"), "gelu"),
+        **dict.fromkeys(("mask_selection", "mask_channel_selection"), "static"),
+        **dict.fromkeys(("layer_norm_first", "conv_bias", "target_glu"), False),
+        **dict.fromkeys(("quantize_input", "same_quantizer", "return_code_index"), False),
+        **dict.fromkeys(("no_mask_overlap", "no_mask_channel_overlap", "negatives_from_everywhere"), False),
+        **dict.fromkeys(("return_attention_weight", "coarse_to_fine_retrieve"), False),
+        **dict.fromkeys(("quantize_targets", "trim_mask"), True),
+        **dict.fromkeys(("activation_dropout", "encoder_layerdrop"), 0.0),
+        **dict.fromkeys(("mask_channel_length", "mask_channel_prob"), 0.0),
+        **dict.fromkeys(("fine_matching_weight", "libri_w2v2_weight"), 0.0),
+        **dict.fromkeys(("coarse_matching_weight", "caption_w2v2_weight"), 1.0),
+        **dict.fromkeys(("feature_grad_mult", "margin"), 1.0),
+        **dict.fromkeys(("mask_other", "mask_channel_other"), 0),
+        **dict.fromkeys(("cross_sample_negatives", "codebook_negatives"), 0),
+        **dict.fromkeys(("mask_min_space", "mask_channel_min_space", "xtrm_layers"), 1),
         "logit_temp": 0.1,
-        "quantize_targets": True,
-        "quantize_input": False,
-        "same_quantizer": False,
-        "feature_grad_mult": 1.0,
-        "mask_selection": "static",
-        "mask_other": 0,
-        "no_mask_overlap": False,
-        "mask_min_space": 1,
-        "mask_channel_length": 0.0,
-        "mask_channel_prob": 0.0,
-        "mask_channel_selection": "static",
-        "mask_channel_other": 0,
-        "no_mask_channel_overlap": False,
-        "mask_channel_min_space": 1,
-        "negatives_from_everywhere": False,
-        "cross_sample_negatives": 0,
-        "codebook_negatives": 0,
-        "target_glu": False,
-        "conv_bias": False,
-        "return_code_index": False,
-        "trim_mask": True,
-        "hidden_act": "gelu",
-        "max_position_embeddings": 512,
-        "initializer_range": 0.02,
         "layer_norm_eps": 1e-12,
-        "xtrm_layers": 1,
+        "initializer_range": 0.02,
+        "max_position_embeddings": 512,
         "visual_pos_dim": 4,
-        "return_attention_weight": False,
-        "fine_matching_weight": 0.0,
-        "coarse_matching_weight": 1.0,
-        "caption_w2v2_weight": 1.0,
-        "libri_w2v2_weight": 0.0,
-        "coarse_to_fine_retrieve": False,
-        "fb_w2v2_weights_fn": None,
-        "margin": 1.0,
         "topk": 100,
+        "fb_w2v2_weights_fn": None,
     }
 )
-"""The published arguments that no size of ours decides."""
+"""The published arguments that do not depend on our sizes."""
 
 
 @dataclass(frozen=True)
-class Carried:
-    """What a bundle held that the model has no use for: kept so that it can be written back.
+class UnusedTensors:
+    """The tensors of a bundle that the model does not use, kept so that they can be written back.
 
     Attributes:
-        tensors: under their names in the bundle; those of the cross encoder begin with "cross_encoder.".
+        tensors: by name in the bundle; those of the cross encoder begin with "cross_encoder.".
         args: the published arguments.
     """
 
@@ -276,11 +249,11 @@ class Carried:
     args: Mapping[str, Any] | None = None
 
 
-def export(model: VGSPlus, carried: Carried) -> tuple[OrderedDict[str, Tensor], dict[str, Any]]:
-    """The published state dict of a model and the arguments under which the published code builds it.
+def export(model: VGSPlus, unused: UnusedTensors) -> tuple[OrderedDict[str, Tensor], dict[str, Any]]:
+    """Return the published state dict of a model, and the arguments with which the published code builds it.
 
     Raises:
-        CheckpointError: a size that the published code cannot be given.
+        CheckpointError: the model has a size that the published code does not support.
     """
     c = model.config
     fixed = {
@@ -290,44 +263,38 @@ def export(model: VGSPlus, carried: Carried) -> tuple[OrderedDict[str, Tensor], 
         "resdavenet_kernel": _KERNEL,
         "grounded": True,
     }
-    wrong = [
-        f"{name} = {getattr(c, name)} (there {only})"
-        for name, only in fixed.items()
-        if getattr(c, name) != only
-    ]
+    wrong = [f"{k} = {getattr(c, k)} (there {only})" for k, only in fixed.items() if getattr(c, k) != only]
     if wrong:
         raise CheckpointError(f"the published code has sizes that no argument changes: {', '.join(wrong)}")
     state = model.state_dict()
-    places = find_places({name: tuple(tensor.shape) for name, tensor in state.items()}, RULES)
+    mappings = match_tensors({name: tuple(tensor.shape) for name, tensor in state.items()}, RULES)
     tensors: dict[str, Tensor] = {}
-    for name, place in places.items():
-        tensors |= place.scatter(state[name].detach().cpu())
-    left = {name: x for name, x in carried.tensors.items() if not name.startswith(f"{CROSS}.")}
-    return OrderedDict(tensors | (left or _discarded(c.dim))), dict(carried.args or _args(c))
+    for name, tensor in state.items():
+        if name in mappings:
+            tensors |= mappings[name].scatter(tensor.detach().cpu())
+    others = {name: x for name, x in unused.tensors.items() if not name.startswith(f"{CROSS}.")}
+    return OrderedDict(tensors | (others or _discarded(c.dim))), dict(unused.args or _args(c))
 
 
-def save_bundle(model: VGSPlus, carried: Carried, path: Path) -> None:
-    """Write a bundle and its arguments, which the published code's loaders accept.
+def save_bundle(model: VGSPlus, unused: UnusedTensors, path: Path) -> None:
+    """Write a bundle, and its arguments in `args.pkl`, in the form that the published code loads.
 
     Raises:
         CheckpointError: as `export`.
         OSError: a file cannot be written.
     """
-    tensors, args = export(model, carried)
+    tensors, args = export(model, unused)
     start = f"{CROSS}."
-    # The published loader asks for a cross encoder too and is content with an empty one.
-    cross = {name.removeprefix(start): x for name, x in carried.tensors.items() if name.startswith(start)}
-    temporary = path.with_name(f".{path.name}.writing")
-    torch.save({DUAL: tensors, CROSS: OrderedDict(cross)}, temporary)
-    arguments = path.with_name(ARGS)
-    written = arguments.with_name(f".{ARGS}.writing")
-    written.write_bytes(pickle.dumps(argparse.Namespace(**args)))
-    written.replace(arguments)
-    temporary.replace(path)
+    # The published loader requires a cross encoder, which may be empty.
+    cross = {name.removeprefix(start): x for name, x in unused.tensors.items() if name.startswith(start)}
+    with atomic_file(path) as file:
+        torch.save({DUAL: tensors, CROSS: OrderedDict(cross)}, file)
+        with atomic_file(path.with_name(ARGS)) as args_file:
+            args_file.write(pickle.dumps(argparse.Namespace(**args)))
 
 
 def _discarded(dim: int) -> dict[str, Tensor]:
-    """The projection that nothing reads, at its published initial values."""
+    """The projection that is not used, at its published initial values."""
     generator = torch.Generator().manual_seed(0)
     shapes = {"0.weight": (2 * dim, dim), "0.bias": (2 * dim,), "2.weight": (dim, 2 * dim), "2.bias": (dim,)}
     return {

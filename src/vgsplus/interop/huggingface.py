@@ -1,27 +1,29 @@
-"""Hugging Face's wav2vec 2.0 and HuBERT folders (config.json and weights): their names and sizes, as ours."""
+"""Hugging Face's wav2vec 2.0 and HuBERT folders (config.json and weights): names and sizes."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop.fairseq import NOT_NORMALIZED, codebook_shape, split_layers
-from vgsplus.interop.tensors import Rule, Source
+from vgsplus.interop.mapping import StoredModel, name_rules
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.tensor_files import StoredTensor, read_tensors
 
 PREPROCESSOR = "preprocessor_config.json"
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
-"""Behind the name of a file of weights that is split; lists in which part each tensor is."""
+"""Suffix of the index of weights that are split; it lists the part that each tensor is in."""
 MODEL_TYPES = ("wav2vec2", "hubert")
 _TASKS = ("wav2vec2.", "hubert.")
-"""In front of the names of the network when a task's head stands on it."""
+"""Prefixes of the names of the network in a model with the head of a task."""
+_POSITIONS = "encoder.pos_conv_embed.conv."
 _NEW_WEIGHT_NORM = {
-    "pos_conv_embed.conv.parametrizations.weight.original0": "pos_conv_embed.conv.weight_g",
-    "pos_conv_embed.conv.parametrizations.weight.original1": "pos_conv_embed.conv.weight_v",
+    f"{_POSITIONS}parametrizations.weight.original0": f"{_POSITIONS}weight_g",
+    f"{_POSITIONS}parametrizations.weight.original1": f"{_POSITIONS}weight_v",
 }
 _REQUIRED: Mapping[str, object] = {
     "hidden_act": "gelu",
@@ -40,42 +42,36 @@ _PARTS = (
     "project_q.",
 )
 
-_LAYER = r"encoder.layers.\1."
-RULES = (
-    Rule(r"speech\.waveform\.norm\.(\w+)", (r"feature_extractor.conv_layers.0.layer_norm.\1",)),
-    Rule(r"speech\.waveform\.norms\.(\d+)\.(\w+)", (r"feature_extractor.conv_layers.\1.layer_norm.\2",)),
-    Rule(r"speech\.waveform\.convolutions\.(\d+)\.(\w+)", (r"feature_extractor.conv_layers.\1.conv.\2",)),
-    Rule(r"speech\.norm\.(\w+)", (r"feature_projection.layer_norm.\1",)),
-    Rule(r"speech\.project\.(\w+)", (r"feature_projection.projection.\1",)),
-    Rule(r"speech\.mask_vector", ("masked_spec_embed",)),
-    Rule(
-        r"speech\.positions\.convolution\.parametrizations\.weight\.original0",
-        ("encoder.pos_conv_embed.conv.weight_g",),
-    ),
-    Rule(
-        r"speech\.positions\.convolution\.parametrizations\.weight\.original1",
-        ("encoder.pos_conv_embed.conv.weight_v",),
-    ),
-    Rule(r"speech\.positions\.convolution\.bias", ("encoder.pos_conv_embed.conv.bias",)),
-    Rule(r"speech\.(?:input|output)_norm\.(\w+)", (r"encoder.layer_norm.\1",)),
-    Rule(
-        r"speech\.layers\.(\d+)\.attention\.qkv\.(\w+)",
-        tuple(rf"{_LAYER}attention.{part}_proj.\2" for part in "qkv"),
-    ),
-    Rule(r"speech\.layers\.(\d+)\.attention\.out\.(\w+)", (rf"{_LAYER}attention.out_proj.\2",)),
-    Rule(r"speech\.layers\.(\d+)\.attention_norm\.(\w+)", (rf"{_LAYER}layer_norm.\2",)),
-    Rule(r"speech\.layers\.(\d+)\.expand\.(\w+)", (rf"{_LAYER}feed_forward.intermediate_dense.\2",)),
-    Rule(r"speech\.layers\.(\d+)\.contract\.(\w+)", (rf"{_LAYER}feed_forward.output_dense.\2",)),
-    Rule(r"speech\.layers\.(\d+)\.ffn_norm\.(\w+)", (rf"{_LAYER}final_layer_norm.\2",)),
-    Rule(r"quantizer\.codebook", ("quantizer.codevectors",), codebook_shape),
-    Rule(r"quantizer\.logits\.(\w+)", (r"quantizer.weight_proj.\1",)),
-    Rule(r"project_target\.(\w+)", (r"project_q.\1",)),
-    Rule(r"project_prediction\.(\w+)", (r"project_hid.\1",)),
+NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
+    {
+        "speech.waveform.norm.*": "feature_extractor.conv_layers.0.layer_norm.*",
+        "speech.waveform.norms.#.*": "feature_extractor.conv_layers.#.layer_norm.*",
+        "speech.waveform.convolutions.#.*": "feature_extractor.conv_layers.#.conv.*",
+        "speech.norm.*": "feature_projection.layer_norm.*",
+        "speech.project.*": "feature_projection.projection.*",
+        "speech.mask_vector": "masked_spec_embed",
+        "speech.positions.convolution.parametrizations.weight.original0": f"{_POSITIONS}weight_g",
+        "speech.positions.convolution.parametrizations.weight.original1": f"{_POSITIONS}weight_v",
+        "speech.positions.convolution.bias": f"{_POSITIONS}bias",
+        "speech.input_norm.*": "encoder.layer_norm.*",
+        "speech.output_norm.*": "encoder.layer_norm.*",
+        "speech.layers.#.attention.qkv.*": tuple(f"encoder.layers.#.attention.{x}_proj.*" for x in "qkv"),
+        "speech.layers.#.attention.out.*": "encoder.layers.#.attention.out_proj.*",
+        "speech.layers.#.attention_norm.*": "encoder.layers.#.layer_norm.*",
+        "speech.layers.#.expand.*": "encoder.layers.#.feed_forward.intermediate_dense.*",
+        "speech.layers.#.contract.*": "encoder.layers.#.feed_forward.output_dense.*",
+        "speech.layers.#.ffn_norm.*": "encoder.layers.#.final_layer_norm.*",
+        "quantizer.codebook": "quantizer.codevectors",
+        "quantizer.logits.*": "quantizer.weight_proj.*",
+        "project_target.*": "project_q.*",
+        "project_prediction.*": "project_hid.*",
+    }
 )
+"""Our name -> Hugging Face's; see `name_rules`."""
 
 
-def source(folder: Path) -> Source:
-    """A folder that `save_pretrained` wrote: wav2vec 2.0 or HuBERT without grounding.
+def source(folder: Path) -> StoredModel:
+    """Return the model in a folder that `save_pretrained` wrote: wav2vec 2.0 or HuBERT without grounding.
 
     Raises:
         CheckpointError: a file is missing or broken, or the model is neither wav2vec 2.0 nor HuBERT.
@@ -86,27 +82,29 @@ def source(folder: Path) -> Source:
         raise CheckpointError(f"{folder / PREPROCESSOR}: {NOT_NORMALIZED}")
     stored: dict[str, StoredTensor] = {}
     for name, tensor in _read_weights(folder).items():
-        if (own := _renamed(name)) in stored:
-            raise CheckpointError(f"{folder}: holds the tensor {own} under two names, one of them {name}")
-        stored[own] = tensor
-    return Source(
+        if (short := _renamed(name)) in stored:
+            raise CheckpointError(f"{folder}: holds the tensor {short} under two names, one of them {name}")
+        stored[short] = tensor
+    return StoredModel(
         name=f"{folder} (Hugging Face {config['model_type']})",
         stored=stored,
-        rules=RULES,
+        rules=name_rules(NAMES, shapes={"quantizer.codebook": codebook_shape}),
         config=sizes,
         parts=_PARTS,
     )
 
 
 def _takes_raw_waveforms(path: Path) -> bool:
-    """Whether a model's preprocessor leaves waveforms as they are."""
-    if not path.is_file():
-        return False
+    """Whether a model's preprocessor does not normalise waveforms."""
+    found = _read_json(path) if path.is_file() else None
+    return isinstance(found, dict) and found.get("do_normalize") is False
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401 - any value
     try:
-        found = json.loads(read_text(path))
+        return json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    return isinstance(found, dict) and found.get("do_normalize") is False
 
 
 def _renamed(name: str) -> str:
@@ -118,13 +116,12 @@ def _renamed(name: str) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    config = _read_json(path)
     if not isinstance(config, dict) or config.get("model_type") not in MODEL_TYPES:
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise CheckpointError(f"{path}: is of a model of type {kind!r}; {' and '.join(MODEL_TYPES)} are read")
+        raise CheckpointError(
+            f"{path}: is of a model of type {kind!r}; only {' and '.join(MODEL_TYPES)} are supported"
+        )
     return config
 
 
@@ -174,21 +171,20 @@ def _read_weights(folder: Path) -> dict[str, StoredTensor]:
         if (folder / f"{name}{INDEX}").is_file():
             return _read_shards(folder / f"{name}{INDEX}")
     raise CheckpointError(
-        f"{folder}: holds neither {SAFETENSORS} nor {PICKLED}, whole or in parts ({SAFETENSORS}{INDEX})"
+        f"{folder}: holds neither {SAFETENSORS} nor {PICKLED}, complete or in parts ({SAFETENSORS}{INDEX})"
     )
 
 
 def _read_shards(index: Path) -> dict[str, StoredTensor]:
-    """The tensors of weights that are split over several files, each from the file that the index names."""
+    """The tensors of weights that are split over several files, each from the file in the index."""
     try:
-        places = json.loads(read_text(index))["weight_map"]
-        parts = {name: str(part) for name, part in places.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        parts = {name: str(part) for name, part in _read_json(index)["weight_map"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: cannot be read as an index of weights ({error!r})") from None
     stored: dict[str, StoredTensor] = {}
     for part in sorted(set(parts.values())):
         if Path(part).name != part or not (index.parent / part).is_file():
-            raise CheckpointError(f"{index}: names the file {part!r}, which is not beside it")
+            raise CheckpointError(f"{index}: names the file {part!r}, which is not next to it")
         found = read_tensors(index.parent / part)
         listed = {name for name, other in parts.items() if other == part}
         if odd := sorted(listed ^ found.keys()):

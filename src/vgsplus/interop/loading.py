@@ -1,4 +1,4 @@
-"""Any model that can be read, told by what it is: ours, published bundles, fairseq's, Hugging Face's."""
+"""Load models: ours, published bundles, fairseq's and Hugging Face's."""
 
 import json
 import logging
@@ -10,14 +10,14 @@ from vgsplus import config as settings
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, huggingface
-from vgsplus.interop.tensors import LoadReport, Rule, Source
+from vgsplus.interop.mapping import LoadReport, StoredModel, name_rules
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.tensor_files import read_safetensors, read_torch
 from vgsplus.training import checkpoint
 
 MODEL_JSON = "model.json"
 FORMAT = 1
-_SAME_NAMES = (Rule(r"(.+)", (r"\1",)),)
+_SAME_NAMES = name_rules({"**": "**"})
 _log = logging.getLogger("vgsplus")
 
 
@@ -25,23 +25,21 @@ _log = logging.getLogger("vgsplus")
 
 
 def load(path: str | Path) -> VGSPlus:
-    """Load a model, in evaluation mode on the CPU; nothing in the file is executed.
+    """Load a model in evaluation mode on the CPU. No code in the file is executed.
 
-    A table of what was not used and what stayed at its initial value is logged as a warning if there is any.
+    A table of the tensors that are not used or keep their initial values is logged as a warning.
 
     Args:
         path: one of
             - a run of ours (its newest checkpoint), a checkpoint, or a folder that `vgsplus convert` wrote;
-            - a published bundle (`best_bundle.pth`, `bundle.pth`) or the folder that holds one; the arguments
-              are read from `args.pkl` beside it, or the sizes off its tensors where there is none;
+            - a published bundle (`best_bundle.pth`, `bundle.pth`) or its folder; sizes are read from
+              `args.pkl` next to it, or are those of the tensors;
             - a fairseq wav2vec 2.0 checkpoint of the base architecture;
             - a Hugging Face wav2vec 2.0 folder.
-            Bundles come in `published` padding mode; fairseq's and Hugging Face's models are wav2vec 2.0
-            alone, without a grounding side.
+            Bundles get `published` padding; fairseq's and Hugging Face's models have no grounding side.
 
     Raises:
-        VgsplusError: there is nothing that can be read, or it is broken, or a tensor has another shape than
-            its model asks for.
+        VgsplusError: the path is missing, broken or of an unknown kind, or a tensor has a wrong shape.
     """
     model, report = load_with_report(path)
     ours = {name for name in report.unused if not name.startswith(fast_vgs.DISCARDED)}
@@ -51,18 +49,14 @@ def load(path: str | Path) -> VGSPlus:
 
 
 def load_with_report(path: str | Path) -> tuple[VGSPlus, LoadReport]:
-    """As `load`, with what became of the file's tensors.
-
-    Raises:
-        VgsplusError: as `load`.
-    """
+    """As `load`, and return which tensors were matched."""
     return open_source(Path(path)).build()
 
 
 def load_weights(model: VGSPlus, path: str) -> str:
-    """Put the weights of any model that `load` reads into this one; says what was taken, as a table.
+    """Copy the weights of any model that `load` reads into this one, and return a table of them.
 
-    On the meta device it only checks that they fit. What the file lacks stays as it is.
+    On the meta device, only check that they fit. Tensors that the file lacks keep their values.
 
     Raises:
         VgsplusError: as `load`.
@@ -70,12 +64,8 @@ def load_weights(model: VGSPlus, path: str) -> str:
     return str(open_source(Path(path)).fill(model))
 
 
-def open_source(path: Path) -> Source:
-    """Find out what a path is, and read all of it but its tensors.
-
-    Raises:
-        VgsplusError: as `load`.
-    """
+def open_source(path: Path) -> StoredModel:
+    """Recognise the kind of a model and read its sizes and names, but no tensors; raises as `load`."""
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
@@ -85,7 +75,7 @@ def open_source(path: Path) -> Source:
     return _open_pickled(path)
 
 
-def _open_folder(folder: Path) -> Source:
+def _open_folder(folder: Path) -> StoredModel:
     if (folder / MODEL_JSON).is_file():
         return _own(folder, read_model_json(folder)["model"])
     if (folder / checkpoint.STATE_FILE).is_file() or checkpoint.latest_path(folder):
@@ -103,17 +93,17 @@ def _open_folder(folder: Path) -> Source:
     )
 
 
-def _own(folder: Path, model: Mapping[str, Any]) -> Source:
-    return Source(
+def _own(folder: Path, model: Mapping[str, Any]) -> StoredModel:
+    return StoredModel(
         name=str(folder),
         stored=read_safetensors(folder / checkpoint.MODEL_FILE),
         rules=_SAME_NAMES,
         config=settings.parse_model(model),
-        whole=True,
+        own=True,
     )
 
 
-def _open_pickled(path: Path) -> Source:
+def _open_pickled(path: Path) -> StoredModel:
     if path.name == huggingface.PICKLED and (path.parent / huggingface.CONFIG).is_file():
         return huggingface.source(path.parent)
     found = read_torch(path)
@@ -125,16 +115,16 @@ def _open_pickled(path: Path) -> Source:
         f"a dictionary of {', '.join(map(str, list(found)[:8]))}" if isinstance(found, dict) else repr(found)
     )
     raise CheckpointError(
-        f"{path}: is no checkpoint that is known here. It holds {held}; a published bundle holds "
+        f"{path}: is not a known kind of checkpoint. It holds {held}; a published bundle holds "
         f"'{fast_vgs.DUAL}', a fairseq checkpoint 'model' with 'args' or 'cfg'"
     )
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
-    """What a converted model's folder says of it: sizes, origin, published arguments.
+    """Return the sizes and published arguments in the folder of a converted model.
 
     Raises:
-        CheckpointError: it is broken, or of a format this version does not know.
+        CheckpointError: the file is broken, or of an unknown format.
     """
     path = folder / MODEL_JSON
     try:
