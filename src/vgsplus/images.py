@@ -28,13 +28,11 @@ def open_image(path: Path) -> Image.Image:
             return _scale_to_8_bits(upright) if upright.mode in ("I", "F") else upright
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise errors of nearly every kind
         what = f"{error}" or type(error).__name__
-        raise CorpusError(
-            f"{path}: cannot be read as a picture ({what}). Leave it out or replace it."
-        ) from None
+        raise CorpusError(f"{path}: cannot be read as a picture ({what}). Skip it or replace it.") from None
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """A picture of one channel of large numbers as 8 bits: its least value 0, its greatest 255."""
+    """Scale a picture of one channel of large numbers to 8 bits: its minimum to 0, its maximum to 255."""
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not finite numbers")

@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from vgsplus.corpora.writer import CorpusWriter, Summary
 from vgsplus.errors import CorpusError
 from vgsplus.files import is_file
 from vgsplus.images import open_image
-from vgsplus.parallel import stream_in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.store import Dtype, RegionStore
@@ -198,8 +197,7 @@ def describe_images(
         return found or f"{path}: {store.absence()}"
 
     missing: dict[str, str] = {}
-    tick = partial(progress.update, "pictures")
-    described = stream_in_parallel(describe, images, tick, at_once=IMAGES_AT_ONCE)
+    described = parallel_map(describe, images, progress, "pictures", at_once=IMAGES_AT_ONCE)
     for image, outcome in zip(images, described, strict=True):
         if isinstance(outcome, str):
             missing[image] = outcome

@@ -21,7 +21,7 @@ from vgsplus.audio import (
 from vgsplus.audio_files import sound_exists
 from vgsplus.corpora.format import CaptionEntry
 from vgsplus.errors import AudioError
-from vgsplus.parallel import in_parallel, stream_in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import Progress
 
 MIN_SECONDS = 0.25
@@ -62,7 +62,7 @@ def read_headers(
             return f"{path}: has {length} samples, not {entry.num_samples}. Correct the list."
         return Sound(entry.audio, length) if length >= MIN_SAMPLES else _too_short(path, length)
 
-    return stream_in_parallel(read, entries, partial(progress.update, "sounds"))
+    return parallel_map(read, entries, progress, "sounds")
 
 
 def read_recordings(
@@ -73,7 +73,7 @@ def read_recordings(
     for entry in entries:
         recordings[entry.audio].append(entry)
     read = partial(_read_recording, folder, copy)
-    found = in_parallel(read, list(recordings.values()), partial(progress.update, "sounds"))
+    found = parallel_map(read, list(recordings.values()), progress, "sounds")
     by_recording = {audio: iter(sounds) for audio, sounds in zip(recordings, found, strict=True)}
     return (next(by_recording[entry.audio]) for entry in entries)
 

@@ -21,7 +21,7 @@ from vgsplus.corpora.items import TIME_TOLERANCE, SoundIndex, label_faults, pars
 from vgsplus.corpora.reader import open_regions, read_image_ids, read_info
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, is_file
-from vgsplus.parallel import stream_in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import REGIONS_FILE, region_faults
 
@@ -56,15 +56,16 @@ def validate(root: str | Path, progress: Progress = SILENT, *, contents: bool = 
     if contents:
         faults += filter(
             None,
-            stream_in_parallel(
+            parallel_map(
                 partial(_audio_fault, audio_root),
                 [caption for caption in captions if isinstance(caption.audio, str)],
-                partial(progress.update, "checking"),
+                progress,
+                "checking",
             ),
         )
     if contents and info["image_root"] is not None:
         images = [root / info["image_root"] / image_id for image_id in image_ids]
-        faults += filter(None, stream_in_parallel(_image_fault, images))
+        faults += filter(None, parallel_map(_image_fault, images))
     for path in sorted(root.glob("*.item")):
         faults += _item_faults(path, audio_root, captions)
     return faults

@@ -4,7 +4,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import batched
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from torch import Tensor
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import lock_file
 from vgsplus.images import open_image
-from vgsplus.parallel import in_parallel, stream_in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.resume import resumable_store
 from vgsplus.regions.store import Dtype, RegionStore, create_store
@@ -129,7 +128,7 @@ def _read_folder(folder: Path, progress: Progress) -> tuple[dict[str, str], list
             return str(error), None
         return image_id, hashlib.sha256(path.read_bytes()).hexdigest()
 
-    outcomes = in_parallel(read, ids, partial(progress.update, "decoding"))
+    outcomes = list(parallel_map(read, ids, progress, "decoding"))
     digests = {image_id: digest for image_id, digest in outcomes if digest is not None}
     return digests, [fault for fault, digest in outcomes if digest is None]
 
@@ -152,7 +151,7 @@ def _batches(
         return extractor.prepare(open_image(folder / image_id))
 
     # Twice a batch, so that the next one is decoded while the device is busy.
-    prepared = stream_in_parallel(prepare, images, at_once=2 * batch_size)
+    prepared = parallel_map(prepare, images, at_once=2 * batch_size)
     # cuDNN may otherwise choose another kernel, or fewer digits, from one call to the next.
     exactly = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
     for batch in batched(prepared, batch_size):

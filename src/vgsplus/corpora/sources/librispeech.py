@@ -23,7 +23,7 @@ from vgsplus.corpora.format import ITEM_COLUMNS, CaptionEntry
 from vgsplus.corpora.prepare import SourceInfo, Usable, prepare
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import read_text
-from vgsplus.parallel import stream_in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 
 FOLDER = "LibriSpeech"
@@ -84,9 +84,7 @@ def prepare_librispeech(
     def entries() -> Iterator[CaptionEntry | str]:
         folders = [(folder, subset) for subset, found in chapters.items() for folder in found]
         read = partial(_read_chapter, top, splits)
-        yield from chain.from_iterable(
-            stream_in_parallel(read, folders, partial(progress.update, "chapters"))
-        )
+        yield from chain.from_iterable(parallel_map(read, folders, progress, "chapters"))
 
     def review(writer: CorpusWriter, usable: list[Usable]) -> Iterator[Usable | str]:
         used = {entry.audio.split("/", 1)[0] for entry, _ in usable}

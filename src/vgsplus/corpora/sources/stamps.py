@@ -31,7 +31,7 @@ from vgsplus.corpora.prepare import SourceInfo, Usable, describe_images, prepare
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
 from vgsplus.errors import CorpusError
 from vgsplus.images import open_image
-from vgsplus.parallel import in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import RegionStore
 
@@ -174,7 +174,7 @@ def find_recordings(stamps: Path) -> tuple[list[CaptionEntry], dict[str, str]]:
     if not entries:
         raise CorpusError(f"{stamps}: no recording has a picture NAME.png and a text NAME.txt. {HINT_FOLDER}")
     images = sorted({entry.image for entry in entries.values() if entry.image is not None})
-    found = zip(images, in_parallel(lambda image: _read_digest(stamps / image), images), strict=True)
+    found = zip(images, parallel_map(lambda image: _read_digest(stamps / image), images), strict=True)
     digests = {image: digest for image, digest in found if digest is not None}
     checked = [
         entry if entry.image in digests else replace(entry, problem="broken picture")

@@ -18,7 +18,7 @@ from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.prepare import SourceInfo, Usable, describe_images, prepare, unique_ids
 from vgsplus.corpora.sources.table_rows import Table, read_table
 from vgsplus.errors import CorpusError
-from vgsplus.parallel import in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import RegionStore
 
@@ -99,7 +99,7 @@ def prepare_rows(
     def review(_: CorpusWriter, usable: list[Usable]) -> Iterator[Usable | str]:
         images = list(dict.fromkeys(entry.image for entry, _ in usable if entry.image is not None))
         paths = [(image_root or Path()) / image for image in images]
-        digests = dict(zip(images, in_parallel(_file_digest, paths), strict=True))
+        digests = dict(zip(images, parallel_map(_file_digest, paths), strict=True))
         if any(entry.split is not None for entry, _ in usable):
             copies = [(pair, pair[0].image, digests[pair[0].image]) for pair in usable if pair[0].image]
             yield from _copy_faults(copies)
