@@ -1,9 +1,9 @@
-"""What SpokenCOCO at full count costs: minutes and memory to prepare it, seconds to open it for training.
+"""Measure time and memory to prepare SpokenCOCO at its full size, and to open it for training.
 
-Writes lists of captions in SpokenCOCO's grouped form (each caption names one of a few wavs) and an obj36 TSV
-with a line a picture, of few features, to a temporary folder; prepares them with `vgsplus data spokencoco`;
-and opens the corpus as training does, in a process of its own. Memory is that of all processes together, each
-shared page counted once, looked at four times a second (Linux).
+Writes caption lists in SpokenCOCO's grouped form (the wavs are links to a few sounds) and an obj36 TSV with
+few features per region to a temporary folder, prepares them with `vgsplus data spokencoco`, and opens the
+corpus as training does, in a new process. Memory is the sum over all processes, with shared pages counted
+once, sampled four times per second (Linux).
 
     python benchmarks/spokencoco.py --json spokencoco.json
 """
@@ -28,8 +28,8 @@ from vgsplus.regions.published import COLUMNS
 
 REGIONS, FEATURES = 36, 16
 HELD_OUT = 5_000
-"""Pictures of the validation list, beside those to train on."""
-LOOK_EVERY = 0.25
+"""Pictures of the validation list, in addition to those of the training list."""
+SAMPLE_INTERVAL = 0.25
 """Seconds."""
 OPEN = """
 import sys, time
@@ -42,15 +42,15 @@ print(captions, time.perf_counter() - start)
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What it cost.
+    """Measured costs.
 
     Attributes:
-        pictures: of all lists together.
-        captions: likewise.
-        prepare_seconds: of the whole command.
-        prepare_peak_gb: memory of its processes together at their most, 10⁹ bytes.
-        open_seconds: of `Corpus.open`, without importing.
-        open_peak_gb: memory of that process at its most.
+        pictures: number in all lists.
+        captions: number in all lists.
+        prepare_seconds: of the command.
+        prepare_peak_gb: peak memory of its processes, 10⁹ bytes.
+        open_seconds: of `Corpus.open`, without imports.
+        open_peak_gb: peak memory of that process, 10⁹ bytes.
     """
 
     pictures: int
@@ -62,40 +62,47 @@ class Result:
 
 
 def write_source(root: Path, pictures: int, captions: int, wavs: int, seed: int) -> None:
-    """Lists, wavs and regions: `captions` of `pictures` to train on, five of each of the held-out ones."""
+    """Write lists, wavs and regions: `captions` of `pictures` to train on, five per held-out picture."""
     rng = np.random.default_rng(seed)
     (root / "wavs").mkdir(parents=True)
     for wav in range(wavs):
         noise = rng.normal(0, 0.1, int(rng.uniform(2, 7) * SAMPLE_RATE)).astype(np.float32)
-        write_wav(root / "wavs" / f"{wav}.wav", noise)
+        write_wav(root / f"{wav}.wav", noise)
     least, more = divmod(captions, pictures)
     counts = [least + 1] * more + [least] * (pictures - more)
-    _write_list(root / "SpokenCOCO_train.json", range(pictures), counts, wavs)
+    _write_list(root / "SpokenCOCO_train.json", range(pictures), counts)
     held = range(pictures, pictures + min(HELD_OUT, pictures))
-    _write_list(root / "SpokenCOCO_val.json", held, [5] * len(held), wavs)
+    _write_list(root / "SpokenCOCO_val.json", held, [5] * len(held))
+    for number, count in zip(range(held.stop), [*counts, *[5] * len(held)], strict=True):
+        for take in range(count):
+            (root / _wav(number, take)).symlink_to(root / f"{(5 * number + take) % wavs}.wav")
     with (root / "obj36.tsv").open("wb") as file:
         file.writelines(_line(number, rng) for number in range(held.stop))
 
 
-def _write_list(path: Path, numbers: Sequence[int], counts: Sequence[int], wavs: int) -> None:
+def _write_list(path: Path, numbers: Sequence[int], counts: Sequence[int]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.write('{"data": [')
         for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
-            file.write((", " if place else "") + json.dumps(_entry(number, int(count), wavs)))
+            file.write((", " if place else "") + json.dumps(_entry(number, count)))
         file.write("]}")
 
 
-def _entry(number: int, count: int, wavs: int) -> dict[str, Any]:
+def _entry(number: int, count: int) -> dict[str, Any]:
     spoken = [
         {
-            "text": f"a caption of some ten words that tells of picture {number} once more",
+            "text": f"a caption of some ten words about the picture with the number {number}",
             "speaker": f"m{number % 2353}",
             "uttid": f"m{number % 2353}-{number:012d}_{take}",
-            "wav": f"wavs/{(5 * number + take) % wavs}.wav",
+            "wav": _wav(number, take),
         }
         for take in range(count)
     ]
     return {"image": f"train2014/{_name(number)}.jpg", "captions": spoken}
+
+
+def _wav(number: int, take: int) -> str:
+    return f"wavs/{number}_{take}.wav"
 
 
 def _name(number: int) -> str:
@@ -117,16 +124,13 @@ def _line(number: int, rng: np.random.Generator) -> bytes:
     return ("\t".join(cells[name] for name in COLUMNS) + "\n").encode()
 
 
-# ---- measuring --------------------------------------------------------------------------------------------
-
-
 def watch(command: Sequence[str]) -> tuple[str, float, float]:
-    """Run a command: what it printed, its seconds, and its memory at its most, 10⁹ bytes."""
+    """Run a command; return its output, its seconds and its peak memory in 10⁹ bytes."""
     start, peak = time.perf_counter(), 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603 - our own commands
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603 - commands of this file
         while process.poll() is None:
-            peak = max(peak, sum(_memory(pid) for pid in _family(process.pid)))
-            time.sleep(LOOK_EVERY)
+            peak = max(peak, sum(_memory(pid) for pid in _process_tree(process.pid)))
+            time.sleep(SAMPLE_INTERVAL)
         seconds = time.perf_counter() - start
         assert process.stdout is not None
         printed = process.stdout.read()
@@ -135,19 +139,19 @@ def watch(command: Sequence[str]) -> tuple[str, float, float]:
     return printed, seconds, peak / 1e9
 
 
-def _family(pid: int) -> Iterator[int]:
-    """A process and those that it started."""
+def _process_tree(pid: int) -> Iterator[int]:
+    """Yield a process and its descendants."""
     yield pid
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         return
     for child in children:
-        yield from _family(int(child))
+        yield from _process_tree(int(child))
 
 
 def _memory(pid: int) -> int:
-    """Bytes of a process, its part of shared pages; 0 if it is gone."""
+    """Return the bytes of a process, with its share of shared pages; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -156,7 +160,7 @@ def _memory(pid: int) -> int:
 
 
 def measure(root: Path, pictures: int, captions: int) -> Result:
-    """Prepare the source in `root`, and open the corpus."""
+    """Prepare the source in `root` and open the corpus."""
     corpus = root / "corpus"
     command = "from vgsplus.cli import main; main()"
     source = ["--root", str(root), "--features", str(root / "obj36.tsv")]
@@ -182,9 +186,11 @@ def main() -> None:
     )
     parser.add_argument("--pictures", type=int, default=118_287, help="pictures to train on")
     parser.add_argument("--captions", type=int, default=592_000, help="captions to train on")
-    parser.add_argument("--wavs", type=int, default=20, help="sounds that the captions name")
+    parser.add_argument("--wavs", type=int, default=20, help="number of distinct sounds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the results here too")
+    parser.add_argument(
+        "--json", type=Path, default=None, metavar="FILE", help="also write the results to this file"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -56,7 +56,7 @@ def folder(tmp_path):
     return pictures
 
 
-def test_every_picture_has_its_row_and_its_origin(folder, tmp_path):
+def test_every_image_has_a_row_and_the_store_its_provenance(folder, tmp_path):
     out = tmp_path / "out" / "regions.h5"
     assert extract_folder(folder, out, Mean(), batch_size=3) == ((PICTURES, 2, 3), [])
     with h5py.File(out) as file:
@@ -71,7 +71,7 @@ def test_every_picture_has_its_row_and_its_origin(folder, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["regions.h5"]
 
 
-def test_an_interrupted_work_goes_on_to_the_same_bytes(folder, tmp_path):
+def test_an_interrupted_extraction_resumes_to_the_same_bytes(folder, tmp_path):
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
     extract_folder(folder, whole, Mean(), batch_size=2)
 
@@ -79,7 +79,7 @@ def test_an_interrupted_work_goes_on_to_the_same_bytes(folder, tmp_path):
         extract_folder(folder, parts, Mean(), batch_size=2, progress=InterruptAt(4))
     assert not parts.exists()
     with (tmp_path / ".parts.h5.writing" / "resume.jsonl").open("ab") as journal:
-        journal.write(b"2")  # a kill in the midst of a line
+        journal.write(b"2")  # a kill while a line was written
     again = Mean()
     extract_folder(folder, parts, again, batch_size=2)
     assert again.extracted == PICTURES - 4
@@ -98,14 +98,14 @@ def test_another_model_starts_anew(folder, tmp_path):
         np.testing.assert_array_equal(file["features"][:, 1], 3 * file["features"][:, 0])
 
 
-def test_pictures_that_cannot_be_decoded_are_told_at_once_or_left_out(folder, tmp_path):
+def test_images_that_cannot_be_decoded_are_listed_at_once_or_skipped(folder, tmp_path):
     out = tmp_path / "out.h5"
     for name in ("a.jpg", "z.png"):
         (folder / name).write_bytes(b"no picture")
     extractor = Mean()
-    with pytest.raises(CorpusError) as told:
+    with pytest.raises(CorpusError) as raised:
         extract_folder(folder, out, extractor)
-    assert [fault.split(": ")[0] for fault in told.value.faults] == [
+    assert [fault.split(": ")[0] for fault in raised.value.faults] == [
         str(folder / "a.jpg"),
         str(folder / "z.png"),
     ]
@@ -115,7 +115,7 @@ def test_pictures_that_cannot_be_decoded_are_told_at_once_or_left_out(folder, tm
     assert "a.jpg" in skipped[0]
 
 
-def test_a_file_that_is_there_stays(folder, tmp_path):
+def test_an_existing_file_stays(folder, tmp_path):
     out = tmp_path / "out.h5"
     out.write_text("mine")
     with pytest.raises(VgsplusError, match="exists"):
@@ -125,13 +125,13 @@ def test_a_file_that_is_there_stays(folder, tmp_path):
     assert h5py.is_hdf5(out)
 
 
-def test_what_float16_cannot_hold_is_refused(folder, tmp_path):
+def test_values_beyond_float16_are_refused(folder, tmp_path):
     with pytest.raises(CorpusError, match="--dtype float32"):
         extract_folder(folder, tmp_path / "out.h5", Mean(factor=1e4))
     extract_folder(folder, tmp_path / "out.h5", Mean(factor=1e4), dtype="float32")
 
 
-def test_another_process_that_writes_is_left_alone(folder, tmp_path):
+def test_another_process_that_writes_is_named(folder, tmp_path):
     with (
         lock_file(tmp_path / ".out.h5.lock"),
         pytest.raises(VgsplusError, match=rf"out\.h5: process {os.getpid()} on .* is writing it"),
@@ -141,7 +141,7 @@ def test_another_process_that_writes_is_left_alone(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out.h5"}
 
 
-def test_a_device_without_memory_asks_for_smaller_batches(folder, tmp_path):
+def test_a_device_without_memory_suggests_smaller_batches(folder, tmp_path):
     class Full(Mean):
         def extract(self, pictures):
             if len(pictures) > 1:
@@ -152,7 +152,7 @@ def test_a_device_without_memory_asks_for_smaller_batches(folder, tmp_path):
         extract_folder(folder, tmp_path / "out.h5", Full())
 
 
-def test_a_picture_is_found_by_its_contents(folder, tmp_path):
+def test_an_image_is_found_by_its_contents(folder, tmp_path):
     out = tmp_path / "out.h5"
     extract_folder(folder, out, Mean())
     digest = hashlib.sha256((folder / "p2.png").read_bytes()).hexdigest()
@@ -176,7 +176,7 @@ def test_a_picture_is_found_by_its_contents(folder, tmp_path):
         (lambda file: file.attrs.update(provenance="{"), "is not JSON"),
     ],
 )
-def test_a_file_of_regions_that_is_not_whole_is_refused(folder, tmp_path, change, message):
+def test_an_incomplete_store_is_refused(folder, tmp_path, change, message):
     out = tmp_path / "out.h5"
     extract_folder(folder, out, Mean())
     with h5py.File(out, "r+") as file:

@@ -19,7 +19,7 @@ def test_any_size_gives_the_same_shape_of_finite_features(size):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])
-def test_any_mode_is_taken(mode):
+def test_any_mode_is_accepted(mode):
     image = Image.new("I;16", (30, 30)) if mode == "I;16" else photo().convert(mode)
     assert grid_regions(image)[0].shape == (GRID_REGIONS, GRID_FEATURES)
 
@@ -44,7 +44,7 @@ def test_transparency_is_laid_over_white():
     np.testing.assert_allclose(grid_regions(clear)[0], grid_regions(white)[0], atol=1e-6)
 
 
-def test_a_change_reaches_only_its_cell_and_the_neighbours_that_see_it():
+def test_a_change_affects_only_its_cell_and_the_neighbours_whose_window_contains_it():
     image = photo(size=(96, 96))
     changed = image.copy()
     changed.paste((255, 0, 0), (40, 40, 48, 48))  # inside cell (2, 2), away from its edges
@@ -54,7 +54,7 @@ def test_a_change_reaches_only_its_cell_and_the_neighbours_that_see_it():
     assert not differs.any()
 
 
-def test_the_description_tells_colours_and_orientations_apart():
+def test_features_depend_on_colours_and_orientations():
     def stripes(*, upright, colour=(0, 0, 0)):
         image = np.full((96, 96, 3), 255, np.uint8)
         (image[:, ::4] if upright else image[::4])[:] = colour

@@ -1,1 +1,1 @@
-"""The region features of pictures: computed, collected, stored and read."""
+"""Region features of images: extract them, collect published ones, store and read them."""

@@ -5,7 +5,6 @@ Shape letters: B images, C channels of the map, h and w its patches, S the side 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from vgsplus.errors import VgsplusError
 from vgsplus.regions.detector import FASTER_RCNN, DetectorExtractor, faster_rcnn
 from vgsplus.regions.pixel_grid import GRID, GRID_REGIONS, grid_boxes, over_white
-from vgsplus.regions.weights import downloading, load_weights, optional_module, weights_digest
+from vgsplus.regions.weights import downloading, load_weights, optional_module, provenance_of_weights
 
 LITE_SIDE = 224
 LITE_COLOUR = (127 / 255, 128 / 255)
@@ -147,7 +146,7 @@ def _timm(name: str, weights: Path | None, device: torch.device) -> GridExtracto
         std=config["std"],
         resampling=Image.Resampling[config["interpolation"].upper()],
         device=device,
-        provenance=_provenance(f"timm:{name}", network, weights, "timm"),
+        provenance=provenance_of_weights(f"timm:{name}", network, weights, "timm"),
     )
 
 
@@ -180,7 +179,7 @@ def _transformers(name: str, weights: Path | None, device: torch.device) -> Grid
         std=settings.get("image_std") or (0.5, 0.5, 0.5),
         resampling=Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)),
         device=device,
-        provenance=_provenance(f"transformers:{name}", network, None, "transformers"),
+        provenance=provenance_of_weights(f"transformers:{name}", network, None, "transformers"),
     )
 
 
@@ -201,7 +200,7 @@ def _efficientnet_lite0(_: str, weights: Path | None, device: torch.device) -> G
         std=(std, std, std),
         resampling=Image.Resampling.BICUBIC,
         device=device,
-        provenance=_provenance("efficientnet-lite0", network, weights, "efficientnet-lite-pytorch"),
+        provenance=provenance_of_weights("efficientnet-lite0", network, weights, "efficientnet-lite-pytorch"),
     )
 
 
@@ -212,15 +211,6 @@ EXTRACTORS: Mapping[str, Callable[[str, Path | None, torch.device], GridExtracto
     "transformers": _transformers,
 }
 """Builders by the name up to a colon; they are called with the rest of the name, weights and device."""
-
-
-def _provenance(model: str, network: nn.Module, weights: Path | None, package: str) -> dict[str, Any]:
-    return {
-        "model": model,
-        "weights": "the library's own" if weights is None else weights.name,
-        "weights_sha256": weights_digest(network),
-        "library": f"{package} {version(package)}",
-    }
 
 
 def _side(size: Any) -> int:  # noqa: ANN401 - a value of a library's settings

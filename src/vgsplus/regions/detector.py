@@ -5,7 +5,6 @@ Shape letters: P proposals, K classes (0 is the background), R regions, H and W 
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from vgsplus.errors import VgsplusError
 from vgsplus.regions.pixel_grid import over_white
-from vgsplus.regions.weights import downloading, load_weights, optional_module, weights_digest
+from vgsplus.regions.weights import downloading, load_weights, optional_module, provenance_of_weights
 
 FASTER_RCNN = "fasterrcnn_resnet50_fpn_v2"
 REGIONS = 36
@@ -116,12 +115,7 @@ def faster_rcnn(weights: Path | None, device: torch.device) -> DetectorExtractor
     network = detection.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
     path = _cached(detection.FasterRCNN_ResNet50_FPN_V2_Weights.DEFAULT) if weights is None else weights
     load_weights(network, path)
-    provenance = {
-        "model": FASTER_RCNN,
-        "weights": path.name,
-        "weights_sha256": weights_digest(network),
-        "library": f"torchvision {version('torchvision')}",
-    }
+    provenance = provenance_of_weights(FASTER_RCNN, network, path, "torchvision")
     return DetectorExtractor(network, device=device, provenance=provenance)
 
 

@@ -1,9 +1,9 @@
-"""Regions of a picture without a detector: a 6x6 grid of cells, each described by its pixels alone.
+"""Region features without a detector: a 6x6 grid of cells, with features of their pixels only.
 
-A cell is seen together with a margin of a quarter of its side all round. Its description has
+The window of a cell includes a margin of a quarter of its side all round. Its features are
     192 values   the colours of the window, averaged to 8x8 RGB
      32 values   gradient orientations: 8 directions in each quarter of the window
-and nothing else, so that no label of the picture can reach a model through it.
+They come from no trained model, so no label of an image can leak into training through them.
 """
 
 import numpy as np
@@ -20,23 +20,27 @@ CELL = 16
 MARGIN = CELL // 4
 WINDOW = CELL + 2 * MARGIN
 
-# They bring the values of light drawings and of photographs near zero mean and unit scale.
+# Standardise light drawings and photographs to about zero mean and unit scale.
 COLOUR_MEAN, COLOUR_SCALE = 0.7, 0.3
 GRADIENT_MEAN, GRADIENT_SCALE = 0.1, 0.2
-# Gradients weaker than this (of a range of 1) are noise and shading, and leave a quarter's histogram empty.
+# Weaker gradients (of a range of 1) are noise and shading; a quarter with no others has an empty histogram.
 GRADIENT_FLOOR = 0.02
 
 type Array = npt.NDArray[np.float32]
 
 
 def grid_regions(image: Image.Image) -> tuple[Array, Array]:
-    """Describe a picture by the cells of a grid: features (36, 224), boxes (36, 4) in [0, 1], both float32.
+    """Compute the features of the cells of an image.
 
-    Any mode and size; what is transparent is laid over white. The picture is stretched to a square, so that
-    the cells tile all of it whatever its proportions. Cells go by rows from the upper left; a box is
-    (x1, y1, x2, y2) over (width, height), without the margin.
+    Args:
+        image: of any mode and size. Transparency is laid over white, and the image is resized to a square, so
+            that the cells cover all of it.
+
+    Returns:
+        float32 features (36, 224) and boxes (36, 4) as (x1, y1, x2, y2) in [0, 1], without the margin; cells
+        row by row from the top left.
     """
-    pixels = _stretched(image)
+    pixels = _resized(image)
     padded = np.pad(pixels, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
     colours = (_windows(padded) - COLOUR_MEAN) / COLOUR_SCALE
     block = WINDOW // PATCH
@@ -47,7 +51,7 @@ def grid_regions(image: Image.Image) -> tuple[Array, Array]:
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """The picture in RGB, what is transparent laid over white."""
+    """Convert an image to RGB, with transparency laid over white."""
     if image.mode.startswith("I;16"):  # Pillow would cut these off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
@@ -56,10 +60,10 @@ def over_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _stretched(image: Image.Image) -> Array:
-    """The picture over white, as (96, 96, 3) in [0, 1]."""
+def _resized(image: Image.Image) -> Array:
+    """Resize an image over white to (96, 96, 3) in [0, 1]."""
     side = GRID * CELL
-    # Pillow's bilinear filter averages over the whole area when it shrinks.
+    # Pillow's bilinear filter averages over the complete area when it shrinks.
     resized = over_white(image).resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32) / 255.0
 
@@ -71,14 +75,14 @@ def _windows(padded: Array) -> Array:
 
 
 def _orientations(padded: Array) -> Array:
-    """Square roots of the share of each direction in each quarter of each window: (36, 32)."""
+    """Square roots of the share of each direction in each quarter of each window, (36, 32)."""
     down, across = np.gradient(padded.mean(axis=2))
     strength = np.hypot(down, across)
     turn = np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS
     lower = np.floor(turn)
     share = turn - lower
     index = lower.astype(np.int64) % DIRECTIONS
-    # Each gradient goes to its two nearest directions, so that a slightly turned edge changes them slightly.
+    # Each gradient is split between its two nearest directions, so the features change smoothly with angle.
     directions = np.eye(DIRECTIONS, dtype=np.float32)
     votes = directions[index] * ((1 - share) * strength)[..., None]
     votes += directions[(index + 1) % DIRECTIONS] * (share * strength)[..., None]
@@ -90,6 +94,6 @@ def _orientations(padded: Array) -> Array:
 
 
 def grid_boxes() -> Array:
-    """The cells' boxes (36, 4) in [0, 1], by rows."""
+    """Return the boxes of the cells (36, 4) in [0, 1], row by row."""
     top, left = np.divmod(np.arange(GRID_REGIONS), GRID)
     return (np.stack([left, top, left + 1, top + 1], axis=1) / GRID).astype(np.float32)

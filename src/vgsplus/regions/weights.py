@@ -4,6 +4,7 @@ import hashlib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,13 @@ def weights_digest(model: nn.Module) -> str:
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         found.update(data.numpy().tobytes())
     return found.hexdigest()
+
+
+def provenance_of_weights(model: str, network: nn.Module, path: Path | None, library: str) -> dict[str, Any]:
+    """Return name, weights (`path` None: those of the library) and library of a model for provenance."""
+    return {
+        "model": model,
+        "weights": "the library's own" if path is None else path.name,
+        "weights_sha256": weights_digest(network),
+        "library": f"{library} {version(library)}",
+    }
