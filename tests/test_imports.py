@@ -8,7 +8,7 @@ import vgsplus
 SOURCE = Path(vgsplus.__file__).parent
 ORDER = (
     *(("errors",), ("files",), ("progress",), ("audio_files",)),
-    ("parallel", "audio", "images", "tensor_files", "functional"),
+    ("parallel", "validation", "audio", "images", "tensor_files", "functional"),
     *(("schedule",), ("losses",), ("models",), ("config",), ("fetching", "regions"), ("corpora",)),
     *(("training", "evaluation"), ("interop",), ("report",), ("experiments",), ("doctor",), ("cli",)),
 )

@@ -1,7 +1,7 @@
-"""What is trained when: phases, the weight α within a phase, the learning rate, the paper's nine variants.
+"""Training schedules: phases, the weight α within a phase, the learning rate, the paper's nine variants.
 
 A schedule is a list of phases. Each phase has its own α, length and optimiser; the optimiser and its learning
-rate start afresh at every phase, the weights go on. Everything here is a pure function of its arguments.
+rate start anew in every phase, the weights are kept.
 """
 
 import difflib
@@ -11,24 +11,31 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from vgsplus.errors import ConfigError
+from vgsplus.validation import config_dataclass
 
 type OptimizerName = Literal["bertadam", "adamw"]
 type Decay = Literal["linear", "cosine", "constant"]
+type _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Alpha:
-    """α in [0, 1], the weight of grounding against self-supervision, as a function of phase progress.
+    """The weight α of grounding against self-supervision, in [0, 1], as a function of phase progress.
 
-    `points` are (progress, α): one point for a constant, the two ends for linear and cosine, one point for
-    each step. In a configuration: a number, {linear: [from, to]}, {cosine: [from, to]} or
+    In a configuration: a number, {linear: [from, to]}, {cosine: [from, to]} or
     {steps: [[0.0, a], [0.5, b], …]}.
 
+    Attributes:
+        form: shape of the curve.
+        points: (progress, α): one for a constant, both ends for linear and cosine, one for each step.
+
     Raises:
-        ConfigError: an α outside [0, 1], or steps that do not rise from progress 0 within [0, 1).
+        ConfigError: an α is outside [0, 1], or the steps do not start at progress 0 and rise below 1.
     """
 
     form: Literal["constant", "linear", "cosine", "steps"]
@@ -44,30 +51,30 @@ class Alpha:
 
     @classmethod
     def constant(cls, alpha: float) -> Self:
-        """The same α throughout."""
+        """Return the same α throughout."""
         return cls("constant", ((0.0, alpha),))
 
     @classmethod
     def linear(cls, start: float, end: float) -> Self:
-        """A straight line from `start` to `end`."""
+        """Return a straight line from `start` to `end`."""
         return cls("linear", ((0.0, start), (1.0, end)))
 
     @classmethod
     def cosine(cls, start: float, end: float) -> Self:
-        """Half a cosine wave from `start` to `end`: flat at both ends."""
+        """Return half a cosine wave from `start` to `end`, flat at both ends."""
         return cls("cosine", ((0.0, start), (1.0, end)))
 
     @classmethod
     def steps(cls, points: Sequence[tuple[float, float]]) -> Self:
-        """The α of the last (progress, α) that has been reached."""
+        """Return the α of the last (progress, α) that has been reached."""
         return cls("steps", tuple((float(progress), float(alpha)) for progress, alpha in points))
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Read α as a configuration writes it (see the class).
+        """Read one of the forms that a configuration may have (see the class).
 
         Raises:
-            ConfigError: it is none of the four forms, or an impossible one.
+            ConfigError: it has none of the four forms, or impossible values.
         """
         match value:
             case Alpha():
@@ -88,7 +95,7 @@ class Alpha:
         )
 
     def plain(self) -> float | dict[str, list[Any]]:
-        """Write α as a configuration writes it; `parse` reads it back."""
+        """Return the form that a configuration has; the inverse of `parse`."""
         if self.form == "constant":
             return self.points[0][1]
         if self.form == "steps":
@@ -96,7 +103,7 @@ class Alpha:
         return {self.form: [alpha for _, alpha in self.points]}
 
     def at(self, progress: float) -> float:
-        """α at `progress` in [0, 1) of the phase."""
+        """Return α at `progress` in [0, 1) of the phase."""
         if self.form in ("constant", "steps"):
             return [alpha for threshold, alpha in self.points if threshold <= progress][-1]
         (_, start), (_, end) = self.points
@@ -105,7 +112,7 @@ class Alpha:
 
     @property
     def ever_positive(self) -> bool:
-        """Whether grounding, and so images, are needed at any time."""
+        """Whether α is above 0, so that images are needed, at any time."""
         return any(alpha > 0 for _, alpha in self.points)
 
 
@@ -117,10 +124,10 @@ def _is_pair(point: object) -> bool:
 
 
 def learning_rate(step: int, total: int, warmup: float = 0.1, decay: Decay = "linear") -> float:
-    """The factor on the learning rate at update `step` (from 0) of `total`.
+    """Return the factor on the learning rate at update `step` (from 0) of `total`.
 
-    A linear rise over the first `warmup` share, then down to 0 along a line or half a cosine wave, or
-    level. The linear form is BertAdam's: p / warmup, then (p - 1) / (warmup - 1), with p = step / total.
+    It rises linearly over the first `warmup` share, then falls to 0 along a line or half a cosine wave, or
+    stays constant. "linear" is BertAdam's: p / warmup, then (p - 1) / (warmup - 1), with p = step / total.
     """
     progress = step / total
     if progress < warmup:
@@ -131,94 +138,85 @@ def learning_rate(step: int, total: int, warmup: float = 0.1, decay: Decay = "li
     return remaining if decay == "linear" else (1 - math.cos(math.pi * remaining)) / 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class OptimizerSettings:
-    """An optimiser and its learning rate; the defaults are the paper's (BertAdam, 1e-4, 10 % warm-up)."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    name: OptimizerName = "bertadam"
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    decay: Decay = "linear"
-
-    def __post_init__(self) -> None:
-        _require(0 < self.lr < math.inf, f"lr must be above 0, not {self.lr}")
-        _require(all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), not {self.betas}")
-        _require(0 < self.eps < math.inf, f"eps must be above 0, not {self.eps}")
-        _require(
-            0 <= self.weight_decay < math.inf, f"weight_decay must be at least 0, not {self.weight_decay}"
-        )
-        _require(0 <= self.warmup < 1, f"warmup is a share of the updates in [0, 1), not {self.warmup}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdditionalSpeech:
-    """Speech that a phase learns from beside the captions, by self-supervision alone (FaST-VGS+).
-
-    Every update draws a batch of it too: total = α · L_AV + (1 - α) · L_AUD(captions) + weight · L_AUD(this).
+    """An optimiser and its learning rate; the defaults are those of the paper.
 
     Attributes:
-        corpus: folder of a prepared corpus; it needs no pictures, and those that it has are not used.
-        weight: of its L_AUD; with 0 the phase is the one without it.
-        batch_size: clips in a batch; null for as many as take one epoch of the captions to go through the
+        name: "bertadam" (see `training.optimizer.BertAdam`) or "adamw". fairseq `optimizer._name`,
+            transformers `optim`.
+        lr: peak learning rate. fairseq `optimization.lr`, transformers `learning_rate`.
+        betas: decay rates of the moments. fairseq `optimizer.adam_betas`, transformers `adam_beta1`,
+            `adam_beta2`.
+        eps: added to the root of the second moment. fairseq `optimizer.adam_eps`, transformers
+            `adam_epsilon`.
+        weight_decay: fairseq `optimizer.weight_decay`, transformers `weight_decay`.
+        warmup: share of the updates of a phase. transformers `warmup_ratio`; fairseq
+            `lr_scheduler.warmup_updates` counts updates.
+        decay: of the learning rate after the warm-up. fairseq `lr_scheduler._name` ("linear" is
+            "polynomial_decay"), transformers `lr_scheduler_type`.
+    """
+
+    name: OptimizerName = "bertadam"
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[_Share, _Share] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: _Share = 0.1
+    decay: Decay = "linear"
+
+
+@config_dataclass
+class AdditionalSpeech:
+    """Speech that a phase is trained on in addition to the captions, with L_AUD alone (FaST-VGS+).
+
+    Every update takes a batch of it: total = α · L_AV + (1 - α) · L_AUD(captions) + weight · L_AUD(this).
+
+    Attributes:
+        corpus: folder of a prepared corpus; its images, if any, are not used.
+        weight: of its L_AUD; with 0 the phase is the same as without additional speech.
+        batch_size: clips in a batch. None: as many as make one epoch of the captions one epoch of this
             corpus, but no more than there are captions in a batch, as published.
-
-    Raises:
-        ConfigError: no corpus, a negative or infinite weight, or a batch size below 1.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    corpus: str
-    weight: float
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        _require(bool(self.corpus), "corpus must name the folder of a prepared corpus")
-        _require(0 <= self.weight < math.inf, f"weight must be at least 0, not {self.weight}")
-        _require(
-            self.batch_size is None or self.batch_size >= 1,
-            f"batch_size must be at least 1, not {self.batch_size}",
-        )
+    corpus: Annotated[str, Field(min_length=1)]
+    weight: Annotated[float, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=1)] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class Phase:
-    """A stretch of training with one α, one optimiser and a length in epochs (fractions are allowed).
+    """A part of training with one α, one optimiser and a length.
 
-    `init` names weights to start from in place of those that the phase before left. `additional_speech` is
-    learnt from beside the captions, whose epochs and batches measure the phase.
-
-    Raises:
-        ConfigError: an empty or unprintable name, or a length that is not above 0.
+    Attributes:
+        name: letters, digits and + . - _, because checkpoint folders are named after it.
+        alpha: α during the phase, in a form that `Alpha.parse` reads.
+        epochs: length in epochs of the captions; fractions are allowed. fairseq `optimization.max_epoch`,
+            transformers `num_train_epochs`.
+        optimizer: starts anew in each phase.
+        init: path of weights to load before the phase, instead of continuing with those of the phase before.
+            fairseq `checkpoint.finetune_from_model`, transformers `model_name_or_path`.
+        additional_speech: or None.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    name: str
-    alpha: Alpha
-    epochs: float
+    name: Annotated[str, Field(pattern=r"^[\w+.-]+$")]
+    alpha: Annotated[Alpha, BeforeValidator(Alpha.parse), PlainSerializer(Alpha.plain)]
+    epochs: Annotated[float, Field(gt=0)]
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     init: str | None = None
     additional_speech: AdditionalSpeech | None = None
 
-    def __post_init__(self) -> None:
-        # The name becomes part of checkpoint folder names.
-        _require(
-            re.fullmatch(r"[\w+.-]+", self.name) is not None,
-            f"name must consist of letters, digits and any of + . - _, not {self.name!r}",
-        )
-        _require(0 < self.epochs < math.inf, f"epochs must be above 0, not {self.epochs}")
-
     @property
     def weighted_speech(self) -> AdditionalSpeech | None:
-        """The additional speech, None where there is none or its weight is 0."""
+        """The additional speech, or None if there is none or its weight is 0."""
         speech = self.additional_speech
         return speech if speech and speech.weight > 0 else None
+
+    @model_serializer(mode="wrap")
+    def _to_plain(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Omitted if not given: such runs are written as before the setting existed.
+        plain: dict[str, Any] = serialize(self)
+        return {k: v for k, v in plain.items() if k != "additional_speech" or v is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,22 +269,22 @@ class Schedule:
     """The phases of a run, in order.
 
     Raises:
-        ConfigError: no phase, or two of the same name.
+        ConfigError: there is no phase, or two have the same name.
     """
 
     phases: tuple[Phase, ...]
 
     def __post_init__(self) -> None:
         names = [phase.name for phase in self.phases]
-        _require(bool(names), "a schedule needs at least one phase")
-        _require(
-            len(set(names)) == len(names), f"every phase needs a name of its own, not {', '.join(names)}"
-        )
+        if not names:
+            raise ConfigError("a schedule needs at least one phase")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"every phase needs a name of its own, not {', '.join(names)}")
 
     @classmethod
     def variant(
         cls,
-        name: str,
+        variant: str,
         *,
         pretraining_epochs: float = 20,
         epochs: float = 70,
@@ -294,38 +292,37 @@ class Schedule:
         plus_alpha: float = 0.5,
         additional_speech: AdditionalSpeech | None = None,
     ) -> Self:
-        """One of the paper's nine (section 3): a base model, or a base model that initialises another.
+        """Build one of the paper's nine (section 3): a base model, or one that initialises another.
 
         Args:
-            name: see `parse_variant`.
+            variant: see `parse_variant`.
             pretraining_epochs: length of the first of two phases.
             epochs: length of the whole run.
             optimizer: of each phase; the paper's by default.
             plus_alpha: α of VGS+.
-            additional_speech: of each phase with self-supervision (α < 1); VGS stays grounding alone.
+            additional_speech: of each phase with self-supervision (α < 1).
 
         Raises:
             ConfigError: no such variant, or pre-training leaves nothing for the second phase.
         """
-        bases = VARIANTS[parse_variant(name)]
+        bases = VARIANTS[parse_variant(variant)]
         lengths = [epochs] if len(bases) == 1 else [pretraining_epochs, epochs - pretraining_epochs]
-        _require(
-            min(lengths) > 0,
-            f"pretraining_epochs ({pretraining_epochs}) must lie between 0 and epochs ({epochs})",
-        )
-        alphas = {"w2v2": 0.0, "vgs": 1.0, "vgs+": plus_alpha}
-        return cls(
-            tuple(
-                Phase(
-                    name=base,
-                    alpha=Alpha.constant(alphas[base]),
-                    epochs=length,
-                    optimizer=optimizer or OptimizerSettings(),
-                    additional_speech=additional_speech if alphas[base] < 1 else None,
-                )
-                for base, length in zip(bases, lengths, strict=True)
+        if min(lengths) <= 0:
+            raise ConfigError(
+                f"pretraining_epochs ({pretraining_epochs}) must lie between 0 and epochs ({epochs})"
             )
-        )
+        alphas = {"w2v2": 0.0, "vgs": 1.0, "vgs+": plus_alpha}
+        phases = [
+            Phase(
+                name=base,
+                alpha=Alpha.constant(alphas[base]),
+                epochs=length,
+                optimizer=optimizer or OptimizerSettings(),
+                additional_speech=additional_speech if alphas[base] < 1 else None,
+            )
+            for base, length in zip(bases, lengths, strict=True)
+        ]
+        return cls(tuple(phases))
 
     @property
     def epochs(self) -> float:
@@ -333,7 +330,7 @@ class Schedule:
         return sum(phase.epochs for phase in self.phases)
 
     def plan(self, steps_per_epoch: int) -> tuple[PhaseSteps, ...]:
-        """Measure the phases in steps; each takes at least one."""
+        """Measure the phases in steps, of which each has at least one."""
         plan: list[PhaseSteps] = []
         first_step, first_epoch = 0, 0.0
         for index, phase in enumerate(self.phases):
@@ -367,18 +364,18 @@ VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "vgs+,vgs": ("vgs+", "vgs"),
     }
 )
-"""The nine variants in the paper's order: key -> the phases' names."""
+"""The nine variants in the order of the paper: key → names of the phases."""
 
 
 def variant_title(name: str) -> str:
-    """A variant as the paper writes it: VGS+, (W2V2, VGS+)."""
+    """Return the name of a variant in the paper: VGS+, (W2V2, VGS+)."""
     bases = VARIANTS[parse_variant(name)]
     title = ", ".join(base.upper() for base in bases)
     return title if len(bases) == 1 else f"({title})"
 
 
 def parse_variant(name: str) -> str:
-    """The key in `VARIANTS` of a name written with any case, spaces and brackets: "(W2V2, VGS+)".
+    """Return the key in `VARIANTS` of a name in any case, with or without spaces and brackets.
 
     Raises:
         ConfigError: no such variant; names the nine and the nearest.
@@ -390,8 +387,3 @@ def parse_variant(name: str) -> str:
     raise ConfigError(
         f"there is no variant {name!r}; the nine are {'; '.join(VARIANTS)}. The nearest is {nearest!r}"
     )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)

@@ -120,9 +120,18 @@ def test_a_variant_hears_speech_in_the_phases_that_teach_themselves():
 @pytest.mark.parametrize(
     ("speech", "message"),
     [
-        ({"corpus": "c", "weight": -1}, "schedule.additional_speech: weight must be at least 0, not -1"),
-        ({"corpus": "c", "weight": 1, "batch_size": 0}, "batch_size must be at least 1, not 0"),
-        ({"corpus": "", "weight": 1}, "corpus must name the folder"),
+        (
+            {"corpus": "c", "weight": -1},
+            "speech.weight: input should be greater than or equal to 0, not -1",
+        ),
+        (
+            {"corpus": "c", "weight": 1, "batch_size": 0},
+            "speech.batch_size: input should be greater than or",
+        ),
+        (
+            {"corpus": "", "weight": 1},
+            "schedule.additional_speech.corpus: string should have at least 1",
+        ),
         ({"corpus": "c"}, "schedule.additional_speech.weight: is missing"),
         ({"corpus": "c", "wieght": 1, "weight": 1}, "wieght: there is no such key; the nearest is 'weight'"),
     ],
