@@ -189,13 +189,13 @@ def test_similarity_is_the_dot_product(encoder):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"array": [0.1]}, "is no array with a sampling_rate"),
-        ({"array": ["a"], "sampling_rate": 16_000}, "is no array with a sampling_rate"),
+        ({"array": [0.1]}, "is not an array with a sampling_rate"),
+        ({"array": ["a"], "sampling_rate": 16_000}, "is not an array with a sampling_rate"),
         ({"array": None, "sampling_rate": 16_000}, r"samples \(\) at 16000 Hz"),
         ({"array": [], "sampling_rate": 16_000}, r"samples \(0,\) at 16000 Hz"),
         ({"array": [[[0.1]]], "sampling_rate": 16_000}, r"samples \(1, 1, 1\)"),
         ({"array": [0.1] * 9000, "sampling_rate": 0}, "at 0 Hz"),
-        ({"array": [0.1] * 9000, "sampling_rate": math.inf}, "is no array with a sampling_rate"),
+        ({"array": [0.1] * 9000, "sampling_rate": math.inf}, "is not an array with a sampling_rate"),
         ({"array": [[0.1, -0.1] * 9000, [-0.1, 0.1] * 9000], "sampling_rate": 16_000}, "cancel each other"),
     ],
 )
@@ -237,7 +237,7 @@ def test_fused_and_foreign_inputs_are_refused(encoder, row, held):
 
 def test_a_model_of_other_features_is_refused_before_work_unless_the_task_has_no_pictures():
     encoder = MtebEncoder(built(feature_dim=2048))
-    with pytest.raises(VgsplusError, match=r"of 2048 values.*by 224.*`regions`.*detector"):
+    with pytest.raises(VgsplusError, match=r"of 2048 values.*returns 224.*`regions`.*detector"):
         encoder.encode(loader(Untouchable()), task_metadata=BOTH, show_progress_bar=False)
     assert encoded(encoder, "audio", [sound(8000)], task=SOUNDS).shape == (1, 8)
 
@@ -269,7 +269,7 @@ def test_regions_that_do_not_fit_together_are_refused(model):
 
 
 def test_sounds_that_cannot_be_heard_are_refused(encoder):
-    with pytest.raises(VgsplusError, match=r"399 samples at 16 kHz.*fewer than 400"):
+    with pytest.raises(VgsplusError, match=r"399 samples at 16 kHz.*at least 400"):
         encoded(encoder, "audio", [sound(8000), sound(399)])
     broken = sound(8000)
     broken["array"][5] = np.nan
