@@ -212,13 +212,12 @@ def embedded_split(seed):
         for number, row in enumerate(rows)
     )
     names = tuple(f"p{row}" for row in range(len(images)))
-    return SplitEmbeddings(image_ids=names, images=images, captions=captions, speech=speech)
+    return SplitEmbeddings(split="test", image_ids=names, images=images, captions=captions, speech=speech)
 
 
-def test_evaluate_scores_a_split_and_its_gallery_agrees_with_the_ranks(monkeypatch):
+def test_evaluate_scores_a_split_and_its_gallery_agrees_with_the_ranks():
     embedded = embedded_split(8)
-    monkeypatch.setattr(retrieval, "embed_split", lambda *_, **__: embedded)
-    result = evaluate(None, None, "test", seed=3)
+    result = evaluate(embedded, seed=3)
     found = rank_split(embedded)
     assert result.scores == score(found, seed=3)
     assert len(result.retrieved) == len(embedded.captions)

@@ -273,7 +273,7 @@ class PitchModel(torch.nn.Module):
 def test_evaluate_scores_a_perfect_model(tmp_path):
     model = PitchModel().train()
     model.frozen.eval()
-    result = evaluate(model, FakeCorpus(tmp_path), "test", batch_size=3)
+    result = evaluate(embed_split(model, FakeCorpus(tmp_path), "test", batch_size=3))
     scores = result.scores
     assert (result.split, scores.images, scores.captions) == ("test", 6, 8)
     for direction in (scores.speech_to_image, scores.image_to_speech):
@@ -305,17 +305,17 @@ def test_captions_are_padded_to_the_longest_or_to_the_maximum(tmp_path):
 def test_evaluate_scores_a_perfectly_wrong_model(tmp_path):
     model = PitchModel()
     model.sign = -1.0
-    scores = evaluate(model, FakeCorpus(tmp_path), "test", ks=(1, 6)).scores
+    scores = evaluate(embed_split(model, FakeCorpus(tmp_path), "test"), ks=(1, 6)).scores
     assert scores.speech_to_image.recall[1].value == 0
     assert scores.speech_to_image.median_rank == 6
 
 
 def test_the_gallery_is_bounded_and_drawn_by_the_seed(tmp_path):
-    corpus = FakeCorpus(tmp_path)
-    drawn = [set(evaluate(PitchModel(), corpus, "test", gallery=3, seed=s).retrieved) for s in range(5)]
+    embedded = embed_split(PitchModel(), FakeCorpus(tmp_path), "test")
+    drawn = [set(evaluate(embedded, gallery=3, seed=s).retrieved) for s in range(5)]
     assert {len(ids) for ids in drawn} == {3}
     assert any(ids != drawn[0] for ids in drawn)
-    assert set(evaluate(PitchModel(), corpus, "test", gallery=3, seed=0).retrieved) == drawn[0]
+    assert set(evaluate(embedded, gallery=3, seed=0).retrieved) == drawn[0]
 
 
 def test_modes_come_back_after_a_failure(tmp_path):
@@ -333,7 +333,7 @@ def test_a_caption_without_a_picture_is_refused_before_anything_is_embedded(tmp_
     )
     model = PitchModel()
     with pytest.raises(VgsplusError, match=r"3\.wav.*no picture"):
-        evaluate(model, corpus, "test")
+        embed_split(model, corpus, "test")
     assert not model.lengths
 
 
@@ -343,6 +343,6 @@ def test_a_caption_that_begins_with_silence_is_taken_from_where_there_is_sound(t
     samples, rate = soundfile.read(corpus.audio_path(first), dtype="float32")
     soundfile.write(corpus.audio_path(first), np.concatenate([np.zeros(200_000, np.float32), samples]), rate)
     corpus._captions[0] = dataclasses.replace(first, num_samples=len(samples) + 200_000)
-    scores = evaluate(PitchModel(), corpus, "test", batch_size=3).scores
+    scores = evaluate(embed_split(PitchModel(), corpus, "test", batch_size=3)).scores
     assert scores.speech_to_image.recall[1].value == 1
     assert "1 captions are silent for their first 10 s" in caplog.text

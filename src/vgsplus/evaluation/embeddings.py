@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("vgsplus")
 MAX_SECONDS = 10.0
 """Seconds to which captions are cropped in evaluation, as published for validation."""
+MAX_SAMPLES = round(MAX_SECONDS * audio.SAMPLE_RATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,12 +34,14 @@ class SplitEmbeddings:
     """Embeddings of a split, float32 on the CPU.
 
     Attributes:
+        split: its name.
         image_ids: N distinct images, in the order in which captions first refer to them.
         images: (N, D), in the order of `image_ids`.
         captions: M captions.
         speech: (M, D), in the order of `captions`.
     """
 
+    split: str
     image_ids: tuple[str, ...]
     images: Tensor
     captions: tuple[Caption, ...]
@@ -52,13 +55,12 @@ def embed_split(
     *,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
-    max_seconds: float = MAX_SECONDS,
     pad_to_max: bool = False,
     precision: torch.dtype | None = None,
 ) -> SplitEmbeddings:
     """Embed a split in evaluation mode; the model's modes are restored.
 
-    Captions are cropped to their first `max_seconds`, normalised over the crop and batched by length.
+    Captions are cropped to their first 10 s (`MAX_SECONDS`), normalised over the crop and batched by length.
 
     Args:
         model: a model on `device`.
@@ -66,8 +68,7 @@ def embed_split(
         split: name of a split whose captions all have an image.
         batch_size: captions, or images, in one pass.
         device: where the batches are moved.
-        max_seconds: seconds to which longer captions are cropped.
-        pad_to_max: pad every caption to `max_seconds`, on which outputs depend in published mode.
+        pad_to_max: pad every caption to 10 s, on which outputs depend in published mode.
         precision: dtype of autocast, None for none.
 
     Raises:
@@ -89,16 +90,15 @@ def embed_split(
             features, boxes = (torch.from_numpy(array).to(device) for array in corpus.regions(ids))
             parts.append(model.embed_image(features, boxes).float().cpu())
 
-    max_samples = round(max_seconds * audio.SAMPLE_RATE)
     moved: set[int] = set()
 
     def read(index: int) -> Signal:
-        signal, silent = audio.read_crop(corpus.audio_path(captions[index]), max_samples)
+        signal, silent = audio.read_crop(corpus.audio_path(captions[index]), MAX_SAMPLES)
         if silent:
             moved.add(index)
         return audio.normalise(signal)
 
-    lengths = {index: min(caption.num_samples, max_samples) for index, caption in enumerate(captions)}
+    lengths = {index: min(caption.num_samples, MAX_SAMPLES) for index, caption in enumerate(captions)}
     found = dict(
         map_sounds(
             model,
@@ -107,17 +107,18 @@ def embed_split(
             batch_by_length(lengths, size=batch_size),
             device=device,
             precision=precision,
-            min_samples=max_samples if pad_to_max else 0,
+            min_samples=MAX_SAMPLES if pad_to_max else 0,
         )
     )
     if moved:
         _log.warning(
             "%d captions are silent for their first %g s; they are cropped to a part with sound",
             len(moved),
-            max_seconds,
+            MAX_SECONDS,
         )
     speech = torch.stack([found[index] for index in range(len(captions))]).float().cpu()
     return SplitEmbeddings(
+        split=split,
         image_ids=tuple(image_ids),
         images=check_finite(torch.cat(parts), f"Image embeddings of split '{split}'"),
         captions=captions,

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from vgsplus import audio
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.embeddings import MAX_SECONDS
+from vgsplus.evaluation.embeddings import MAX_SAMPLES
 from vgsplus.evaluation.hidden_states import check_finite, inference
 from vgsplus.regions.pixel_grid import grid_regions
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 SOUND, PICTURE = "audio", "image"
 MODALITIES = (SOUND, PICTURE)
 OTHER_MODALITIES = ("text", "video")
-MAX_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)
 ABILITY = (
     "A vgsplus model embeds spoken captions and pictures, each by itself: run tasks of sounds and pictures "
     "only, such as SpokenCOCOA2IRetrieval and SpokenCOCOI2ARetrieval."

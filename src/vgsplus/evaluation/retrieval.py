@@ -26,7 +26,6 @@ import torch
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.ranks import rank_embeddings, rank_matrix
 
 if TYPE_CHECKING:
@@ -34,10 +33,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vgsplus.corpora import Caption, Corpus
+    from vgsplus.corpora import Caption
     from vgsplus.evaluation.embeddings import SplitEmbeddings
     from vgsplus.evaluation.ranks import Ranks
-    from vgsplus.models.vgsplus import VGSPlus
 
 KS = (1, 5, 10)
 DIRECTIONS = ("speech_to_image", "image_to_speech")
@@ -298,7 +296,7 @@ def _resample(
     ]
 
 
-# ---- a model on a split -----------------------------------------------------------------------------------
+# ---- a split ----------------------------------------------------------------------------------------------
 
 
 def rank_split(embedded: SplitEmbeddings) -> Ranks:
@@ -308,46 +306,22 @@ def rank_split(embedded: SplitEmbeddings) -> Ranks:
 
 
 def evaluate(
-    model: VGSPlus,
-    corpus: Corpus,
-    split: str,
-    *,
+    embedded: SplitEmbeddings,
     ks: Sequence[int] = KS,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
-    pad_to_max: bool = False,
-    precision: torch.dtype | None = None,
+    *,
     replicates: int = REPLICATES,
     gallery: int = 200,
     seed: int = 0,
 ) -> RetrievalResult:
-    """Embed a split and score its retrieval by dot products, both directions over all images and captions.
+    """Score the retrieval of an embedded split by dot products, over all of its images and captions.
 
     Args:
-        model: a model on `device`; its train/eval modes are restored.
-        corpus: a prepared corpus with images.
-        split: name of a split.
+        embedded: as from `embed_split`.
         ks: numbers of first answers that count.
-        batch_size: captions, or images, in one pass.
-        device: where the batches are moved.
-        pad_to_max: as in `embed_split`.
-        precision: dtype of autocast, None for none.
         replicates: of the resampling.
         gallery: number of captions whose first images are kept, drawn by the seed and not by success.
         seed: of the resampling and of that draw.
-
-    Raises:
-        VgsplusError: as `embed_split` and `recall`.
     """
-    embedded = embed_split(
-        model,
-        corpus,
-        split,
-        batch_size=batch_size,
-        device=device,
-        pad_to_max=pad_to_max,
-        precision=precision,
-    )
     found = rank_split(embedded)
     scores = score(found, ks, replicates=replicates, seed=seed)
     count = min(gallery, scores.captions)
@@ -357,7 +331,7 @@ def evaluate(
         embedded.captions[column].id: tuple(embedded.image_ids[row] for row in top)
         for column, top in zip(drawn, top_images(similarity, found.image_of_caption[drawn]), strict=True)
     }
-    return RetrievalResult(split=split, scores=scores, retrieved=retrieved)
+    return RetrievalResult(split=embedded.split, scores=scores, retrieved=retrieved)
 
 
 def top_images(

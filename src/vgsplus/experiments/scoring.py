@@ -17,7 +17,7 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import AbxTask, score_layers
 from vgsplus.evaluation.embeddings import SplitEmbeddings, embed_split
-from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate
+from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate, rank_split, score
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 ABX, ABX_PUBLISHED = "abx", "abx as published"
@@ -44,7 +44,7 @@ class Scoring:
         """The scores of a run's model, where it is, by flat name; ABX as published only where a phase ended.
 
         Raises:
-            VgsplusError: as `retrieval.evaluate` and `score_layers`.
+            VgsplusError: as `embed_run` and `score_layers`.
         """
         found = recalls(model, config, self.corpus, self.test_sets)
         if self.abx is None:
@@ -97,26 +97,13 @@ def evaluate_run(
     config: RunConfig,
     corpus: Corpus,
     split: str,
-    *,
-    replicates: int = 2000,
-    gallery: int = 200,
 ) -> RetrievalResult:
-    """Score a run's model, where it is, in the precision of its training; see `retrieval.evaluate`.
+    """Score the retrieval of a run's model, on its device, in the precision of its training.
 
     Raises:
-        VgsplusError: as `retrieval.evaluate`.
+        VgsplusError: as `embed_run`.
     """
-    return evaluate(
-        model,
-        corpus,
-        split,
-        device=next(model.parameters()).device,
-        pad_to_max=model.config.padding == "published",
-        precision=_autocast(config),
-        replicates=replicates,
-        gallery=gallery,
-        seed=config.seed,
-    )
+    return evaluate(embed_run(model, config, corpus, split), seed=config.seed)
 
 
 def check_retrieval(model: ModelConfig, corpus: Corpus) -> None:
@@ -156,12 +143,12 @@ def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[
     """Recall of a run's model on each split, as flat names: "test/speech_to_image/R@10".
 
     Raises:
-        VgsplusError: as `retrieval.evaluate`.
+        VgsplusError: as `embed_run`.
     """
     return {
         f"{split}/{direction}/R@{k}": estimate.value
         for split in splits
-        for scores in [evaluate_run(model, config, corpus, split, replicates=1, gallery=1).scores]
+        for scores in [score(rank_split(embed_run(model, config, corpus, split)), replicates=1)]
         for direction in DIRECTIONS
         for k, estimate in scores.side(direction).recall.items()
     }
