@@ -69,10 +69,10 @@ def extract(
 ) -> float:
     """Extract layers in one pass; returns the seconds it took, to the last frame on disk."""
     start = time.perf_counter()
-    with LayerStore(layers, folder) as store:
-        for _, outputs in iterate_hidden_states(model, sounds, layers, device=device):
-            for layer, frames in zip(layers, outputs, strict=True):
-                store.add(layer, frames)
+    store = LayerStore(layers, folder)
+    for _, outputs in iterate_hidden_states(model, sounds, layers, device=device):
+        for layer, frames in zip(layers, outputs, strict=True):
+            store.add(layer, frames)
     return time.perf_counter() - start
 
 

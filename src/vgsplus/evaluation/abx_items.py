@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +19,10 @@ from vgsplus.corpora.items import (
 )
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, files_below
+from vgsplus.parallel import in_parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-READERS = 4
+    from collections.abc import Sequence
 
 
 def read_items(
@@ -98,8 +96,8 @@ def _find_audio(items: Items, root: Path, faults: list[str]) -> dict[str, Path]:
     return found
 
 
-def _late_tokens(items: Items) -> Iterator[str]:
-    """Yield a fault for each token that ends after its sound, and for each sound that cannot be read."""
+def _late_tokens(items: Items) -> list[str]:
+    """Return a fault for each token that ends after its sound, and for each sound that cannot be read."""
     indices = items.by_file()
 
     def faults_of(file: str) -> list[str]:
@@ -114,6 +112,4 @@ def _late_tokens(items: Items) -> Iterator[str]:
             for token in late
         ]
 
-    with ThreadPoolExecutor(READERS) as pool:
-        for faults in pool.map(faults_of, items.audio):
-            yield from faults
+    return [fault for faults in in_parallel(faults_of, list(items.audio)) for fault in faults]

@@ -9,15 +9,15 @@ Shape letters: T frames of a file, D dimensions, N selected frames.
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import tempfile
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from vgsplus import audio
@@ -37,7 +37,7 @@ from vgsplus.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from io import BufferedRandom
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -126,8 +126,8 @@ def score_layers(
         features: name of the model in the rows.
         device: where the model runs and distances are computed.
         batch_seconds: seconds of sound in one pass, padding included.
-        cache: a folder in which a temporary folder holds the layers' frames, N · D · 4 bytes each; None keeps
-            them in memory.
+        cache: a folder for temporary files of the layers' frames, N · D · 4 bytes each; None keeps them in
+            memory.
         progress: receives the stages "FEATURES: files" and "FEATURES: layers".
 
     Raises:
@@ -144,19 +144,19 @@ def score_layers(
         frame_shift=receptive_field_shift(model),
         tolerance=max_missing_frames(model),
     )
+    store = LayerStore(layers, cache)
+    found = iterate_hidden_states(model, sounds, layers, device=device, batch_seconds=batch_seconds)
+    for done, (file, outputs) in enumerate(found, start=1):
+        needed = torch.from_numpy(tokens.select(file, len(outputs[0])))
+        for layer, frames in zip(layers, outputs, strict=True):
+            selected = frames[needed.to(frames.device)]
+            store.add(layer, check_finite(selected, f"Features of {file}, layer {layer}"))
+        progress.update(f"{features}: files", done, len(sounds))
     rows: list[AbxRow] = []
-    with LayerStore(layers, cache) as store:
-        found = iterate_hidden_states(model, sounds, layers, device=device, batch_seconds=batch_seconds)
-        for done, (file, outputs) in enumerate(found, start=1):
-            needed = torch.from_numpy(tokens.select(file, len(outputs[0])))
-            for layer, frames in zip(layers, outputs, strict=True):
-                selected = frames[needed.to(frames.device)]
-                store.add(layer, check_finite(selected, f"Features of {file}, layer {layer}"))
-            progress.update(f"{features}: files", done, len(sounds))
-        for done, layer in enumerate(layers, start=1):
-            frames = store.take(layer).to(device)
-            rows += _rows(task, scorers, frames, tokens, features=features, layer=layer)
-            progress.update(f"{features}: layers", done, len(layers))
+    for done, layer in enumerate(layers, start=1):
+        frames = store.take(layer).to(device)
+        rows += _rows(task, scorers, frames, tokens, features=features, layer=layer)
+        progress.update(f"{features}: layers", done, len(layers))
     return rows
 
 
@@ -214,30 +214,20 @@ def _rows(
 class LayerStore:
     """Frames of several layers, added a file at a time and taken a layer at a time.
 
-    With a folder, frames are in files of a temporary folder in it and memory holds one layer, N · D · 4
-    bytes; without one, memory holds all layers. Use it as a context manager, which removes the files.
+    With a folder they are in anonymous temporary files there, and memory holds one layer, N · D · 4 bytes;
+    without one, memory holds all layers.
     """
 
     def __init__(self, layers: Sequence[int], folder: Path | None = None) -> None:
-        self._chunks: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-        self._folder, self._stack, self._width = folder, ExitStack(), 0
-        self._files: dict[int, BufferedRandom] = {}
-
-    def __enter__(self) -> Self:
-        if self._folder is not None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                inner = tempfile.TemporaryDirectory(prefix=".layers-", dir=self._folder)
-                folder = Path(self._stack.enter_context(inner))
-                for layer in self._chunks:
-                    self._files[layer] = self._stack.enter_context((folder / f"{layer}.f32").open("w+b"))
-            except OSError as error:
-                raise self._write_error(error) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._chunks.clear()
-        self._stack.close()
+        self._folder, self._width = folder, 0
+        self._files: dict[int, io.BufferedIOBase] = {}
+        with self._writing():
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            for layer in layers:
+                self._files[layer] = (
+                    io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+                )
 
     def add(self, layer: int, frames: Tensor) -> None:
         """Append frames (n, D) to a layer.
@@ -245,35 +235,28 @@ class LayerStore:
         Raises:
             VgsplusError: they cannot be written.
         """
-        frames = frames.cpu()
-        if not self._files:
-            self._chunks[layer].append(frames)
-            return
         self._width = frames.shape[1]
-        try:
-            self._files[layer].write(frames.contiguous().numpy().data)
-        except OSError as error:
-            raise self._write_error(error) from error
+        with self._writing():
+            self._files[layer].write(frames.cpu().contiguous().numpy().data)
 
     def take(self, layer: int) -> Tensor:
         """Return all frames (N, D) of a layer and remove them from the store.
 
         Raises:
-            VgsplusError: they cannot be written.
+            VgsplusError: they cannot be written or read.
         """
-        if not self._files:
-            return torch.cat(self._chunks.pop(layer))
-        file = self._files.pop(layer)
-        try:
-            file.seek(0)  # flushes the buffer
-        except OSError as error:
-            raise self._write_error(error) from error
-        frames = torch.from_numpy(np.fromfile(file, dtype=np.float32).reshape(-1, self._width))
-        file.truncate(0)
-        return frames
+        with self._writing(), self._files.pop(layer) as file:
+            values = bytearray(file.seek(0, os.SEEK_END))  # flushes the buffer
+            file.seek(0)
+            file.readinto(values)
+        return torch.frombuffer(values, dtype=torch.float32).reshape(-1, self._width)
 
-    def _write_error(self, error: OSError) -> VgsplusError:
-        return VgsplusError(
-            f"{self._folder}: the frames of {len(self._chunks)} layers cannot be written there ({error}). "
-            "Free disk space, name another folder, or score fewer layers at a time."
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise VgsplusError(
+                f"{self._folder}: the frames of the layers cannot be written there ({error}). Free disk "
+                "space, name another folder, or score fewer layers at a time."
+            ) from error

@@ -7,15 +7,13 @@ Shape letters: L layers, T frames, D dimensions.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import h5py
 import numpy as np
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
 
     type Features = NDArray[np.float32]
     type Save = Callable[[BufferedWriter, Features], object]
+    type Metadata = Mapping[str, Any]
     type Store = FeatureFolder | FeatureFile
 
 METADATA_FILE = "features.json"
@@ -172,38 +171,27 @@ def export(
 # ---- files and folders ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureMetadata:
-    """Model and layers that features were computed with.
+def metadata_of(model: VGSPlus, path: Path, layers: Sequence[int]) -> Metadata:
+    """Return the metadata of hidden states.
 
-    Attributes:
-        model: path from which the model was read.
-        weights: a digest of its speech encoder, independent of the path.
-        layers: L transformer layers from 1, in their order in the features.
-        frame_rate: frames per second.
+    Returns:
+        model: the path from which the model was read; weights: a digest of its speech encoder, independent of
+        the path; layers: L transformer layers from 1, in their order in the features; frame_rate: frames per
+        second.
     """
-
-    model: str
-    weights: str
-    layers: tuple[int, ...]
-    frame_rate: float
-
-
-def metadata_of(model: VGSPlus, path: Path, layers: Sequence[int]) -> FeatureMetadata:
-    """Return the metadata of features of a model that was read from `path`."""
     digest = hashlib.sha256(model.config.padding.encode())
     for name, tensor in sorted(model.speech.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
-    return FeatureMetadata(
-        model=str(path),
-        weights=digest.hexdigest(),
-        layers=tuple(layers),
-        frame_rate=float(frame_rate(model)),
-    )
+    return {
+        "model": str(path),
+        "weights": digest.hexdigest(),
+        "layers": list(layers),
+        "frame_rate": float(frame_rate(model)),
+    }
 
 
-def open_store(form: Literal["npy", "pt", "hdf5"], path: Path, metadata: FeatureMetadata) -> Store:
+def open_store(form: Literal["npy", "pt", "hdf5"], path: Path, metadata: Metadata) -> Store:
     """Return the writer of a format: a folder of .npy files or of .pt files, or an HDF5 file."""
     match form:
         case "npy":
@@ -236,7 +224,7 @@ class FeatureFolder:
     bytes_per_value = 4
     """Approximate size of a number on disk."""
 
-    def __init__(self, path: Path, suffix: str, save: Save, metadata: FeatureMetadata) -> None:
+    def __init__(self, path: Path, suffix: str, save: Save, metadata: Metadata) -> None:
         self.path = self.folder = path
         self.metadata = metadata
         self._suffix, self._save = suffix, save
@@ -275,7 +263,7 @@ class FeatureFolder:
                 self._save(file, features)
 
     def __enter__(self) -> Self:
-        text = json.dumps(dataclasses.asdict(self.metadata), indent=1, ensure_ascii=False)
+        text = json.dumps(self.metadata, indent=1, ensure_ascii=False)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / METADATA_FILE).exists():
@@ -283,9 +271,7 @@ class FeatureFolder:
                     file.write(f"{text}\n".encode())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Do nothing: every file is complete."""
 
     def _file(self, name: str) -> Path:
@@ -297,10 +283,10 @@ class FeatureFolder:
             layers, model, weights = found["layers"], found["model"], found["weights"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise VgsplusError(f"{known}: is broken ({error!r}). Choose another folder.") from None
-        if weights != self.metadata.weights or layers != list(self.metadata.layers):
+        if (weights, layers) != (self.metadata["weights"], self.metadata["layers"]):
             raise VgsplusError(
                 f"{self.folder}: holds features of layers {layers} of {model}, or of earlier weights of it, "
-                f"not of layers {list(self.metadata.layers)} of {self.metadata.model}. Choose another "
+                f"not of layers {self.metadata['layers']} of {self.metadata['model']}. Choose another "
                 "folder, or remove this one."
             )
 
@@ -314,7 +300,7 @@ class FeatureFile:
     min_frames = 1
     bytes_per_value = 4
 
-    def __init__(self, path: Path, metadata: FeatureMetadata) -> None:
+    def __init__(self, path: Path, metadata: Metadata) -> None:
         self.path, self.metadata = path, metadata
         self._stack = ExitStack()
         self._file: h5py.File | None = None
@@ -350,7 +336,7 @@ class FeatureFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self._stack.enter_context(atomic_file(self.path))
             self._file = self._stack.enter_context(h5py.File(file.name, "w"))
-        self._file.attrs.update(dataclasses.asdict(self.metadata))
+        self._file.attrs.update(self.metadata)
         return self
 
     def __exit__(

@@ -19,6 +19,7 @@ import torch
 from vgsplus import audio
 from vgsplus.audio_files import HINT_REPLACE
 from vgsplus.errors import AudioError, VgsplusError
+from vgsplus.parallel import in_parallel
 from vgsplus.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -300,22 +301,16 @@ def check_audio(
     Returns:
         Lengths in samples at 16 kHz, and messages.
     """
-
-    def length(path: Path) -> int | AudioError:
-        try:
-            return len(audio.load_any(path))
-        except AudioError as error:
-            return error
-
     needed = "one frame" if min_frames == 1 else f"{min_frames} frames"
-    num_samples, faults = [], []
-    with ThreadPoolExecutor(READERS) as pool:
-        for done, (path, found) in enumerate(zip(paths, pool.map(length, paths), strict=True), start=1):
-            if isinstance(found, AudioError):
-                faults.append(str(found))
-            elif int(model.speech.waveform.num_frames(torch.tensor(found))) < min_frames:
-                faults.append(f"{path}: {found} samples at 16 kHz are too short for {needed}. {HINT_REPLACE}")
-            else:
-                num_samples.append(found)
-            progress.update("checking", done, len(paths))
-    return num_samples, faults
+
+    def check(path: Path) -> int | str:
+        try:
+            num_samples = len(audio.load_any(path))
+        except AudioError as error:
+            return str(error)
+        if int(model.speech.waveform.num_frames(torch.tensor(num_samples))) < min_frames:
+            return f"{path}: {num_samples} samples at 16 kHz are too short for {needed}. {HINT_REPLACE}"
+        return num_samples
+
+    found = in_parallel(check, paths, partial(progress.update, "checking"))
+    return [n for n in found if isinstance(n, int)], [fault for fault in found if isinstance(fault, str)]

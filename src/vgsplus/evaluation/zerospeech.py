@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from io import BufferedWriter
     from pathlib import Path
-    from types import TracebackType
 
-    from vgsplus.evaluation.export import FeatureMetadata, Features
+    from vgsplus.evaluation.export import Features, Metadata
     from vgsplus.models.vgsplus import VGSPlus
 
 PHONETIC = "phonetic"
@@ -93,10 +92,10 @@ class Submission(FeatureFolder):
     min_frames = 2  # numpy.loadtxt reads a single line as one dimension
     bytes_per_value = BYTES_PER_NUMBER
 
-    def __init__(self, path: Path, metadata: FeatureMetadata, model: VGSPlus) -> None:
-        if len(metadata.layers) != 1:
+    def __init__(self, path: Path, metadata: Metadata, model: VGSPlus) -> None:
+        if len(metadata["layers"]) != 1:
             raise VgsplusError(
-                f"A submission holds one layer, not {len(metadata.layers)}: name it, as with --layers 8."
+                f"A submission holds one layer, not {len(metadata['layers'])}: name it, as with --layers 8."
             )
         super().__init__(path, ".txt", _save_text, metadata)
         self.folder = path.with_name(f".{path.name}.writing")
@@ -111,17 +110,15 @@ class Submission(FeatureFolder):
         """As `FeatureFolder.add`."""
         super().add(name, np.concatenate([features[:1].repeat(self._shift, axis=0), features]))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             return
-        model = self.metadata.model.rstrip("/").rpartition("/")[2]
+        model = self.metadata["model"].rstrip("/").rpartition("/")[2]
         text = META_TEXT.format(
             fill_in=FILL_IN,
-            description=json.dumps(f"Layer {self.metadata.layers[0]} of {model}: {FILL_IN}"),
+            description=json.dumps(f"Layer {self.metadata['layers'][0]} of {model}: {FILL_IN}"),
             grounded=str(self._grounded).lower(),
-            frame_shift=1 / self.metadata.frame_rate,
+            frame_shift=1 / self.metadata["frame_rate"],
         )
         with writing(self.path):
             with atomic_file(self.folder / META) as file:
