@@ -257,7 +257,7 @@ def test_the_command_says_what_is_wrong_before_the_model_runs(run, folder, tmp_p
         ([tmp_path / "empty", folder, "--out", out], "holds no model"),
         ([run, folder, "--out", out, "--layer", 4], "no layer 4"),
         ([run, tmp_path / "empty", "--out", out], "holds no sound files"),
-        ([run, folder, "--out", tmp_path / "file"], "cannot be made a folder"),
+        ([run, folder, "--out", tmp_path / "file"], "file: File exists"),
     ):
         code, _, err = command(capsys, *arguments)
         assert code == 1
