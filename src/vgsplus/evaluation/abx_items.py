@@ -19,7 +19,7 @@ from vgsplus.corpora.items import (
 )
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, files_below
-from vgsplus.parallel import in_parallel
+from vgsplus.parallel import parallel_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,4 +112,4 @@ def _late_tokens(items: Items) -> list[str]:
             for token in late
         ]
 
-    return [fault for faults in in_parallel(faults_of, list(items.audio)) for fault in faults]
+    return [fault for faults in parallel_map(faults_of, list(items.audio)) for fault in faults]

@@ -6,7 +6,6 @@ Shape letters: B sounds, S samples, T frames, D dimensions.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
@@ -19,7 +18,7 @@ import torch
 from vgsplus import audio
 from vgsplus.audio_files import HINT_REPLACE
 from vgsplus.errors import AudioError, VgsplusError
-from vgsplus.parallel import in_parallel
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from vgsplus.audio import Signal
     from vgsplus.models.vgsplus import VGSPlus
 
-READERS = 4
-"""Threads that read sounds."""
 NO_LIMIT = math.inf
 
 
@@ -151,15 +148,14 @@ def map_sounds[K, T](
         precision: dtype of autocast, None for none.
         min_samples: length to which shorter batches are padded.
     """
-    with ThreadPoolExecutor(READERS) as pool:
-        for keys in batches:
-            waves = [torch.from_numpy(wave) for wave in pool.map(read, keys)]
-            padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-            padded = torch.nn.functional.pad(padded, (0, max(0, min_samples - padded.shape[1])))
-            num_samples = torch.tensor([len(wave) for wave in waves])
-            with inference(model, device, precision):
-                outputs = list(function(padded.to(device), num_samples.to(device)))
-            yield from zip(keys, outputs, strict=True)
+    for keys in batches:
+        waves = [torch.from_numpy(wave) for wave in parallel_map(read, keys)]
+        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        padded = torch.nn.functional.pad(padded, (0, max(0, min_samples - padded.shape[1])))
+        num_samples = torch.tensor([len(wave) for wave in waves])
+        with inference(model, device, precision):
+            outputs = list(function(padded.to(device), num_samples.to(device)))
+        yield from zip(keys, outputs, strict=True)
 
 
 def map_files[T](
@@ -312,5 +308,5 @@ def check_audio(
             return f"{path}: {num_samples} samples at 16 kHz are too short for {needed}. {HINT_REPLACE}"
         return num_samples
 
-    found = in_parallel(check, paths, partial(progress.update, "checking"))
+    found = list(parallel_map(check, paths, progress, "checking"))
     return [n for n in found if isinstance(n, int)], [fault for fault in found if isinstance(fault, str)]
