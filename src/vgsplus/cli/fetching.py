@@ -45,12 +45,7 @@ def fetch(
 
 
 def fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str]) -> list[Path]:
-    """Download and unpack archives into `folder` unless they exist there; return the unpacked folders.
-
-    Raises:
-        Interrupted: Ctrl-C was pressed.
-        DownloadError: there is no such archive, or as `vgsplus.fetching.fetch.fetch`.
-    """
+    """Download and unpack archives into `folder` unless they exist there; return the unpacked folders."""
     from vgsplus.fetching.archives import find_archive
     from vgsplus.fetching.fetch import fetch as fetch_archive
 
@@ -74,11 +69,7 @@ def fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str]) -> lis
 def fetch_librispeech(
     root: Path, train: Sequence[str], validation: Sequence[str], mirrors: Sequence[str]
 ) -> None:
-    """Download those subsets of LibriSpeech that are missing in `root`, its folder or the one above it.
-
-    Raises:
-        VgsplusError: no subset to train on is named or exists; or as `fetch_all`.
-    """
+    """Download those subsets of LibriSpeech that are missing in `root`, its folder or the one above it."""
     from vgsplus.corpora.sources.librispeech import FOLDER, TRAINING_SUBSETS
 
     root = root.absolute()
@@ -97,9 +88,6 @@ def fetch_spokencoco(
 
     Returns:
         SpokenCOCO's folder and the feature files.
-
-    Raises:
-        VgsplusError: `root` is not given; or as `fetch_all`.
     """
     unpacked = fetch_corpus("spokencoco", root, mirrors)
     if features or images:
@@ -109,11 +97,7 @@ def fetch_spokencoco(
 
 
 def fetch_corpus(name: str, root: Path | None, mirrors: Sequence[str]) -> Path:
-    """Download the archive of a corpus unless it exists; return its folder, which is `root` or lies in it.
-
-    Raises:
-        VgsplusError: `root` is not given; or as `fetch_all`.
-    """
+    """Download the archive of a corpus unless it exists; return its folder, which is `root` or lies in it."""
     from vgsplus.fetching.archives import find_archive
 
     if root is None:

@@ -69,13 +69,7 @@ class RunProgress:
 
 
 def run_progress(run: Path, path: Path | None, config: RunConfig, *, evaluated: bool) -> RunProgress:
-    """Return the progress of a run at the checkpoint `path` (None: no checkpoint yet).
-
-    Args:
-        run: the run folder.
-        path: one of its checkpoints.
-        config: its settings.
-        evaluated: whether a final evaluation is expected.
+    """Return the progress of a run at a checkpoint; `evaluated`: whether a final evaluation is expected.
 
     Raises:
         VgsplusError: the state of the checkpoint, its settings or a line of the log are broken.
