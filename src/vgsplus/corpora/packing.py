@@ -78,7 +78,7 @@ def pack(
             writer.note(key, corpus.info[key])
         if corpus.info["regions"] is not None:
             copied = Path(shutil.copyfile(corpus.root / REGIONS_FILE, writer.folder / f"{REGIONS_FILE}.copy"))
-            writer.adopt_regions(copied, corpus.image_ids)
+            writer.adopt_regions(copied)
         (writer.folder / SHARDS_FOLDER).mkdir()
         done = 0
         for split in splits:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -217,16 +216,15 @@ class CorpusWriter:
         self._image_ids[image_id] = None
         self._regions.append(features, boxes)
 
-    def adopt_regions(self, path: Path, image_ids: Sequence[str]) -> None:
-        """Move a finished and checked regions.h5, whose rows are the images `image_ids`, into the corpus.
+    def adopt_regions(self, path: Path) -> None:
+        """Move a finished and checked regions.h5 into the corpus.
 
         The file is on the same file system. The corpus gets no other regions.
         """
         assert self._regions is None, "regions come from one place: add_regions or adopt_regions"
         path.replace(self.folder / REGIONS_FILE)
         with open_regions(self.folder) as store:
-            self._shape = store.shape[1:]
-        self._image_ids = dict.fromkeys(image_ids)
+            self._shape, self._image_ids = store.shape[1:], dict.fromkeys(store.image_ids)
 
     def skip(self, reason: str, what: str) -> None:
         """Record that `what` was skipped because of `reason`, a short phrase that repeats."""

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vgsplus.errors import CorpusError
 from vgsplus.progress import SILENT, Progress
@@ -33,15 +33,6 @@ type ImageKey = Callable[[str], int | str | None]
 """Returns the same key for all names of an image, in captions and in files of regions; None: not an image."""
 
 
-class Collected(NamedTuple):
-    """The store at `path`, its `images`, those without regions, the number of records of others."""
-
-    path: Path
-    images: list[str]
-    missing: list[str]
-    unnamed: int
-
-
 def collect_regions(
     files: Sequence[Path],
     images: Mapping[int | str, str],
@@ -51,7 +42,7 @@ def collect_regions(
     dtype: Dtype,
     partial: bool,
     progress: Progress = SILENT,
-) -> Collected:
+) -> tuple[Path, dict[str, str], int]:
     """Collect the regions of images from files of `published` into a store, with a row per image in order.
 
     Args:
@@ -62,6 +53,9 @@ def collect_regions(
         dtype: of the stored features.
         partial: whether to skip images without regions or with faulty ones only.
         progress: stage "regions", of parts of the files.
+
+    Returns:
+        The store (in `folder`), why images have no row in it, and the number of records of other images.
 
     Raises:
         CorpusError: a file is missing; records that repeat an image; unless `partial`, all faulty records,
@@ -88,13 +82,12 @@ def collect_regions(
     except CorpusError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    missing = [image_ids[row] for row in sorted(set(range(len(image_ids))) - set(rows))]
+    missing = {image_ids[row]: NOT_HELD for row in sorted(set(range(len(image_ids))) - set(rows))}
     if missing and not partial:
-        raise CorpusError([f"{image}: {NOT_HELD}" for image in missing])
+        raise CorpusError([f"{image}: {fault}" for image, fault in missing.items()])
     if missing:
         path = _keep_rows(path, rows)
-    unnamed = sum(outcome["unnamed"] for outcome in outcomes)
-    return Collected(path, [image_ids[row] for row in rows], missing, unnamed)
+    return path, missing, sum(outcome["unnamed"] for outcome in outcomes)
 
 
 def _find_shape(parts: Sequence[Part]) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from vgsplus.corpora.sounds import EMPTY, TOO_SHORT
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, is_file
 from vgsplus.progress import SILENT, Progress
-from vgsplus.regions.collect import NOT_HELD, ImageKey, collect_regions
+from vgsplus.regions.collect import ImageKey, collect_regions
 from vgsplus.regions.store import Dtype, provenance_of
 
 
@@ -100,7 +100,7 @@ def prepare_lists(
     def add_images(writer: CorpusWriter, image_ids: Sequence[str]) -> Mapping[str, str]:
         if image_root is not None and not features:
             return describe_images(writer, image_ids, image_root, dtype=dtype, progress=progress)
-        collected = collect_regions(
+        path, missing, others = collect_regions(
             features,
             {key: image for key, (image, _) in listed.items()},
             resume_folder,
@@ -109,9 +109,9 @@ def prepare_lists(
             partial=skip_faulty,
             progress=progress,
         )
-        writer.adopt_regions(collected.path, collected.images)
-        writer.note("regions_of_no_caption", collected.unnamed)
-        return dict.fromkeys(collected.missing, NOT_HELD)
+        writer.adopt_regions(path)
+        writer.note("regions_of_no_caption", others)
+        return missing
 
     def review(writer: CorpusWriter, usable: list[Usable]) -> Iterator[Usable]:
         for key, value in notes(Counter(split for _, split in listed.values() if split is not None)).items():
