@@ -150,8 +150,7 @@ def test_captions_of_no_image_have_no_row(tmp_path):
     assert Corpus.open(tmp_path / "c").captions("train").image_rows.tolist() == [-1]
 
 
-def test_every_fault_is_told_with_its_line_in_any_block_of_lines(corpus, monkeypatch):
-    monkeypatch.setattr("vgsplus.corpora.captions.LINES_AT_ONCE", 3)
+def test_every_fault_is_told_with_its_line(corpus):
     lines = (corpus / "captions.jsonl").read_text().splitlines()
     whole = Corpus.open(corpus).captions("train")[:]
     broken = {

@@ -1,7 +1,7 @@
-"""Captions on disk: each line of captions.jsonl is checked once and parsed again when it is asked for.
+"""Captions on disk: each line of captions.jsonl is checked once and parsed again on access.
 
 In memory a caption is a few numbers in arrays, which forked workers share: 592,000 of them take less than
-20 MB, where as many objects take hundreds, copied into every worker as it counts references to them.
+20 MB, whereas as many objects take hundreds, copied into every worker by reference counting.
 """
 
 import json
@@ -9,7 +9,6 @@ import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
-from itertools import batched
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,20 +19,19 @@ from vgsplus.corpora.format import CAPTION_FIELDS, Caption
 from vgsplus.errors import CorpusError
 
 NO_IMAGE = -1
-LINES_AT_ONCE = 1024
 
 
 _FIELDS = frozenset(CAPTION_FIELDS)
 
 
 class Captions(Sequence[Caption]):
-    """The captions of a split, in the order of captions.jsonl, each made when it is asked for.
+    """The captions of a split, in the order of captions.jsonl, each parsed on access.
 
-    Goes to forked and spawned workers: the file is opened by its path, once a process.
+    May be passed to forked and spawned workers: each process opens the file by its path.
 
     Attributes:
         num_samples: (n,) int64 at 16 kHz.
-        image_rows: (n,) int64, rows of regions.h5; NO_IMAGE where a caption speaks of none.
+        image_rows: (n,) int64, rows of regions.h5; NO_IMAGE for captions without an image.
     """
 
     def __init__(
@@ -83,10 +81,10 @@ class Captions(Sequence[Caption]):
 def index_captions(
     path: Path, splits: Sequence[str], image_rows: Mapping[str, int]
 ) -> tuple[dict[str, Captions], list[str]]:
-    """The captions of captions.jsonl by split, those of `splits` first, and every fault of it.
+    """Return the captions of captions.jsonl by split, those of `splits` first, and every fault of it.
 
-    A line that does not parse is a fault "file:line: …"; a caption of an image that is not in `image_rows`,
-    or whose length is no whole number, is one that names the caption.
+    A line that does not parse is a fault "FILE:LINE: …". A caption of an image that is not in `image_rows`,
+    or whose length is not an integer, is a fault that names the caption.
 
     Raises:
         CorpusError: there is no such file.
@@ -100,20 +98,21 @@ def index_captions(
         row = rows.get(record["image"])
         if row is None:
             misfits.append(f"{path}: caption {record['id']} names the unknown image {record['image']}")
-            continue
-        flat = columns.get(record["split"])
-        if flat is None:
-            flat = columns[record["split"]] = array("q")
-        try:
-            flat.extend((start, end, record["num_samples"], row))
-        except TypeError:
-            del flat[len(flat) // 4 * 4 :]
+        elif not isinstance(record["num_samples"], int):
             misfits.append(f"{path}: caption {record['id']}: num_samples is {record['num_samples']!r}")
-    return {split: _captions(path, flat) for split, flat in columns.items()}, faults + misfits
+        else:
+            flat = columns.setdefault(record["split"], array("q"))
+            flat.extend((start, end, record["num_samples"], row))
+    tables = {split: np.array(flat, np.int64).reshape(-1, 4) for split, flat in columns.items()}
+    captions = {
+        split: Captions(path, table[:, :2].copy(), table[:, 2].copy(), table[:, 3].copy())
+        for split, table in tables.items()
+    }
+    return captions, faults + misfits
 
 
 def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
-    """The captions of captions.jsonl that parse, and a fault "file:line: …" for each line that does not.
+    """Return the captions of captions.jsonl that parse, and a fault "FILE:LINE: …" for each other line.
 
     Raises:
         CorpusError: there is no such file.
@@ -122,39 +121,23 @@ def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
     return [Caption(**record) for _, _, record in _records(path, faults)], faults
 
 
-def _captions(path: Path, flat: array[int]) -> Captions:
-    table = np.array(flat, np.int64).reshape(-1, 4)
-    return Captions(path, table[:, :2].copy(), table[:, 2].copy(), table[:, 3].copy())
-
-
 def _records(path: Path, faults: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(start, end, fields of a `Caption`) of each line, start and end in bytes; faults of the other lines."""
     if not path.is_file():
         raise CorpusError(f"{path}: is missing. Prepare the corpus again.")
-    number = end = 0
+    end = 0
     with path.open("rb") as file:
-        for lines in batched(file, LINES_AT_ONCE):
-            records = _parse_together(lines)
-            for index, line in enumerate(lines):
-                number, start, end = number + 1, end, end + len(line)
-                try:
-                    record = json.loads(line) if records is None else records[index]
-                    if not isinstance(record, dict) or record.keys() != _FIELDS:
-                        Caption(**record)
-                    hash((record["id"], record["split"], record["image"]))  # fails for lists and objects
-                except ValueError as error:
-                    faults.append(f"{path}:{number}: is not valid JSON ({error})")
-                except TypeError as error:
-                    what = str(error).removeprefix("Caption.__init__() ")
-                    faults.append(f"{path}:{number}: is no caption ({what})")
-                else:
-                    yield start, end, record
-
-
-def _parse_together(lines: Sequence[bytes]) -> list[Any] | None:
-    """The values of lines that hold one each, parsed at once, which takes half the time; otherwise None."""
-    try:
-        values: list[Any] = json.loads(b"[%s]" % b",".join(lines))
-    except ValueError:
-        return None
-    return values if len(values) == len(lines) else None
+        for number, line in enumerate(file, start=1):
+            start, end = end, end + len(line)
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict) or record.keys() != _FIELDS:
+                    Caption(**record)  # names the field that is absent or unknown
+                hash((record["id"], record["split"], record["image"]))  # fails for lists and objects
+            except ValueError as error:
+                faults.append(f"{path}:{number}: is not valid JSON ({error})")
+            except TypeError as error:
+                what = str(error).removeprefix("Caption.__init__() ")
+                faults.append(f"{path}:{number}: is no caption ({what})")
+            else:
+                yield start, end, record

@@ -61,15 +61,6 @@ class Summary:
                 table.add_row(label, str(captions), "", "", escape(reason))
         return table
 
-    def __str__(self) -> str:
-        kept = [
-            f"{split}: {count.captions} captions of {count.images} images, {count.seconds / 3600:.2f} hours"
-            for split, count in self.kept.items()
-        ]
-        skipped = [f"skipped {number}: {reason}" for reason, number in self.skipped.items()]
-        changed = [f"changed {number}: {reason}" for reason, number in self.changed.items()]
-        return "\n".join([f"{self.name} in {self.root}", *kept, *skipped, *changed])
-
 
 class CorpusWriter:
     """Context manager that writes a corpus to `root`.

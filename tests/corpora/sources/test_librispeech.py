@@ -262,14 +262,14 @@ def test_an_utterance_with_two_lines_or_two_sounds_is_a_fault(unpacked, tmp_path
     with pytest.raises(CorpusError) as error:
         prepare_librispeech(unpacked, tmp_path / "out")
     line, other = error.value.faults
-    assert line == f"{chapter}/103-1240.trans.txt:4: repeats the utterance of line 2. Remove one."
+    assert line == f"{chapter}/103-1240.trans.txt:4: 103-1240-0001 is in line 2 already. Remove one."
     assert other.startswith(f"{chapter}/103-1240-0002.wav: is the utterance of {chapter}/103-1240-0002.flac")
 
 
 def test_a_speaker_listed_twice_is_a_fault(unpacked, tmp_path):
     lines = SPEAKERS + "103  | M | train-clean-100  | 25.10 | Somebody Else\n"
     (unpacked / "LibriSpeech/SPEAKERS.TXT").write_text("\ufeff" + lines, encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"SPEAKERS.TXT:9: repeats the speaker of line 5"):
+    with pytest.raises(CorpusError, match=r"SPEAKERS.TXT:9: 103 is in line 5 already"):
         prepare_librispeech(unpacked, tmp_path / "out")
 
 

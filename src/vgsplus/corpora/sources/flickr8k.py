@@ -19,9 +19,9 @@ from vgsplus.corpora.format import CaptionEntry
 from vgsplus.corpora.prepare import NO_SPLIT
 from vgsplus.corpora.sources.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.sources.karpathy import karpathy_images
+from vgsplus.corpora.sources.keyed_lines import keyed_lines, numbered_lines
 from vgsplus.corpora.sources.lists import ListOptions, prepare_lists
-from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.files import is_file, read_text
+from vgsplus.errors import CorpusError
 from vgsplus.regions.published import stem_key
 
 DIGITS = 9
@@ -153,28 +153,15 @@ def read_karpathy(path: Path, faults: list[str]) -> Texts:
 
 def _read_speakers(path: Path, faults: list[str]) -> dict[str, str]:
     """The speaker of each wav that has one."""
-    speakers: dict[str, str] = {}
-    origins: dict[str, str] = {}
-    for origin, line in _lines(path):
-        wav, *rest = line.split()
-        if wav in origins:
-            faults.append(f"{origin}: {wav} is in {origins[wav]} already. Remove one.")
-        origins.setdefault(wav, origin)
-        if len(rest) == 1:
-            speakers[wav] = rest[0]
-        elif rest:
-            faults.append(f"{origin}: expected a wav and its speaker, found {line!r}")
-    return speakers
+    speakers = {wav: (line, rest) for wav, (line, rest) in keyed_lines(path, faults).items() if rest}
+    faults += [
+        f"{path}:{line}: expected a wav and its speaker, found {f'{wav} {rest}'!r}"
+        for wav, (line, rest) in speakers.items()
+        if len(rest.split()) > 1
+    ]
+    return {wav: speaker for wav, (_, speaker) in speakers.items()}
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """("FILE:LINE", text) of each line that is not blank."""
-    if not is_file(path):
-        raise CorpusError(f"{path}: there is no such file of Flickr8k.")
-    try:
-        lines = read_text(path).split("\n")
-    except VgsplusError as error:
-        raise CorpusError(str(error)) from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield f"{path}:{number}", line.strip()
+    return ((f"{path}:{number}", line) for number, line in numbered_lines(path))

@@ -1,4 +1,4 @@
-"""Kaldi's data folders, as the rows of a table of recordings: speech alone, with speakers and texts.
+"""Kaldi data folders, as tables of recordings without images.
 
     wav.scp     RECORDING FILE                   a sound of any format, its path from the working directory
     segments    UTTERANCE RECORDING START END    seconds, END -1 for the recording's; without this file each
@@ -15,25 +15,28 @@ from pathlib import Path
 
 from vgsplus.corpora import Summary
 from vgsplus.corpora.format import CaptionEntry
+from vgsplus.corpora.sources.keyed_lines import keyed_lines
 from vgsplus.corpora.sources.table import prepare_rows
 from vgsplus.corpora.sources.table_rows import SECONDS, Table, absolute, check_rows
-from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.files import as_on_disk, is_file, read_text
+from vgsplus.errors import CorpusError
+from vgsplus.files import as_on_disk, is_file
 from vgsplus.progress import SILENT, Progress
 
 TO_THE_END = "-1"
 
 type Entries = dict[str, tuple[int, str]]
-"""What follows the key of each line, and the line's number, by the key."""
+"""Line number and text after the key, by the key."""
+type Segment = tuple[str, float | None, float | None]
+"""Recording, start and end in seconds, None for those of the recording."""
 
 
 def prepare_kaldi(
     folders: Mapping[str, Path], root: Path, *, overwrite: bool = False, progress: Progress = SILENT
 ) -> Summary:
-    """Prepare Kaldi data folders, by split, as a corpus of speech alone at `root`.
+    """Prepare Kaldi data folders, by split, as a corpus without images at `root`.
 
-    A caption's id is the utterance's. Sounds that are 16 kHz mono WAV (PCM16) or FLAC are used where they
-    are, others are converted into the corpus.
+    A caption's id is the utterance's. Sounds that are 16 kHz mono WAV (PCM16) or FLAC are used in place,
+    others are converted into the corpus.
 
     Raises:
         CorpusError: every fault of the folders, with its file and line; or `root` is taken.
@@ -43,8 +46,6 @@ def prepare_kaldi(
         _read_folder(table, folder, split)
     _check_utterances(table)
     check_rows(table)
-    if table.faults:
-        raise CorpusError(table.faults)
     return prepare_rows(
         table,
         root,
@@ -59,7 +60,7 @@ def prepare_kaldi(
 
 
 def _read_folder(table: Table, folder: Path, split: str) -> None:
-    """Add the utterances of a folder to the rows of a table, and what is wrong with it to its faults."""
+    """Add the utterances of a folder and its faults to a table."""
     if not folder.is_dir():
         table.faults.append(f"{folder}: there is no such folder of wav.scp and utt2spk.")
         return
@@ -69,11 +70,11 @@ def _read_folder(table: Table, folder: Path, split: str) -> None:
     languages = _entries(table, folder / "utt2lang", optional=True)
     segmented = is_file(folder / "segments")
     place = folder / ("segments" if segmented else "wav.scp")
-    segments = (
-        _segments(table, place) if segmented else {key: (line, key) for key, (line, _) in recordings.items()}
-    )
-    for utterance, (line, segment) in segments.items():
-        recording, *times = segment.split()
+    if segmented:
+        segments = _segments(table, place)
+    else:
+        segments = {key: (line, (key, None, None)) for key, (line, _) in recordings.items()}
+    for utterance, (line, (recording, start, end)) in segments.items():
         if recording not in recordings:
             table.fault(line, f"there is no recording {recording} in wav.scp.", place)
             continue
@@ -81,9 +82,6 @@ def _read_folder(table: Table, folder: Path, split: str) -> None:
             table.fault(line, f"utterance {utterance} has no speaker in utt2spk.", place)
             continue
         _, audio = recordings[recording]
-        start, end = (
-            (None if time == TO_THE_END else float(time) for time in times) if times else (None, None)
-        )
         table.entries.append(
             CaptionEntry(
                 origin=f"{place}:{line}",
@@ -101,32 +99,25 @@ def _read_folder(table: Table, folder: Path, split: str) -> None:
 
 
 def _entries(table: Table, path: Path, *, optional: bool = False) -> Entries:
-    """The lines of a file of Kaldi's, by their keys; a key that comes twice is a fault."""
+    """The lines of a file by their keys; faults go to the table."""
     if not is_file(path):
         if not optional:
             table.faults.append(f"{path}: there is no such file; a data folder of Kaldi has one.")
         return {}
     try:
-        lines = read_text(path).split("\n")
-    except (OSError, VgsplusError) as error:
-        table.faults.append(str(error))
+        entries = keyed_lines(path, table.faults)
+    except CorpusError as error:
+        table.faults += error.faults
         return {}
-    entries: Entries = {}
-    for number, line in enumerate(lines, start=1):
-        key, _, rest = line.strip().replace("\t", " ").partition(" ")
-        if not key:
-            continue
-        if key in entries:
-            table.fault(number, f"{key} is in line {entries[key][0]} already. Remove one.", path)
-        elif not rest.strip() and not optional:
-            table.fault(number, f"nothing follows {key}.", path)
-        else:
-            entries[key] = number, rest.strip()
+    for key, (line, rest) in list(entries.items()):
+        if not rest and not optional:
+            table.fault(line, f"nothing follows {key}.", path)
+            del entries[key]
     return entries
 
 
 def _recordings(table: Table, folder: Path) -> Entries:
-    """The recordings of wav.scp with their files; those that are made by commands are faults."""
+    """The recordings of wav.scp with their files; outputs of commands are faults."""
     path = folder / "wav.scp"
     found: Entries = {}
     for key, (line, name) in _entries(table, path).items():
@@ -144,21 +135,21 @@ def _recordings(table: Table, folder: Path) -> Entries:
     return found
 
 
-def _segments(table: Table, path: Path) -> Entries:
-    """The utterances of segments as "RECORDING START END", the times checked."""
-    found: Entries = {}
+def _segments(table: Table, path: Path) -> dict[str, tuple[int, Segment]]:
+    """The utterances of segments with their lines."""
+    found: dict[str, tuple[int, Segment]] = {}
     for key, (line, rest) in _entries(table, path).items():
         fields = rest.split()
         if len(fields) != 3:
             table.fault(line, "expected utterance, recording, start and end.", path)
             continue
-        _, start, end = fields
+        recording, start, end = fields
         if not SECONDS.fullmatch(start) or not (end == TO_THE_END or SECONDS.fullmatch(end)):
             table.fault(line, f"start {start} and end {end} must be seconds, such as 12.5.", path)
         elif end != TO_THE_END and float(end) <= float(start):
             table.fault(line, f"end {end} must be after start {start}.", path)
         else:
-            found[key] = line, rest
+            found[key] = line, (recording, float(start), None if end == TO_THE_END else float(end))
     return found
 
 

@@ -21,8 +21,8 @@ from vgsplus.audio import SUFFIXES
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import ITEM_COLUMNS, CaptionEntry
 from vgsplus.corpora.prepare import SourceInfo, Usable, prepare
-from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.files import read_text
+from vgsplus.corpora.sources.keyed_lines import keyed_lines, numbered_lines
+from vgsplus.errors import CorpusError
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 
@@ -168,8 +168,8 @@ def _read_speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
     subsets: dict[str, set[str]] = defaultdict(set)
     lines: dict[str, int] = {}
     faults = []
-    for number, line in enumerate(_lines(path) if path.is_file() else (), start=1):
-        if not line.strip() or line.startswith(";"):
+    for number, line in numbered_lines(path) if path.is_file() else ():
+        if line.startswith(";"):
             continue
         # Some readers' names contain a bar.
         cells = [cell.strip() for cell in line.split("|", SPEAKERS_COLUMNS - 1)]
@@ -178,20 +178,13 @@ def _read_speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
             continue
         speaker, sex, subset, *_ = cells
         if speaker in lines:
-            faults.append(f"{path}:{number}: repeats the speaker of line {lines[speaker]}. Remove one.")
+            faults.append(f"{path}:{number}: {speaker} is in line {lines[speaker]} already. Remove one.")
         lines.setdefault(speaker, number)
         sexes[speaker] = sex
         subsets[subset].add(speaker)
     if faults:
         raise CorpusError(faults)
     return sexes, subsets
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return read_text(path).split("\n")
-    except VgsplusError as error:
-        raise CorpusError(str(error)) from None
 
 
 # ---- ABX items --------------------------------------------------------------------------------------------
@@ -215,8 +208,8 @@ def _item_files(folder: Path, splits: Mapping[str, str]) -> dict[str, Path]:
 def _unknown_item_files(path: Path, chapters: Sequence[Path]) -> Iterator[str]:
     """A fault for each sound that an item file names and the subset lacks."""
     known = {ITEM_COLUMNS[0], *(sound.stem for folder in chapters for sound in _sounds(folder))}
-    for number, line in enumerate(_lines(path), start=1):
-        file = (line.split() or [ITEM_COLUMNS[0]])[0]
+    for number, line in numbered_lines(path):
+        file = line.split()[0]
         if number == 1 and file != ITEM_COLUMNS[0]:
             yield f"{path}:1: must begin with {ITEM_COLUMNS[0]}, the name of the first column of ABX items."
         elif file not in known:
@@ -244,8 +237,10 @@ def _read_chapter(
     speaker = folder.parent.name
     transcript = folder / f"{speaker}-{folder.name}.trans.txt"
     transcribed = subset not in UNTRANSCRIBED_SUBSETS
-    found: list[CaptionEntry | str] = []
-    texts = _read_transcript(transcript, found) if transcribed and transcript.is_file() else {}
+    faults: list[str] = []
+    lines = keyed_lines(transcript, faults) if transcribed and transcript.is_file() else {}
+    texts = {utterance: text for utterance, (_, text) in lines.items() if text}
+    found: list[CaptionEntry | str] = list(faults)
     sounds: dict[str, Path] = {}
     for path in _sounds(folder):
         other = sounds.setdefault(path.stem, path)
@@ -276,18 +271,3 @@ def _sounds(folder: Path) -> list[Path]:
     """The sound files of a chapter, without the companions that a Mac adds."""
     files = (path for path in folder.iterdir() if not path.name.startswith("._"))
     return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
-
-
-def _read_transcript(path: Path, faults: list[CaptionEntry | str]) -> dict[str, str]:
-    """The text of each utterance."""
-    texts: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        utterance, _, text = line.strip().partition(" ")
-        if not text.strip():
-            continue
-        if utterance in texts:
-            faults.append(f"{path}:{number}: repeats the utterance of line {lines[utterance]}. Remove one.")
-        lines.setdefault(utterance, number)
-        texts[utterance] = text.strip()
-    return texts
