@@ -15,42 +15,26 @@ from urllib.parse import unquote
 from vgsplus.corpora.format import CaptionEntry
 from vgsplus.files import as_on_disk, file_identity, is_file
 
-REQUIRED = ("audio",)
-COLUMNS = (*REQUIRED, "start", "end", "image", "speaker", "split", "text", "language")
+COLUMNS = ("audio", "start", "end", "image", "speaker", "split", "text", "language")
 SPLITS = ("train", "validation", "test")
-# What people call them elsewhere, Common Voice and Hugging Face among them.
-COLUMN_NAMES = {
-    "wav": "audio",
-    "sound": "audio",
-    "recording": "audio",
-    "file": "audio",
-    "path": "audio",
-    "file_name": "audio",
-    "filename": "audio",
-    "audio_filepath": "audio",
-    "picture": "image",
-    "photo": "image",
-    "img": "image",
-    "lang": "language",
-    "locale": "language",
-    "caption": "text",
-    "transcript": "text",
-    "transcription": "text",
-    "sentence": "text",
-    "set": "split",
-    "subset": "split",
-    "voice": "speaker",
-    "client_id": "speaker",
-    "onset": "start",
-    "begin": "start",
-    "offset": "end",
+ALIASES = {
+    "audio": ("wav", "sound", "recording", "file", "path", "file_name", "filename", "audio_filepath"),
+    "image": ("picture", "photo", "img"),
+    "language": ("lang", "locale"),
+    "text": ("caption", "transcript", "transcription", "sentence"),
+    "split": ("set", "subset"),
+    "speaker": ("voice", "client_id"),
+    "start": ("onset", "begin"),
+    "end": ("offset",),
 }
+"""Names of the columns elsewhere, as in Common Voice and Hugging Face."""
+COLUMN_NAMES = {alias: column for column, aliases in ALIASES.items() for alias in aliases}
 SPLIT_NAMES = {"val": "validation", "dev": "validation", "valid": "validation", "training": "train"}
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff"
-"""Characters of no width, which come along when names are copied from pages and documents."""
+"""Characters of no width, copied with names from pages and documents."""
 SECONDS = re.compile(r"\d{1,9}([.,]\d{1,9})?|[.,]\d{1,9}", re.ASCII)
 NEARLY = 0.8
-"""How alike a misspelt name is to the right one (difflib's ratio)."""
+"""Similarity of a misspelt name to the right one (difflib's ratio)."""
 
 
 @dataclass(slots=True)
@@ -70,17 +54,17 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a table with the columns of `COLUMNS` in any order, separated by commas, semicolons or tabs.
 
-    UTF-8, or UTF-16 with its byte-order mark. Columns without a name are passed over where they are empty, or
-    where the first one numbers the rows. A line number is that of the line on which the row starts, also
-    where a quoted cell spans lines.
+    The encoding is UTF-8, or UTF-16 with its byte-order mark. Columns without a name are ignored if they are
+    empty, or if the first one numbers the rows. The line number of a row is that of its first line.
     """
     table = Table(path)
     text = _decoded(table)
     if text is None:
         return table
-    separator, first_line = _stated_separator(text)
+    stated = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)  # the first line of some tables of Excel
+    first_line = 1 if stated else 0
     header_line = next((line for line in text.splitlines()[first_line:] if line.strip()), "")
-    records = list(_records(table, text, separator or _delimiter(header_line), first_line))
+    records = list(_records(table, text, stated[1] if stated else _delimiter(header_line), first_line))
     if not records:
         if not table.faults:
             table.fault(1, "the table is empty. Its first line names the columns: audio,image,…")
@@ -116,12 +100,6 @@ def _decoded(table: Table) -> str | None:
         table.fault(text[: text.index("\0")].count("\n") + 1, "holds a NUL character. Save it as CSV UTF-8.")
         return None
     return text
-
-
-def _stated_separator(text: str) -> tuple[str | None, int]:
-    """The separator that a first line "sep=;" states for Excel, and how many lines that takes."""
-    match = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)
-    return (match[1], 1) if match else (None, 0)
 
 
 def _delimiter(header: str) -> str:
@@ -164,7 +142,7 @@ def _plain(name: str) -> str:
 def _unnamed(
     table: Table, line: int, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]
 ) -> set[int]:
-    """Columns without a name that say nothing: empty ones, and a first one that numbers the rows (pandas)."""
+    """Columns without a name to ignore: empty ones, and a first one that numbers the rows (pandas)."""
     passed = set()
     for index, name in enumerate(names):
         if _plain(name):
@@ -179,36 +157,32 @@ def _unnamed(
 
 
 def _header(table: Table, line: int, cells: Sequence[str], passed: set[int]) -> list[str] | None:
-    """The columns in the table's order, "" for those passed over; None where rows cannot be read by them."""
+    """The columns in the table's order, "" for those to ignore; None if rows cannot be read."""
     columns = ["" if index in passed else _plain(cell) for index, cell in enumerate(cells)]
-    if not any(column in COLUMNS or column in COLUMN_NAMES for column in columns) and not _similar(columns):
+    if not any(_meant(column) for column in columns):
         table.fault(
             line,
             f"the header is missing. The first line names the columns: {', '.join(COLUMNS)} (any order).",
         )
         return None
     for index, column in enumerate(columns):
-        if not column:
-            continue
-        if column in columns[:index]:
+        if column and column in columns[:index]:
             table.fault(line, f"two columns are named {column!r}. Rename or remove one.")
-        elif column not in COLUMNS:
-            table.fault(line, f"unknown column {cells[index]!r}. {_column_hint(column)}")
-    for column in REQUIRED:
-        if column not in columns:
-            table.fault(line, f"there is no column {column!r}. It names the sound file of each row.")
-    return columns if set(REQUIRED) <= set(columns) else None
+        elif column and column not in COLUMNS:
+            hint = f"The columns are {', '.join(COLUMNS)}; remove others."
+            if near := _meant(column):
+                hint = f"Did you mean {near!r}?"
+            table.fault(line, f"unknown column {cells[index]!r}. {hint}")
+    if "audio" not in columns:
+        table.fault(line, "there is no column 'audio'. It names the sound file of each row.")
+        return None
+    return columns
 
 
-def _similar(columns: Sequence[str]) -> bool:
-    return any(difflib.get_close_matches(column, COLUMNS, cutoff=NEARLY) for column in columns)
-
-
-def _column_hint(column: str) -> str:
-    near = COLUMN_NAMES.get(column) or next(
-        iter(difflib.get_close_matches(column, COLUMNS, cutoff=NEARLY)), None
-    )
-    return f"Did you mean {near!r}?" if near else f"The columns are {', '.join(COLUMNS)}; remove others."
+def _meant(column: str) -> str | None:
+    """The column that a name means, also under another name or misspelt."""
+    near = iter(difflib.get_close_matches(column, COLUMNS, cutoff=NEARLY))
+    return COLUMN_NAMES.get(column) or next(near, None)
 
 
 def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[str]) -> None:
@@ -220,7 +194,7 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
         )
         return
     values = {column: cell.strip() for column, cell in zip(columns, cells, strict=True) if column}
-    empty = [column for column in (*REQUIRED, "split") if values.get(column) == ""]
+    empty = [column for column in ("audio", "split") if values.get(column) == ""]
     for column in empty:
         table.fault(line, f"the cell under {column!r} is empty.")
     split = values.get("split")
@@ -253,7 +227,7 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
 
 
 def _seconds(table: Table, line: int, column: str, cell: str) -> float | None:
-    """The seconds in a cell, with a decimal point or comma; None for an empty cell, or one at fault."""
+    """The seconds in a cell, with a decimal point or comma; None for an empty or faulty cell."""
     if not cell:
         return None
     if SECONDS.fullmatch(cell):
@@ -274,10 +248,9 @@ def _split_hint(split: str) -> str:
 
 
 def _located(table: Table, line: int, cell: str) -> Path | None:
-    """The file that a cell names, from the table's folder; None for an empty cell, or one that is at fault.
+    """The file that a cell names, relative to the table's folder; None for an empty or faulty cell.
 
-    Two spellings of one path become one. Where there is no such file, a path with the separators of Windows
-    or under the other Unicode form is taken if there is one.
+    If there is no such file, the separators of Windows and the other Unicode form are tried.
     """
     name = cell.strip(f"{INVISIBLE} \xa0")
     if name.lower().startswith("file://"):
@@ -295,7 +268,7 @@ def _located(table: Table, line: int, cell: str) -> Path | None:
 
 
 def absolute(folder: Path, name: str) -> Path:
-    """A file named in a list, relative to a folder; two spellings of one path become one."""
+    """The absolute path of a file named in a list, relative to a folder, without ".."."""
     try:
         path = Path(name).expanduser()
     except RuntimeError:  # "~" before the name of nobody

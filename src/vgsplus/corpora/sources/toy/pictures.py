@@ -1,7 +1,6 @@
 """Draw the scenes of the toy corpus."""
 
 import colorsys
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +43,7 @@ def draw(scene: Scene) -> Image.Image:
 def _draw_thing(brush: ImageDraw.ImageDraw, thing: Thing, side: int) -> None:
     angle = np.deg2rad(thing.tilt)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    for points, shade in SHAPE_PARTS[thing.shape]():
+    for points, shade in SHAPE_PARTS[thing.shape]:
         placed = (points @ turn * thing.radius + (thing.x, thing.y)) * side
         path = [(float(x), float(y)) for x, y in placed]
         brush.polygon(path, fill=_shaded(thing.colour, shade))
@@ -80,89 +79,54 @@ def _polygon(*points: tuple[float, float]) -> Points:
     return np.array(points, dtype=np.float64)
 
 
-def _circle() -> list[Part]:
-    return [(_arc(0, 360), PLAIN)]
-
-
-def _square() -> list[Part]:
-    return [(_polygon((-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)), PLAIN)]
-
-
-def _triangle() -> list[Part]:
-    return [(_polygon((0, -0.95), (1, 0.8), (-1, 0.8)), PLAIN)]
-
-
-def _star() -> list[Part]:
+def _star() -> Points:
     tips, dents = _arc(-90, 270, 1.08, 6)[:5], _arc(-54, 306, 0.45, 6)[:5]
-    return [(np.stack([tips, dents], axis=1).reshape(-1, 2), PLAIN)]
+    return np.stack([tips, dents], axis=1).reshape(-1, 2)
 
 
-def _heart() -> list[Part]:
+def _heart() -> Points:
     turn = np.linspace(0, 2 * np.pi, 60)
     across = 16 * np.sin(turn) ** 3
     up = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
-    return [(np.stack([across, -up - 2], axis=1) / 16.5, PLAIN)]
+    return np.stack([across, -up - 2], axis=1) / 16.5
 
 
-def _diamond() -> list[Part]:
-    return [(_polygon((0, -1.1), (0.75, 0), (0, 1.1), (-0.75, 0)), PLAIN)]
-
-
-def _cross() -> list[Part]:
+def _cross() -> Points:
     arm, end = 0.32, 0.98
-    quarter = _polygon((arm, -end), (arm, -arm), (end, -arm))
-    corners = [quarter]
+    corners = [_polygon((arm, -end), (arm, -arm), (end, -arm))]
     for _ in range(3):
         corners.append(corners[-1] @ np.array([[0.0, 1.0], [-1.0, 0.0]]))
-    return [(np.concatenate(corners), PLAIN)]
+    return np.concatenate(corners)
 
 
-def _moon() -> list[Part]:
-    # The hollow is an arc of radius 0.716 around (0.45, 0), which meets the outer arc at its ends.
-    hollow = _arc(296.2, 63.8, 0.716) + np.array((0.45, 0.0))
-    return [(np.concatenate([_arc(40, 320), hollow]), PLAIN)]
+# The hollow is an arc of radius 0.716 around (0.45, 0), which meets the outer arc at its ends.
+_MOON = np.concatenate([_arc(40, 320), _arc(296.2, 63.8, 0.716) + np.array((0.45, 0.0))])
+# Out along the rim and back along the hole: one path, so that the background shows through.
+_RING = np.concatenate([_arc(0, 360), _arc(360, 0, 0.5)])
 
-
-def _ring() -> list[Part]:
-    # Out along the rim and back along the hole: one path, so that the background shows through.
-    return [(np.concatenate([_arc(0, 360), _arc(360, 0, 0.5)]), PLAIN)]
-
-
-def _house() -> list[Part]:
-    return [
+SHAPE_PARTS: dict[str, list[Part]] = {
+    "circle": [(_arc(0, 360), PLAIN)],
+    "square": [(_polygon((-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)), PLAIN)],
+    "triangle": [(_polygon((0, -0.95), (1, 0.8), (-1, 0.8)), PLAIN)],
+    "star": [(_star(), PLAIN)],
+    "heart": [(_heart(), PLAIN)],
+    "diamond": [(_polygon((0, -1.1), (0.75, 0), (0, 1.1), (-0.75, 0)), PLAIN)],
+    "cross": [(_cross(), PLAIN)],
+    "moon": [(_MOON, PLAIN)],
+    "ring": [(_RING, PLAIN)],
+    "house": [
         (_polygon((-0.75, -0.15), (0.75, -0.15), (0.75, 0.9), (-0.75, 0.9)), PLAIN),
         (_polygon((0, -1), (1.02, -0.12), (-1.02, -0.12)), DARK),
         (_polygon((-0.2, 0.3), (0.2, 0.3), (0.2, 0.9), (-0.2, 0.9)), LIGHT),
-    ]
-
-
-def _tree() -> list[Part]:
-    return [
+    ],
+    "tree": [
         (_polygon((-0.15, 0.5), (0.15, 0.5), (0.15, 1.05), (-0.15, 1.05)), DARK),
         (_polygon((0, -0.5), (0.88, 0.6), (-0.88, 0.6)), PLAIN),
         (_polygon((0, -1.1), (0.66, -0.05), (-0.66, -0.05)), PLAIN),
-    ]
-
-
-def _fish() -> list[Part]:
-    return [
+    ],
+    "fish": [
         (_polygon((0.3, 0), (1.1, -0.6), (0.95, 0), (1.1, 0.6)), DARK),
         (_arc(0, 360) * (0.85, 0.58) - (0.25, 0), PLAIN),
         (_arc(0, 360, 0.12) - (0.65, 0.12), LIGHT),
-    ]
-
-
-SHAPE_PARTS: dict[str, Callable[[], list[Part]]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "heart": _heart,
-    "diamond": _diamond,
-    "cross": _cross,
-    "moon": _moon,
-    "ring": _ring,
-    "house": _house,
-    "tree": _tree,
-    "fish": _fish,
+    ],
 }
