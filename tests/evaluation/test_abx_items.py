@@ -118,8 +118,8 @@ def test_the_dialects_of_the_field_are_read(tmp_path, header, line, previous, fo
         ("f0 0.3 0.4 a k t\x85s0", "holds the character U+0085"),
         ("f0 0.3 0.4 a k\u00a0t s0", "holds the character U+00A0"),
         ("f0 -0.1 0.2 a k t s0", "onset -0.1 is negative"),
-        ("f0 0.2 0.2 a k t s0", "offset 0.2 must be behind onset 0.2"),
-        ("f0 0.2 0.1 a k t s0", "offset 0.1 must be behind onset 0.2"),
+        ("f0 0.2 0.2 a k t s0", "offset 0.2 must be after onset 0.2"),
+        ("f0 0.2 0.1 a k t s0", "offset 0.1 must be after onset 0.2"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, said):

@@ -125,7 +125,7 @@ ITEM_FAULTS = {
         also("ann 0,3 0,4 a k t ann"),
         r"x\.item:8: onset 0,3 and offset 0,4 must be numbers",
     ),
-    "times in no order": (also("ann 0.4 0.3 a k t ann"), r"x\.item:8: offset 0\.3 must be behind onset 0\.4"),
+    "times in no order": (also("ann 0.4 0.3 a k t ann"), r"x\.item:8: offset 0\.3 must be after onset 0\.4"),
     "times in milliseconds": (
         also("ann 300 400 a k t ann"),
         r"x\.item:8: offset 400 is after the end of ann, 0\.500 s",

@@ -1,11 +1,11 @@
-"""ABX item files: one phone token a line, in the dialects of the field.
+"""ABX item files: one phone token per line, in the variants of the field.
 
     #file onset offset #phone prev-phone next-phone speaker
 
-These are the columns of the ZeroSpeech challenges, separated by spaces or tabs, in the order that the
-header gives. Taken too are `file` for `#file`, `phone` for `#phone`, `talker` for `speaker`, one column
-`context` for the two phones around (ZeroSpeech 2015), no context at all, and further columns, which are
-ignored. Times are in seconds. `#file` names a sound by the end of its path, with or without its ending.
+These are the columns of the ZeroSpeech challenges, separated by spaces or tabs, in the order of the header.
+Also accepted are `file` for `#file`, `phone` for `#phone`, `talker` for `speaker`, one column `context` for
+both neighbouring phones (ZeroSpeech 2015), no context, and further columns, which are ignored. Times are in
+seconds. `#file` names a sound by the end of its path, with or without its suffix.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ NAMES = {
     "#phone": ("#phone", "phone"),
     "speaker": ("speaker", "talker"),
 }
-"""The columns that every item file has, each with the names that it goes by."""
+"""The columns of every item file, with their alternative names."""
 CONTEXTS = (("prev-phone", "next-phone"), ("context",))
-"""The columns that tell the context of a phone; the first that a header names whole are taken."""
+"""The columns of the context of a phone; the first group that a header names completely is used."""
 ALSO_TAKEN = (
     "Also taken: file for #file, phone for #phone, talker for speaker, and context for prev-phone next-phone"
 )
 TIME_TOLERANCE = Decimal("0.01")
-"""Seconds by which a token may end behind its sound: alignments round to hundredths."""
+"""Seconds by which a token may end after its sound: alignments round to hundredths."""
 SAME_DECIMALS = 4
-"""Of times that are the same: floating-point numbers may be written as 0.1 or 0.10000000149."""
+"""Precision of comparing times: 0.1 may be written as 0.10000000149."""
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
 LONGEST_NUMBER = 100
-"""Characters of a time; exact arithmetic on longer ones would take long."""
+"""Maximum characters of a time, because exact arithmetic on long numbers is slow."""
 LATEST = 10**9
-"""Seconds, some 30 years; milliseconds and samples that a time may be written in by mistake lie below it."""
+"""Seconds (30 years). Times in milliseconds or samples, a common mistake, lie below it."""
 FORBIDDEN = re.compile(r"[^\S \t]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
-"""Control characters, and blanks that other programs may or may not take for the end of a column or line."""
+"""Control characters, and blanks that some programs take for the end of a column or line."""
 SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One line of an item file: a phone in its context, from `onset` to `offset` seconds of a file.
+    """One line of an item file: a phone from `onset` to `offset` seconds of a file.
 
-    `previous` and `following` are the phones around; where the file has a column `context`, that and "".
+    `previous` and `following` are the neighbouring phones, or the column `context` and "".
     """
 
     line: int
@@ -70,10 +70,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items:
-    """An item file: its tokens in their order and, where asked for, the sound of each file.
-
-    `has_contexts` is false where no column tells the phones around.
-    """
+    """An item file: its tokens in order, whether it has contexts, and optionally the sound of each file."""
 
     path: Path
     tokens: tuple[Token, ...]
@@ -81,11 +78,11 @@ class Items:
     audio: Mapping[str, Path] = field(default_factory=dict)
 
     def where(self, token: Token) -> str:
-        """The token's place for an error: file and line."""
+        """Return "FILE:LINE" of a token."""
         return f"{self.path}:{token.line}"
 
     def by_file(self) -> dict[str, list[int]]:
-        """The indices of the tokens of each file, files in the order of their first token."""
+        """Return the indices of the tokens of each file, by first occurrence."""
         found: dict[str, list[int]] = defaultdict(list)
         for index, token in enumerate(self.tokens):
             found[token.file].append(index)
@@ -93,7 +90,7 @@ class Items:
 
 
 def parse_items(path: Path) -> tuple[Items, list[str]]:
-    """The tokens of an item file, and a fault for each line that holds none, with its number.
+    """Return the tokens of an item file, and a fault "FILE:LINE: …" for each line that cannot be read.
 
     Raises:
         CorpusError: the file is absent or not text, or its header lacks columns.
@@ -116,19 +113,18 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
         )
     context = next((names for names in CONTEXTS if all(name in header for name in names)), ())
     places = [header.index(name) for name in (*(found[0] for found in held.values()), *context)]
-    faults: list[str] = []
-    tokens = tuple(_tokens(path, len(header), places, rest, faults))
+    parsed = [(number, _token(number, row, len(header), places)) for number, row in rest]
+    faults = [f"{path}:{number}: {fault}" for number, fault in parsed if isinstance(fault, str)]
+    tokens = tuple(token for _, token in parsed if isinstance(token, Token))
     return Items(path=path, tokens=tokens, has_contexts=bool(context)), faults
 
 
 def repeat_faults(items: Items, sounds: Mapping[str, Hashable] | None = None) -> Iterator[str]:
-    """A fault for each token whose sound, onset and offset are those of a token before, to 0.1 ms.
-
-    Listed twice, a token would count twice; with another phone, context or speaker, one of both is wrong.
+    """Yield a fault for each token whose sound, onset and offset are those of an earlier token, to 0.1 ms.
 
     Args:
         items: the item file.
-        sounds: what is the same for the names of one sound; by default names differ.
+        sounds: identifies the sound of a name, if several names mean one sound.
     """
     seen: dict[tuple[Hashable, Decimal, Decimal], Token] = {}
     for token in items.tokens:
@@ -149,19 +145,16 @@ def repeat_faults(items: Items, sounds: Mapping[str, Hashable] | None = None) ->
 
 
 def label_faults(items: Items) -> Iterator[str]:
-    """A fault for each phone, context or speaker that is written in two Unicode forms, as NFC and NFD.
-
-    They look the same and would count as two.
-    """
+    """Yield a fault for each phone, context or speaker that is written in two Unicode forms (NFC and NFD)."""
     seen: dict[str, tuple[str, Token]] = {}
-    told: set[str] = set()
+    reported: set[str] = set()
     for token in items.tokens:
         for label in (token.phone, token.previous, token.following, token.speaker):
             if label.isascii():
                 continue
             form, first = seen.setdefault(nfc(label), (label, token))
-            if form != label and label not in told:
-                told.add(label)
+            if form != label and label not in reported:
+                reported.add(label)
                 yield (
                     f"{items.where(token)}: {shown(label)} is written in another Unicode form than in line "
                     f"{first.line}, and would count as another label. Write both in one form, as NFC."
@@ -169,11 +162,11 @@ def label_faults(items: Items) -> Iterator[str]:
 
 
 class SoundIndex:
-    """Finds sounds by the names that item files give them.
+    """Finds sounds by their names in item files.
 
-    A name with its ending, as "dev/a.wav", is the file of exactly that name. Else it is the sound whose path
-    without ending ends with it. In both cases one whose path below `root` is the whole name goes before. NFC
-    and NFD are one name.
+    A name with suffix, as "dev/a.wav", is the file of exactly that name, else the sound whose path without
+    suffix ends with it. In both cases a path relative to `root` that equals the name has precedence. NFC and
+    NFD are one name.
     """
 
     def __init__(self, root: Path, paths: Iterable[Path]) -> None:
@@ -184,7 +177,7 @@ class SoundIndex:
                 self._sounds[nfc(name)].append(path)
 
     def find(self, file: str) -> list[Path]:
-        """The sounds that a name may mean."""
+        """Return the sounds that a name may mean."""
         wanted = PurePosixPath(nfc(file)).parts
         candidates = self._sounds.get(wanted[-1], []) if wanted else []
         for whole in (True, False):
@@ -197,7 +190,7 @@ class SoundIndex:
 
 
 def shown(text: str) -> str:
-    """A field of a line for an error, cut where it is very long."""
+    """Return a field for an error, shortened if it is very long."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
@@ -222,7 +215,7 @@ def _character_fault(line: str) -> str | None:
 
 
 def _rows(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
+    """(number from 1, text) of each line that is not blank."""
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -235,51 +228,38 @@ def _rows(path: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in numbered if line.strip(" \t")]
 
 
-def _tokens(
-    path: Path,
-    columns: int,
-    places: Sequence[int],
-    rows: Iterable[tuple[int, str]],
-    faults: list[str],
-) -> Iterator[Token]:
-    """The tokens of the lines that hold one; what is wrong with the others goes to `faults`.
-
-    `places` are the columns of file, onset, offset, phone, speaker and the context, if any.
-    """
-    for number, line in rows:
-        fields = _fields(line)
-        if fault := _character_fault(line):
-            faults.append(f"{path}:{number}: {fault}")
-            continue
-        if len(fields) != columns:
-            faults.append(f"{path}:{number}: has {len(fields)} columns, the header names {columns}.")
-            continue
-        file, onset, offset, phone, speaker, *context = (fields[place] for place in places)
-        if fault := _time_fault(onset, offset):
-            faults.append(f"{path}:{number}: {fault}")
-            continue
-        previous, following, *_ = (*context, "", "")
-        yield Token(
-            line=number,
-            file=file,
-            onset=Decimal(onset),
-            offset=Decimal(offset),
-            phone=phone,
-            previous=previous,
-            following=following,
-            speaker=speaker,
-        )
+def _token(number: int, line: str, columns: int, places: Sequence[int]) -> Token | str:
+    """The token of a line, or its fault; `places` are those of file, times, phone, speaker and context."""
+    fields = _fields(line)
+    if fault := _character_fault(line):
+        return fault
+    if len(fields) != columns:
+        return f"has {len(fields)} columns, the header names {columns}."
+    file, onset, offset, phone, speaker, *context = (fields[place] for place in places)
+    if fault := _time_fault(onset, offset):
+        return fault
+    previous, following, *_ = (*context, "", "")
+    return Token(
+        line=number,
+        file=file,
+        onset=Decimal(onset),
+        offset=Decimal(offset),
+        phone=phone,
+        previous=previous,
+        following=following,
+        speaker=speaker,
+    )
 
 
 def _time_fault(onset: str, offset: str) -> str | None:
-    told = f"onset {shown(onset)} and offset {shown(offset)}"
+    times = f"onset {shown(onset)} and offset {shown(offset)}"
     if not all(len(time) <= LONGEST_NUMBER and NUMBER.fullmatch(time) for time in (onset, offset)):
-        return f"{told} must be numbers, in seconds."
+        return f"{times} must be numbers, in seconds."
     start, end = Decimal(onset), Decimal(offset)
     if start < 0:
         return f"onset {shown(onset)} is negative; times count from the start of the sound."
     if end <= start:
-        return f"offset {shown(offset)} must be behind onset {shown(onset)}."
+        return f"offset {shown(offset)} must be after onset {shown(onset)}."
     if end > LATEST:
-        return f"{told} must be seconds, and no sound lasts so long."
+        return f"{times} must be seconds, and no sound lasts so long."
     return None

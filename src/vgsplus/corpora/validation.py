@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 from itertools import chain, combinations
@@ -48,7 +48,7 @@ def validate(root: str | Path, progress: Progress = SILENT, *, contents: bool = 
     except CorpusError as error:
         return error.faults
     faults += chain.from_iterable(caption_faults(caption) for caption in captions)
-    faults += _resolve_faults(root, captions, image_ids)
+    faults += _id_faults(root, captions, image_ids)
     faults += _split_faults(root, info, captions)
     if info["regions"] is not None:
         faults += _regions_file_faults(root, info, image_ids, contents=contents)
@@ -94,7 +94,8 @@ def caption_faults(caption: Caption) -> list[str]:
     return faults
 
 
-def _resolve_faults(root: Path, captions: list[Caption], image_ids: Iterable[str]) -> Iterator[str]:
+def _id_faults(root: Path, captions: list[Caption], image_ids: Sequence[str]) -> Iterator[str]:
+    """Image ids that are unknown, and ids that repeat."""
     known = {None, *image_ids}
     for caption in captions:
         if caption.image not in known:
