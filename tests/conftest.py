@@ -1,5 +1,6 @@
 """Fixtures that every part's tests share."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.corpora import Caption, CorpusWriter
+from vgsplus.models.published import build_model
+from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.progress import Progress
+from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
 # Some tests fork a process that trains, which hangs where the parent has started OpenMP threads.
 torch.set_num_threads(1)
@@ -95,3 +99,54 @@ class RecordedProgress(Progress):
 @pytest.fixture
 def recorded_progress() -> RecordedProgress:
     return RecordedProgress()
+
+
+TINY_MODEL = ModelConfig(
+    conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
+    dim=8,
+    heads=2,
+    ffn_dim=16,
+    shared_layers=2,
+    ssl_layers=1,
+    pos_conv_kernel=8,
+    pos_conv_groups=2,
+    resdavenet_widths=(8,),
+    resdavenet_blocks=1,
+    feature_dim=4,
+    image_layers=1,
+)
+"""The paper's convolutions (a frame of 400 samples every 320) and three layers of 8 dimensions."""
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """A function that builds a tiny model in evaluation mode from a seed and changed settings."""
+
+    def make(seed=0, **changes):
+        torch.manual_seed(seed)
+        return build_model(dataclasses.replace(TINY_MODEL, **changes)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_run():
+    """A function that saves a model as a run's only checkpoint and returns the run's folder."""
+
+    def save(model, folder):
+        state = TrainingState(
+            phase=0,
+            phase_name="vgs",
+            step=1,
+            steps=1,
+            epoch=1.0,
+            global_step=1,
+            seed=0,
+            model=dataclasses.asdict(model.config),
+            run={},
+            corpus={},
+        )
+        save_checkpoint(folder, state, model.state_dict(), {})
+        return folder
+
+    return save

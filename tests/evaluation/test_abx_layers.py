@@ -24,37 +24,11 @@ from vgsplus.evaluation.hidden_states import (
     receptive_field_shift,
 )
 from vgsplus.evaluation.log_mel import log_mel
-from vgsplus.models.published import build_model
-from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.progress import Progress
-from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
 STANDARD = ((4, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)
 FAST = STANDARD[:-1]  # 10 ms, as the paper's text has it
 WIDE = ((4, 10, 5), *[(8, 3, 2)] * 4, (8, 4, 2), (8, 8, 2))  # 95 ms every 20 ms, as the toy preset
-TINY = ModelConfig(
-    conv_layers=STANDARD,
-    dim=16,
-    heads=2,
-    ffn_dim=32,
-    shared_layers=2,
-    ssl_layers=1,
-    pos_conv_kernel=8,
-    pos_conv_groups=2,
-    quantizer_codes=8,
-    quantizer_dim=8,
-    ssl_dim=8,
-    resdavenet_widths=(16,),
-    resdavenet_blocks=1,
-    resdavenet_kernel=3,
-    feature_dim=6,
-    image_layers=1,
-)
-
-
-def make_model(seed=0, **changes):
-    torch.manual_seed(seed)
-    return build_model(dataclasses.replace(TINY, **changes)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +57,7 @@ def features_of(model, task, layer):
 # ---- layers -----------------------------------------------------------------------------------------------
 
 
-def test_each_layer_has_the_score_of_its_features(task):
+def test_each_layer_has_the_score_of_its_features(task, make_model):
     model = make_model()
     rows = score_layers(model, task, batch_seconds=5)
     assert [(row.features, row.layer, row.context, row.as_published) for row in rows] == [
@@ -95,7 +69,7 @@ def test_each_layer_has_the_score_of_its_features(task):
     assert len({row.errors["across"] for row in rows}) == 3
 
 
-def test_published_rows_come_beside_the_corrected_ones(task):
+def test_published_rows_come_beside_the_corrected_ones(task, make_model):
     asked = dataclasses.replace(task, as_published=True, conditions=("within",))
     model = make_model()
     rows = score_layers(model, asked, layers=[2])
@@ -106,7 +80,7 @@ def test_published_rows_come_beside_the_corrected_ones(task):
         assert row.errors == pytest.approx(expected, abs=2e-3)
 
 
-def test_one_pass_serves_all_layers(task, monkeypatch):
+def test_one_pass_serves_all_layers(task, monkeypatch, make_model):
     model, heard = make_model(), []
     run = model.speech_layers
     monkeypatch.setattr(
@@ -116,7 +90,7 @@ def test_one_pass_serves_all_layers(task, monkeypatch):
     assert sorted(heard) == sorted(len(audio.read(path)) for path in task.items.audio.values())
 
 
-def test_batches_are_bounded_and_longest_first(task, monkeypatch):
+def test_batches_are_bounded_and_longest_first(task, monkeypatch, make_model):
     model, batches = make_model(), []
     run = model.speech_layers
     monkeypatch.setattr(
@@ -131,14 +105,14 @@ def test_batches_are_bounded_and_longest_first(task, monkeypatch):
     assert all(rows == 1 for rows, _ in batches)
 
 
-def test_published_padding_hears_one_file_at_a_time(task):
+def test_published_padding_hears_one_file_at_a_time(task, make_model):
     model = make_model(padding="published")
     rows = score_layers(model, task, layers=[3])
     expected = score(features_of(model, task, 3), task.items.path)
     assert rows[0].errors == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_model_keeps_its_modes_and_gathers_no_gradient(task):
+def test_the_model_keeps_its_modes_and_gathers_no_gradient(task, make_model):
     model = make_model().train()
     model.image.eval()
     before = [module.training for module in model.modules()]
@@ -149,7 +123,7 @@ def test_the_model_keeps_its_modes_and_gathers_no_gradient(task):
 
 
 @pytest.mark.parametrize("kept", ["memory", "folder"])
-def test_frames_are_kept_where_asked_and_nothing_stays(task, tmp_path, kept):
+def test_frames_are_kept_where_asked_and_nothing_stays(task, tmp_path, kept, make_model):
     model = make_model()
     seen = []
 
@@ -204,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_to_read(tmp_path):
         (((4, 10, 7),), Fraction(16000, 7), 10, 0),
     ],
 )
-def test_rate_and_lead_come_from_the_convolutions(convolutions, rate, field, lead):
+def test_rate_and_lead_come_from_the_convolutions(convolutions, rate, field, lead, make_model):
     model = make_model(conv_layers=convolutions)
     assert frame_rate(model) == rate
     assert model.speech.waveform.receptive_field == field
@@ -213,7 +187,7 @@ def test_rate_and_lead_come_from_the_convolutions(convolutions, rate, field, lea
 
 
 @pytest.mark.parametrize("convolutions", [STANDARD, FAST, WIDE])
-def test_no_sound_lacks_more_frames_than_is_said(convolutions):
+def test_no_sound_lacks_more_frames_than_is_said(convolutions, make_model):
     model = make_model(conv_layers=convolutions)
     encoder = model.speech.waveform
     samples = torch.arange(encoder.receptive_field, encoder.receptive_field + 3 * encoder.stride)
@@ -222,14 +196,14 @@ def test_no_sound_lacks_more_frames_than_is_said(convolutions):
     assert 0 < int(missing.max()) <= max_missing_frames(model)
 
 
-def test_a_faster_encoder_is_scored_at_its_own_rate(task):
+def test_a_faster_encoder_is_scored_at_its_own_rate(task, make_model):
     model = make_model(conv_layers=FAST)
     (row,) = score_layers(model, task, layers=[1])
     expected = score(features_of(model, task, 1), task.items.path, 100)
     assert row.errors == pytest.approx(expected, abs=2e-3)
 
 
-def test_a_wide_encoder_is_read_where_it_hears(task):
+def test_a_wide_encoder_is_read_where_it_hears(task, make_model):
     model = make_model(conv_layers=WIDE)
     (row,) = score_layers(model, task, layers=[1])
     led = {
@@ -242,7 +216,7 @@ def test_a_wide_encoder_is_read_where_it_hears(task):
 # ---- baselines --------------------------------------------------------------------------------------------
 
 
-def test_an_untrained_model_is_drawn_from_its_seed_and_leaves_the_generator(task):
+def test_an_untrained_model_is_drawn_from_its_seed_and_leaves_the_generator(task, make_model):
     model = make_model(seed=9)
     before = torch.random.get_rng_state()
     rows = score_untrained(model.config, task, layers=[2], seed=4)
@@ -274,7 +248,7 @@ def test_layers_that_are_not_there_are_refused(text):
         parse_layers(text, 3)
 
 
-def test_a_diverged_model_is_named(task):
+def test_a_diverged_model_is_named(task, make_model):
     model = make_model()
     with torch.no_grad():
         model.speech.layers[1].ffn_norm.bias.fill_(torch.nan)
@@ -282,7 +256,7 @@ def test_a_diverged_model_is_named(task):
         score_layers(model, task)
 
 
-def test_a_sound_shorter_than_a_frame_is_named(tmp_path):
+def test_a_sound_shorter_than_a_frame_is_named(tmp_path, make_model):
     soundfile.write(tmp_path / "f.wav", np.sin(np.arange(300)), 16_000)
     with pytest.raises(VgsplusError, match=r"f\.wav: is too short for a single frame"):
         list(iterate_hidden_states(make_model(), {"f": tmp_path / "f.wav"}, [1]))
@@ -292,23 +266,9 @@ def test_a_sound_shorter_than_a_frame_is_named(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(tmp_path_factory, make_model, save_run):
     run = tmp_path_factory.mktemp("runs") / "run"
-    model = make_model()
-    state = TrainingState(
-        phase=0,
-        phase_name="vgs",
-        step=1,
-        steps=1,
-        epoch=1.0,
-        global_step=1,
-        seed=0,
-        model=dataclasses.asdict(TINY),
-        run={},
-        corpus={},
-    )
-    save_checkpoint(run, state, model.state_dict(), {})
-    return run
+    return save_run(make_model(), run)
 
 
 def command(capsys, *arguments):
@@ -323,7 +283,7 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_the_command_scores_every_layer(toy, run_folder, task, capsys):
+def test_the_command_scores_every_layer(toy, run_folder, task, capsys, make_model):
     code, out, err = command(capsys, run_folder, toy / "test.item", toy / "audio")
     assert code == 0, err
     rows = read_csv(run_folder / "abx.csv")

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import os
@@ -20,60 +19,21 @@ from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.evaluation import export as exporting
 from vgsplus.evaluation.export import export, find_sounds, metadata_of, open_store, pending
 from vgsplus.evaluation.zerospeech import Submission, find_phonetic
-from vgsplus.models.published import build_model
-from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.progress import Progress
-from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
-STANDARD = ((4, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)
+FAST = ((4, 10, 5), *[(8, 3, 2)] * 4, (8, 2, 2))
 WIDE = ((4, 10, 5), *[(8, 3, 2)] * 4, (8, 4, 2), (8, 8, 2))  # hears 95 ms: whole frames ahead
-TINY = ModelConfig(
-    conv_layers=STANDARD,
-    dim=8,
-    heads=2,
-    ffn_dim=16,
-    shared_layers=2,
-    ssl_layers=1,
-    pos_conv_kernel=8,
-    pos_conv_groups=2,
-    resdavenet_widths=(8,),
-    resdavenet_blocks=1,
-    feature_dim=4,
-    image_layers=1,
-)
 FIELD = 400
 """Samples that one frame hears."""
 
 
-def make_model(seed=0, **changes):
-    torch.manual_seed(seed)
-    return build_model(dataclasses.replace(TINY, **changes)).eval()
-
-
 @pytest.fixture(scope="module")
-def model():
+def model(make_model):
     return make_model()
 
 
-def save_run(model, folder):
-    state = TrainingState(
-        phase=0,
-        phase_name="vgs",
-        step=1,
-        steps=1,
-        epoch=1.0,
-        global_step=1,
-        seed=0,
-        model=dataclasses.asdict(model.config),
-        run={},
-        corpus={},
-    )
-    save_checkpoint(folder, state, model.state_dict(), {})
-    return folder
-
-
 @pytest.fixture(scope="module")
-def run(model, tmp_path_factory):
+def run(model, tmp_path_factory, save_run):
     """The folder of a run whose weights are random."""
     return save_run(model, tmp_path_factory.mktemp("runs") / "vgs+")
 
@@ -161,7 +121,7 @@ def test_samples_are_embedded_as_their_file_is_at_any_scale(folder, model):
             torch.testing.assert_close(found[layer], frames, atol=1e-4, rtol=1e-4)
 
 
-def test_embedding_leaves_modes_and_generator_alone(folder):
+def test_embedding_leaves_modes_and_generator_alone(folder, make_model):
     model = make_model().train()
     model.image.eval()
     state = torch.random.get_rng_state()
@@ -188,7 +148,7 @@ def test_samples_that_cannot_be_heard_are_refused(model, samples, said):
     assert vgsplus.embed(model, np.arange(FIELD))[1].shape == (1, 8)
 
 
-def test_a_diverged_model_is_told(folder):
+def test_a_diverged_model_is_told(folder, make_model):
     broken = make_model()
     with torch.no_grad():
         broken.speech.layers[1].ffn_norm.bias.fill_(math.nan)
@@ -213,7 +173,7 @@ def test_every_sound_is_written_with_its_layers_in_the_order_asked(form, layers,
         np.testing.assert_allclose(features.reshape(expected.shape), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_bundles_features_do_not_depend_on_its_other_sounds(folder, tmp_path):
+def test_a_bundles_features_do_not_depend_on_its_other_sounds(folder, tmp_path, make_model):
     model, sounds = make_model(padding="published"), find_sounds(folder)
     embed_all(model, sounds, tmp_path)
     for name, features in written("npy", tmp_path).items():
@@ -236,7 +196,7 @@ def test_an_hdf5_file_tells_where_features_come_from(folder, model, tmp_path):
 
 
 def test_one_pass_serves_all_layers_and_progress_ends_at_the_total(
-    folder, monkeypatch, tmp_path, recorded_progress
+    folder, monkeypatch, tmp_path, recorded_progress, make_model
 ):
     model, heard = make_model(), []
     run = model.speech_layers
@@ -279,7 +239,7 @@ def test_a_failed_write_is_told_and_leaves_no_half_file(folder, model, tmp_path,
     assert everything_in(tmp_path) == ["ann", "ann/deep", "features.json"]
 
 
-def test_a_folder_takes_features_of_one_origin(folder, model, tmp_path):
+def test_a_folder_takes_features_of_one_origin(folder, model, tmp_path, make_model):
     sounds = find_sounds(folder)
     embed_all(model, {"b": sounds["b"]}, tmp_path, layers=(1, 2))
     about = json.loads((tmp_path / "features.json").read_text())
@@ -496,15 +456,15 @@ def test_meta_has_the_entries_that_the_challenge_wants(dataset, model, tmp_path)
     assert meta["parameters"]["semantic"] == {"metric": "cosine", "pooling": "mean"}
 
 
-def test_frame_shift_and_grounding_are_the_models(dataset, tmp_path):
-    model = make_model(conv_layers=STANDARD[:-1], grounded=False)
+def test_frame_shift_and_grounding_are_the_models(dataset, tmp_path, make_model):
+    model = make_model(conv_layers=FAST, grounded=False)
     submit(model, dataset, tmp_path / "out")
     meta = yaml.safe_load((tmp_path / "out" / "meta.yaml").read_text())
     assert meta["parameters"]["phonetic"]["frame_shift"] == 0.01
     assert meta["visually_grounded"] is False
 
 
-def test_frames_of_a_wide_encoder_come_where_they_hear(dataset, tmp_path):
+def test_frames_of_a_wide_encoder_come_where_they_hear(dataset, tmp_path, make_model):
     model = make_model(conv_layers=WIDE)
     submit(model, dataset, tmp_path / "out")
     path = dataset / "phonetic" / "dev-other" / "0a1B.wav"

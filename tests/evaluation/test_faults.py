@@ -3,18 +3,14 @@
 Each must give its message and exit with 1; the tables in docs/faults.md are these lists.
 """
 
-import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from vgsplus.cli import main
-from vgsplus.models.vgsplus import ModelConfig, VGSPlus
-from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
@@ -26,38 +22,12 @@ LINES = (
     "ben 0.1 0.2 e k t ben",
     "ben 0.2 0.3 a k t ben",
 )
-CONFIG = ModelConfig(
-    conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
-    dim=8,
-    heads=2,
-    ffn_dim=16,
-    shared_layers=2,
-    ssl_layers=1,
-    pos_conv_kernel=8,
-    pos_conv_groups=2,
-    grounded=False,
-)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(make_model, save_run, tmp_path_factory):
     """The folder of a run whose weights are random."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("run")
-    state = TrainingState(
-        phase=0,
-        phase_name="ssl",
-        step=1,
-        steps=1,
-        epoch=1.0,
-        global_step=1,
-        seed=0,
-        model=dataclasses.asdict(CONFIG),
-        run={},
-        corpus={},
-    )
-    save_checkpoint(folder, state, VGSPlus(CONFIG).eval().state_dict(), {})
-    return folder
+    return save_run(make_model(grounded=False), tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import dataclasses
 import importlib
 import io
 import math
@@ -18,38 +17,18 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.mteb import MtebEncoder
 from vgsplus.evaluation.retrieval import recall
-from vgsplus.models.published import build_model
-from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.regions.pixel_grid import GRID_FEATURES, grid_regions
 
-CONFIG = ModelConfig(
-    conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
-    dim=8,
-    heads=2,
-    ffn_dim=16,
-    shared_layers=1,
-    ssl_layers=0,
-    pos_conv_kernel=8,
-    pos_conv_groups=2,
-    resdavenet_widths=(8,),
-    resdavenet_blocks=1,
-    feature_dim=GRID_FEATURES,
-    image_layers=1,
-)
+SMALLER = {"shared_layers": 1, "ssl_layers": 0, "feature_dim": GRID_FEATURES}
 SOUNDS = SimpleNamespace(name="Sounds", modalities=["audio"])
 PICTURES = SimpleNamespace(name="Pictures", modalities=["image"])
 BOTH = SimpleNamespace(name="Both", modalities=["audio", "image"])
 PICTURES_IN_ALL, TAKES = 8, 2
 
 
-def built(seed=0, **changes):
-    torch.manual_seed(seed)
-    return build_model(dataclasses.replace(CONFIG, **changes)).eval()
-
-
 @pytest.fixture(scope="module")
-def model():
-    return built()
+def model(make_model):
+    return make_model(**SMALLER)
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +137,9 @@ def test_the_first_ten_seconds_are_heard(encoder, model):
     assert not torch.allclose(vectors, heard(model, [long["array"]]), rtol=1e-3)
 
 
-def test_a_prepared_corpus_embeds_alike(tiny_corpus):
+def test_a_prepared_corpus_embeds_alike(tiny_corpus, make_model):
     corpus = Corpus.open(tiny_corpus)
-    model = built(feature_dim=12)
+    model = make_model(**SMALLER | {"feature_dim": 12})
     split = embed_split(model, corpus, "test")
     sounds = [
         {"array": audio.read(corpus.audio_path(caption)), "sampling_rate": 16_000}
@@ -170,8 +149,8 @@ def test_a_prepared_corpus_embeds_alike(tiny_corpus):
     torch.testing.assert_close(vectors, split.speech, rtol=1e-4, atol=1e-5)
 
 
-def test_modes_are_left_as_they_were():
-    model = built().train()
+def test_modes_are_left_as_they_were(make_model):
+    model = make_model(**SMALLER).train()
     model.image.eval()
     encoder = MtebEncoder(model)
     first = encoded(encoder, "audio", [sound(8000)])
@@ -235,19 +214,19 @@ def test_fused_and_foreign_inputs_are_refused(encoder, row, held):
         encoder.encode(loader([row]), task_metadata=BOTH, show_progress_bar=False)
 
 
-def test_a_model_of_other_features_is_refused_before_work_unless_the_task_has_no_pictures():
-    encoder = MtebEncoder(built(feature_dim=2048))
+def test_a_model_of_other_features_is_refused_before_work_unless_the_task_has_no_pictures(make_model):
+    encoder = MtebEncoder(make_model(**SMALLER | {"feature_dim": 2048}))
     with pytest.raises(VgsplusError, match=r"of 2048 values.*returns 224.*`regions`.*detector"):
         encoder.encode(loader(Untouchable()), task_metadata=BOTH, show_progress_bar=False)
     assert encoded(encoder, "audio", [sound(8000)], task=SOUNDS).shape == (1, 8)
 
 
-def test_regions_of_ones_own_reach_the_model():
+def test_regions_of_ones_own_reach_the_model(make_model):
     def mean_colour(image):
         colour = np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1)) / 255
         return np.tile(colour, (2, 1)), np.tile(np.float32([0, 0, 1, 1]), (2, 1))
 
-    model = built(feature_dim=3)
+    model = make_model(**SMALLER | {"feature_dim": 3})
     vectors = encoded(MtebEncoder(model, regions=mean_colour), "image", [picture(0), picture(1)])
     features, boxes = (torch.from_numpy(array)[None] for array in mean_colour(picture(1)))
     with torch.no_grad():
@@ -277,16 +256,16 @@ def test_sounds_that_cannot_be_heard_are_refused(encoder):
         encoded(encoder, "audio", [broken])
 
 
-def test_a_diverged_model_is_named():
-    model = built()
+def test_a_diverged_model_is_named(make_model):
+    model = make_model(**SMALLER)
     model.image.cls.data.fill_(torch.nan)
     with pytest.raises(VgsplusError, match=r"Embeddings of the mteb task Pictures.*not finite"):
         encoded(MtebEncoder(model), "image", [picture(0)], task=PICTURES)
 
 
-def test_a_model_without_grounding_and_a_name_without_organisation_are_refused(model):
+def test_a_model_without_grounding_and_a_name_without_organisation_are_refused(model, make_model):
     with pytest.raises(VgsplusError, match="grounded"):
-        MtebEncoder(built(grounded=False, ssl_layers=1))
+        MtebEncoder(make_model(grounded=False))
     for name in ("model", "vgsplus/", "/model"):
         with pytest.raises(VgsplusError, match="organisation/model"):
             MtebEncoder(model, name=name)
@@ -419,15 +398,15 @@ def test_mteb_finds_the_recall_that_we_find(mteb, datasets, model, material, cat
     assert scores["main_score"] == scores["hit_rate_at_1"]
 
 
-def test_mteb_sees_an_encoder_whose_revision_tells_its_weights(mteb, model):
+def test_mteb_sees_an_encoder_whose_revision_tells_its_weights(mteb, model, make_model):
     encoder = MtebEncoder(model, name="lab/first")
     assert isinstance(encoder, mteb.models.EncoderProtocol)
     meta = encoder.mteb_model_meta
     assert (meta.name, meta.embed_dim, meta.modalities) == ("lab/first", 8, ["audio", "image"])
     assert type(meta).model_validate(meta.model_dump()) == meta
-    same, other = (MtebEncoder(built(seed)).mteb_model_meta.revision for seed in (0, 1))
+    same, other = (MtebEncoder(make_model(seed, **SMALLER)).mteb_model_meta.revision for seed in (0, 1))
     assert meta.revision == same != other
-    assert MtebEncoder(built(padding="published")).mteb_model_meta.revision != same
+    assert MtebEncoder(make_model(**SMALLER, padding="published")).mteb_model_meta.revision != same
 
 
 @pytest.mark.parametrize(

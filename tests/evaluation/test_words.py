@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import numpy as np
@@ -11,52 +10,21 @@ from vgsplus.audio import load_any, normalise, write_wav
 from vgsplus.cli import main
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.lexical import cdi_word, embed_words, evaluate, open_words
-from vgsplus.models.published import build_model
-from vgsplus.models.vgsplus import ModelConfig, VGSPlus
-from vgsplus.training.checkpoint import TrainingState, save_checkpoint
+from vgsplus.models.vgsplus import VGSPlus
 
-CONFIG = ModelConfig(
-    conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
-    dim=8,
-    heads=2,
-    ffn_dim=16,
-    shared_layers=2,
-    ssl_layers=1,
-    pos_conv_kernel=8,
-    pos_conv_groups=2,
-    resdavenet_widths=(8,),
-    resdavenet_blocks=1,
-    feature_dim=4,
-    image_layers=1,
-)
 FRAME = 400
 """Samples of the shortest recording that has a frame."""
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return VGSPlus(CONFIG).eval()
+def model(make_model):
+    return make_model()
 
 
 @pytest.fixture(scope="module")
-def run(model, tmp_path_factory):
+def run(model, save_run, tmp_path_factory):
     """The folder of a run whose weights are random."""
-    folder = tmp_path_factory.mktemp("run")
-    state = TrainingState(
-        phase=0,
-        phase_name="vgs",
-        step=1,
-        steps=1,
-        epoch=1.0,
-        global_step=1,
-        seed=0,
-        model=dataclasses.asdict(CONFIG),
-        run={},
-        corpus={},
-    )
-    save_checkpoint(folder, state, model.state_dict(), {})
-    return folder
+    return save_run(model, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +72,8 @@ def test_embeddings_are_what_the_model_gives_each_recording_alone(model, folder,
             torch.testing.assert_close(tapped[index], layers[1][0], atol=1e-5, rtol=1e-4)
 
 
-def test_in_published_mode_too_a_recording_is_embedded_alone(folder):
-    torch.manual_seed(0)
-    published = build_model(dataclasses.replace(CONFIG, padding="published")).eval()
+def test_in_published_mode_too_a_recording_is_embedded_alone(folder, make_model):
+    published = make_model(padding="published")
     recordings = open_words(folder, published)
     vectors = embed_words(published, recordings, "utterance")
     with torch.no_grad():
@@ -114,8 +81,8 @@ def test_in_published_mode_too_a_recording_is_embedded_alone(folder):
             torch.testing.assert_close(vectors[index], published.embed_speech(*alone(path))[0])
 
 
-def test_a_model_without_grounding_needs_a_layer(folder):
-    heard = VGSPlus(dataclasses.replace(CONFIG, grounded=False))
+def test_a_model_without_grounding_needs_a_layer(folder, make_model):
+    heard = make_model(grounded=False)
     with pytest.raises(VgsplusError, match=r"no speech embedding.*layer, 1 to 3"):
         embed_words(heard, open_words(folder, heard), "utterance")
 
@@ -128,8 +95,8 @@ def test_modes_come_back_and_progress_ends_at_the_total(model, folder, recorded_
     model.eval()
 
 
-def test_a_model_that_diverged_is_told(folder):
-    broken = VGSPlus(CONFIG)
+def test_a_model_that_diverged_is_told(folder, make_model):
+    broken = make_model()
     with torch.no_grad():
         broken.speech.cls.fill_(math.nan)
     with pytest.raises(VgsplusError, match=r"[a-z]+_\d\.\w+ are not finite"):
