@@ -31,9 +31,9 @@ def test_a_file_gives_typed_settings(file):
     config = load_config(file)
     assert (config.corpus, config.batch_size, config.max_seconds, config.seed) == ("data/toy", 8, 8.0, 0)
     warm, joint = config.schedule.phases
-    assert warm.alpha == Alpha.constant(0.0)
+    assert warm.alpha == Alpha.parse(0.0)
     assert (warm.epochs, warm.init, warm.optimizer) == (1.5, None, OptimizerSettings())
-    assert joint.alpha == Alpha.linear(0.0, 0.5)
+    assert joint.alpha == Alpha.parse({"linear": [0.0, 0.5]})
     assert joint.init == "weights.safetensors"
     assert joint.optimizer == OptimizerSettings(name="adamw", lr=1e-3, betas=(0.9, 0.98), decay="cosine")
 
@@ -84,7 +84,7 @@ def test_overrides_reach_everywhere(file):
         "corpus=a=b",
     ]
     config = load_config(file, overrides)
-    assert config.schedule.phases[0].alpha == Alpha.steps([(0.0, 0.1), (0.5, 0.2)])
+    assert config.schedule.phases[0].alpha == Alpha.parse({"steps": [[0.0, 0.1], [0.5, 0.2]]})
     assert config.schedule.phases[1].optimizer.lr == 2e-4
     assert config.schedule.phases[1].optimizer.name == "adamw"
     assert (config.seed, config.validate_every, config.corpus) == (7, None, "a=b")

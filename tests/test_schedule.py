@@ -162,9 +162,9 @@ def test_the_variants_that_start_alike_have_the_same_first_phase():
 
 def test_the_plan_is_gapless_and_counts_fractions_of_epochs():
     phases = [
-        Phase(name="a", alpha=Alpha.constant(0.0), epochs=0.5),
-        Phase(name="b", alpha=Alpha.linear(0, 1), epochs=2),
-        Phase(name="c", alpha=Alpha.constant(1.0), epochs=0.001),
+        Phase(name="a", alpha=Alpha.parse(0.0), epochs=0.5),
+        Phase(name="b", alpha=Alpha.parse({"linear": [0, 1]}), epochs=2),
+        Phase(name="c", alpha=Alpha.parse(1.0), epochs=0.001),
     ]
     plan = Schedule(tuple(phases)).plan(steps_per_epoch=9)
     assert [phase.steps for phase in plan] == [4, 18, 1]
@@ -178,13 +178,13 @@ def test_the_plan_is_gapless_and_counts_fractions_of_epochs():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Phase(name="a/b", alpha=Alpha.constant(0), epochs=1), "name"),
-        (lambda: Phase(name="a", alpha=Alpha.constant(0), epochs=0), "epochs"),
+        (lambda: Phase(name="a/b", alpha=Alpha.parse(0), epochs=1), "name"),
+        (lambda: Phase(name="a", alpha=Alpha.parse(0), epochs=0), "epochs"),
         (lambda: OptimizerSettings(lr=0), "lr"),
         (lambda: OptimizerSettings(warmup=1.0), "warmup"),
         (lambda: OptimizerSettings(betas=(0.9, 1.0)), "betas"),
         (lambda: Schedule(()), "at least one"),
-        (lambda: Schedule((Phase(name="a", alpha=Alpha.constant(0), epochs=1),) * 2), "name of its own"),
+        (lambda: Schedule((Phase(name="a", alpha=Alpha.parse(0), epochs=1),) * 2), "name of its own"),
     ],
 )
 def test_impossible_phases_are_refused(build, message):

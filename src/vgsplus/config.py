@@ -170,22 +170,19 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r}: must read key=value or a.b=value")
     value = _parse_yaml(text, f"the value of {path}")
     place: Any = raw
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
+    for depth, name in enumerate(keys):
+        key: Any = name
+        above = ".".join(keys[:depth])
         if isinstance(place, list):
-            if not (key.isdecimal() and int(key) < len(place)):
-                raise ConfigError(
-                    f"{path}: {'.'.join(keys[:depth])} is a list of {len(place)}, it has no {key!r}"
-                )
-            index: Any = int(key)
-        elif isinstance(place, dict):
-            index = key
+            if not (name.isdecimal() and int(name) < len(place)):
+                raise ConfigError(f"{path}: {above} is a list of {len(place)}, it has no {name!r}")
+            key = int(name)
+        elif not isinstance(place, dict):
+            raise ConfigError(f"{path}: {above} is {place!r}, it has no {name!r}")
+        if depth == len(keys) - 1:
+            place[key] = value
         else:
-            raise ConfigError(f"{path}: {'.'.join(keys[:depth])} is {place!r}, it has no {key!r}")
-        if last:
-            place[index] = value
-        else:
-            place = place.setdefault(index, {}) if isinstance(place, dict) else place[index]
+            place = place.setdefault(key, {}) if isinstance(place, dict) else place[key]
 
 
 # ---- writing and comparing --------------------------------------------------------------------------------

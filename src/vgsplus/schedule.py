@@ -8,7 +8,7 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -27,8 +27,7 @@ type _Share = Annotated[float, Field(ge=0, lt=1)]
 class Alpha:
     """The weight α of grounding against self-supervision, in [0, 1], as a function of phase progress.
 
-    In a configuration: a number, {linear: [from, to]}, {cosine: [from, to]} or
-    {steps: [[0.0, a], [0.5, b], …]}.
+    See `parse` for the ways to write it.
 
     Attributes:
         form: shape of the curve.
@@ -50,28 +49,12 @@ class Alpha:
             raise ConfigError(f"the steps of α must start at progress 0 and rise below 1, not {thresholds}")
 
     @classmethod
-    def constant(cls, alpha: float) -> Self:
-        """Return the same α throughout."""
-        return cls("constant", ((0.0, alpha),))
-
-    @classmethod
-    def linear(cls, start: float, end: float) -> Self:
-        """Return a straight line from `start` to `end`."""
-        return cls("linear", ((0.0, start), (1.0, end)))
-
-    @classmethod
-    def cosine(cls, start: float, end: float) -> Self:
-        """Return half a cosine wave from `start` to `end`, flat at both ends."""
-        return cls("cosine", ((0.0, start), (1.0, end)))
-
-    @classmethod
-    def steps(cls, points: Sequence[tuple[float, float]]) -> Self:
-        """Return the α of the last (progress, α) that has been reached."""
-        return cls("steps", tuple((float(progress), float(alpha)) for progress, alpha in points))
-
-    @classmethod
     def parse(cls, value: object) -> Self:
-        """Read one of the forms that a configuration may have (see the class).
+        """Build it from plain values.
+
+        Args:
+            value: a number, {linear: [from, to]}, {cosine: [from, to]} (half a wave, flat at both ends) or
+                {steps: [[0.0, a], [0.5, b], …]}, pairs of a progress and the α from there on.
 
         Raises:
             ConfigError: it has none of the four forms, or impossible values.
@@ -79,23 +62,21 @@ class Alpha:
         match value:
             case Alpha():
                 return cls(value.form, value.points)
-            case bool():
-                pass
-            case int() | float():
-                return cls.constant(float(value))
+            case int() | float() if not isinstance(value, bool):
+                return cls("constant", ((0.0, float(value)),))
             case {"linear": [int() | float() as start, int() | float() as end], **rest} if not rest:
-                return cls.linear(float(start), float(end))
+                return cls("linear", ((0.0, float(start)), (1.0, float(end))))
             case {"cosine": [int() | float() as start, int() | float() as end], **rest} if not rest:
-                return cls.cosine(float(start), float(end))
+                return cls("cosine", ((0.0, float(start)), (1.0, float(end))))
             case {"steps": [_, *_] as points, **rest} if not rest and all(map(_is_pair, points)):
-                return cls.steps(points)
+                return cls("steps", tuple((float(progress), float(alpha)) for progress, alpha in points))
         raise ConfigError(
             "α is a number, {linear: [from, to]}, {cosine: [from, to]} or "
             f"{{steps: [[0.0, a], [0.5, b], …]}}, not {value!r}"
         )
 
     def plain(self) -> float | dict[str, list[Any]]:
-        """Return the form that a configuration has; the inverse of `parse`."""
+        """Return plain values that `parse` reads back."""
         if self.form == "constant":
             return self.points[0][1]
         if self.form == "steps":
@@ -315,7 +296,7 @@ class Schedule:
         phases = [
             Phase(
                 name=base,
-                alpha=Alpha.constant(alphas[base]),
+                alpha=Alpha.parse(alphas[base]),
                 epochs=length,
                 optimizer=optimizer or OptimizerSettings(),
                 additional_speech=additional_speech if alphas[base] < 1 else None,

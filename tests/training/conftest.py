@@ -90,8 +90,8 @@ def make_config(corpus_root, tiny_model):
     def make(**changes):
         optimizer = OptimizerSettings(lr=1e-2)
         phases = (
-            Phase(name="w2v2", alpha=Alpha.constant(0.0), epochs=5 / 3, optimizer=optimizer),
-            Phase(name="mixed", alpha=Alpha.linear(0.2, 0.8), epochs=4 / 3, optimizer=optimizer),
+            Phase(name="w2v2", alpha=Alpha.parse(0.0), epochs=5 / 3, optimizer=optimizer),
+            Phase(name="mixed", alpha=Alpha.parse({"linear": [0.2, 0.8]}), epochs=4 / 3, optimizer=optimizer),
         )
         values = {
             "corpus": str(corpus_root),

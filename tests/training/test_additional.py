@@ -150,7 +150,7 @@ def test_an_infinite_weight_is_refused():
 
 
 def order(first_step=0, *, captions=13, phase=0, num=7, batch_size=2, seed=1):
-    phases = tuple(Phase(name=str(i), alpha=Alpha.constant(0.5), epochs=12 / captions) for i in range(2))
+    phases = tuple(Phase(name=str(i), alpha=Alpha.parse(0.5), epochs=12 / captions) for i in range(2))
     steps = range(first_step, Schedule(phases).plan(captions)[phase].steps)
     return list(
         BatchSampler(
@@ -218,7 +218,7 @@ def test_by_default_an_epoch_of_captions_takes_the_corpus_once(with_speech, batc
 def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech, tmp_path, alpha):
     """In float64, on the batches of a real step; the Gumbel temperature moves on once."""
     config = with_speech()
-    phase = dataclasses.replace(config.schedule.phases[0], alpha=Alpha.constant(alpha))
+    phase = dataclasses.replace(config.schedule.phases[0], alpha=Alpha.parse(alpha))
     config = dataclasses.replace(config, schedule=Schedule((phase,)), gradient_clip=1e9)
     corpus, additional = Corpus.open(config.corpus), open_additional_speech(config.schedule)
     trainer = Trainer(config, tmp_path, corpus, additional)

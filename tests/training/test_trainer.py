@@ -441,7 +441,7 @@ def test_the_optimiser_starts_afresh_at_each_phase(make_config, tmp_path, whole)
     phases = list(moved.schedule.phases)
     result = train(moved, tmp_path / "run", start=checkpoint.checkpoints(whole[1])[0])
     assert_same_bits(result.checkpoint, whole[0].checkpoint)
-    longer = Schedule((phases[0], Phase(name="b", alpha=Alpha.constant(0.0), epochs=1 / 3)))
+    longer = Schedule((phases[0], Phase(name="b", alpha=Alpha.parse(0.0), epochs=1 / 3)))
     one_step = train(make_config(schedule=longer), tmp_path / "one").checkpoint
     state = load_file(one_step / OPTIMIZER_FILE)
     for name in state:
@@ -468,7 +468,7 @@ def test_a_phases_initial_weights_are_loaded_once(make_config, tmp_path):
     phases = make_config().schedule.phases
     second = Phase(
         name="b",
-        alpha=Alpha.constant(0.0),
+        alpha=Alpha.parse(0.0),
         epochs=2 / 3,
         init=str(tmp_path / "weights"),
         optimizer=OptimizerSettings(lr=1e-12),

@@ -88,7 +88,7 @@ class BatchSampler:
         steps: steps of the phase to yield; an epoch has `batches_per_epoch` of them.
         phase: index of the phase.
         stream: random stream of the order.
-        images: tells for each step whether region features are read; None: never.
+        images: function of the step, whether region features are read; None: never.
         random_crops: cut longer captions at random positions instead of at their start.
     """
 
@@ -157,6 +157,10 @@ class SpeechImageDataset(Dataset[Batch]):
             batch["boxes"] = torch.from_numpy(boxes).float()
             batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in image_ids])
         return batch
+
+    def __len__(self) -> int:
+        """Return the number of captions in the split."""
+        return len(self.captions)
 
     def _read_waveforms(self, captions: Sequence[Caption], crops: Sequence[float]) -> Batch:
         read = [
@@ -229,8 +233,8 @@ class _StepDataset(Dataset["list[Batch] | VgsplusError"]):
 
 
 def _ignore_signals(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group. Workers must outlive the current step of the trainer; they exit
-    # when it closes the loader or dies.
+    # Ctrl-C reaches all processes of the group. Workers must outlive the current step of the trainer; they
+    # exit when it closes the loader or dies.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -276,29 +280,28 @@ def training_batches(
 ) -> Generator[tuple[Batch, ...]]:
     """Yield the batch, or the batch and the extra batch, of each step of a phase from `first_step` on."""
     steps = range(first_step, phase.steps)
-    dataset = open_split(config, corpus, TRAIN)
+    captions = open_split(config, corpus, TRAIN)
     sampler = BatchSampler(
-        num=len(dataset.captions),
+        num=len(captions),
         batch_size=config.batch_size,
         seed=config.seed,
         steps=steps,
         phase=phase.index,
         images=lambda step: phase.alpha(step) > 0,
     )
-    streams = [(dataset, sampler)]
-    if extra is not None:
-        dataset = open_split(config, extra, TRAIN)
-        sampler = BatchSampler(
-            num=len(dataset.captions),
-            batch_size=extra_batch_size(config, phase, len(dataset.captions)),
-            seed=config.seed,
-            steps=steps,
-            phase=phase.index,
-            stream=RandomStream.EXTRA_ORDER,
-            random_crops=True,
-        )
-        streams.append((dataset, sampler))
-    return _load(config, *streams)
+    if extra is None:
+        return _load(config, (captions, sampler))
+    clips = open_split(config, extra, TRAIN)
+    extra_sampler = BatchSampler(
+        num=len(clips),
+        batch_size=extra_batch_size(config, phase, len(clips)),
+        seed=config.seed,
+        steps=steps,
+        phase=phase.index,
+        stream=RandomStream.EXTRA_ORDER,
+        random_crops=True,
+    )
+    return _load(config, (captions, sampler), (clips, extra_sampler))
 
 
 def validation_batches(
@@ -307,10 +310,10 @@ def validation_batches(
     """Yield the validation batches of a corpus: always the same, shuffled so that images differ in each."""
     dataset = open_split(config, corpus, VALIDATION)
     sampler = BatchSampler(
-        num=len(dataset.captions),
+        num=len(dataset),
         batch_size=batch_size,
         seed=VALIDATION_SEED,
-        steps=range(batches_per_epoch(len(dataset.captions), batch_size)),
+        steps=range(batches_per_epoch(len(dataset), batch_size)),
         images=lambda _: images,
     )
     return _load(config, (dataset, sampler))

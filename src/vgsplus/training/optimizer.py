@@ -1,4 +1,4 @@
-"""BertAdam, the optimiser of the published system, and the choice of an optimiser."""
+"""The optimisers: BertAdam, that of the published system, and AdamW."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,8 +13,15 @@ from vgsplus.schedule import OptimizerSettings
 class BertAdam(Optimizer):
     """Adam without bias correction and with decoupled weight decay on every parameter.
 
-    m ← β₁m + (1 - β₁)g, v ← β₂v + (1 - β₂)g², p ← p - lr·(m / (√v + ε) + λp). A parameter without a gradient
-    is left alone, decay included. Clipping and the learning-rate schedule are the caller's.
+    m ← β₁m + (1 - β₁)g, v ← β₂v + (1 - β₂)g², p ← p - lr·(m / (√v + ε) + λp). Parameters without a gradient
+    do not change. Clipping and the learning-rate schedule are not part of it.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: learning rate.
+        betas: β₁ and β₂.
+        eps: ε.
+        weight_decay: λ.
     """
 
     def __init__(
@@ -61,19 +68,19 @@ class BertAdam(Optimizer):
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Build the optimiser of a phase over every trainable parameter of the model, where it is."""
+    """Build the optimiser of a phase for all trainable parameters of a model, on the device of the model."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     lr, betas, eps, decay = settings.lr, settings.betas, settings.eps, settings.weight_decay
     if settings.name == "bertadam":
         return BertAdam(parameters, lr, betas, eps, decay)
-    # Fused, an update takes a quarter of the time on a CPU. On a GPU it would undo the loss scaling by
-    # itself, and gradients could not be clipped in 16-mixed; PyTorch's own choice is fast there.
+    # Fused, an update takes a quarter of the time on a CPU. On a GPU the fused update unscales gradients
+    # itself, so that they could not be clipped in 16-mixed; the default of PyTorch is fast there.
     fused = True if all(p.device.type == "cpu" for p in parameters) else None
     return torch.optim.AdamW(parameters, lr, betas, eps, decay, fused=fused)
 
 
 def named_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state tensors under "key/parameter name"; what has had no gradient yet has none."""
+    """Return the state tensors by "key/parameter name"; parameters without a gradient so far have none."""
     return {
         f"{key}/{name}": value
         for name, p in model.named_parameters()
@@ -82,13 +89,13 @@ def named_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_named_state(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `named_state` gave. The tensors' names and shapes are the caller's to check."""
+    """Load the tensors of `named_state`, whose names and shapes must fit."""
     state: dict[int, dict[str, Tensor]] = {}
     positions = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
     index = {name: positions[id(p)] for name, p in model.named_parameters() if id(p) in positions}
     for full_name, tensor in tensors.items():
         key, name = full_name.split("/", 1)
-        # A copy, since the optimiser writes in place and the tensor may be a view of the file it is from.
+        # A copy, because the optimiser writes in place and the tensor may be a view of its file.
         state.setdefault(index[name], {})[key] = tensor.clone()
-    # load_state_dict, not plain assignment: it brings each tensor to the device its optimiser wants.
+    # load_state_dict moves each tensor to the device of its parameter.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

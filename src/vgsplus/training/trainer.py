@@ -328,8 +328,8 @@ def train(
         out: the run folder, which is made.
         start: an end-of-phase checkpoint (or finished run) with the same settings and first phases; the run
             continues after them as if they had been trained here.
-        resume: continue from the newest checkpoint in `out`, or start if there is none. A finished run
-            returns at once.
+        resume: continue from the newest checkpoint in `out`, or start without one. A finished run returns
+            at once.
         evaluate: called with the model in evaluation mode every `evaluate_every` epochs and after each phase,
             and with whether it is the latter; returns scores by name.
         load_weights: loads the weights that the `init` of a phase names into the model, and returns a report.
