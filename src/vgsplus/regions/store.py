@@ -68,13 +68,9 @@ def create_store(
     _reserve(path, len(image_ids) * row_bytes + text_bytes + HEADER_BYTES)
     with h5py.File(path, "w") as file:
         for name, width, kind in (("features", shape[1], dtype), ("boxes", 4, "float32")):
-            layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            layout.set_obj_track_times(False)
-            space = h5py.h5s.create_simple((len(image_ids), shape[0], width))
-            number = h5py.h5t.py_create(np.dtype(kind).newbyteorder("<"))
-            h5py.h5d.create(file.id, name.encode(), number, space, layout)
+            size, number = (len(image_ids), shape[0], width), np.dtype(kind).newbyteorder("<")
+            data_set = file.create_dataset(name, size, number, fill_time="never", track_times=False)
+            data_set[0] = 0  # HDF5 allocates all rows when the first one is written
         for name, values in texts.items():
             file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"), track_times=False)
         if provenance is not None:
