@@ -110,6 +110,10 @@ def test_smoke_reproduces_two_variants_and_finishes_once(reproduced, capsys):
     assert not results["repeats"]
 
     assert run(capsys, *arguments, "--seeds", "2")[0] == 0
+    argv = json.loads((tmp_path / "command.json").read_text())["argv"]
+    settings = ["--set", "accelerator=cpu", "--set", "schedule.epochs=0.4"]
+    variants = ["--variants", "VGS, VGS+", "--variants", "(VGS, W2V2)"]
+    assert argv == ["reproduce", "smoke", "--out", str(tmp_path), *variants, "--seeds", "2", *settings]
     assert {path: path.read_text() for path in logs} == logs
     again = json.loads((tmp_path / "report" / "results.json").read_text())
     assert again["variants"] == results["variants"]

@@ -39,7 +39,7 @@ class Progress:
         """Report a line of text."""
 
     def close(self) -> None:
-        """Remove the bars."""
+        """Remove the bars. Later stages start anew."""
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +90,9 @@ class _Bars(Progress):
 
     def close(self) -> None:
         self._bars.stop()
+        for task in self._tasks.values():
+            self._bars.remove_task(task)
+        self._tasks.clear()
 
 
 class _Lines(Progress):
@@ -115,6 +118,9 @@ class _Lines(Progress):
 
     def note(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._stages.clear()
 
 
 def clock(seconds: float) -> str:

@@ -7,8 +7,7 @@ from vgsplus.config import load_config
 from vgsplus.corpora import Corpus
 from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_layers import score_layers
-from vgsplus.experiments import curves as history
-from vgsplus.experiments import scoring
+from vgsplus.experiments import curves, scoring
 from vgsplus.experiments.scoring import Scoring, abx_task, own_abx_task, recalls
 from vgsplus.models.vgsplus import VGSPlus
 
@@ -39,7 +38,20 @@ def test_every_score_is_there_by_its_flat_name(corpus, config, model):
     assert len(errors) == 2 * 2 * 2
     assert all(0 <= error <= 1 for error in errors.values())
     within_a_phase = measure(model, False, config=config)
-    assert within_a_phase == {name: s for name, s in scores.items() if scoring.ABX_PUBLISHED not in name}
+    assert within_a_phase == {name: s for name, s in scores.items() if curves.ABX_PUBLISHED not in name}
+
+
+def test_a_new_measure_needs_one_entry(corpus, config, model, monkeypatch):
+    new = scoring.Measure("wer", "phase end", higher_is_better=False, score=lambda *_: {"wer/test": 0.5})
+    monkeypatch.setattr(scoring, "MEASURES", (*scoring.MEASURES, new))
+    measure = Scoring(corpus, ("test",))
+    assert "wer/test" not in measure(model, False, config=config)
+    scores = measure(model, True, config=config)
+    records = [{"kind": "evaluation", "epoch": 1.0, "scores": scores}]
+    (point,) = curves.score_points(records, ["test"])
+    assert point.scores == {"wer/test": 0.5}
+    (recall,) = curves.recall_points(records, ["test"])
+    assert recall.speech_to_image[1] == scores["test/speech_to_image/R@1"]
 
 
 def test_a_log_gives_back_the_errors_of_its_layers(corpus, config, model):
@@ -50,7 +62,7 @@ def test_a_log_gives_back_the_errors_of_its_layers(corpus, config, model):
         {"kind": "evaluation", "epoch": 0.5, "scores": {"test/speech_to_image/R@1": 0.25}},
         {"kind": "evaluation", "epoch": 1.0, "scores": scores},
     ]
-    (point,) = history.abx_points(records)
+    (point,) = curves.abx_points(records)
     assert point.epoch == 1.0
     for row in score_layers(model, task):
         found = point.published if row.as_published else point.errors
@@ -64,7 +76,7 @@ def test_a_log_gives_back_the_losses_of_additional_speech():
         for step, loss in ((1, 2.0), (2, 1.0))
     ]
     records.append({"kind": "validation", "step": 2, "epoch": 1.0, "ssl": 3.5, "phase_index": 0})
-    found = [(p.split, p.step, p.terms) for p in history.losses(records, 1)]
+    found = [(p.split, p.step, p.terms) for p in curves.losses(records, 1)]
     assert found == [
         ("validation", 2, {"ssl": 3.5}),
         ("train", 1, {"ssl": 3.0, "additional_speech/ssl": 2.0}),

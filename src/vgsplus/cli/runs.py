@@ -70,6 +70,9 @@ def reproduce(
     Run the same command again to resume; with more --seeds, only the missing runs are trained.
     """
     from vgsplus.experiments.reproduce import reproduce as run
+    from vgsplus.progress import console_progress
+    from vgsplus.report import Results, print_tables
+    from vgsplus.report.page import DATA
 
     if (item is None) != (audio is None):
         raise VgsplusError(
@@ -84,8 +87,9 @@ def reproduce(
         stamps_root=root,
         seeds=seeds,
         abx=(item, audio) if item and audio else None,
-        console=Console(),
+        progress=console_progress(),
     )
+    print_tables(Results.load(page.with_name(DATA)), Console())
     typer.echo(f"Report: {page}")
 
 

@@ -1,31 +1,29 @@
-"""A run's log as what the report shows of it: phases, curves of losses, recalls and ABX errors."""
+"""Convert between the log of a run and what a report shows: phases, losses and scores.
 
-from collections.abc import Iterator, Sequence
+In a log, scores have flat names: "test/speech_to_image/R@10", "abx/across/3", "abx as published/across/3".
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from vgsplus.config import RunConfig
-from vgsplus.experiments.scoring import ABX, ABX_PUBLISHED
+from vgsplus.evaluation.abx_layers import AbxRow
+from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalScores
 from vgsplus.report import results as report
-from vgsplus.training.log import Record
+from vgsplus.training.log import Record, losses_in
 
-NOT_TERMS = frozenset(
-    {
-        *("kind", "step", "phase", "phase_index", "phase_step", "epoch", "alpha", "lr", "total", "grad_norm"),
-        *("captions_per_second", "audio_seconds_per_second", "moved_crops"),
-    }
-)
-"""Entries of "train" and "validation" records that are not terms of the loss."""
+ABX, ABX_PUBLISHED = "abx", "abx as published"
 TRAIN_POINTS = 200
-"""Points of a phase's training curve; the steps between are averaged."""
+"""Points of a phase's training curve, each the mean of neighbouring steps."""
 
 
-def phase(records: Sequence[Record], config: RunConfig, index: int) -> report.PhaseResult:
-    """What phase `index` of a run took."""
-    planned = config.schedule.phases[index]
+def phase_result(records: Sequence[Record], config: RunConfig, index: int) -> report.PhaseResult:
+    """Return the number of steps and the time of phase `index`."""
+    phase = config.schedule.phases[index]
     steps = [record for record in records if record["kind"] == "train" and record["phase_index"] == index]
     return report.PhaseResult(
-        name=planned.name,
-        epochs=planned.epochs,
+        name=phase.name,
+        epochs=phase.epochs,
         steps=len(steps),
         seconds=sum(config.batch_size / record["captions_per_second"] for record in steps),
         shared=index == 0 and len(config.schedule.phases) > 1,
@@ -33,7 +31,7 @@ def phase(records: Sequence[Record], config: RunConfig, index: int) -> report.Ph
 
 
 def losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]:
-    """All validation losses, and those of training averaged over neighbouring steps."""
+    """Yield all validation losses, and the training losses averaged over neighbouring steps."""
     for record in records:
         if record["kind"] == "validation":
             yield _loss_point([record], "validation")
@@ -46,44 +44,85 @@ def losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]
 
 def _loss_point(group: Sequence[Record], split: Literal["train", "validation"]) -> report.LossPoint:
     """The mean of each term over the records that have it, at the position of the last."""
-    last = group[-1]
+    found = [losses_in(record) for record in group]
     terms: dict[str, float | None] = {}
-    for name in dict.fromkeys(name for record in group for name in record if name not in NOT_TERMS):
-        values = [record[name] for record in group if record.get(name) is not None]
-        if values:
-            terms[name] = sum(values) / len(values)
+    for name in dict.fromkeys(name for values in found for name in values if name != "total"):
+        known = [values[name] for values in found if name in values]
+        terms[name] = sum(known) / len(known)
+    last = group[-1]
     return report.LossPoint(
         epoch=last["epoch"], phase=last["phase_index"], step=last["step"], split=split, terms=terms
     )
 
 
-def recall_points(records: Sequence[Record], test_sets: Sequence[str]) -> Iterator[report.RecallPoint]:
-    """The recalls of every evaluation during a run, whose scores are named "test/speech_to_image/R@10"."""
-    for record in records:
-        if record["kind"] != "evaluation":
-            continue
+# ---- scores -----------------------------------------------------------------------------------------------
+
+
+def recall_scores(split: str, scores: RetrievalScores) -> dict[str, float]:
+    """Return the recalls on a split by flat name."""
+    return {
+        f"{split}/{direction}/R@{k}": estimate.value
+        for direction in DIRECTIONS
+        for k, estimate in scores.side(direction).recall.items()
+    }
+
+
+def recall_points(records: Iterable[Record], test_sets: Sequence[str]) -> Iterator[report.RecallPoint]:
+    """Yield the recalls of every evaluation on every test set."""
+    for record in _evaluations(records):
         for name in test_sets:
-            sides: dict[str, dict[int, float]] = {"speech_to_image": {}, "image_to_speech": {}}
-            for direction, recalls in sides.items():
-                prefix = f"{name}/{direction}/R@"
-                recalls.update(
-                    (int(path.removeprefix(prefix)), score)
-                    for path, score in record["scores"].items()
-                    if path.startswith(prefix)
-                )
+            sides: dict[str, dict[int, float]] = {direction: {} for direction in DIRECTIONS}
+            for path, score in record["scores"].items():
+                split, *rest = path.split("/")
+                if split == name:
+                    direction, at = rest
+                    sides[direction][int(at.removeprefix("R@"))] = score
             yield report.RecallPoint(epoch=record["epoch"], test_set=name, **sides)
 
 
-def abx_points(records: Sequence[Record]) -> Iterator[report.AbxPoint]:
-    """The ABX errors of every evaluation during a run, whose scores are named "abx/across/3"."""
-    for record in records:
-        if record["kind"] != "evaluation":
-            continue
+def abx_scores(rows: Iterable[AbxRow]) -> dict[str, float]:
+    """Return ABX errors by flat name."""
+    return {
+        f"{ABX_PUBLISHED if row.as_published else ABX}/{condition}/{row.layer}": error
+        for row in rows
+        for condition, error in row.errors.items()
+    }
+
+
+def abx_points(records: Iterable[Record]) -> Iterator[report.AbxPoint]:
+    """Yield the ABX errors of every evaluation that has them."""
+    for record in _evaluations(records):
         found: dict[str, report.AbxErrors] = {ABX: {}, ABX_PUBLISHED: {}}
         for path, error in record["scores"].items():
-            kind, *place = path.split("/")
+            kind, *rest = path.split("/")
             if kind in found:
-                condition, layer = place
+                condition, layer = rest
                 found[kind].setdefault(condition, {})[int(layer)] = error
         if found[ABX]:
             yield report.AbxPoint(epoch=record["epoch"], errors=found[ABX], published=found[ABX_PUBLISHED])
+
+
+def abx_baselines(rows: Sequence[AbxRow]) -> Iterator[report.AbxBaseline]:
+    """Yield the errors of untrained features, both protocols together."""
+    published = {(row.features, row.layer): row.errors for row in rows if row.as_published}
+    for row in rows:
+        if not row.as_published:
+            yield report.AbxBaseline(
+                features=row.features,
+                layer=row.layer,
+                errors=row.errors,
+                published=published.get((row.features, row.layer), {}),
+            )
+
+
+def score_points(records: Iterable[Record], test_sets: Sequence[str]) -> Iterator[report.ScorePoint]:
+    """Yield the scores of every evaluation that are neither recalls nor ABX errors, if it has any."""
+    known = {ABX, ABX_PUBLISHED, *test_sets}
+    for record in _evaluations(records):
+        scores = {path: score for path, score in record["scores"].items() if path.split("/")[0] not in known}
+        if scores:
+            yield report.ScorePoint(epoch=record["epoch"], scores=scores)
+
+
+def _evaluations(records: Iterable[Record]) -> Iterator[Record]:
+    return (record for record in records if record["kind"] == "evaluation")

@@ -1,13 +1,10 @@
-"""What a run's model is scored on while it trains and afterwards: retrieval on test sets, ABX on items.
-
-Scores have flat names, under which a run's log keeps them: "test/speech_to_image/R@10", "abx/across/3",
-"abx as published/across/3".
-"""
+"""The measures of a model during training and afterwards. To add one, add an entry to `MEASURES`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -17,22 +14,20 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import AbxTask, score_layers
 from vgsplus.evaluation.embeddings import SplitEmbeddings, embed_split
-from vgsplus.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate, rank_split, score
+from vgsplus.evaluation.retrieval import RetrievalResult, evaluate, rank_split, score
+from vgsplus.experiments.curves import ABX, abx_scores, recall_scores
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
-
-ABX, ABX_PUBLISHED = "abx", "abx as published"
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What every model of a study is scored on.
+    """Scores every model of a study on the same data.
 
     Attributes:
         corpus: holds the test sets.
-        test_sets: splits on which retrieval is scored.
-        abx: items on which ABX is scored; None for none.
-        cache: a folder in which a temporary one holds the frames of layers that ABX has not come to yet; None
-            keeps them in memory.
+        test_sets: splits for retrieval.
+        abx: the ABX task, or None.
+        cache: folder for temporary files of ABX; None keeps all frames in memory.
     """
 
     corpus: Corpus
@@ -41,50 +36,83 @@ class Scoring:
     cache: Path | None = None
 
     def __call__(self, model: VGSPlus, phase_ended: bool, *, config: RunConfig) -> dict[str, float]:
-        """The scores of a run's model, where it is, by flat name; ABX as published only where a phase ended.
+        """Return the scores of a model that are due, by flat name.
+
+        Args:
+            model: on any device.
+            phase_ended: whether a phase of the schedule has just ended.
+            config: the settings of its run.
 
         Raises:
             VgsplusError: as `embed_run` and `score_layers`.
         """
-        found = recalls(model, config, self.corpus, self.test_sets)
-        if self.abx is None:
-            return found
-        task = self.abx if phase_ended else dataclasses.replace(self.abx, as_published=False)
-        return found | self._abx_errors(model, task)
+        scores: dict[str, float] = {}
+        for measure in MEASURES:
+            if measure.due == "evaluation" or phase_ended:
+                scores |= measure.score(self, model, config, phase_ended)
+        return scores
 
-    def _abx_errors(self, model: VGSPlus, task: AbxTask) -> dict[str, float]:
-        device = next(model.parameters()).device
-        return {
-            f"{ABX_PUBLISHED if row.as_published else ABX}/{condition}/{row.layer}": error
-            for row in score_layers(model, task, device=device, cache=self.cache)
-            for condition, error in row.errors.items()
-        }
+
+class Measure(NamedTuple):
+    """An entry of `MEASURES`.
+
+    Attributes:
+        prefix: of the flat names of its scores.
+        due: at every evaluation, or only when a phase ends.
+        higher_is_better: whether the highest score is the best.
+        score: (scoring, model, settings, whether a phase ended) -> {flat name: score}; empty if it does not
+            apply to the study.
+    """
+
+    prefix: str
+    due: Literal["evaluation", "phase end"]
+    higher_is_better: bool
+    score: Callable[[Scoring, VGSPlus, RunConfig, bool], dict[str, float]]
+
+
+def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
+    """Return the recalls of a model on each split, by flat name; raises as `embed_run`."""
+    found: dict[str, float] = {}
+    for split in splits:
+        ranks = rank_split(embed_run(model, config, corpus, split))
+        found |= recall_scores(split, score(ranks, replicates=1))
+    return found
+
+
+def _recalls(scoring: Scoring, model: VGSPlus, config: RunConfig, _phase_ended: bool) -> dict[str, float]:
+    return recalls(model, config, scoring.corpus, scoring.test_sets)
+
+
+def _abx_errors(scoring: Scoring, model: VGSPlus, _: RunConfig, phase_ended: bool) -> dict[str, float]:
+    """ABX errors of all layers; as published, which takes as long again, only when a phase ended."""
+    if scoring.abx is None:
+        return {}
+    task = scoring.abx if phase_ended else dataclasses.replace(scoring.abx, as_published=False)
+    return abx_scores(score_layers(model, task, device=_device(model), cache=scoring.cache))
+
+
+MEASURES = (
+    Measure("test", "evaluation", higher_is_better=True, score=_recalls),
+    Measure(ABX, "evaluation", higher_is_better=False, score=_abx_errors),
+)
+
+
+# ---- data -------------------------------------------------------------------------------------------------
 
 
 def abx_task(item: Path, audio: Path) -> AbxTask:
-    """Return the ABX task of an item file, of both protocols and conditions.
-
-    Raises:
-        CorpusError: as `read_items`.
-    """
+    """Return the ABX task of an item file, of both protocols and conditions; raises as `read_items`."""
     return AbxTask(items=read_items(item, audio_root=audio), as_published=True)
 
 
 def own_abx_task(corpus: Corpus, test_sets: Sequence[str]) -> AbxTask | None:
-    """Return the ABX task of the first test set for which a corpus has an item file, or None.
-
-    Raises:
-        CorpusError: as `read_items`.
-    """
-    for split in test_sets:
-        item = corpus.root / f"{split}.item"
-        if item.is_file():
-            return abx_task(item, corpus.audio_root)
-    return None
+    """Return the ABX task of the first test set for which a corpus has an item file, or None."""
+    items = (corpus.root / f"{split}.item" for split in test_sets)
+    return next((abx_task(item, corpus.audio_root) for item in items if item.is_file()), None)
 
 
 def test_sets(corpus: Corpus) -> tuple[str, ...]:
-    """The splits held out for retrieval: those named test… whose captions all have a picture."""
+    """Return the splits for retrieval: those named test… whose captions all have an image."""
     return tuple(
         split
         for split in corpus.splits
@@ -92,24 +120,13 @@ def test_sets(corpus: Corpus) -> tuple[str, ...]:
     )
 
 
-def evaluate_run(
-    model: VGSPlus,
-    config: RunConfig,
-    corpus: Corpus,
-    split: str,
-) -> RetrievalResult:
-    """Score the retrieval of a run's model, on its device, in the precision of its training.
-
-    Raises:
-        VgsplusError: as `embed_run`.
-    """
-    return evaluate(embed_run(model, config, corpus, split), seed=config.seed)
+# ---- retrieval of a run -----------------------------------------------------------------------------------
 
 
 def check_retrieval(model: ModelConfig, corpus: Corpus) -> None:
-    """Raise VgsplusError where a model of these sizes cannot retrieve in a corpus."""
+    """Raise VgsplusError if a model of these sizes cannot retrieve in a corpus."""
     if not model.grounded:
-        raise VgsplusError("The model has no grounding side (model.grounded): it retrieves nothing.")
+        raise VgsplusError("The model has no grounding side (model.grounded): it cannot retrieve.")
     if corpus.feature_dim != model.feature_dim:
         raise VgsplusError(
             f"{corpus.root}: its regions have {corpus.feature_dim} features, but the model takes "
@@ -118,37 +135,26 @@ def check_retrieval(model: ModelConfig, corpus: Corpus) -> None:
 
 
 def embed_run(model: VGSPlus, config: RunConfig, corpus: Corpus, split: str) -> SplitEmbeddings:
-    """Embed a split with a run's model, where it is, in the precision of its training; see `embed_split`.
+    """Embed a split with the model of a run, on its device and in the precision of its training.
 
     Raises:
-        VgsplusError: the model has no grounding side, or the corpus other features; as `embed_split`.
+        VgsplusError: as `check_retrieval` and `embed_split`.
     """
     check_retrieval(model.config, corpus)
-    device = next(model.parameters()).device
     return embed_split(
         model,
         corpus,
         split,
-        device=device,
+        device=_device(model),
         pad_to_max=model.config.padding == "published",
-        precision=_autocast(config),
+        precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision),
     )
 
 
-def _autocast(config: RunConfig) -> torch.dtype | None:
-    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
+def evaluate_run(model: VGSPlus, config: RunConfig, corpus: Corpus, split: str) -> RetrievalResult:
+    """Score the retrieval of a run's model on a split in full; raises as `embed_run`."""
+    return evaluate(embed_run(model, config, corpus, split), seed=config.seed)
 
 
-def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
-    """Recall of a run's model on each split, as flat names: "test/speech_to_image/R@10".
-
-    Raises:
-        VgsplusError: as `embed_run`.
-    """
-    return {
-        f"{split}/{direction}/R@{k}": estimate.value
-        for split in splits
-        for scores in [score(rank_split(embed_run(model, config, corpus, split)), replicates=1)]
-        for direction in DIRECTIONS
-        for k, estimate in scores.side(direction).recall.items()
-    }
+def _device(model: VGSPlus) -> torch.device:
+    return next(model.parameters()).device
