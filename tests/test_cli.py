@@ -2,8 +2,9 @@ import json
 import shutil
 
 import pytest
+from typer.main import get_command
 
-from vgsplus.cli import main
+from vgsplus.cli import app, main
 from vgsplus.config import load_config, save
 
 
@@ -194,3 +195,13 @@ def test_training_scores_what_it_grounded(tiny_corpus, tmp_path, capsys, variant
     scores = [record["scores"] for record in records if record["kind"] == "evaluation"]
     assert bool(scores) == scored
     assert all("test/speech_to_image/R@10" in found for found in scores)
+
+
+def test_every_argument_and_option_is_explained():
+    commands = {"vgsplus": get_command(app)}
+    while commands:
+        name, command = commands.popitem()
+        assert command.help, name
+        unexplained = [parameter.name for parameter in command.params if not parameter.help]
+        assert not unexplained, name
+        commands |= {f"{name} {sub}": child for sub, child in getattr(command, "commands", {}).items()}
