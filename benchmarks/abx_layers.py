@@ -1,4 +1,4 @@
-"""What all layers cost beside one: seconds to extract every layer's frames for ABX, on synthetic sound.
+"""Cost of all layers compared to one: seconds to extract frames of layers for ABX, on synthetic sound.
 
 Compares one pass that keeps all layers, one pass that keeps the last layer, and a pass for every layer in
 turn, as programs do that take one layer at a time. Reading sound, the model and keeping the frames on disk
@@ -39,7 +39,7 @@ class Result:
 
     Attributes:
         layers: of the model.
-        audio_seconds: of sound, heard once.
+        audio_seconds: of sound, each counted once.
         seconds: median.
         ratio: median over the repeats of its time over that of one pass for the last layer.
     """

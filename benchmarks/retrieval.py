@@ -1,8 +1,8 @@
 """What retrieval over a large test set costs: seconds and peak memory, from embeddings to intervals.
 
 Compares ranking by tiles of the scores, as `vgsplus.evaluation.ranks` does it, with the plain ways: the
-whole matrix of similarities, sorted in both directions; and the same matrix asked for its ten largest alone,
-which knows recall but no median rank. Embeddings are normal, of unit variance, those of a caption correlated
+full matrix of similarities, sorted in both directions; and the ten largest of the same matrix, which give
+recall but no median rank. Embeddings are normal, of unit variance, those of a caption correlated
 with those of its picture. Every run is a process of its own, so that its peak is its own (Linux); the ways
 take turns in each repeat, and medians over the repeats are reported.
 
@@ -77,7 +77,7 @@ def by_tiles(images: Tensor, speech: Tensor, rows: Tensor) -> Ranks:
 
 
 def by_argsort(images: Tensor, speech: Tensor, rows: Tensor) -> Ranks:
-    """Ranks from the whole matrix, sorted along either side."""
+    """Ranks from the full matrix, sorted along either side."""
     similarity = images @ speech.T
     order = similarity.argsort(dim=0, descending=True)
     to_image = (order == rows).int().argmax(dim=0) + 1
@@ -88,7 +88,7 @@ def by_argsort(images: Tensor, speech: Tensor, rows: Tensor) -> Ranks:
 
 
 def by_topk(images: Tensor, speech: Tensor, rows: Tensor) -> Ranks:
-    """Ranks up to the largest k from the whole matrix; whatever is behind it counts as one further."""
+    """Ranks up to the largest k from the full matrix; larger ranks are set to k + 1."""
     similarity = images @ speech.T
     largest = max(KS)
     found = similarity.topk(largest, dim=0).indices == rows

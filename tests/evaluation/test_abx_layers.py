@@ -15,7 +15,7 @@ from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx import score
 from vgsplus.evaluation.abx_items import read_items
-from vgsplus.evaluation.abx_layers import AbxTask, LayerStore, score_layers, score_log_mel, score_untrained
+from vgsplus.evaluation.abx_layers import AbxTask, LayerStore, score_layers, score_log_mel, untrained_model
 from vgsplus.evaluation.hidden_states import (
     frame_rate,
     iterate_hidden_states,
@@ -219,10 +219,11 @@ def test_a_wide_encoder_is_read_where_it_hears(task, make_model):
 def test_an_untrained_model_is_drawn_from_its_seed_and_leaves_the_generator(task, make_model):
     model = make_model(seed=9)
     before = torch.random.get_rng_state()
-    rows = score_untrained(model.config, task, layers=[2], seed=4)
+    untrained = untrained_model(model.config, seed=4)
     assert torch.equal(torch.random.get_rng_state(), before)
+    (row,) = score_layers(untrained, task, layers=[2], features="untrained")
     (expected,) = score_layers(make_model(seed=4), task, layers=[2])
-    assert [(row.features, row.layer, row.errors) for row in rows] == [("untrained", 2, expected.errors)]
+    assert (row.features, row.layer, row.errors) == ("untrained", 2, expected.errors)
 
 
 def test_log_mel_energies_have_a_row(task):

@@ -137,7 +137,7 @@ def evaluate_abx(
 ) -> None:
     """Compute the ABX error of every layer: how often a token is nearer to another phone than to its own."""
     from vgsplus.evaluation.abx_items import read_items
-    from vgsplus.evaluation.abx_layers import AbxTask, score_layers, score_log_mel, score_untrained
+    from vgsplus.evaluation.abx_layers import AbxTask, score_layers, score_log_mel, untrained_model
     from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.interop.loading import load
     from vgsplus.report.tables import abx_table, abx_terminal, write_csv
@@ -152,8 +152,15 @@ def evaluate_abx(
     with console_progress() as progress:
         rows = score_layers(model, task, layers=chosen, device=device, cache=folder, progress=progress)
         if baseline:
-            rows += score_untrained(
-                model.config, task, layers=chosen, device=device, cache=folder, progress=progress
+            untrained = untrained_model(model.config).to(device)
+            rows += score_layers(
+                untrained,
+                task,
+                layers=chosen,
+                features="untrained",
+                device=device,
+                cache=folder,
+                progress=progress,
             )
             rows += score_log_mel(task, device=device, progress=progress)
     write_csv(abx_table(rows), folder / "abx.csv")

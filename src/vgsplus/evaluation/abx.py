@@ -144,7 +144,14 @@ class AbxScorer:
             raise VgsplusError(
                 f"{items.path}: every token has a single frame, which the published protocol drops."
             )
-        self._labels = _labels(items, self._used)
+        used = [items.tokens[index] for index in self._used]
+        labels = {
+            "#phone": [token.phone for token in used],
+            "prev-phone": [token.previous for token in used],
+            "next-phone": [token.following for token in used],
+            "speaker": [token.speaker for token in used],
+        }
+        self._labels = pl.DataFrame(labels, schema=dict.fromkeys(labels, pl.String))
         self._tasks = {name: self._task(items, name, context) for name in conditions}
 
     def errors(self, frames: Tensor, tokens: TokenFrames) -> dict[str, float]:
@@ -215,17 +222,6 @@ def angular_distance(x: Tensor, y: Tensor) -> Tensor:
 def dtw_distance(distances: Tensor, lengths_x: Tensor, lengths_y: Tensor, *, symmetric: bool) -> Tensor:
     """Return the mean angle (n, m) along the best warping path through distances (n, m, S, T)."""
     return dtw_batch(distances, lengths_x, lengths_y, symmetric=symmetric).float()
-
-
-def _labels(items: Items, used: NDArray[np.int64]) -> pl.DataFrame:
-    tokens = [items.tokens[index] for index in used]
-    columns = {
-        "#phone": [token.phone for token in tokens],
-        "prev-phone": [token.previous for token in tokens],
-        "next-phone": [token.following for token in tokens],
-        "speaker": [token.speaker for token in tokens],
-    }
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def _check_names(names: Sequence[str], choices: Sequence[str]) -> Sequence[str]:

@@ -160,23 +160,11 @@ def score_layers(
     return rows
 
 
-def score_untrained(
-    config: ModelConfig,
-    task: AbxTask,
-    *,
-    layers: Sequence[int] | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    cache: Path | None = None,
-    progress: Progress = SILENT,
-) -> list[AbxRow]:
-    """`score_layers` of an untrained model of these sizes, initialised from `seed`."""
+def untrained_model(config: ModelConfig, seed: int = 0) -> VGSPlus:
+    """Return a model of these sizes in evaluation mode, initialised from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(config).eval().to(device)
-    return score_layers(
-        model, task, layers=layers, features="untrained", device=device, cache=cache, progress=progress
-    )
+        return build_model(config).eval()
 
 
 def score_log_mel(

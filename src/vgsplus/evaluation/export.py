@@ -193,13 +193,10 @@ def metadata_of(model: VGSPlus, path: Path, layers: Sequence[int]) -> Metadata:
 
 def open_store(form: Literal["npy", "pt", "hdf5"], path: Path, metadata: Metadata) -> Store:
     """Return the writer of a format: a folder of .npy files or of .pt files, or an HDF5 file."""
-    match form:
-        case "npy":
-            return FeatureFolder(path, ".npy", np.save, metadata)
-        case "pt":
-            return FeatureFolder(path, ".pt", _save_tensor, metadata)
-        case "hdf5":
-            return FeatureFile(path, metadata)
+    if form == "hdf5":
+        return FeatureFile(path, metadata)
+    save: Save = np.save if form == "npy" else _save_tensor
+    return FeatureFolder(path, f".{form}", save, metadata)
 
 
 def _save_tensor(file: BufferedWriter, features: Features) -> None:
@@ -371,7 +368,7 @@ def check_absent(path: Path) -> None:
 
 
 def _check_nesting(paths: Mapping[str, str], where: str) -> None:
-    """Raise VgsplusError if the path of a sound, {path: name}, lies inside that of another."""
+    """Raise VgsplusError if the path of a sound, {path: name}, is inside that of another."""
     for path, name in paths.items():
         for parent in map(str, Path(path).parents):
             if parent in paths:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from vgsplus.audio import Signal
     from vgsplus.models.vgsplus import VGSPlus
 
-NO_LIMIT = math.inf
-
 
 # ---- frames and layers ------------------------------------------------------------------------------------
 
@@ -42,7 +40,7 @@ def frame_rate(model: VGSPlus) -> Fraction:
 
 
 def receptive_field_shift(model: VGSPlus) -> int:
-    """Frames by which the centre of a frame's receptive field lies after (t + 1/2) strides, rounded.
+    """Frames by which the centre of a frame's receptive field is later than (t + 1/2) strides, rounded.
 
     0 for the paper's convolutions (25 ms every 20 ms), 2 for the toy preset's (95 ms every 20 ms).
     """
@@ -73,11 +71,7 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
 
 
 def check_finite(values: Tensor, what: str) -> Tensor:
-    """Return the values, or raise VgsplusError with what they are ("Features of a.wav") if any is not finite.
-
-    Raises:
-        VgsplusError: NaN or infinity among the values.
-    """
+    """Return the values; raise VgsplusError, naming them ("Features of a.wav"), if any is not finite."""
     if not bool(torch.isfinite(values).all()):
         raise VgsplusError(f"{what} are not finite. The model has diverged: evaluate an earlier checkpoint.")
     return values
@@ -107,7 +101,7 @@ def inference(
 
 
 def batch_by_length[K](
-    lengths: Mapping[K, float], *, size: float = NO_LIMIT, total: float = NO_LIMIT
+    lengths: Mapping[K, float], *, size: float = math.inf, total: float = math.inf
 ) -> Iterator[list[K]]:
     """Split keys into batches, the longest first, so that memory runs out in the first batch if at all.
 
@@ -149,13 +143,18 @@ def map_sounds[K, T](
         min_samples: length to which shorter batches are padded.
     """
     for keys in batches:
-        waves = [torch.from_numpy(wave) for wave in parallel_map(read, keys)]
-        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-        padded = torch.nn.functional.pad(padded, (0, max(0, min_samples - padded.shape[1])))
-        num_samples = torch.tensor([len(wave) for wave in waves])
+        waveforms, num_samples = pad_signals(list(parallel_map(read, keys)), min_samples)
         with inference(model, device, precision):
-            outputs = list(function(padded.to(device), num_samples.to(device)))
+            outputs = list(function(waveforms.to(device), num_samples.to(device)))
         yield from zip(keys, outputs, strict=True)
+
+
+def pad_signals(signals: Sequence[Signal], min_samples: int = 0) -> tuple[Tensor, Tensor]:
+    """Return waveforms (B, S), zero-padded to the longest or to `min_samples`, and num_samples (B,)."""
+    waves = [torch.from_numpy(signal) for signal in signals]
+    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    padded = torch.nn.functional.pad(padded, (0, max(0, min_samples - padded.shape[1])))
+    return padded, torch.tensor([len(wave) for wave in waves])
 
 
 def map_files[T](
@@ -164,8 +163,8 @@ def map_files[T](
     sounds: Mapping[str, Path],
     *,
     device: torch.device | str = "cpu",
-    batch_size: float = NO_LIMIT,
-    batch_seconds: float = NO_LIMIT,
+    batch_size: float = math.inf,
+    batch_seconds: float = math.inf,
 ) -> Iterator[tuple[str, T]]:
     """`map_sounds` over complete files {name: sound of any rate}, longest first, in float32.
 
@@ -178,7 +177,7 @@ def map_files[T](
 
     def read(name: str) -> Signal:
         signal = audio.load_any(sounds[name])
-        if int(model.speech.waveform.num_frames(torch.tensor(len(signal)))) < 1:
+        if len(signal) < model.speech.waveform.receptive_field:
             raise VgsplusError(f"{sounds[name]}: is too short for a single frame. Remove its items.")
         return audio.normalise(signal)
 
@@ -193,11 +192,7 @@ def hidden_states(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the float32 outputs (T, D) of layers (from 1) for each of B sounds, without padding frames.
 
-    Args:
-        model: in the mode that is wanted.
-        layers: transformer layers, from 1.
-        waveforms: (B, S), zero-padded.
-        num_samples: (B,).
+    Other arguments as in `VGSPlus.speech_layers`.
     """
     outputs, mask = model.speech_layers(waveforms, num_samples)
     for row, frames in enumerate(mask):

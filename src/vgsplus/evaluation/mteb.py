@@ -24,7 +24,7 @@ from vgsplus import audio
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES
-from vgsplus.evaluation.hidden_states import check_finite, inference
+from vgsplus.evaluation.hidden_states import check_finite, inference, pad_signals
 from vgsplus.regions.pixel_grid import grid_regions
 
 if TYPE_CHECKING:
@@ -214,13 +214,9 @@ class Collate:
             held = " and ".join(given) or "none of these"
             raise VgsplusError(f"An input of the mteb task {self.task} is made of {held}. {ABILITY}")
         items = [row[given[0]] for row in rows]
-        return (given[0], *(self.sounds(items) if given[0] == SOUND else self.images(items)))
-
-    def sounds(self, items: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Return waveforms (B, S), zero-padded, and num_samples (B,)."""
-        signals = [torch.from_numpy(self._signal(item)) for item in items]
-        waveforms = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True)
-        return waveforms, torch.tensor([len(signal) for signal in signals])
+        if given[0] == SOUND:
+            return SOUND, *pad_signals([self._signal(item) for item in items])
+        return PICTURE, *self.images(items)
 
     def _signal(self, item: Mapping[str, Any]) -> Signal:
         a_sound = f"A sound of the mteb task {self.task}"

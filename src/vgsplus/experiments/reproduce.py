@@ -33,7 +33,7 @@ from vgsplus.corpora import Corpus
 from vgsplus.corpora.sources.stamps import prepare_stamps
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import Interrupted, VgsplusError
-from vgsplus.evaluation.abx_layers import AbxTask, check_task, score_log_mel, score_untrained
+from vgsplus.evaluation.abx_layers import AbxTask, check_task, score_layers, score_log_mel, untrained_model
 from vgsplus.evaluation.retrieval import RetrievalResult
 from vgsplus.experiments import curves
 from vgsplus.experiments.scoring import (
@@ -325,8 +325,8 @@ class _Study:
         self.progress.note("Evaluating the ABX of untrained features")
         config = self._first_config()
         device = device_name(config.accelerator)
-        seed = indexed_seed(config.seed, RandomStream.MODEL)
-        rows = score_untrained(config.model, task, seed=seed, device=device, cache=self.out)
+        untrained = untrained_model(config.model, indexed_seed(config.seed, RandomStream.MODEL)).to(device)
+        rows = score_layers(untrained, task, features="untrained", device=device, cache=self.out)
         rows += score_log_mel(task, device=device)
         return report.AbxTask(
             item=task.items.path.name,
