@@ -1,8 +1,10 @@
 """Fixtures that every part's tests share."""
 
+import base64
 import dataclasses
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from vgsplus.corpora import Caption, CorpusWriter
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.progress import Progress
+from vgsplus.regions.published import COLUMNS
 from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 
 # Some tests fork a process that trains, which hangs where the parent has started OpenMP threads.
@@ -150,3 +153,67 @@ def save_run():
         return folder
 
     return save
+
+
+# Region features of a detector, as published
+
+DETECTIONS, DETECTION_FEATURES = 3, 5
+
+
+def _detection(image, seed):
+    """A picture of 200 x 100 pixels whose regions are not in the order of their confidence."""
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 45, (DETECTIONS, 2))
+    return {
+        "img_id": image,
+        "img_h": 100,
+        "img_w": 200,
+        "objects_id": np.arange(DETECTIONS, dtype=np.int64),
+        "objects_conf": np.float32([0.2, 0.9, 0.5]),
+        "attrs_id": np.arange(DETECTIONS, dtype=np.int64),
+        "attrs_conf": np.full(DETECTIONS, 0.5, np.float32),
+        "num_boxes": DETECTIONS,
+        "boxes": np.hstack([low, low + 50]).astype(np.float32),
+        "features": rng.random((DETECTIONS, DETECTION_FEATURES)).astype(np.float32),
+    }
+
+
+class Detected:
+    """Regions of pictures by name, written as an obj36 TSV or as the published store."""
+
+    def __init__(self, images):
+        self.records = {image: _detection(image, seed) for seed, image in enumerate(images)}
+
+    def lines(self):
+        """Lines of the TSV, each a list of cells."""
+        rows = [[record[name] for name in COLUMNS] for record in self.records.values()]
+        return [
+            [base64.b64encode(cell) if isinstance(cell, np.ndarray) else str(cell).encode() for cell in row]
+            for row in rows
+        ]
+
+    def write_tsv(self, *paths, change=lambda cells: cells):
+        """Write the first half of the lines to the first path, the others to the second, if there are two."""
+        lines = [b"\t".join(change(cells)) + b"\r\n" for cells in self.lines()]
+        half = len(lines) // len(paths)
+        for number, path in enumerate(paths):
+            end = None if number == len(paths) - 1 else half
+            path.write_bytes(b"".join(lines[number * half : end]))
+
+    def write_store(self, path):
+        """As the published code does, which keeps 27 bytes of a name."""
+        kind = h5py.string_dtype("utf-8", 27)
+        with h5py.File(path, "w") as file:
+            names = file.create_dataset("img_id", (len(self.records),), dtype=kind)
+            for row, name in enumerate(self.records):
+                names[row] = np.array(name.encode(), dtype=kind)
+            for name in set(COLUMNS) - {"img_id", "num_boxes"}:
+                file[name] = np.stack([record[name] for record in self.records.values()])
+
+    def sorted_features(self, image):
+        return self.records[image]["features"][[1, 2, 0]]
+
+
+@pytest.fixture
+def detected():
+    return Detected
