@@ -20,7 +20,7 @@ from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training import checkpoint, validate
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, load_model, load_state
 from vgsplus.training.data import SpeechImageDataset
-from vgsplus.training.log import read_log
+from vgsplus.training.log import losses_in, read_log
 from vgsplus.training.optimizer import BertAdam
 from vgsplus.training.run_folder import LOCK_FILE
 from vgsplus.training.trainer import train
@@ -76,8 +76,8 @@ def whole(make_config, tmp_path_factory):
 
 def test_a_run_leaves_checkpoints_settings_and_a_line_a_step(whole, make_config):
     result, out = whole
-    assert result.steps == STEPS
-    assert result.checkpoint == out / "checkpoints" / "step-00000009-end-of-mixed"
+    assert result.state.global_step == STEPS
+    assert result.path == out / "checkpoints" / "step-00000009-end-of-mixed"
     assert (out / "checkpoints" / "step-00000005-end-of-w2v2").is_dir()
     assert settings.load_config(out / "config.yaml") == make_config()
     lines = numbers(out)
@@ -99,13 +99,11 @@ def test_alpha_and_learning_rate_follow_the_schedule_and_losses_follow_alpha(who
 
 
 def test_validation_follows_each_epoch_and_phase(whole):
-    result, out = whole
-    lines = numbers(out, "validation")
+    lines = numbers(whole[1], "validation")
     assert [line["step"] for line in lines] == [3, 5, 8, 9]
     assert [line["alpha"] for line in lines] == pytest.approx([0.0, 0.0, 0.5, 0.65])
     assert "grounding" not in lines[0]
-    assert result.validation == {k: v for k, v in lines[-1].items() if k in result.validation}
-    assert {"total", "grounding", "contrastive"} <= result.validation.keys()
+    assert {"total", "grounding", "contrastive"} <= losses_in(lines[-1]).keys()
 
 
 def test_validation_is_a_function_of_the_weights(whole, make_config, tmp_path):
@@ -119,34 +117,34 @@ def test_validation_is_a_function_of_the_weights(whole, make_config, tmp_path):
 
 def test_the_seed_decides_the_run(whole, make_config, tmp_path):
     again = train(make_config(), tmp_path / "again")
-    assert_same_bits(again.checkpoint, whole[0].checkpoint)
+    assert_same_bits(again.path, whole[0].path)
     assert numbers(tmp_path / "again") == numbers(whole[1])
     other = train(make_config(seed=4), tmp_path / "other")
-    ours, theirs = tensors(whole[0].checkpoint)[MODEL_FILE], tensors(other.checkpoint)[MODEL_FILE]
+    ours, theirs = tensors(whole[0].path)[MODEL_FILE], tensors(other.path)[MODEL_FILE]
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_workers_do_not_change_the_run(whole, make_config, tmp_path):
     helped = train(make_config(workers=2), tmp_path / "helped")
-    assert_same_bits(helped.checkpoint, whole[0].checkpoint)
+    assert_same_bits(helped.path, whole[0].path)
 
 
 def test_the_trained_model_is_loaded_back(whole):
     model = load_model(whole[1])
-    saved = load_file(whole[0].checkpoint / MODEL_FILE)
+    saved = load_file(whole[0].path / MODEL_FILE)
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_run_without_grounding_never_touches_images(make_config, tmp_path, monkeypatch, speech_root):
     monkeypatch.setattr(Corpus, "stored_regions", lambda *_: pytest.fail("images were read"))
     config = make_config(schedule=Schedule.variant("w2v2", epochs=1), corpus=str(speech_root))
-    assert train(config, tmp_path / "run").steps == 3
+    assert train(config, tmp_path / "run").state.global_step == 3
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed"])
 def test_mixed_precision_trains_in_32_bit_weights(make_config, tmp_path, precision):
     result = train(make_config(precision=precision), tmp_path / "run")
-    assert {t.dtype for t in load_file(result.checkpoint / MODEL_FILE).values() if t.is_floating_point()} == {
+    assert {t.dtype for t in load_file(result.path / MODEL_FILE).values() if t.is_floating_point()} == {
         torch.float32
     }
 
@@ -202,8 +200,7 @@ def test_evaluation_sees_the_model_in_evaluation_mode_when_due(make_config, tmp_
         (9, 0.4),
     ]
     assert seen == [False, True, False, True]
-    assert result.evaluation == {"recall": 0.4}
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
 
 
 def test_without_an_interval_evaluation_follows_each_phase(make_config, tmp_path):
@@ -220,7 +217,7 @@ def test_an_evaluation_that_failed_is_made_up_for(make_config, tmp_path, whole):
     result = train(make_config(), tmp_path / "run", resume=True, evaluate=lambda *_: {"a": 1})
     assert [line["step"] for line in numbers(tmp_path / "run", "evaluation")] == [5, 9]
     assert numbers(tmp_path / "run") == numbers(whole[1])
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
 
 
 # ---- stopping and resuming --------------------------------------------------------------------------------
@@ -239,7 +236,7 @@ def test_a_run_stopped_after_any_step_and_resumed_is_the_run_that_was_not(
     assert str(saved) in str(stopped.value)
     assert load_state(saved).global_step == step
     result = train(make_config(), tmp_path, resume=True)
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
     assert numbers(tmp_path) == numbers(whole[1])
     assert numbers(tmp_path, "validation") == numbers(whole[1], "validation")
 
@@ -278,7 +275,7 @@ def test_checkpoints_on_the_way_are_pruned(make_config, tmp_path, whole):
         "step-00000008",
         "step-00000009-end-of-mixed",
     ]
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
 
 
 def in_another_process(config, out, *, step, action, resume=False):
@@ -319,7 +316,7 @@ def test_ctrl_c_reaches_the_whole_group_and_the_run_saves(make_config, tmp_path,
     assert code == 130
     assert "--resume" in message
     assert load_state(checkpoint.latest_path(out)).global_step == 2
-    assert_same_bits(train(config, out, resume=True).checkpoint, whole[0].checkpoint)
+    assert_same_bits(train(config, out, resume=True).path, whole[0].path)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +340,7 @@ def test_workers_live_until_the_step_is_done_and_end_with_the_run(
         code, message = in_another_process(config, out, step=0, action=None)
     assert code == expected
     assert ("--resume" in message) is (len(signals) == 1)
-    assert_same_bits(train(config, out, resume=True).checkpoint, whole[0].checkpoint)
+    assert_same_bits(train(config, out, resume=True).path, whole[0].path)
 
 
 def test_a_killed_run_resumes_and_its_log_has_every_step_once(make_config, tmp_path, whole):
@@ -357,7 +354,7 @@ def test_a_killed_run_resumes_and_its_log_has_every_step_once(make_config, tmp_p
         log.write('{"kind": "train", "st')
     result = train(make_config(), out, resume=True)
     assert numbers(out) == numbers(whole[1])
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(make_config, tmp_path, whole):
@@ -367,7 +364,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(make_config, tmp_
     assert checkpoint.latest_path(out) is None
     result = train(make_config(), out, resume=True)
     assert numbers(out) == numbers(whole[1])
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
 
 
 def test_a_finished_run_returns_at_once(whole, make_config, monkeypatch):
@@ -382,7 +379,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes(make_config, tmp_path, whole, 
         patch.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(CheckpointError, match="step-00000002"):
             train(make_config(), tmp_path, resume=True)
-    assert_same_bits(train(make_config(), tmp_path, resume=True).checkpoint, whole[0].checkpoint)
+    assert_same_bits(train(make_config(), tmp_path, resume=True).path, whole[0].path)
 
 
 # ---- starting from another run's phases -------------------------------------------------------------------
@@ -393,7 +390,7 @@ def test_shared_pretraining_gives_the_weights_of_training_in_one_go(make_config,
     train(make_config(schedule=Schedule(schedule.phases[:1])), tmp_path / "first")
     for name, start in (("run", tmp_path / "first"), ("folder", checkpoint.latest_path(tmp_path / "first"))):
         result = train(make_config(), tmp_path / name, start=start)
-        assert_same_bits(result.checkpoint, whole[0].checkpoint)
+        assert_same_bits(result.path, whole[0].path)
         assert numbers(tmp_path / name) == numbers(whole[1]), "the log tells the whole story"
         assert [path.name for path in checkpoint.checkpoints(tmp_path / name)] == [
             "step-00000005-end-of-w2v2",
@@ -406,7 +403,7 @@ def test_a_started_run_resumes(make_config, tmp_path, whole):
     with pytest.raises(Interrupted):
         train(make_config(), tmp_path / "run", start=tmp_path / "first", progress=At(7, raising()))
     result = train(make_config(), tmp_path / "run", start=tmp_path / "first", resume=True)
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
 
 
 @pytest.mark.parametrize(
@@ -440,9 +437,9 @@ def test_the_optimiser_starts_afresh_at_each_phase(make_config, tmp_path, whole)
     moved = make_config()
     phases = list(moved.schedule.phases)
     result = train(moved, tmp_path / "run", start=checkpoint.checkpoints(whole[1])[0])
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert_same_bits(result.path, whole[0].path)
     longer = Schedule((phases[0], Phase(name="b", alpha=Alpha.parse(0.0), epochs=1 / 3)))
-    one_step = train(make_config(schedule=longer), tmp_path / "one").checkpoint
+    one_step = train(make_config(schedule=longer), tmp_path / "one").path
     state = load_file(one_step / OPTIMIZER_FILE)
     for name in state:
         if name.startswith("exp_avg/"):
@@ -480,7 +477,7 @@ def test_a_phases_initial_weights_are_loaded_once(make_config, tmp_path):
     result = train(config, tmp_path / "run", load_weights=load, resume=True)
     assert loaded == [str(tmp_path / "weights")]
     parameters = dict(VGSPlus(config.model).named_parameters())
-    weights = load_file(result.checkpoint / MODEL_FILE)
+    weights = load_file(result.path / MODEL_FILE)
     assert all(torch.allclose(weights[name], torch.tensor(0.5)) for name in parameters)
 
 
@@ -520,8 +517,8 @@ def test_what_does_not_change_the_weights_may_change(make_config, tmp_path, whol
         train(make_config(), tmp_path, progress=At(1, raising()))
     config = make_config(workers=1, checkpoint_minutes=1.0, validate_every=None)
     result = train(config, tmp_path, resume=True)
-    assert result.validation is None
-    assert_same_bits(result.checkpoint, whole[0].checkpoint)
+    assert not numbers(tmp_path, "validation")
+    assert_same_bits(result.path, whole[0].path)
 
 
 def test_a_corpus_that_changed_is_noticed(make_config, tmp_path, corpus_root):
@@ -601,13 +598,14 @@ def test_crops_that_would_be_silent_are_moved_and_reported(make_config, make_cor
     corpus = make_corpus(tmp_path / "corpus", silence=16_000)
     notes = Notes()
     config = make_config(corpus=str(corpus), max_seconds=0.5, validation_max_seconds=0.5)
-    result = train(config, tmp_path / "run", progress=notes)
+    train(config, tmp_path / "run", progress=notes)
     assert {record["moved_crops"] for record in read_log(tmp_path / "run", "train")} == {1.0}
     assert sum("silent throughout the 0.5 s" in text for text in notes.texts) == 1
     assert any("moved_crops 1" in text for text in notes.texts)
     # Of zeros the model would predict every target, and the penalty of their features would vanish.
-    assert result.validation["contrastive"] > 0.5
-    assert result.validation["feature_penalty"] > 1e-4
+    *_, validation = read_log(tmp_path / "run", "validation")
+    assert validation["contrastive"] > 0.5
+    assert validation["feature_penalty"] > 1e-4
 
 
 def test_crops_with_sound_are_not_moved(make_config, tmp_path):
@@ -618,7 +616,7 @@ def test_crops_with_sound_are_not_moved(make_config, tmp_path):
 
 
 def test_a_run_from_before_a_setting_of_the_model_goes_on(make_config, tmp_path):
-    whole = train(make_config(), tmp_path / "whole").checkpoint
+    whole = train(make_config(), tmp_path / "whole").path
     with pytest.raises(Interrupted):
         train(make_config(), tmp_path / "run", progress=At(3, raising()))
     for path in (tmp_path / "run").rglob("state.json"):
@@ -627,4 +625,4 @@ def test_a_run_from_before_a_setting_of_the_model_goes_on(make_config, tmp_path)
             for setting in ("extractor_mode", "conv_bias", "layer_norm_first", "cls_after_positions"):
                 del model[setting]
         path.write_text(json.dumps(state))
-    assert_same_bits(train(make_config(), tmp_path / "run", resume=True).checkpoint, whole)
+    assert_same_bits(train(make_config(), tmp_path / "run", resume=True).path, whole)

@@ -38,7 +38,7 @@ def train(
         load_weights=load_weights,
         progress=console_progress(),
     )
-    typer.echo(f"{result.steps} updates; {result.checkpoint}")
+    typer.echo(f"{result.state.global_step} updates; {result.path}")
 
 
 def reproduce(

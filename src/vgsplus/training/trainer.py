@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -105,11 +104,11 @@ class Trainer:
         self.fabric.setup_module(self.model)
         self.plan = config.schedule.plan(batches_per_epoch(len(corpus.captions(TRAIN)), config.batch_size))
         self._silent_crops_reported = False
-        self._saved: Path | None = None
+        self._saved: Checkpoint | None = None
         self._saved_at = time.monotonic()
 
-    def run(self, resumed: Checkpoint | None) -> None:
-        """Train the rest of the schedule after a checkpoint, or all of it."""
+    def run(self, resumed: Checkpoint | None) -> Checkpoint:
+        """Train the rest of the schedule after a checkpoint, or all of it, and return the last checkpoint."""
         first = 0
         with (
             RunLog(self.out, resumed.state.global_step if resumed else 0) as self.log,
@@ -118,9 +117,11 @@ class Trainer:
             if resumed:
                 checkpoint.load_weights(self.model, resumed.path)
                 self.precision.load_state_dict(resumed.state.precision)
-                self._saved, first = resumed.path, resumed.state.phase
+                self._saved, first = resumed, resumed.state.phase
             for phase in self.plan[first:]:
                 self._train_phase(phase, resumed if phase.index == first else None)
+        assert self._saved is not None
+        return self._saved
 
     def _train_phase(self, phase: PhaseSteps, resumed: Checkpoint | None) -> None:
         done = resumed.state.step if resumed else 0
@@ -205,7 +206,7 @@ class Trainer:
             return
         self.log.write(log_record("stopped", phase, step) | {"not_finite": bad})
         what = ", ".join(name for name in bad if name != "grad_norm") or "the gradient"
-        last = f"The last checkpoint is {self._saved}." if self._saved else "There is no checkpoint yet."
+        last = f"The last checkpoint is {self._saved.path}." if self._saved else "There is no checkpoint yet."
         raise NotFiniteError(
             f"{what}: not finite at step {step + 1} of phase {phase.name} "
             f"(α {phase.alpha(step):g}, learning rate {phase.lr(step):g}, precision "
@@ -291,24 +292,17 @@ class Trainer:
         # The log must reach the disk first: a checkpoint promises every line up to its step.
         self.log.sync()
         weights = self.model.state_dict()
-        self._saved = checkpoint.save_checkpoint(self.out, state, weights, named_state(optimizer, self.model))
+        path = checkpoint.save_checkpoint(self.out, state, weights, named_state(optimizer, self.model))
+        self._saved = Checkpoint(path, state)
         checkpoint.prune(self.out)
         self._saved_at = time.monotonic()
 
     def _interrupt(self) -> None:
+        assert self._saved is not None
         raise Interrupted(
-            f"stopped as asked, and saved {self._saved}. The same command with --resume continues from there."
+            f"stopped as asked, and saved {self._saved.path}. The same command with --resume continues from "
+            "there."
         )
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Outcome of a finished run: its last checkpoint, number of updates, and last validation and scores."""
-
-    checkpoint: Path
-    steps: int
-    validation: dict[str, float] | None
-    evaluation: dict[str, float] | None
 
 
 def train(
@@ -320,7 +314,7 @@ def train(
     evaluate: Evaluate | None = None,
     load_weights: LoadWeights | None = None,
     progress: Progress = SILENT,
-) -> TrainResult:
+) -> Checkpoint:
     """Train by a schedule into the run folder `out`.
 
     Args:
@@ -335,6 +329,9 @@ def train(
         load_weights: loads the weights that the `init` of a phase names into the model, and returns a report.
         progress: receives a stage per phase; see `progress.console_progress`.
 
+    Returns:
+        The last checkpoint.
+
     Raises:
         ConfigError, CorpusError: the run cannot work; nothing was written.
         CheckpointError: `out` holds a run and `resume` is false, settings or corpora differ from those of the
@@ -344,8 +341,8 @@ def train(
     """
     # A model configuration made in Python has not been through validation yet.
     config = resolve_precision(settings.from_dict(settings.to_dict(config)), out)
-    if resume and (result := _finished(config, out, evaluate)):
-        return result
+    if resume and (finished := _load_finished(config, out, evaluate)):
+        return finished
     corpus = Corpus.open(config.corpus)
     begun = load_latest(out, config) if resume else None
     check_run(config, corpus, load_weights, first_phase=begun.state.phase + 1 if begun else 0)
@@ -360,25 +357,14 @@ def train(
         progress=progress,
     )
     with run_lock(out), trainer.stop, progress:
-        trainer.run(open_run(out, config, trainer.data, start=start, resume=resume))
-    result = _finished(config, out, evaluate)
-    assert result is not None
-    return result
+        return trainer.run(open_run(out, config, trainer.data, start=start, resume=resume))
 
 
-def _finished(config: RunConfig, out: Path, evaluate: Evaluate | None) -> TrainResult | None:
-    """Return the result of a run that has nothing left to train, validate or evaluate, else None."""
+def _load_finished(config: RunConfig, out: Path, evaluate: Evaluate | None) -> Checkpoint | None:
+    """Return the last checkpoint of a run that has nothing left to train, validate or evaluate, else None."""
     found = load_latest(out, config)
     if not found or not found.state.end_of_phase or found.state.phase + 1 < len(config.schedule.phases):
         return None
-    step = found.state.global_step
-    records = {record["kind"]: record for record in read_log(out) if record["step"] == step}
-    validation, evaluation = records.get("validation"), records.get("evaluation")
-    if (config.validate_every is not None and not validation) or (evaluate is not None and not evaluation):
-        return None
-    return TrainResult(
-        checkpoint=found.path,
-        steps=step,
-        validation=losses_in(validation) if validation else None,
-        evaluation=evaluation["scores"] if evaluation else None,
-    )
+    done = {record["kind"] for record in read_log(out) if record["step"] == found.state.global_step}
+    due = {"validation": config.validate_every is not None, "evaluation": evaluate is not None}
+    return found if done >= {kind for kind in due if due[kind]} else None
