@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 
 import pytest
@@ -6,6 +7,7 @@ from typer.main import get_command
 
 from vgsplus.cli import app, main
 from vgsplus.config import load_config, save
+from vgsplus.doctor.run import recorded_command
 
 
 def run(capsys, *arguments):
@@ -175,6 +177,14 @@ def test_a_phase_whose_end_was_removed_is_no_obstacle(reproduced, capsys):
     (end,) = (reproduced / "runs" / "vgs-then-vgs+" / "checkpoints").glob("*-end-of-vgs")
     shutil.rmtree(end)
     assert run(capsys, *SMOKE, "--out", reproduced)[0] == 0
+
+
+def test_a_reproduction_records_the_command_that_resumes_it(finished):
+    assert shlex.split(recorded_command(finished)) == [
+        *("vgsplus", "reproduce", "smoke", "--out", str(finished)),
+        *("--variants", "VGS, VGS+", "--variants", "(VGS, W2V2)"),
+        *("--set", "accelerator=cpu", "--set", "schedule.epochs=0.4"),
+    ]
 
 
 def test_a_report_is_drawn_again_with_the_corpus_of_its_runs(reproduced, tmp_path, capsys):

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from vgsplus.doctor import examine
-from vgsplus.experiments.reproduce import variant_folder
+from vgsplus.experiments.reproduce import COMMAND, variant_folder
 from vgsplus.training import checkpoint
 from vgsplus.training.run_folder import CONFIG_FILE
 
@@ -13,13 +13,13 @@ VARIANT, STEPS = "w2v2,vgs", 6
 TITLE = "(W2V2, VGS)"
 
 
-COMMAND = ["reproduce", "smoke", "--out", "an out", "--seeds", "2"]
+ARGV = ["reproduce", "smoke", "--out", "an out", "--seeds", "2"]
 
 
 @pytest.fixture
 def recorded(reproduction):
     """A reproduction that recorded its command."""
-    (reproduction / "command.json").write_text(json.dumps({"argv": COMMAND}))
+    (reproduction / COMMAND).write_text(json.dumps({"argv": ARGV}))
     return reproduction
 
 
@@ -46,7 +46,7 @@ def test_a_run_of_a_reproduction_resumes_by_its_command(recorded):
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"argv": 3}', '{"argv": [1]}'])
 def test_without_a_recorded_command_a_hint_says_to_repeat_it(reproduction, found, content):
     if content is not None:
-        (reproduction / "command.json").write_text(content)
+        (reproduction / COMMAND).write_text(content)
     diagnosis = examine(reproduction)
     assert not diagnosis.command
     assert "resumes where it stopped" in dict(found(diagnosis, "hint"))["command"]

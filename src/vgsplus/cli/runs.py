@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from vgsplus.cli.options import Settings
 from vgsplus.errors import VgsplusError
+from vgsplus.progress import console_progress
 
 
 def train(
@@ -22,7 +23,6 @@ def train(
     from vgsplus.corpora import Corpus
     from vgsplus.experiments.scoring import recalls, test_sets
     from vgsplus.interop.loading import load_weights
-    from vgsplus.progress import console_progress
     from vgsplus.training.checks import needs_images
     from vgsplus.training.run_folder import resolve_precision
     from vgsplus.training.trainer import train as train_run
@@ -30,14 +30,15 @@ def train(
     loaded = resolve_precision(load_config(config, settings or []), out)
     corpus = Corpus.open(loaded.corpus)
     splits = test_sets(corpus) if needs_images(loaded) else ()
-    result = train_run(
-        loaded,
-        out,
-        resume=resume,
-        evaluate=(lambda model, _: recalls(model, loaded, corpus, splits)) if splits else None,
-        load_weights=load_weights,
-        progress=console_progress(),
-    )
+    with console_progress() as progress:
+        result = train_run(
+            loaded,
+            out,
+            resume=resume,
+            evaluate=(lambda model, _: recalls(model, loaded, corpus, splits)) if splits else None,
+            load_weights=load_weights,
+            progress=progress,
+        )
     typer.echo(f"{result.state.global_step} updates; {result.path}")
 
 
@@ -70,7 +71,6 @@ def reproduce(
     Run the same command again to resume; with more --seeds, only the missing runs are trained.
     """
     from vgsplus.experiments.reproduce import reproduce as run
-    from vgsplus.progress import console_progress
     from vgsplus.report import Results, print_tables
     from vgsplus.report.page import DATA
 
@@ -78,17 +78,18 @@ def reproduce(
         raise VgsplusError(
             "--item and --audio come together: give an item file and the folder of its sounds."
         )
-    page = run(
-        preset,
-        out,
-        variants=variants,
-        corpus=corpus,
-        overrides=settings or [],
-        stamps_root=root,
-        seeds=seeds,
-        abx=(item, audio) if item and audio else None,
-        progress=console_progress(),
-    )
+    with console_progress() as progress:
+        page = run(
+            preset,
+            out,
+            variants=variants,
+            corpus=corpus,
+            overrides=settings or [],
+            stamps_root=root,
+            seeds=seeds,
+            abx=(item, audio) if item and audio else None,
+            progress=progress,
+        )
     print_tables(Results.load(page.with_name(DATA)), Console())
     typer.echo(f"Report: {page}")
 

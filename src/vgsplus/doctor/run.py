@@ -18,7 +18,7 @@ from vgsplus.config import RunConfig, load_config
 from vgsplus.corpora import Corpus
 from vgsplus.doctor import Diagnosis, Finding, count, leftovers
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.experiments.reproduce import CORPUS, RUNS, SECONDS, variant_folder
+from vgsplus.experiments.reproduce import COMMAND, CORPUS, RUNS, SECONDS, variant_folder
 from vgsplus.experiments.scoring import test_sets
 from vgsplus.interop.loading import load_weights
 from vgsplus.schedule import VARIANTS
@@ -31,7 +31,6 @@ from vgsplus.training.run_folder import CONFIG_FILE, fingerprint, fingerprint_ch
 from vgsplus.training.runtime import device_name, native_precision, versions
 
 SHOWN_SCORES = 4
-COMMAND = "command.json"
 
 
 @dataclass(frozen=True, slots=True)
