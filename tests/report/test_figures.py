@@ -117,7 +117,7 @@ def test_a_run_of_one_point_and_a_flat_line_can_be_drawn():
 
 
 def test_abx_panels_show_layers_and_the_best_by_epoch(results):
-    layers, epochs = figures.abx_layer_panels(results), figures.abx_epoch_panels(results)
+    layers, epochs = figures.abx_panels(results, "layer"), figures.abx_panels(results, "epoch")
     assert [panel.axis for panel in (*layers, *epochs)] == ["layer", "layer", "epoch", "epoch"]
     line = layers[0].lines[0]
     assert line.epochs == (1.0, 2.0, 3.0)
@@ -125,4 +125,4 @@ def test_abx_panels_show_layers_and_the_best_by_epoch(results):
     best = epochs[0].lines[0]
     assert best.epochs == (20, 45, 70)
     assert best.values[-1] == pytest.approx(line.values[1])
-    assert figures.abx_layer_panels(dataclasses.replace(results, variants=())) == ()
+    assert figures.abx_panels(dataclasses.replace(results, variants=()), "layer") == ()

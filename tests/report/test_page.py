@@ -159,7 +159,7 @@ def test_cards_take_turns_among_the_test_sets(partial):
         for n in range(40)
     )
     cards = gallery_module.cards(dataclasses.replace(partial, gallery=many), None)
-    assert [card.test_set for card in cards] == ["a"] * 6 + ["b"] * 6
+    assert [card.item.test_set for card in cards] == ["a"] * 6 + ["b"] * 6
 
 
 def test_gallery_items_are_one_a_picture_of_those_drawn(corpus):

@@ -36,7 +36,7 @@ FORGOTTEN, MUCH = 10.0, 25.0
 type Verdict = Literal["supported", "not supported", "undecided", "not run"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """One number that a claim depends on.
 
@@ -164,14 +164,7 @@ class _Study:
             return found
         width = math.hypot(_half_width(found[0][0]), _half_width(found[0][1]))
         values = tuple(_recall(scores) - _recall(other) for scores, other in found)
-        return Evidence(
-            what=f"{a} − {b}",
-            unit="points of recall",
-            by_seed=values,
-            interval=_interval(values, width),
-            line=line,
-            wanted=wanted,
-        )
+        return Evidence(f"{a} − {b}", "points of recall", values, _interval(values, width), line, wanted)
 
     def kept(self, after: str, before: str, line: float, wanted: Literal["above", "below"]) -> Evidence | str:
         """Recall above chance of `after` in percent of that of `before`."""
@@ -183,14 +176,8 @@ class _Study:
             return f"{before} itself did not rise above chance: there was nothing to keep."
         values = tuple(100 * left / learned for left, learned in above)
         width = 100 * _half_width(found[0][0]) / above[0][1]
-        return Evidence(
-            what=f"{after} of {before}",
-            unit="% of the recall above chance",
-            by_seed=values,
-            interval=_interval(values, width),
-            line=line,
-            wanted=wanted,
-        )
+        what, unit = f"{after} of {before}", "% of the recall above chance"
+        return Evidence(what, unit, values, _interval(values, width), line, wanted)
 
     def fewer_errors(self, better: str, others: Sequence[str]) -> Evidence | str:
         """Points by which the ABX error of `better` is below the lowest of the others.
@@ -203,14 +190,8 @@ class _Study:
             min(_abx(seed[other]) for other in others) - _abx(seed[better]) for seed in self._seeds
         )
         versus = others[0] if len(others) == 1 else "best of the others"
-        return Evidence(
-            what=f"{versus} − {better}",
-            unit="points of error",
-            by_seed=values,
-            interval=_interval(values, None),
-            line=0.0,
-            wanted="above",
-        )
+        what = f"{versus} − {better}"
+        return Evidence(what, "points of error", values, _interval(values, None), 0.0, "above")
 
     def _scores(self, *names: str) -> list[tuple[RetrievalScores, ...]] | str:
         """The scores of the named variants, a tuple per seed."""

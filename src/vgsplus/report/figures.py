@@ -11,6 +11,7 @@ import io
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from scipy.optimize import isotonic_regression
 
 from vgsplus.evaluation.abx import CONDITIONS
 from vgsplus.evaluation.retrieval import DIRECTIONS
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from vgsplus.report.results import LossPoint, Results, Variant
+    from vgsplus.report.results import Results, Variant
+
+type Points = list[tuple[float, float]]
 
 # Light colours by role; the page's style sheet defines --fig-ROLE for both schemes. Blue, vermilion and green
 # of Okabe and Ito's palette, darkened to stand out from paper.
@@ -96,42 +100,31 @@ def loss_panels(
     results: Results, split: Literal["train", "validation"], terms: Iterable[str] = tuple(LOSSES)
 ) -> tuple[Panel, ...]:
     """Return a panel per term of the loss by epoch (Fig. 3), averaged over epochs; none without points."""
-    panels = []
+    panels: list[Panel] = []
     for term in terms:
-        lines = [
-            _by_epoch(variant.name, [point for point in variant.losses if point.split == split], term)
-            for variant in ordered(results)
-        ]
-        if drawn := tuple(line for line in lines if line.epochs):
-            _, title = LOSSES.get(term, ("", term.replace("_", " ").replace("/", ", ")))
-            panels.append(Panel(title, drawn, switches(results), log=True))
+        _, title = LOSSES.get(term, ("", term.replace("_", " ").replace("/", ", ")))
+        panels += _panel(results, title, partial(_by_epoch, split=split, term=term), log=True)
     return tuple(panels)
 
 
 def recall_panels(results: Results, test_set: str) -> tuple[Panel, ...]:
     """Return recall by epoch on a test set, in percent, a panel per direction, at the largest k up to 10."""
-    variants = [
-        (variant, points)
-        for variant in ordered(results)
-        if (points := [point for point in variant.recalls if point.test_set == test_set])
-    ]
-    if not variants:
+    found = {v.name: [point for point in v.recalls if point.test_set == test_set] for v in results.variants}
+    ks = [set(point.speech_to_image) for points in found.values() for point in points]
+    common = set.intersection(*ks) if ks else set()
+    if not common:
         return ()
-    ks = set.intersection(*(set(point.speech_to_image) for _, points in variants for point in points))
-    if not ks:
-        return ()
-    k = max((k for k in ks if k <= 10), default=min(ks))
-    panels = []
+    k = max((k for k in common if k <= 10), default=min(common))
+    scores = next((v.retrieval[test_set] for v in ordered(results) if test_set in v.retrieval), None)
+    panels: list[Panel] = []
     for direction in DIRECTIONS:
-        lines = tuple(
-            _line(v.name, [(p.epoch, 100 * getattr(p, direction)[k]) for p in points])
-            for v, points in variants
-        )
-        chance = next(
-            (s.side(direction).chance.get(k) for v, _ in variants if (s := v.retrieval.get(test_set))), None
-        )
+        chance = scores.side(direction).chance.get(k) if scores else None
+
+        def points(variant: Variant, direction: str = direction) -> Points:
+            return [(point.epoch, 100 * getattr(point, direction)[k]) for point in found[variant.name]]
+
         title = f"R@{k}, {ARROWS[direction]} (%)"
-        panels.append(Panel(title, lines, switches(results), log=False, chance=chance and 100 * chance))
+        panels += _panel(results, title, points, chance=chance and 100 * chance)
     return tuple(panels)
 
 
@@ -140,61 +133,71 @@ def recall_sets(results: Results) -> tuple[str, ...]:
     return tuple(dict.fromkeys(p.test_set for variant in results.variants for p in variant.recalls))
 
 
-def abx_layer_panels(results: Results) -> tuple[Panel, ...]:
-    """Return ABX errors in percent by layer after the last epoch (Fig. 2, left), a panel per condition."""
-    return _abx_panels(
-        results,
-        lambda variant, condition: sorted(
-            (float(layer), 100 * error) for layer, error in variant.abx[-1].errors[condition].items()
-        ),
-        axis="layer",
-    )
+def abx_panels(results: Results, axis: Literal["layer", "epoch"]) -> tuple[Panel, ...]:
+    """Return ABX errors in percent (Fig. 2), a panel per condition.
 
-
-def abx_epoch_panels(results: Results) -> tuple[Panel, ...]:
-    """Return ABX errors in percent of the best layer by epoch (Fig. 2, right), a panel per condition."""
-    return _abx_panels(
-        results,
-        lambda variant, condition: [
-            (point.epoch, 100 * min(point.errors[condition].values())) for point in variant.abx
-        ],
-        axis="epoch",
-    )
-
-
-def _abx_panels(
-    results: Results, points: Callable[[Variant, str], list[tuple[float, float]]], *, axis: str
-) -> tuple[Panel, ...]:
-    marks = switches(results) if axis == "epoch" else ()
-    panels = []
+    By layer after the last epoch (left), or of the best layer by epoch (right).
+    """
+    panels: list[Panel] = []
     for condition in CONDITIONS:
-        lines = tuple(
-            _line(variant.name, points(variant, condition))
-            for variant in ordered(results)
-            if variant.abx and condition in variant.abx[-1].errors
+
+        def points(variant: Variant, condition: str = condition) -> Points:
+            errors = [
+                (point.epoch, point.errors[condition]) for point in variant.abx if condition in point.errors
+            ]
+            if axis == "epoch" or not errors:
+                return [(epoch, 100 * min(of_layers.values())) for epoch, of_layers in errors]
+            return sorted((float(layer), 100 * error) for layer, error in errors[-1][1].items())
+
+        panels += _panel(
+            results, f"ABX {CONDITION_TITLES[condition]} (%)", points, axis=axis, from_zero=False
         )
-        if lines:
-            title = f"ABX {CONDITION_TITLES[condition]} (%)"
-            panels.append(Panel(title, lines, marks, log=False, axis=axis, from_zero=False))
     return tuple(panels)
-
-
-def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
-    return Line(name, tuple(x for x, _ in points), tuple(y for _, y in points))
 
 
 def score_panels(results: Results) -> tuple[Panel, ...]:
     """Return further scores by epoch, a panel per name."""
-    names = dict.fromkeys(n for v in results.variants for point in v.scores for n in point.scores)
-    panels = []
-    for name in names:
-        points = {
-            variant.name: [(p.epoch, p.scores[name]) for p in variant.scores if name in p.scores]
-            for variant in ordered(results)
-        }
-        lines = tuple(_line(of, found) for of, found in points.items() if found)
-        panels.append(Panel(name, lines, switches(results), log=False, from_zero=False))
+    panels: list[Panel] = []
+    for name in dict.fromkeys(n for v in results.variants for point in v.scores for n in point.scores):
+
+        def points(variant: Variant, name: str = name) -> Points:
+            return [(point.epoch, point.scores[name]) for point in variant.scores if name in point.scores]
+
+        panels += _panel(results, name, points, from_zero=False)
     return tuple(panels)
+
+
+def _panel(
+    results: Results,
+    title: str,
+    points: Callable[[Variant], Points],
+    *,
+    log: bool = False,
+    axis: str = "epoch",
+    **options: Any,  # noqa: ANN401 - of Panel
+) -> list[Panel]:
+    """A panel with a line per variant that has points, or none."""
+    found = {variant.name: points(variant) for variant in ordered(results)}
+    lines = tuple(Line(n, tuple(x for x, _ in of), tuple(y for _, y in of)) for n, of in found.items() if of)
+    marks = switches(results) if axis == "epoch" else ()
+    return [Panel(title, lines, marks, log=log, axis=axis, **options)] if lines else []
+
+
+def _by_epoch(variant: Variant, split: str, term: str) -> Points:
+    """Means over epochs, or over shorter stretches of a short run, each at the end of its stretch.
+
+    Values that a log axis cannot show are skipped.
+    """
+    points = [point for point in variant.losses if point.split == split]
+    width = min(1.0, max((point.epoch for point in points), default=0.0) / MIN_POINTS)
+    gathered: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    for point in points:
+        value = point.terms.get(term)
+        if value is not None and np.isfinite(value) and value > 0:
+            stretch = int(np.ceil(point.epoch / width - 1e-9))
+            gathered[point.phase, stretch].append((point.epoch, value))
+    stretches = [np.array(gathered[key]) for key in sorted(gathered)]
+    return [(float(of[:, 0].max()), float(of[:, 1].mean())) for of in stretches]
 
 
 def switches(results: Results) -> tuple[float, ...]:
@@ -249,41 +252,12 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     gap = min(gap, (high - low) / max(1, len(wanted) - 1))
     order = np.argsort(np.asarray(wanted), kind="stable")
     offsets = gap * np.arange(len(wanted))
-    # Without the gaps this is an isotonic regression: pool neighbours that would cross.
-    level = np.clip(_pool(np.asarray(wanted)[order] - offsets), low, high - offsets[-1]) + offsets
+    # Without the gaps, the positions must not decrease.
+    level = isotonic_regression(np.asarray(wanted, float)[order] - offsets).x
+    level = np.clip(level, low, high - offsets[-1]) + offsets
     placed = np.empty(len(wanted))
     placed[order] = level
     return [float(value) for value in placed]
-
-
-def _pool(values: np.ndarray) -> np.ndarray:
-    """Return the non-decreasing sequence nearest to the values (least squares)."""
-    blocks: list[tuple[float, int]] = []
-    for value in values:
-        mean, count = float(value), 1
-        while blocks and blocks[-1][0] > mean:
-            before, size = blocks.pop()
-            mean, count = (before * size + mean * count) / (size + count), size + count
-        blocks.append((mean, count))
-    return np.concatenate([np.full(count, mean) for mean, count in blocks])
-
-
-def _by_epoch(name: str, points: Sequence[LossPoint], term: str) -> Line:
-    """Return means over epochs, or over shorter stretches of a short run, each at the end of its stretch.
-
-    Values that a log axis cannot show are skipped.
-    """
-    last = max((point.epoch for point in points), default=0.0)
-    width = min(1.0, last / MIN_POINTS)
-    gathered: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
-    for point in points:
-        value = point.terms.get(term)
-        if value is not None and np.isfinite(value) and value > 0:
-            stretch = int(np.ceil(point.epoch / width - 1e-9))
-            gathered[point.phase, stretch].append((point.epoch, value))
-    ends = [max(epoch for epoch, _ in gathered[key]) for key in sorted(gathered)]
-    means = [float(np.mean([value for _, value in gathered[key]])) for key in sorted(gathered)]
-    return Line(name, tuple(ends), tuple(means))
 
 
 def _style(name: str) -> dict[str, object]:
@@ -364,19 +338,16 @@ def _name_lines(axes: Axes, panel: Panel) -> None:
         groups[round(float(x), 3)].append((line, float(y)))
     for x, members in groups.items():
         at_edge = x > 1 - 1e-3
+        ground = {"facecolor": COLOURS["ground"], "edgecolor": "none", "pad": 0.6, "alpha": 0.7}
+        box = None if at_edge else ground
         heights = spread([y for _, y in members], GAP / 0.74, 0.0, 1.0)
         for (line, y), height in zip(members, heights, strict=True):
             colour = _style(line.name)["color"]
-            ground = (
-                None
-                if at_edge
-                else {"facecolor": COLOURS["ground"], "edgecolor": "none", "pad": 0.6, "alpha": 0.7}
-            )
             start = x + 0.045
             axes.plot([x + 0.006, start - 0.008], [y, height], transform=axes.transAxes, color=colour,
                       linewidth=0.6, clip_on=False)  # fmt: skip
             axes.text(start, height, line.name, transform=axes.transAxes, color=colour, va="center_baseline",
-                      fontsize=FONT - 0.5, bbox=ground, zorder=3 if at_edge else 4)  # fmt: skip
+                      fontsize=FONT - 0.5, bbox=box, zorder=3 if at_edge else 4)  # fmt: skip
 
 
 def describe(panels: Sequence[Panel]) -> str:

@@ -1,13 +1,12 @@
-"""Some test captions to listen to, and the pictures they retrieved, carried inside the page."""
+"""Test captions with their sound and the images they retrieved, embedded in the page."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections import defaultdict
-from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import soundfile
@@ -16,10 +15,9 @@ from PIL import Image, ImageOps
 from vgsplus import audio
 from vgsplus.errors import VgsplusError
 from vgsplus.report.results import GalleryItem
-from vgsplus.report.tables import label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from vgsplus.corpora import Caption, Corpus
     from vgsplus.evaluation.retrieval import RetrievalResult
@@ -32,38 +30,38 @@ SECONDS = 10
 BUDGET = 5_000_000  # characters of embedded media on a page
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A retrieved picture; `uri` is None where it could not be read."""
+class Card(NamedTuple):
+    """An item of the gallery with its media.
 
-    uri: str | None
-    image: str
-    right: bool
+    Attributes:
+        item: as saved in the results.
+        variant: name of the variant that retrieved the images.
+        sound: data URI of the caption, or None.
+        images: (name, data URI or None) of the retrieved images, best first.
+        missed: the same of the caption's own image if it was not retrieved.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A caption with its sound, the pictures retrieved, and the right one if it is not among them."""
-
-    test_set: str
+    item: GalleryItem
     variant: str
-    caption: str
-    text: str | None
-    speaker: str
     sound: str | None
-    pictures: tuple[Picture, ...]
-    missed: Picture | None
+    images: tuple[tuple[str, str | None], ...]
+    missed: tuple[str, str | None] | None
 
 
 def gallery_items(
     result: RetrievalResult, corpus: Corpus, variant: str, count: int = CARDS
 ) -> tuple[GalleryItem, ...]:
-    """At most `count` of the captions that `evaluate` drew, at most one a picture, for `variant` (its key).
+    """Return up to `count` of the captions that `evaluate` drew, one per image, for `variant` (its key).
 
-    They are taken whether retrieval went well or not.
+    They are evenly spaced and independent of the success of retrieval.
     """
     drawn = [caption for caption in corpus.captions(result.split) if caption.id in result.retrieved]
-    one_a_picture = list({caption.image: caption for caption in drawn}.values())
+    one_per_image = list({caption.image: caption for caption in drawn}.values())
+    # Neighbours in a corpus are similar.
+    total = len(one_per_image)
+    spaced = (
+        [one_per_image[index * total // count] for index in range(count)] if total > count else one_per_image
+    )
     return tuple(
         GalleryItem(
             test_set=result.split,
@@ -74,13 +72,13 @@ def gallery_items(
             text=caption.text,
             speaker=caption.speaker,
         )
-        for caption in _evenly(one_a_picture, count)
+        for caption in spaced
         if caption.image is not None
     )
 
 
-def cards(results: Results, corpus: Corpus | None) -> tuple[Card, ...]:
-    """At most `CARDS` cards, test sets and variants taking turns; without a corpus they carry no media."""
+def cards(results: Results, corpus: Corpus | None) -> list[Card]:
+    """Return up to `CARDS` cards, alternating between test sets and variants; without a corpus, no media."""
     media = _Media(corpus)
     names = {variant.key: variant.name for variant in results.variants}
     groups: dict[tuple[str, str], list[GalleryItem]] = defaultdict(list)
@@ -89,34 +87,20 @@ def cards(results: Results, corpus: Corpus | None) -> tuple[Card, ...]:
     turns: Iterable[GalleryItem | None] = chain.from_iterable(zip_longest(*groups.values()))
     chosen = [item for item in turns if item is not None][:CARDS]
     chosen.sort(key=lambda item: list(groups).index((item.test_set, item.variant)))
-    return tuple(_card(item, names.get(item.variant, item.variant), media) for item in chosen)
-
-
-def _card(item: GalleryItem, variant: str, media: _Media) -> Card:
-    shown = item.retrieved[:PICTURES]
-    return Card(
-        test_set=label(item.test_set),
-        variant=variant,
-        caption=item.caption,
-        text=item.text,
-        speaker=item.speaker,
-        sound=media.sound(item.test_set, item.caption),
-        pictures=tuple(Picture(media.picture(image), image, image == item.image) for image in shown),
-        missed=None if item.image in shown else Picture(media.picture(item.image), item.image, right=True),
-    )
-
-
-def _evenly[T](items: Sequence[T], count: int) -> list[T]:
-    """At most `count` items at even distances: neighbours in a corpus are alike."""
-    if len(items) <= count:
-        return list(items)
-    return [items[index * len(items) // count] for index in range(count)]
+    found = []
+    for item in chosen:
+        sound = media.sound(item.test_set, item.caption)
+        shown = item.retrieved[:PICTURES]
+        images = tuple((image, media.picture(image)) for image in shown)
+        missed = None if item.image in shown else (item.image, media.picture(item.image))
+        found.append(Card(item, names.get(item.variant, item.variant), sound, images, missed))
+    return found
 
 
 class _Media:
-    """Data URIs of pictures and sounds until the budget is spent.
+    """Makes data URIs of images and sounds until the budget is spent.
 
-    A file that cannot be read is left out: a report at the end of days of training must not fail over it.
+    Files that cannot be read are skipped: a report after days of training must not fail because of them.
     """
 
     def __init__(self, corpus: Corpus | None) -> None:

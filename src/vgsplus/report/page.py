@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vgsplus.errors import VgsplusError
@@ -19,11 +20,9 @@ from vgsplus.report.results import ordered
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
     from pydantic import JsonValue
 
     from vgsplus.corpora import Corpus
-    from vgsplus.evaluation.retrieval import RetrievalScores
     from vgsplus.report.claims import Evidence
     from vgsplus.report.results import Results
 
@@ -69,8 +68,8 @@ def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -
         if not (further := tables.further_scores(results)).empty:
             tables.write_csv(further.rename_axis("variant"), folder / "scores.csv", index=True)
         drawn = {
-            "fig2_abx_by_layer": figures.abx_layer_panels(results),
-            "fig2_abx_by_epoch": figures.abx_epoch_panels(results),
+            "fig2_abx_by_layer": figures.abx_panels(results, "layer"),
+            "fig2_abx_by_epoch": figures.abx_panels(results, "epoch"),
             "fig3_losses": figures.loss_panels(results, _split(results)),
         }
         for index, test_set in enumerate(figures.recall_sets(results)):
@@ -96,52 +95,41 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
         "label": tables.label,
         "percent": tables.percent,
         "date": _date,
-        "millions": lambda count: f"{count / 1e6:,.1f} M",
+        "plain": _plain,
+        "points": _points,
     }
-    timing = tables.times(results)
-    further = tables.further_scores(results)
     recalls = {test_set: tables.recalls(results, test_set) for test_set in results.test_sets}
-    abx = tables.table2(results).set_index("features") if results.abx is not None else None
-    corpus_name = str(results.corpus.get("name", "a corpus without a name"))
+    variants = {name: table.drop(tables.CHANCE, errors="ignore") for name, table in recalls.items()}
+    abx = tables.table2(results).set_index("features") if results.abx else pd.DataFrame()
+    further = tables.further_scores(results)
     trained = sum(variant.name in TITLES for variant in results.variants)
-    count = "Nine" if trained == len(TITLES) else f"{trained} of the nine"
     return environment.get_template("page.html.j2").render(
         results=results,
+        text=tables,
+        figure=figures,
         ks=KS,
         paper_ks=PAPER_KS,
-        arrows=tables.ARROWS,
-        dash=tables.DASH,
-        chance=tables.CHANCE,
         titles=TITLES,
+        pictures=PICTURES,
+        heading=f"{'Nine' if trained == len(TITLES) else f'{trained} of the nine'} schedules, trained on ",
+        corpus_name=str(results.corpus.get("name", "a corpus without a name")),
         headlines=[headline(results, test_set) for test_set in results.test_sets],
-        tables={test_set: table.to_dict("index") for test_set, table in recalls.items()},
-        highest={
-            test_set: table.drop(tables.CHANCE, errors="ignore").max() for test_set, table in recalls.items()
-        },
-        scored={
-            name: [v.name for v in results.variants if name in v.retrieval] for name in results.test_sets
-        },
-        interval=tables.interval,
         details=ordered(results),
-        claims={test_set: claims(results, test_set) for test_set in results.test_sets},
-        seeds=1 + len(results.repeats),
-        abx_rows={} if abx is None else abx.to_dict("index"),
-        lowest={} if abx is None else {c: abx.loc[list(TITLES), c].min() for c in figures.CONDITION_TITLES},
-        error_text=tables.error_text,
-        conditions=figures.CONDITION_TITLES,
+        # Any scores on a test set state its size.
+        sizes={name: v.retrieval[name] for v in results.variants for name in v.retrieval},
+        tables={name: table.to_dict("index") for name, table in recalls.items()},
+        highest={name: table.max() for name, table in variants.items()},
+        scored={name: [v.name for v in results.variants if name in v.retrieval] for name in recalls},
+        abx_rows=abx.to_dict("index"),
+        lowest=abx.reindex(TITLES).min(),
         further=further.to_dict("index"),
         best_further=_best(further, results.lower_is_better),
-        points=_points,
+        claims={name: claims(results, name) for name in results.test_sets},
+        seeds=1 + len(results.repeats),
         figures=_figures(results),
         cards=cards(results, corpus),
-        timing=timing,
-        corpus_name=corpus_name,
-        heading=f"{count} schedules, trained on {corpus_name}",
-        sizes={test_set: _size(results, test_set) for test_set in results.test_sets},
-        roles=figures.ROLES,
-        shown=PICTURES,
+        timing=tables.times(results),
         mark=_mark,
-        plain=_plain,
     )
 
 
@@ -166,8 +154,8 @@ def _figures(results: Results) -> list[tuple[str, list[str], str]]:
         for test_set in figures.recall_sets(results)
     ]
     views += [
-        ("ABX error by layer, at the end", figures.abx_layer_panels(results)),
-        ("ABX error of the best layer, by epoch", figures.abx_epoch_panels(results)),
+        ("ABX error by layer, at the end", figures.abx_panels(results, "layer")),
+        ("ABX error of the best layer, by epoch", figures.abx_panels(results, "epoch")),
         ("Further scores by epoch", figures.score_panels(results)),
     ]
     return [
@@ -188,11 +176,6 @@ def _best(table: pd.DataFrame, lower_is_better: tuple[str, ...]) -> dict[str, fl
         name: values.min() if name.startswith(lower_is_better) else values.max()
         for name, values in columns.items()
     }
-
-
-def _size(results: Results, test_set: str) -> RetrievalScores | None:
-    """Any scores on a test set, whose size is the same for all variants."""
-    return next((v.retrieval[test_set] for v in results.variants if test_set in v.retrieval), None)
 
 
 def _plain(value: JsonValue) -> str:
