@@ -52,7 +52,7 @@ def test_a_schedule_may_be_the_name_of_a_variant(variant):
     assert config.schedule == Schedule.variant("w2v2,vgs+")
 
 
-def test_overrides_go_on_from_the_name_of_a_variant(file):
+def test_overrides_extend_the_name_of_a_variant(file):
     config = load_config(file, ["schedule=w2v2", "schedule.epochs=2"])
     assert config.schedule == Schedule.variant("w2v2", epochs=2)
 

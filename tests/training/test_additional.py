@@ -38,7 +38,7 @@ SPEEDS = ("captions_per_second", "audio_seconds_per_second")
 
 @pytest.fixture
 def with_speech(make_config, speech_root):
-    """The run of two phases, α = 0, then α from 0.2 to 0.8, beside both of which speech is heard."""
+    """The run of two phases, α = 0, then α from 0.2 to 0.8, with additional speech in both."""
 
     def make(*, phases=(0, 1), **changes):
         speech = {"corpus": str(speech_root), "weight": WEIGHT, "batch_size": CLIPS} | changes
@@ -60,7 +60,7 @@ def with_speech(make_config, speech_root):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs that several tests look at, trained when first asked for."""
+    """Runs shared by several tests, trained on first use."""
     trained = {}
 
     def get(name, config):
@@ -105,13 +105,13 @@ def test_settings_are_read_written_and_left_out_where_they_are_not_given(make_co
     assert "additional_speech" not in json.dumps(settings.to_dict(make_config()))
 
 
-def test_a_variant_hears_speech_in_the_phases_that_teach_themselves():
+def test_a_variant_has_additional_speech_in_phases_with_self_supervision():
     speech = AdditionalSpeech(corpus="c", weight=0.5)
-    heard = {
+    found = {
         name: [phase.additional_speech for phase in Schedule.variant(name, additional_speech=speech).phases]
         for name in ("vgs", "vgs+", "w2v2,vgs")
     }
-    assert heard == {"vgs": [None], "vgs+": [speech], "w2v2,vgs": [speech, None]}
+    assert found == {"vgs": [None], "vgs+": [speech], "w2v2,vgs": [speech, None]}
     chosen = ["schedule.additional_speech.corpus=c", "schedule.additional_speech.weight=0.5"]
     (phase,) = settings.load_config("smoke", chosen).schedule.phases
     assert phase.additional_speech == speech
@@ -146,7 +146,7 @@ def test_an_infinite_weight_is_refused():
         AdditionalSpeech(corpus="c", weight=float("inf"))
 
 
-# ---- what a step hears ------------------------------------------------------------------------------------
+# ---- the batches of a step ---------------------------------------------------------------------------------
 
 
 def order(first_step=0, *, captions=13, phase=0, num=7, batch_size=2, seed=1):
@@ -235,8 +235,8 @@ def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech,
     own = twin(captions, alpha)
     twin.quantizer.updates.zero_()
     torch.manual_seed(indexed_seed(config.seed, RandomStream.EXTRA_STEP, 0, 0))
-    beside = twin(speech, 0.0)
-    total = WEIGHT * beside.ssl
+    extra = twin(speech, 0.0)
+    total = WEIGHT * extra.ssl
     if alpha > 0:
         total = total + alpha * own.grounding
     if alpha < 1:
@@ -247,7 +247,7 @@ def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech,
         if p.grad is not None:
             torch.testing.assert_close(p.grad, expected.grad, rtol=1e-9, atol=1e-12, msg=name)
     assert record["total"] == pytest.approx(total.item(), rel=1e-6)
-    assert record["additional_speech/contrastive"] == pytest.approx(beside.contrastive.item(), rel=1e-6)
+    assert record["additional_speech/contrastive"] == pytest.approx(extra.contrastive.item(), rel=1e-6)
     assert model.quantizer.updates == 1
 
 
@@ -320,7 +320,7 @@ def test_a_first_phase_without_it_is_shared_and_the_corpus_may_move(
         train(with_speech(phases=(1,), corpus=str(moved)), tmp_path / "run", resume=True)
 
 
-def test_its_pictures_are_never_looked_at(with_speech, corpus_root, monkeypatch, tmp_path):
+def test_its_images_are_never_read(with_speech, corpus_root, monkeypatch, tmp_path):
     monkeypatch.setattr(Corpus, "stored_regions", lambda *_: pytest.fail("images were read"))
     config = with_speech(corpus=str(corpus_root))
     phase = dataclasses.replace(config.schedule.phases[0], epochs=1 / 3)

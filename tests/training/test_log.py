@@ -31,7 +31,7 @@ def test_records_are_read_back_by_kind(tmp_path):
     assert list(read_log(tmp_path / "none")) == []
 
 
-def test_going_on_cuts_what_lies_after_the_checkpoint(tmp_path):
+def test_resuming_discards_records_after_the_checkpoint(tmp_path):
     write(tmp_path, [train(1), train(2), record(2, "validation", total=2.0), train(3)])
     with RunLog(tmp_path, 2) as log:
         assert log.has("validation", 2)
@@ -72,7 +72,7 @@ def test_another_runs_log_is_taken_over_up_to_a_step(tmp_path):
     assert list(read_log(tmp_path / "b")) == [train(1), train(2)]
 
 
-def test_tensorboard_shows_each_step_once_after_going_on(tmp_path):
+def test_tensorboard_shows_each_step_once_after_resuming(tmp_path):
     write(tmp_path, [train(1), train(2), train(3)])
     write(tmp_path, [train(3) | {"total": 9.0}, record(3, "evaluation", scores={"recall": 0.5})], last_step=2)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

@@ -53,7 +53,7 @@ def test_parameters_without_gradient_are_left_alone():
 
 
 @pytest.mark.parametrize("name", ["bertadam", "adamw"])
-def test_the_state_goes_on_exactly_where_it_was_saved(name):
+def test_a_loaded_state_continues_exactly(name):
     settings = OptimizerSettings(name=name, lr=1e-2)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2))

@@ -149,7 +149,7 @@ def test_mixed_precision_trains_in_32_bit_weights(make_config, tmp_path, precisi
     }
 
 
-def test_a_run_goes_on_in_the_precision_it_started_in(make_config, tmp_path, monkeypatch):
+def test_a_run_resumes_in_the_precision_it_started_in(make_config, tmp_path, monkeypatch):
     config = make_config(precision="auto")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     first = train(config, tmp_path / "run")
@@ -391,7 +391,7 @@ def test_shared_pretraining_gives_the_weights_of_training_in_one_go(make_config,
     for name, start in (("run", tmp_path / "first"), ("folder", checkpoint.latest_path(tmp_path / "first"))):
         result = train(make_config(), tmp_path / name, start=start)
         assert_same_bits(result.path, whole[0].path)
-        assert numbers(tmp_path / name) == numbers(whole[1]), "the log tells the whole story"
+        assert numbers(tmp_path / name) == numbers(whole[1]), "the log is complete"
         assert [path.name for path in checkpoint.checkpoints(tmp_path / name)] == [
             "step-00000005-end-of-w2v2",
             "step-00000009-end-of-mixed",
@@ -615,7 +615,7 @@ def test_crops_with_sound_are_not_moved(make_config, tmp_path):
     assert not any("moved_crops" in text for text in notes.texts)
 
 
-def test_a_run_from_before_a_setting_of_the_model_goes_on(make_config, tmp_path):
+def test_a_run_from_before_a_setting_of_the_model_resumes(make_config, tmp_path):
     whole = train(make_config(), tmp_path / "whole").path
     with pytest.raises(Interrupted):
         train(make_config(), tmp_path / "run", progress=At(3, raising()))
@@ -626,3 +626,32 @@ def test_a_run_from_before_a_setting_of_the_model_goes_on(make_config, tmp_path)
                 del model[setting]
         path.write_text(json.dumps(state))
     assert_same_bits(train(make_config(), tmp_path / "run", resume=True).path, whole)
+
+
+class Details(Progress):
+    def __init__(self):
+        self.texts = []
+
+    def update(self, _stage, _done, _total=None, detail=""):
+        self.texts.append(detail)
+
+
+def test_a_further_loss_is_logged_averaged_and_shown_by_its_name(make_config, tmp_path, monkeypatch):
+    forward = VGSPlus.forward
+
+    def extended(self, batch, alpha=0.5, **options):
+        losses = forward(self, batch, alpha, **options)
+        return dataclasses.replace(
+            losses, terms={**losses.terms, "further": losses.total.detach() * 0 + 0.25}
+        )
+
+    monkeypatch.setattr(VGSPlus, "forward", extended)
+    details = Details()
+    train(make_config(), tmp_path, progress=details)
+    assert {record["further"] for record in read_log(tmp_path)} == {0.25}
+    assert all(losses_in(record)["further"] == 0.25 for record in read_log(tmp_path, "validation"))
+    first, *steps = [text for text in details.texts if text]
+    assert len(steps) == STEPS - 1
+    for part in ("total ", "contrastive ", "further 0.250", "captions/s"):
+        assert part in first
+    assert "perplexity" not in first
