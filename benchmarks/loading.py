@@ -205,7 +205,7 @@ def paddings(batch_size: int, seed: int) -> list[Padding]:
     """The padding of random batches: in chunks as trained, in others, and to 8 s."""
     lengths = np.minimum(draw_num_samples(PADDED_CAPTIONS, seed), FIXED_SAMPLES)
     lengths = lengths[: PADDED_CAPTIONS // batch_size * batch_size].reshape(-1, batch_size)
-    ours = (SpeechEncoder.chunk_samples, LENGTH_MULTIPLE)
+    ours = (SpeechEncoder.bucket_samples, LENGTH_MULTIPLE)
     whole = batch_size * FIXED_SAMPLES
     others = [(whole, LENGTH_MULTIPLE), (ours[0] // 2, LENGTH_MULTIPLE), (ours[0], LENGTH_MULTIPLE // 2)]
     return [

@@ -119,7 +119,7 @@ class Stepper:
         torch.manual_seed(seed)
         self.size, self.device = size, device
         self.model = build_model(config.model).to(device).train()
-        self.chunk = self.model.speech.chunk_samples
+        self.chunk = self.model.speech.bucket_samples
         self.optimizer = build_optimizer(self.model, config.schedule.phases[0].optimizer)
         self.clip = config.gradient_clip
         self.num_samples = draw_num_samples(captions or config.batch_size, seed)
@@ -131,7 +131,7 @@ class Stepper:
     def step(self, setting: Setting) -> float:
         """Make one training step; returns the seconds it took."""
         batch = self.batches[setting.padding]
-        self.model.speech.chunk_samples = (
+        self.model.speech.bucket_samples = (
             self.chunk if setting.padding == "chunks" else int(self.num_samples.sum())
         )
         batch = batch if setting.alpha > 0 else without_images(batch)

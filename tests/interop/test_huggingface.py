@@ -108,7 +108,7 @@ def test_the_quantiser_and_its_diversity_agree(peers):
     features = ours.speech.extract_features(waveforms, torch.full((2,), waveforms.shape[1])).features
     codevectors, _ = theirs.quantizer(features, mask_time_indices=mask)
     quantized = ours.quantizer(features.flatten(0, 1))
-    close(quantized.targets.view(codevectors.shape), codevectors)
+    close(quantized.vectors.view(codevectors.shape), codevectors)
     masked = ours.quantizer(features[mask])
     groups = theirs.config.num_codevector_groups
     soft = theirs.quantizer.weight_proj(features).view(features.shape[0] * features.shape[1], groups, -1)

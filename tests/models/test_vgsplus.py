@@ -87,11 +87,11 @@ def test_utterances_of_like_length_run_together_and_nothing_else_changes():
         layers, valid = model.speech_layers(waveforms, samples)
         return [losses.total.detach(), losses.feature_penalty.detach(), valid, *layers, *gradients]
 
-    model.speech.chunk_samples = math.ceil(int(samples.sum()) / 4)
+    model.speech.bucket_samples = math.ceil(int(samples.sum()) / 4)
     together = measure()
     assert [shape[0] for shape in widths[:4]] == [6, 6, 6, 3]
     assert widths[3][1] < widths[0][1] <= 23_000
-    model.speech.chunk_samples = int(samples.sum())
+    model.speech.bucket_samples = int(samples.sum())
     apart = measure()
     assert widths[0] == (21, 23_000)
     valid = together[2]

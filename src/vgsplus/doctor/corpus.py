@@ -88,7 +88,7 @@ def padding_share(captions: Sequence[Caption], batch_size: int = BATCH_SIZE, see
     shuffled = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)[0]])
     batches = [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]
     chunks = [
-        batch[rows] for batch in batches for rows in bucket_by_length(batch, SpeechEncoder.chunk_samples)
+        batch[rows] for batch in batches for rows in bucket_by_length(batch, SpeechEncoder.bucket_samples)
     ]
     padded = sum(len(chunk) * -(-int(chunk[0]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for chunk in chunks)
     return padded / float(lengths.sum()) - 1

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 PUBLISHED_TERMS = (
-    *("grounding", "ssl", "contrastive", "diversity", "feature_penalty"),
-    *("prob_perplexity", "code_perplexity"),
+    "grounding",
+    "ssl",
+    "contrastive",
+    "diversity",
+    "feature_penalty",
+    "prob_perplexity",
+    "code_perplexity",
 )
-"""The terms of the paper. Each is also an attribute of `Losses`, None if α = 0 or α = 1 leaves it out."""
+"""The scalars of the paper. Each is also an attribute of `Losses`, None if it is not computed at this α."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,9 @@ class Losses:
 
     Attributes:
         total: α · grounding + (1 − α) · ssl, where ssl = contrastive + diversity + feature_penalty; a scalar.
-        terms: scalars by name, which are logged, averaged and plotted under these names. Terms of a sum are
-            weighted already.
+            The papers call grounding L_AV and ssl L_AUD.
+        terms: scalars by name: loss terms, already weighted within ssl, and perplexities, which are metrics.
+            They are logged, averaged and plotted under these names.
         similarity: (B, B), image × speech; None for α = 0.
     """
 

@@ -27,29 +27,34 @@ def span_mask(lengths: Tensor, num_frames: int, *, probability: float, span: int
     device, batch = lengths.device, len(lengths)
     spans = (probability * lengths / span + torch.rand(batch, device=device)).long().clamp(min=MIN_SPANS)
     spans = torch.minimum(spans, lengths)
-    width = torch.where(lengths - span <= spans, (lengths - spans - 1).clamp(min=1), span)
-    starts = lengths - width + (width == 1)
+    span_length = torch.where(lengths - span <= spans, (lengths - spans - 1).clamp(min=1), span)
+    num_starts = lengths - span_length + (span_length == 1)
     frames = torch.arange(num_frames, device=device)
-    key = torch.rand(batch, num_frames, device=device).masked_fill(frames >= starts[:, None], 2)
-    begins = (key.argsort(-1).argsort(-1) < spans[:, None]) & (frames < starts[:, None])
-    # A frame is masked if a span began at it or in the width - 1 frames before it.
-    begun = torch.nn.functional.pad(begins.long().cumsum(-1), (1, 0))
-    before = (frames - width[:, None] + 1).clamp(min=0)
-    return begun[:, 1:] > begun.gather(1, before)
+    can_start = frames < num_starts[:, None]
+    random_key = torch.rand(batch, num_frames, device=device).masked_fill(~can_start, 2)
+    is_start = (random_key.argsort(-1).argsort(-1) < spans[:, None]) & can_start
+    # A frame is masked if a span starts at it or in the span_length - 1 frames before it.
+    starts_so_far = torch.nn.functional.pad(is_start.long().cumsum(-1), (1, 0))
+    before = (frames - span_length[:, None] + 1).clamp(min=0)
+    return starts_so_far[:, 1:] > starts_so_far.gather(1, before)
 
 
 def trim_to_shortest(mask: Tensor) -> Tensor:
     """Unmask random frames of mask (B, T) until all utterances have as many masked frames as the fewest.
 
-    This is the rule of fairseq and of the published code.
+    This is the rule of fairseq and of FaST-VGS-Family.
     """
     fewest = mask.sum(-1).min()
-    key = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, 2)
-    return mask & (key.argsort(-1).argsort(-1) < fewest)
+    random_key = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, 2)
+    return mask & (random_key.argsort(-1).argsort(-1) < fewest)
 
 
 def draw_negatives(counts: Tensor, num_masked: int, num_negatives: int) -> Tensor:
-    """Draw, for each masked frame, indices of other masked frames of the same utterance.
+    """Draw, for each masked frame, indices of other masked frames of the same utterance, with replacement.
+
+    An utterance with one masked frame has no other: its negatives are the padding row at index 1, or itself
+        if
+    M = 1.
 
     Args:
         counts: (B,) int64, masked frames of each utterance.

@@ -20,10 +20,11 @@ def contrastive_loss(
 ) -> Tensor:
     """Return the mean cross-entropy of the target of each masked frame against its negatives.
 
-    The cosines of an utterance are one matrix product, from which those of the negatives are gathered.
+    All cosines of an utterance are computed in one matrix product; those of the negatives are gathered from
+    it.
 
     Args:
-        predictions: (B, M, V), projected outputs of the speech decoder.
+        predictions: (B, M, V), projected outputs of the last layer.
         targets: (B, M, V), projected quantised features.
         codes: (B, M, G) int64. Negatives with the codes of the positive are excluded.
         negatives: (B, M, N) int64 in [0, M), as drawn by `masking.draw_negatives`.

@@ -1,4 +1,4 @@
-"""The sizes of a model."""
+"""The configuration of a model."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The sizes of a model. The defaults are the paper's (182.6 M parameters).
+    """The configuration of a model. The defaults are the paper's (182.6 M parameters).
 
-    In brackets the name in fairseq's wav2vec 2.0, or, for the grounding side, in FaST-VGS.
+    In brackets: the name in fairseq's wav2vec 2.0, or in FaST-VGS for the grounding modules.
 
     Attributes:
         conv_layers: (channels, kernel, stride) of each convolution of the feature extractor
@@ -21,10 +21,10 @@ class ModelConfig:
         dim: D, width of the transformer layers [encoder_embed_dim].
         heads: attention heads of each transformer layer [encoder_attention_heads].
         ffn_dim: width of the feed-forward networks [encoder_ffn_embed_dim].
-        shared_layers: transformer layers of the speech encoder; grounding takes the output of the last one
-            [layer_use].
-        ssl_layers: transformer layers of the speech decoder, for self-supervision only; shared_layers and
-            ssl_layers together are [encoder_layers].
+        shared_layers: transformer layers that both objectives share; grounding uses the output of the last
+            one [layer_use].
+        ssl_layers: further transformer layers, for self-supervision only (the paper's speech decoder);
+            shared_layers + ssl_layers = [encoder_layers].
         pos_conv_kernel: kernel of the positional convolution in frames [conv_pos].
         pos_conv_groups: groups of the positional convolution [conv_pos_groups].
         dropout: probability everywhere [dropout, attention_dropout, dropout_input, dropout_features].
@@ -35,19 +35,20 @@ class ModelConfig:
         mask_probability: share of frames in masked spans if none overlapped [mask_prob].
         mask_span: frames of a span [mask_length].
         num_negatives: N [num_negatives].
-        diversity_weight: weight of the diversity loss in `ssl` [first of loss_weights].
-        temperature: of the Gumbel softmax: initial, final, factor at each update [latent_temp].
+        diversity_weight: weight of the diversity loss [first of loss_weights; the feature penalty, the
+            second, has weight 1 here as in FaST-VGS].
+        temperature: of the Gumbel softmax: (initial, final, decay factor of each update) [latent_temp].
         resdavenet_widths: channels of each stage of ResDAVEnet; the last equals dim.
         resdavenet_blocks: residual blocks in each stage.
         resdavenet_kernel: kernel of ResDAVEnet in frames, odd.
         feature_dim: F, features of a region.
         image_layers: transformer layers of the image encoder [xtrm_layers of the image].
-        grounded: whether the model has a grounding side: image encoder, speech head and a CLS token before
-            the speech frames. Without it, it is wav2vec 2.0, which is trained at α = 0 only.
+        grounded: whether the model has grounding modules: image encoder, speech head and a CLS token before
+            the speech frames. Without them it is wav2vec 2.0, which is trained at α = 0 only.
         cls_after_positions: whether the CLS token is put before the frames after the positional convolution,
             as in VG-HuBERT, in a model without grounding too.
-        padding: "exact": the output of an utterance does not depend on its batch; "published": padding is
-            treated as in the published code (`models.published`).
+        padding: "exact": padding influences nothing, so that in evaluation mode the output of an utterance
+            does not depend on its batch; "published": as in FaST-VGS-Family (`models.published`).
 
     Raises:
         ValueError: sizes that do not fit one another.
@@ -90,12 +91,22 @@ class ModelConfig:
     padding: Literal["exact", "published"] = "exact"
 
     def __post_init__(self) -> None:
-        at_least_1 = (
-            *("dim", "heads", "ffn_dim", "shared_layers", "pos_conv_kernel", "pos_conv_groups"),
-            *("quantizer_groups", "quantizer_codes", "ssl_dim", "mask_span", "num_negatives"),
-            *("feature_dim", "image_layers", "resdavenet_blocks"),
-        )
-        for name in at_least_1:
+        for name in (
+            "dim",
+            "heads",
+            "ffn_dim",
+            "shared_layers",
+            "pos_conv_kernel",
+            "pos_conv_groups",
+            "quantizer_groups",
+            "quantizer_codes",
+            "ssl_dim",
+            "mask_span",
+            "num_negatives",
+            "feature_dim",
+            "image_layers",
+            "resdavenet_blocks",
+        ):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         multiples = (("dim", "heads"), ("dim", "pos_conv_groups"), ("quantizer_dim", "quantizer_groups"))
         for name, divisor in multiples:

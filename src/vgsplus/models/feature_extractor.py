@@ -86,7 +86,8 @@ class FeatureExtractor(nn.Module):
 
         Args:
             waveforms: (B, S) float, normalised and padded with zeros.
-            num_samples: (B,) int64, of which the statistics of the normalisation are taken; None: of S.
+            num_samples: (B,) int64, valid samples of each row, for the statistics of the normalisation;
+                None: all.
 
         Returns:
             (B, T, C).
@@ -108,7 +109,7 @@ class FeatureExtractor(nn.Module):
     def _convolve_waveforms(self, waveforms: Tensor) -> Tensor:
         """Apply the first convolution to (B, S) as a product with its windows: (B, C, T).
 
-        On a CPU, the gradient takes a fifth of the time that it takes through conv1d.
+        On a CPU, backward takes a fifth of the time of conv1d.
         """
         (_, kernel, stride), first = self.layers[0], self.convolutions[0]
         assert isinstance(first, nn.Conv1d)

@@ -1,7 +1,7 @@
-"""The model with the padding of the published code, for parity with published checkpoints only.
+"""The model with the padding of FaST-VGS-Family, for parity with published checkpoints only.
 
-There, padding takes part in normalisation, convolutions and the feature penalty, so that the output of an
-utterance depends on its batch; and all utterances of a batch have equally many masked frames.
+Padding is included in normalisation, convolutions and the feature penalty, so that the output of an utterance
+depends on its batch; and all utterances of a batch have the same number of masked frames.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
 class PublishedSpeechEncoder(SpeechEncoder):
-    """Run a batch at once; padding counts everywhere but in attention."""
+    """Run a batch at once; padding is masked in attention only."""
 
     def forward(
         self,
@@ -31,10 +31,10 @@ class PublishedSpeechEncoder(SpeechEncoder):
         features = self.extract_features(waveforms, num_samples)
         return features, self.encode(features, mask, layers, masked_only=masked_only)
 
-    def frame_lengths(self, num_samples: Tensor, width: int) -> Tensor:
+    def frame_lengths(self, num_samples: Tensor, row_samples: int) -> Tensor:
         """Divide the row evenly into frames, and count those that begin before the utterance ends."""
-        frames = self.num_frames(width)
-        samples_per_frame = width // frames
+        frames = self.num_frames(row_samples)
+        samples_per_frame = row_samples // frames
         return ((num_samples + samples_per_frame - 1) // samples_per_frame).clamp(max=frames)
 
     def extract_features(self, waveforms: Tensor, num_samples: Tensor) -> SpeechFeatures:
@@ -44,7 +44,7 @@ class PublishedSpeechEncoder(SpeechEncoder):
         attention_mask = lengths_to_mask(lengths, raw.shape[1])
         return SpeechFeatures(self.norm(raw), upcast(raw).square().mean(), attention_mask, lengths)
 
-    def _zero_padding(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+    def _mask_padding(self, x: Tensor, attention_mask: Tensor) -> Tensor:
         del attention_mask
         return x
 
@@ -64,11 +64,11 @@ class PublishedVGSPlus(VGSPlus):
     speech_encoder_class = PublishedSpeechEncoder
     speech_head_class = PublishedSpeechHead
 
-    def _draw_mask(self, num_samples: Tensor, width: int, alpha: float) -> Tensor | None:
-        """Mask at α = 1 too, unless there is no speech decoder, and mask all utterances equally."""
+    def _draw_mask(self, num_samples: Tensor, row_samples: int, alpha: float) -> Tensor | None:
+        """Mask at α = 1 too if there are SSL layers; mask the same number of frames in all utterances."""
         if alpha == 1 and self.config.ssl_layers == 0:
             return None
-        return trim_to_shortest(self._span_mask(num_samples, width))
+        return trim_to_shortest(self._span_mask(num_samples, row_samples))
 
 
 def build_model(config: ModelConfig) -> VGSPlus:

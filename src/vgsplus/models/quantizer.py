@@ -16,12 +16,12 @@ class Quantized(NamedTuple):
     """Output of the quantiser.
 
     Attributes:
-        targets: (N, V).
+        vectors: (N, V), the chosen entries of the codebooks.
         codes: (N, G) int64, the chosen code of each group.
         mean_probabilities: (G, K), softmax of the logits averaged over frames, for the diversity loss.
     """
 
-    targets: Tensor
+    vectors: Tensor
     codes: Tensor
     mean_probabilities: Tensor
 
@@ -31,21 +31,26 @@ class Quantizer(nn.Module):
 
     Args:
         channels: C.
-        groups: G.
-        codes: K.
+        num_groups: G.
+        num_codes: K.
         dim: V.
-        temperature: initial and final temperature of the Gumbel softmax, and its factor at each update.
+        temperature: (initial, final, decay factor of each update) of the Gumbel softmax.
     """
 
     updates: Tensor
 
     def __init__(
-        self, channels: int, groups: int, codes: int, dim: int, temperature: tuple[float, float, float]
+        self,
+        channels: int,
+        num_groups: int,
+        num_codes: int,
+        dim: int,
+        temperature: tuple[float, float, float],
     ) -> None:
         super().__init__()
-        self.groups, self.num_codes, self.temperature = groups, codes, temperature
-        self.logits = nn.Linear(channels, groups * codes)
-        self.codebook = nn.Parameter(torch.rand(groups, codes, dim // groups))
+        self.num_groups, self.num_codes, self.temperature = num_groups, num_codes, temperature
+        self.logits = nn.Linear(channels, num_groups * num_codes)
+        self.codebook = nn.Parameter(torch.rand(num_groups, num_codes, dim // num_groups))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, features: Tensor, *, update_temperature: bool = True) -> Quantized:
@@ -53,9 +58,10 @@ class Quantizer(nn.Module):
 
         Args:
             features: (N, C).
-            update_temperature: whether this call counts as an update, as one call of each training step does.
+            update_temperature: whether this call counts as an update, as one call of each optimiser update
+                must.
         """
-        logits = upcast(self.logits(features)).view(-1, self.groups, self.num_codes)
+        logits = upcast(self.logits(features)).view(-1, self.num_groups, self.num_codes)
         if self.training:
             initial, final, factor = self.temperature
             temperature = (initial * factor ** self.updates.double()).clamp(min=final).to(logits.dtype)
@@ -68,5 +74,5 @@ class Quantizer(nn.Module):
         else:
             codes = logits.argmax(-1)
             choice = F.one_hot(codes, self.num_codes).to(logits.dtype)
-        targets = torch.einsum("ngk,gkv->ngv", choice, self.codebook.to(choice.dtype)).flatten(1)
-        return Quantized(targets, codes, F.softmax(logits, dim=-1).mean(0))
+        vectors = torch.einsum("ngk,gkv->ngv", choice, self.codebook.to(choice.dtype)).flatten(1)
+        return Quantized(vectors, codes, F.softmax(logits, dim=-1).mean(0))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vgsplus.functional import lengths_to_mask
-from vgsplus.models.masked_norm import MaskedBatchNorm, zero_padding
+from vgsplus.models.masked_norm import MaskedBatchNorm, mask_padding
 
 
 class ResidualBlock(nn.Module):
@@ -27,13 +27,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Map x (B, C, T) and lengths (B,), None for no padding, to T / stride frames, rounded up."""
-        x = zero_padding(x, None if lengths is None else lengths_to_mask(lengths, x.shape[2]))
+        x = mask_padding(x, None if lengths is None else lengths_to_mask(lengths, x.shape[2]))
         y = self.conv1(x)
         mask = None
         if lengths is not None:
             lengths = (lengths + self.stride - 1) // self.stride
             mask = lengths_to_mask(lengths, y.shape[2])
-        y = zero_padding(F.relu(self.norm1(y, mask)), mask)
+        y = mask_padding(F.relu(self.norm1(y, mask)), mask)
         y = self.norm2(self.conv2(y), mask)
         if self.shortcut is not None and self.shortcut_norm is not None:
             x = self.shortcut_norm(self.shortcut(x), mask)

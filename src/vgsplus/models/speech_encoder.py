@@ -27,8 +27,8 @@ class SpeechFeatures:
     Attributes:
         features: (B, T, C) after LayerNorm.
         penalty: scalar, mean square of the features before LayerNorm.
-        attention_mask: (B, T) bool, True at real frames.
-        lengths: (B,) int64, number of real frames.
+        attention_mask: (B, T) bool, True at valid (non-padding) frames.
+        lengths: (B,) int64, number of valid frames.
     """
 
     features: Tensor
@@ -41,8 +41,8 @@ class SpeechEncoder(nn.Module):
     """Map waveforms to the hidden states of the transformer layers.
 
     The output of an utterance does not depend on the batch that it is in: normalisation, attention and
-    convolutions ignore padding. Utterances of similar length run together, so that each is padded to the
-    longest of its bucket rather than of the batch.
+    convolutions ignore padding. Utterances are bucketed by length, so that each is padded to the longest of
+    its bucket only.
 
     Args:
         waveform: the feature extractor.
@@ -51,18 +51,19 @@ class SpeechEncoder(nn.Module):
         layers: the transformer layers.
         positions: the convolutional positional embedding.
         dropout: probability, of the inputs of the transformer.
-        cls: where a learned CLS token is put before the frames (FaST-VGS, section 2): "before_positions", so
-            that the positional convolution includes it, or "after_positions" (VG-HuBERT); None for no token.
-        norm_first: whether the layers normalise their inputs (wav2vec 2.0 large). Hidden states are then
-            normalised by `normalise_output` only.
+        cls_position: where a learned CLS token is put before the frames (FaST-VGS, section 2):
+            "before_pos_conv", so that the positional convolution includes it, or "after_pos_conv" (VG-HuBERT);
+            None for no token.
+        layer_norm_first: whether the layers normalise their inputs (wav2vec 2.0 large). Hidden states are
+            then normalised by `normalise_output` only.
 
     Attributes:
-        chunk_samples: number of samples of a bucket, enough to occupy a processor, few enough for similar
-            lengths.
+        bucket_samples: target size of a bucket: enough samples to occupy a processor, few enough to limit
+            padding.
     """
 
     cls: nn.Parameter | None
-    chunk_samples: int = 420_000
+    bucket_samples: int = 420_000
 
     def __init__(
         self,
@@ -73,20 +74,20 @@ class SpeechEncoder(nn.Module):
         positions: PositionalConvolution,
         dropout: float,
         *,
-        cls: Literal["before_positions", "after_positions"] | None,
-        norm_first: bool = False,
+        cls_position: Literal["before_pos_conv", "after_pos_conv"] | None,
+        layer_norm_first: bool = False,
     ) -> None:
         super().__init__()
-        self.cls_first = cls == "before_positions"
+        self.cls_before_pos_conv = cls_position == "before_pos_conv"
         self.waveform = waveform
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, dim)
         self.mask_vector = nn.Parameter(torch.rand(dim))
-        self.register_parameter("cls", nn.Parameter(torch.randn(1, 1, dim)) if cls else None)
+        self.register_parameter("cls", nn.Parameter(torch.randn(1, 1, dim)) if cls_position else None)
         self.positions = positions
-        self.input_norm = None if norm_first else nn.LayerNorm(dim)
+        self.input_norm = None if layer_norm_first else nn.LayerNorm(dim)
         self.layers = nn.ModuleList(layers)
-        self.output_norm = nn.LayerNorm(dim) if norm_first else None
+        self.output_norm = nn.LayerNorm(dim) if layer_norm_first else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -105,13 +106,13 @@ class SpeechEncoder(nn.Module):
             num_samples: (B,) int64.
             mask: (B, T) bool, True at masked frames; None for none.
             layers: indices of the layers whose hidden states are returned, ascending.
-            masked_only: of the last of them, return the masked frames only, as `gather_masked` does.
+            masked_only: return only the masked frames of the last of `layers`, as `gather_masked` does.
 
         Returns:
             The features, and for each of `layers` (B, 1 + T, D) with the CLS token first, (B, T, D) without
             one, or (B, M, D).
         """
-        buckets = bucket_by_length(num_samples, self.chunk_samples)
+        buckets = bucket_by_length(num_samples, self.bucket_samples)
         if len(buckets) < 2:
             features = self.extract_features(waveforms, num_samples)
             return features, self.encode(features, mask, layers, masked_only=masked_only)
@@ -131,20 +132,20 @@ class SpeechEncoder(nn.Module):
             attention_mask=lengths_to_mask(lengths, frames),
             lengths=lengths,
         )
-        widths = [frames + (self.cls is not None)] * len(layers)
+        out_frames = [frames + (self.cls is not None)] * len(layers)
         if masked_only:
             assert mask is not None
-            widths[-1] = int(mask.sum(-1).max())
-        by_layer = zip(zip(*outputs, strict=True), widths, strict=True)
-        return merged, [_concatenate(hidden, width)[order] for hidden, width in by_layer]
+            out_frames[-1] = int(mask.sum(-1).max())
+        by_layer = zip(zip(*outputs, strict=True), out_frames, strict=True)
+        return merged, [_concatenate(hidden, num)[order] for hidden, num in by_layer]
 
     def num_frames(self, samples: int) -> int:
         """Return T, the frames of a row of `samples` samples, padding included."""
         return int(self.waveform.num_frames(torch.tensor(samples)))
 
-    def frame_lengths(self, num_samples: Tensor, width: int) -> Tensor:
-        """Return the number of real frames (B,) of num_samples (B,) in rows of `width` samples."""
-        del width  # the published padding mode depends on it
+    def frame_lengths(self, num_samples: Tensor, row_samples: int) -> Tensor:
+        """Return the number of valid frames (B,) of num_samples (B,), padded to `row_samples`."""
+        del row_samples  # used with `published` padding
         return self.waveform.num_frames(num_samples)
 
     def extract_features(self, waveforms: Tensor, num_samples: Tensor) -> SpeechFeatures:
@@ -169,10 +170,10 @@ class SpeechEncoder(nn.Module):
             x = torch.where(mask[..., None], self.mask_vector.to(x.dtype), x)
         attention_mask = None if bool(features.attention_mask.all()) else features.attention_mask
         if attention_mask is not None:
-            x = self._zero_padding(x, attention_mask)
+            x = self._mask_padding(x, attention_mask)
             if self.cls is not None:
                 attention_mask = pad(attention_mask, (1, 0), value=True)
-        if self.cls_first:
+        if self.cls_before_pos_conv:
             x = self._prepend_cls(x)
             x = x + self.positions(x)
         else:
@@ -190,7 +191,7 @@ class SpeechEncoder(nn.Module):
         return hidden_states
 
     def normalise_output(self, hidden_state: Tensor) -> Tensor:
-        """Apply the final LayerNorm of models with `norm_first` to the last hidden state (…, D)."""
+        """Apply the final LayerNorm of models with `layer_norm_first` to the last hidden state (…, D)."""
         return hidden_state if self.output_norm is None else self.output_norm(hidden_state)
 
     def without_cls(self, hidden_state: Tensor) -> Tensor:
@@ -203,18 +204,18 @@ class SpeechEncoder(nn.Module):
             return x
         return torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
 
-    def _zero_padding(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+    def _mask_padding(self, x: Tensor, attention_mask: Tensor) -> Tensor:
         """Set padding to zero, so that the positional convolution ignores it."""
         return x.masked_fill(~attention_mask[..., None], 0)
 
 
-def bucket_by_length(num_samples: Tensor, chunk_samples: int) -> tuple[Tensor, ...]:
-    """Sort utterances of num_samples (B,) by length and split them into equal parts of about `chunk_samples`.
+def bucket_by_length(num_samples: Tensor, bucket_samples: int) -> tuple[Tensor, ...]:
+    """Sort utterances of num_samples (B,) by length and split them into buckets of equal size.
 
     Returns:
-        The rows of each part, int64, the longest utterances first.
+        The rows of each bucket of about `bucket_samples` samples, int64, the longest utterances first.
     """
-    parts = math.ceil(int(num_samples.sum()) / chunk_samples)
+    parts = math.ceil(int(num_samples.sum()) / bucket_samples)
     return num_samples.argsort(descending=True, stable=True).chunk(max(1, parts))
 
 

@@ -1,4 +1,4 @@
-"""The speech side of grounding: one embedding from a hidden state of the shared encoder (FaST-VGS)."""
+"""The speech head: one embedding from a hidden state of the shared layers (FaST-VGS, section 2)."""
 
 import torch
 from torch import Tensor, nn

@@ -60,14 +60,14 @@ class TransformerLayer(nn.Module):
         heads: H.
         ffn_dim: width of the feed-forward network.
         dropout: probability, also of attention weights.
-        norm_first: normalise the inputs of both parts (pre-norm) instead of the sums (post-norm).
+        layer_norm_first: normalise the inputs of both parts (pre-norm) instead of the sums (post-norm).
     """
 
     def __init__(
-        self, dim: int, heads: int, ffn_dim: int, dropout: float, *, norm_first: bool = False
+        self, dim: int, heads: int, ffn_dim: int, dropout: float, *, layer_norm_first: bool = False
     ) -> None:
         super().__init__()
-        self.norm_first = norm_first
+        self.layer_norm_first = layer_norm_first
         self.attention = SelfAttention(dim, heads, dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, ffn_dim)
@@ -76,7 +76,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
-        """Compute the outputs of all positions, or of some only, which saves most of a last layer.
+        """Compute the output of every position, or of `query` only, which saves most of a final layer.
 
         Args:
             x: (B, T, D).
@@ -88,7 +88,7 @@ class TransformerLayer(nn.Module):
             (B, T, D), or (B, Q, D) with `query`.
         """
         residual = x if query is None else query
-        if self.norm_first:
+        if self.layer_norm_first:
             normalised = None if query is None else self.attention_norm(query)
             attended = self.attention(self.attention_norm(x), attention_mask, normalised)
             x = residual + self.dropout(attended)

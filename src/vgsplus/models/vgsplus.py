@@ -4,7 +4,7 @@ B batch, S samples, T frames, R regions, F features of a region, D dimensions, M
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ __all__ = ["ModelConfig", "VGSPlus"]
 
 
 class VGSPlus(nn.Module):
-    """The joint model in `exact` padding mode; `models.published.build_model` builds either mode.
+    """The joint model with `exact` padding; `models.published.build_model` builds either padding mode.
 
     `forward` computes the losses; `embed_speech`, `embed_image` and `speech_layers` are for evaluation.
 
@@ -45,18 +45,21 @@ class VGSPlus(nn.Module):
             raise ValueError(f"build a model with padding {config.padding!r} by models.published.build_model")
         self.config = c = config
         channels = c.conv_layers[-1][0]
+        cls_position: Literal["before_pos_conv", "after_pos_conv"] | None = None
+        if c.grounded or c.cls_after_positions:
+            cls_position = "after_pos_conv" if c.cls_after_positions else "before_pos_conv"
         self.speech = self.speech_encoder_class(
             FeatureExtractor(c.conv_layers, mode=c.extractor_mode, bias=c.conv_bias),
             channels,
             c.dim,
             [
-                TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout, norm_first=c.layer_norm_first)
+                TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout, layer_norm_first=c.layer_norm_first)
                 for _ in range(c.shared_layers + c.ssl_layers)
             ],
             PositionalConvolution(c.dim, c.pos_conv_kernel, c.pos_conv_groups),
             c.dropout,
-            cls="after_positions" if c.cls_after_positions else "before_positions" if c.grounded else None,
-            norm_first=c.layer_norm_first,
+            cls_position=cls_position,
+            layer_norm_first=c.layer_norm_first,
         )
         self.target_dropout = nn.Dropout(c.dropout)
         self.quantizer = Quantizer(
@@ -71,8 +74,8 @@ class VGSPlus(nn.Module):
                 c.dim,
             )
             self.image = ImageEncoder(c.feature_dim, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
-        # The published 0.02 at the paper's width; a narrower model keeps the same variance of its outputs,
-        # and learns faster for it.
+        # 0.02 at the paper's width, as published, scaled so that narrower models keep the variance of
+        # their outputs; they train faster with it.
         std = 0.02 * (768 / c.dim) ** 0.5
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -93,7 +96,7 @@ class VGSPlus(nn.Module):
 
         Raises:
             ValueError: an utterance is shorter than one frame or longer than its row, or the model has no
-                grounding side.
+                grounding modules.
         """
         self._require_grounding()
         self._check_lengths(waveforms, num_samples)
@@ -112,7 +115,7 @@ class VGSPlus(nn.Module):
             (B, D).
 
         Raises:
-            ValueError: the model has no grounding side.
+            ValueError: the model has no grounding modules.
         """
         self._require_grounding()
         embedding: Tensor = self.image(features, boxes)
@@ -121,15 +124,16 @@ class VGSPlus(nn.Module):
     def speech_layers(self, waveforms: Tensor, num_samples: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Compute the hidden states of all transformer layers in one pass.
 
-        With `layer_norm_first`, hidden states are sums that no layer has normalised, as in fairseq and
-        transformers.
+        With `layer_norm_first`, hidden states are values of the residual stream, before any final LayerNorm,
+        as in fairseq and transformers.
 
         Args:
             waveforms: (B, S) float32, normalised and padded with zeros.
             num_samples: (B,) int64.
 
         Returns:
-            The output (B, T, D) of each layer, without the CLS token, and a mask (B, T), True at real frames.
+            The output (B, T, D) of each layer, without the CLS token, and a mask (B, T), True at valid
+            frames.
 
         Raises:
             ValueError: an utterance is shorter than one frame or longer than its row.
@@ -154,16 +158,16 @@ class VGSPlus(nn.Module):
         Args:
             batch: waveforms (B, S), num_samples (B,); for α > 0 also features (B, R, F), boxes (B, R, 4) and
                 image_ids (B,), a tensor or any hashables.
-            alpha: weight of grounding in [0, 1]. At 1 speech is not masked, and neither the speech decoder
-                nor the quantiser runs; at 0 images are not used.
+            alpha: weight of grounding in [0, 1]. At 1 neither the SSL layers nor the quantiser run, and
+                speech is masked only by a given `mask` or with `published` padding; at 0 images are not used.
             mask: (B, T) bool to use instead of drawing one.
             negatives: (B, N·M) int64 indices of the B·M masked frames to use instead of drawing them; all
                 utterances must have M masked frames.
-            update_temperature: whether the Gumbel temperature is lowered in training, which happens once an
-                update; false for further batches of the same update.
+            update_temperature: whether this call counts as an update for the Gumbel temperature; pass False
+                for all but one call of an optimiser update.
 
         Raises:
-            ValueError: α is outside [0, 1] or positive without a grounding side, or an utterance is shorter
+            ValueError: α is outside [0, 1] or positive without grounding modules, or an utterance is shorter
                 than one frame.
         """
         if not 0 <= alpha <= 1:
@@ -178,7 +182,7 @@ class VGSPlus(nn.Module):
         layers = [grounding_layer] if alpha > 0 else []
         if alpha < 1 and last_layer not in layers:
             layers.append(last_layer)
-        # Predictions need masked frames only, grounding all frames of the layer that it takes.
+        # Predictions need masked frames only, grounding needs all frames of its layer.
         masked_only = alpha < 1 and not (alpha > 0 and grounding_layer == last_layer)
         features, hidden_states = self.speech(waveforms, num_samples, mask, layers, masked_only=masked_only)
         terms: dict[str, Tensor] = {}
@@ -186,7 +190,7 @@ class VGSPlus(nn.Module):
         similarity = None
         if alpha > 0:
             similarity = self._similarity(hidden_states[0], features.lengths, batch)
-            image_ids = _to_numbers(batch["image_ids"], similarity.device)
+            image_ids = _image_numbers(batch["image_ids"], similarity.device)
             terms["grounding"] = grounding_loss(similarity, image_ids)
             total = total + alpha * terms["grounding"]
         if alpha < 1:
@@ -209,17 +213,18 @@ class VGSPlus(nn.Module):
         mask: Tensor | None = None,
         negatives: Tensor | None = None,
     ) -> Losses:
-        """Call `forward`; arguments and errors as there."""
-        return self.forward(batch, alpha, mask, negatives)
+        """Call the model; arguments and errors as for `forward`."""
+        losses: Losses = self(batch, alpha, mask, negatives)
+        return losses
 
-    def _draw_mask(self, num_samples: Tensor, width: int, alpha: float) -> Tensor | None:
-        """Draw the mask (B, T) of utterances in rows of `width` samples, None if nothing is masked."""
-        return None if alpha == 1 else self._span_mask(num_samples, width)
+    def _draw_mask(self, num_samples: Tensor, row_samples: int, alpha: float) -> Tensor | None:
+        """Draw the mask (B, T) of utterances padded to `row_samples`, None if nothing is masked."""
+        return None if alpha == 1 else self._span_mask(num_samples, row_samples)
 
-    def _span_mask(self, num_samples: Tensor, width: int) -> Tensor:
+    def _span_mask(self, num_samples: Tensor, row_samples: int) -> Tensor:
         return span_mask(
-            self.speech.frame_lengths(num_samples, width),
-            self.speech.num_frames(width),
+            self.speech.frame_lengths(num_samples, row_samples),
+            self.speech.num_frames(row_samples),
             probability=self.config.mask_probability,
             span=self.config.mask_span,
         )
@@ -240,7 +245,7 @@ class VGSPlus(nn.Module):
         *,
         update_temperature: bool,
     ) -> dict[str, Tensor]:
-        """Compare predictions (B, M, V) with the quantised features of the masked frames."""
+        """Compare predictions (B, M, V) of masked frames with their quantised features."""
         c = self.config
         counts = mask.sum(-1)
         num_masked = predictions.shape[1]
@@ -248,7 +253,7 @@ class VGSPlus(nn.Module):
         quantized = self.quantizer(
             self.target_dropout(features.features)[mask], update_temperature=update_temperature
         )
-        targets = scatter_rows(self.project_target(quantized.targets), valid)
+        targets = scatter_rows(self.project_target(quantized.vectors), valid)
         codes = scatter_rows(quantized.codes, valid)
         if negatives is None:
             negatives = draw_negatives(counts, num_masked, c.num_negatives)
@@ -277,12 +282,13 @@ class VGSPlus(nn.Module):
     def _require_grounding(self) -> None:
         if not self.config.grounded:
             raise ValueError(
-                "this model is wav2vec 2.0 alone, without a grounding side: it has no embeddings and is only "
-                "trained at alpha = 0; to ground it, train a model with `grounded: true` and `init` from it"
+                "this model is wav2vec 2.0 alone, without grounding modules: it cannot embed speech or "
+                "images and is trained at alpha = 0 only; to ground it, train a model with `grounded: true` "
+                "and `init` from it"
             )
 
 
-def _to_numbers(image_ids: Tensor | Sequence[object], device: torch.device) -> Tensor:
+def _image_numbers(image_ids: Tensor | Sequence[object], device: torch.device) -> Tensor:
     """Number image ids of any type: (B,) int64."""
     if isinstance(image_ids, Tensor):
         return image_ids.to(device)
