@@ -52,8 +52,8 @@ class SpeechEncoder(nn.Module):
         positions: the convolutional positional embedding.
         dropout: probability, of the inputs of the transformer.
         cls_position: where a learned CLS token is put before the frames (FaST-VGS, section 2):
-            "before_pos_conv", so that the positional convolution includes it, or "after_pos_conv" (VG-HuBERT);
-            None for no token.
+            "before_pos_conv", so that the positional convolution includes it, or "after_pos_conv", as in
+            VG-HuBERT; None for no token.
         layer_norm_first: whether the layers normalise their inputs (wav2vec 2.0 large). Hidden states are
             then normalised by `normalise_output` only.
 
