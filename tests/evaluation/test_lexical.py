@@ -225,7 +225,7 @@ def test_the_rules_find_the_words_of_the_published_sets():
 
 def test_the_rule_decides_what_a_word_is():
     names = ["all_gone_Aq", "all_gone_As", "all_by_Aq", "all_by_As"]
-    with pytest.raises(VgsplusError, match="nothing to tell apart"):
+    with pytest.raises(VgsplusError, match="nothing to compare"):
         separability(names, np.eye(4))
     assert separability(names, np.eye(2).repeat(2, axis=0) + 0.1, cdi_word) == 1
 

@@ -35,11 +35,6 @@ if TYPE_CHECKING:
 _compiled = numba.njit(nogil=True, fastmath={"reassoc", "contract"})
 
 
-def cost(a: Floats, b: Floats) -> float:
-    """Return the cost of aligning (T, D) with (U, D), both finite and with at least one frame."""
-    return float(_cost(a, b, np.empty(len(b)), np.empty(len(b) + 1)))
-
-
 def costs(sequences: Sequence[Floats], groups: Ints, progress: Progress = SILENT) -> NDArray[np.float64]:
     """Return the costs (N, N) of aligning sequences (T, D) of different groups; inf within a group.
 

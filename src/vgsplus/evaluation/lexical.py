@@ -22,7 +22,6 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -95,7 +94,7 @@ class Separability:
 
 
 def coco_word(name: str) -> str:
-    """Return the word of a name in COCO_lextest: the part before the first "_"."""
+    """Return the word of a name in COCO_lextest: all before the first "_"."""
     return name.partition("_")[0]
 
 
@@ -104,7 +103,7 @@ def cdi_word(name: str) -> str:
     return name[:-3].lower().replace("_", "")
 
 
-RULES: Mapping[str, WordOf] = MappingProxyType({"coco": coco_word, "cdi": cdi_word})
+RULES = {"coco": coco_word, "cdi": cdi_word}
 """Functions from a name to its word, by published set."""
 
 
@@ -168,7 +167,7 @@ def group(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
     counts = Counter(of)
     if len(counts) < 2:
         raise VgsplusError(
-            f"There is nothing to tell apart: {len(plain)} token(s) of {len(counts)} word(s). "
+            f"There is nothing to compare: {len(plain)} token(s) of {len(counts)} word(s). "
             "It takes two words; choose the rule that fits the names."
         )
     if lonely := sorted(word for word, times in counts.items() if times == 1):

@@ -27,10 +27,6 @@ PHONETIC = "phonetic"
 SUBSETS = ("dev-clean", "dev-other", "test-clean", "test-other")
 META = "meta.yaml"
 FILL_IN = "fill in"
-BYTES_PER_NUMBER = 12
-"""Of a number as text, with the space after it."""
-EXACT = "%.9g"
-"""Format that preserves every float32."""
 META_TEXT = """\
 # Replace what is marked "{fill_in}". The challenge requires these entries, all of them and no others.
 author: "{fill_in}"
@@ -90,7 +86,7 @@ class Submission(FeatureFolder):
     """
 
     min_frames = 2  # numpy.loadtxt reads a single line as one dimension
-    bytes_per_value = BYTES_PER_NUMBER
+    bytes_per_value = 12  # as text, with the space after it
 
     def __init__(self, path: Path, metadata: Metadata, model: VGSPlus) -> None:
         if len(metadata["layers"]) != 1:
@@ -128,4 +124,4 @@ class Submission(FeatureFolder):
 
 
 def _save_text(file: BufferedWriter, features: Features) -> None:
-    np.savetxt(file, features, fmt=EXACT)
+    np.savetxt(file, features, fmt="%.9g")  # preserves every float32
