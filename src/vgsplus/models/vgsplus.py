@@ -189,7 +189,10 @@ class VGSPlus(nn.Module):
         total: Tensor | float = 0.0
         similarity = None
         if alpha > 0:
-            similarity = self._similarity(hidden_states[0], features.lengths, batch)
+            speech_embeddings = self.speech_head(hidden_states[0], features.lengths)
+            image_embeddings = self.embed_image(batch["features"], batch["boxes"])
+            with torch.autocast(speech_embeddings.device.type, enabled=False):
+                similarity = upcast(image_embeddings) @ upcast(speech_embeddings).T
             image_ids = _image_numbers(batch["image_ids"], similarity.device)
             terms["grounding"] = grounding_loss(similarity, image_ids)
             total = total + alpha * terms["grounding"]
@@ -228,13 +231,6 @@ class VGSPlus(nn.Module):
             probability=self.config.mask_probability,
             span=self.config.mask_span,
         )
-
-    def _similarity(self, hidden_state: Tensor, lengths: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the dot products (B, B) of image and speech embeddings in full precision."""
-        speech = self.speech_head(hidden_state, lengths)
-        image = self.embed_image(batch["features"], batch["boxes"])
-        with torch.autocast(speech.device.type, enabled=False):
-            return upcast(image) @ upcast(speech).T
 
     def _ssl_terms(
         self,
