@@ -22,7 +22,7 @@ CORPUS_FILES = ("corpus.json", "captions.jsonl", "regions.h5")
 RUN_FILES = ("config.yaml", "log.jsonl", "checkpoints")
 REPRODUCTION_FILES = ("runs", "seconds")
 TEMPORARY_NAME = re.compile(r"\..+\.(writing|removing|preparing|replaced)|\.(layers|report)-.+")
-"""Names of files and folders that are being written, replaced or removed."""
+"""Names of files and folders that are being written, replaced or removed, also by earlier versions."""
 STYLES = {"ok": "green", "hint": "yellow", "fault": "bold red"}
 
 
