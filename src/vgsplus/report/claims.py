@@ -46,7 +46,7 @@ class Evidence:
         by_seed: the number for each seed.
         interval: of their mean, at 95 %, or None.
         line: threshold of the claim.
-        wanted: the claim expects the interval "above" the line, "below" it, or "within" it around 0.
+        expected: the claim expects the interval "above" the line, "below" it, or "within" it around 0.
     """
 
     what: str
@@ -54,7 +54,7 @@ class Evidence:
     by_seed: tuple[float, ...]
     interval: tuple[float, float] | None
     line: float
-    wanted: Literal["above", "below", "within"]
+    expected: Literal["above", "below", "within"]
 
     @property
     def mean(self) -> float:
@@ -67,12 +67,12 @@ class Evidence:
         if self.interval is None:
             return "undecided"
         low, high = self.interval
-        if self.wanted == "within":
+        if self.expected == "within":
             if -self.line <= low and high <= self.line:
                 return "supported"
             return "not supported" if low > self.line or high < -self.line else "undecided"
         above, below = low > self.line, high < self.line
-        if self.wanted == "below":
+        if self.expected == "below":
             above, below = below, above
         return "supported" if above else "not supported" if below else "undecided"
 
@@ -157,16 +157,18 @@ class _Study:
         self._seeds = [{variant.name: variant for variant in variants} for variants in seeds]
         self._test_set = test_set
 
-    def difference(self, a: str, b: str, line: float, wanted: Literal["above", "within"]) -> Evidence | str:
+    def difference(self, a: str, b: str, line: float, expected: Literal["above", "within"]) -> Evidence | str:
         """Points of recall by which `a` exceeds `b`."""
         found = self._scores(a, b)
         if isinstance(found, str):
             return found
         width = math.hypot(_half_width(found[0][0]), _half_width(found[0][1]))
         values = tuple(_recall(scores) - _recall(other) for scores, other in found)
-        return Evidence(f"{a} − {b}", "points of recall", values, _interval(values, width), line, wanted)
+        return Evidence(f"{a} − {b}", "points of recall", values, _interval(values, width), line, expected)
 
-    def kept(self, after: str, before: str, line: float, wanted: Literal["above", "below"]) -> Evidence | str:
+    def kept(
+        self, after: str, before: str, line: float, expected: Literal["above", "below"]
+    ) -> Evidence | str:
         """Recall above chance of `after` in percent of that of `before`."""
         found = self._scores(after, before)
         if isinstance(found, str):
@@ -177,7 +179,7 @@ class _Study:
         values = tuple(100 * left / learned for left, learned in above)
         width = 100 * _half_width(found[0][0]) / above[0][1]
         what, unit = f"{after} of {before}", "% of the recall above chance"
-        return Evidence(what, unit, values, _interval(values, width), line, wanted)
+        return Evidence(what, unit, values, _interval(values, width), line, expected)
 
     def fewer_errors(self, better: str, others: Sequence[str]) -> Evidence | str:
         """Points by which the ABX error of `better` is below the lowest of the others.

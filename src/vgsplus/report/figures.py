@@ -242,20 +242,20 @@ def png_bytes(figure: Figure, **options: Any) -> bytes:  # noqa: ANN401 - of mat
     return buffer.getvalue()
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return the positions nearest to `wanted` that are `gap` apart and between `low` and `high`.
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions as little as possible to be `gap` apart and between `low` and `high`.
 
     Order is kept. If they do not all fit, the gap shrinks.
     """
-    if not wanted:
+    if not positions:
         return []
-    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
-    order = np.argsort(np.asarray(wanted), kind="stable")
-    offsets = gap * np.arange(len(wanted))
+    gap = min(gap, (high - low) / max(1, len(positions) - 1))
+    order = np.argsort(np.asarray(positions), kind="stable")
+    offsets = gap * np.arange(len(positions))
     # Without the gaps, the positions must not decrease.
-    level = isotonic_regression(np.asarray(wanted, float)[order] - offsets).x
+    level = isotonic_regression(np.asarray(positions, float)[order] - offsets).x
     level = np.clip(level, low, high - offsets[-1]) + offsets
-    placed = np.empty(len(wanted))
+    placed = np.empty(len(positions))
     placed[order] = level
     return [float(value) for value in placed]
 

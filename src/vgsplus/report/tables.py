@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vgsplus.evaluation.abx_layers import AbxRow
-    from vgsplus.evaluation.retrieval import PartScores, RetrievalScores
+    from vgsplus.evaluation.retrieval import Estimate, PartScores, RetrievalScores
     from vgsplus.report.results import PhaseResult, Results
 
 DASH = "\N{EN DASH}"
@@ -94,15 +94,11 @@ def recalls(results: Results, test_set: str) -> pd.DataFrame:
     "<direction> R@k", the same with " low" and " high" for the 95 % interval, and "paper <direction> R@k".
     """
     scored = {v.name: v.retrieval[test_set] for v in ordered(results) if test_set in v.retrieval}
-    rows = {
-        name: {
-            f"{direction} R@{k}{end}": 100 * value
-            for direction in DIRECTIONS
-            for k, share in scores.side(direction).recall.items()
-            for end, value in (("", share.value), (" low", share.low), (" high", share.high))
-        }
-        for name, scores in scored.items()
-    }
+    rows: dict[str, dict[str, float]] = {name: {} for name in scored}
+    for name, scores in scored.items():
+        for direction in DIRECTIONS:
+            for k, share in scores.side(direction).recall.items():
+                rows[name] |= _estimate(f"{direction} R@{k}", share, 100)
     names = [*TITLES, *(v.name for v in ordered(results) if v.name not in TITLES)]
     if scored:
         names.append(CHANCE)
@@ -117,6 +113,11 @@ def recalls(results: Results, test_set: str) -> pd.DataFrame:
     ]
     ours = pd.DataFrame(list(rows.values()), index=list(rows), columns=columns, dtype=float)
     return ours.reindex(names).join(PAPER.filter(like="R@").add_prefix("paper "))
+
+
+def _estimate(name: str, share: Estimate, unit: float = 1) -> dict[str, float]:
+    """The columns of an estimate: its value and the ends of its interval, times `unit`."""
+    return {name: unit * share.value, f"{name} low": unit * share.low, f"{name} high": unit * share.high}
 
 
 def table1(results: Results) -> pd.DataFrame:
@@ -243,17 +244,14 @@ def retrieval_table(scores: RetrievalScores) -> pd.DataFrame:
 
 def part_table(parts: Sequence[PartScores], heading: str) -> pd.DataFrame:
     """Return the recalls from speech to image of parts of a split in [0, 1], with lengths in seconds."""
-    return pd.DataFrame(
-        {heading: part.name, "captions": part.captions, "pictures": part.images}
-        | {"shortest": part.shortest, "longest": part.longest}
-        | {
-            f"R@{k}{end}": value
-            for k, share in part.recall.items()
-            for end, value in (("", share.value), (" low", share.low), (" high", share.high))
-        }
-        | {"median rank": part.median_rank}
-        for part in parts
-    )
+    rows = []
+    for part in parts:
+        row: dict[str, object] = {heading: part.name, "captions": part.captions, "pictures": part.images}
+        row |= {"shortest": part.shortest, "longest": part.longest}
+        for k, share in part.recall.items():
+            row |= _estimate(f"R@{k}", share)
+        rows.append(row | {"median rank": part.median_rank})
+    return pd.DataFrame(rows)
 
 
 def abx_table(rows: Sequence[AbxRow]) -> pd.DataFrame:
