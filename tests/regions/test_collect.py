@@ -222,7 +222,7 @@ def test_after_an_image_without_regions_nothing_is_read_again(data, monkeypatch)
         ({"boxes": np.tile(np.float32([50, 0, 20, 50]), (3, 1))}, "a box ends before it starts"),
         ({"img_h": 0}, "the picture is 200 x 0 pixels"),
         ({"img_id": "dog"}, r"b\.tsv:1: img_id 'dog' is not the name of an image such as 9"),
-        ({"img_id": image_name(9)[10:-4]}, r"b\.tsv:1: image .* is there already: .*a\.tsv:1"),
+        ({"img_id": image_name(9)[10:-4]}, r"b\.tsv:1: image .* is also in .*a\.tsv:1"),
     ],
 )
 def test_a_faulty_record_is_reported_with_its_line_and_leaves_nothing(data, change, message):
@@ -331,7 +331,7 @@ def test_a_broken_line_before_the_good_one_is_the_one_at_fault(data, partial):
 def test_an_image_with_two_good_records_is_a_fault_with_both_lines(data, partial):
     with data.files[1].open("ab") as file:
         file.write(data.files[0].read_bytes().partition(b"\r\n")[0] + b"\r\n")
-    with pytest.raises(CorpusError, match=r"b\.tsv:5: image .*9\.jpg is there already: .*a\.tsv:1"):
+    with pytest.raises(CorpusError, match=r"b\.tsv:5: image .*9\.jpg is also in .*a\.tsv:1"):
         data.collect(partial=partial)
 
 

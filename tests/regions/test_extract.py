@@ -182,4 +182,4 @@ def test_an_incomplete_store_is_refused(folder, tmp_path, change, message):
     with h5py.File(out, "r+") as file:
         change(file)
     with pytest.raises(CorpusError, match=message):
-        RegionStore(out)
+        assert RegionStore(out).provenance

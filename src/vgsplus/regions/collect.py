@@ -208,7 +208,7 @@ def _filled_rows(
         for index, row in outcome["rows"]:
             place = part.place(index, before)
             if row in places:
-                faults.append(f"{place}: image {images[row]} is there already: {places[row]}")
+                faults.append(f"{place}: image {images[row]} is also in {places[row]}. Remove one.")
             places.setdefault(row, place)
         lines[part.path] += outcome["records"]
     if faults:

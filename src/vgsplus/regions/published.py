@@ -171,8 +171,8 @@ def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
     name = NAMES_FILE.format(path.stem)
     for names in (path.with_name(name), path.absolute().parent.parent / "metadata" / name):
         if names.is_file():
-            whole = [name.encode()[:width] for name in _read_names(names, names.stat().st_mtime_ns)]
-            if whole != stored:
+            cut = [name.encode()[:width] for name in _read_names(names, names.stat().st_mtime_ns)]
+            if cut != stored:
                 raise CorpusError(f"{names}: its names are not those of {path}. Make both again.")
             return names
     raise CorpusError(

@@ -100,7 +100,6 @@ class RegionStore:
     Attributes:
         shape: (n, R, F).
         dtype: of the stored features.
-        provenance: of the features, or None.
         by_content: whether images are identified by the SHA-256 of their file rather than by their id.
 
     Raises:
@@ -118,7 +117,6 @@ class RegionStore:
         self._remedy = remedy
         if not is_file(self.path):
             raise CorpusError(f"{self.path}: is missing. {remedy}")
-        self.provenance = provenance_of(self.path)
         with ExitStack() as opened:
             try:
                 self._hdf5 = opened.enter_context(h5py.File(self.path))
@@ -151,6 +149,11 @@ class RegionStore:
     def _broken(self, error: BaseException) -> CorpusError:
         what = " ".join(str(error).split())
         return CorpusError(f"{self.path}: cannot be read as HDF5 ({what}). {self._remedy}")
+
+    @property
+    def provenance(self) -> dict[str, Any] | None:
+        """What `provenance_of` returns."""
+        return provenance_of(self.path)
 
     @cached_property
     def image_ids(self) -> tuple[str, ...]:
