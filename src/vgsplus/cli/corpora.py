@@ -88,7 +88,7 @@ def data_spokencoco(
         root, features = fetching.fetch_spokencoco(root, features, images, mirror or ())
     lists = given(train=train, validation=validation, test=test)
     if root is not None:
-        lists = find_lists(root, besides=lists) | lists
+        lists = find_lists(root, exclude=lists) | lists
     with console_progress() as progress:
         summary = prepare_spokencoco(
             out,
@@ -141,7 +141,7 @@ def data_places(
         test_unseen=test_unseen,
     )
     if root is not None:
-        lists = find_lists(root, besides=lists) | lists
+        lists = find_lists(root, exclude=lists) | lists
     with console_progress() as progress:
         summary = prepare_places(
             out,

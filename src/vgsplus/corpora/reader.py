@@ -1,4 +1,4 @@
-"""Reading a corpus: trusts the format (see `format`), opens fast, fails with the file and the line."""
+"""Read a corpus, whose format (see `format`) is not validated again."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from vgsplus.regions.store import REGIONS_FILE, RegionStore
 
 
 class Corpus:
-    """A corpus on disk. Opens regions.h5 lazily, once a process: it may go to forked or spawned workers."""
+    """A corpus on disk. May be passed to forked and spawned workers: each process opens regions.h5 itself."""
 
     def __init__(
         self,
@@ -55,31 +55,31 @@ class Corpus:
 
     @property
     def name(self) -> str:
-        """The corpus's name."""
+        """Name of the corpus."""
         return str(self.info["name"])
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits, in the order of corpus.json."""
+        """Names of the splits, in the order of corpus.json."""
         return tuple(self._captions)
 
     @property
     def num_regions(self) -> int:
-        """R, regions an image; 0 for a speech-only corpus."""
+        """R, regions per image; 0 without images."""
         return int(self.info["regions"]["count"]) if self.info["regions"] else 0
 
     @property
     def feature_dim(self) -> int:
-        """F, features a region; 0 for a speech-only corpus."""
+        """F, features per region; 0 without images."""
         return int(self.info["regions"]["dim"]) if self.info["regions"] else 0
 
     @cached_property
     def audio_root(self) -> Path:
-        """The folder that captions' audio paths are relative to."""
+        """Folder to which the audio paths of captions are relative."""
         return self.root / str(self.info["audio_root"])
 
     def captions(self, split: str) -> Captions:
-        """The captions of a split, in the order of captions.jsonl.
+        """Return the captions of a split, in the order of captions.jsonl.
 
         Raises:
             CorpusError: the split is unknown or empty.
@@ -92,21 +92,21 @@ class Corpus:
         return self._captions[split]
 
     def audio_path(self, caption: Caption) -> Path:
-        """Where the caption's sound file is."""
+        """Return the path of the sound of a caption."""
         return self.audio_root / caption.audio
 
     def image_path(self, image_id: str) -> Path:
-        """Where the picture of an image is.
+        """Return the path of an image.
 
         Raises:
-            CorpusError: the corpus was prepared without its pictures (image_root is null).
+            CorpusError: the corpus has no images, only their regions (image_root is null).
         """
         if self.info["image_root"] is None:
             raise CorpusError(f"{self.root}: was prepared without its pictures, only with their regions.")
         return as_on_disk(self.root / str(self.info["image_root"]) / image_id)
 
     def image_row(self, image_id: str) -> int:
-        """The row of an image in regions.h5.
+        """Return the row of an image in regions.h5.
 
         Raises:
             CorpusError: the image is unknown.
@@ -117,7 +117,7 @@ class Corpus:
             raise CorpusError(f"{self.root / REGIONS_FILE}: holds no image {image_id!r}.") from None
 
     def regions(self, image_ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Features (n, R, F) and boxes (n, R, 4) of n images, both float32.
+        """Return features (n, R, F) and boxes (n, R, 4) of n images, both float32.
 
         Raises:
             CorpusError: an image is unknown, or the corpus has no regions.
@@ -128,7 +128,7 @@ class Corpus:
     def stored_regions(
         self, image_ids: Sequence[str]
     ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
-        """As `regions`, in the types that are stored, float16 or float32: half the bytes to move."""
+        """Return the same as `regions` in the stored data types, float16 or float32."""
         rows = [self.image_row(image_id) for image_id in image_ids]
         # An HDF5 handle inherited through fork shares its file position: each process opens its own.
         if self._opened is None or self._opened_pid != os.getpid():
@@ -148,7 +148,7 @@ def _rows(image_ids: Sequence[str]) -> dict[str, int]:
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """The contents of corpus.json, checked for what reading relies on."""
+    """Read corpus.json and check the keys that reading depends on."""
     path = root / INFO_FILE
     if not root.is_dir():
         raise CorpusError(f"{root}: there is no such folder. Prepare a corpus there with: vgsplus data …")

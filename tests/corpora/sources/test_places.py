@@ -164,4 +164,4 @@ def test_of_two_releases_one_is_chosen(places):
     (places.root / "metadata" / "train.json").touch()
     with pytest.raises(CorpusError, match=r"train\.json, train_2020\.json\. Choose one with --train"):
         find_lists(places.root)
-    assert set(find_lists(places.root, besides={"train"})) == {"validation", "validation_unseen"}
+    assert set(find_lists(places.root, exclude={"train"})) == {"validation", "validation_unseen"}

@@ -183,7 +183,7 @@ def test_lists_are_found_by_name_unless_two_are_there(tmp_path):
     (tmp_path / "SpokenCOCO_train_karpathy.json").touch()
     with pytest.raises(CorpusError, match="Choose one with --train"):
         find_lists(tmp_path)
-    assert set(find_lists(tmp_path, besides={"train"})) == {"validation"}
+    assert set(find_lists(tmp_path, exclude={"train"})) == {"validation"}
 
 
 def test_training_lists_are_told_apart_by_their_size():

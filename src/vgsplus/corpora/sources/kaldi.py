@@ -129,8 +129,8 @@ def _recordings(table: Table, folder: Path) -> Entries:
                 path,
             )
             continue
-        here, beside = (as_on_disk(absolute(base, name)) for base in (Path.cwd(), folder))
-        audio = here if is_file(here) or not is_file(beside) else beside
+        here, in_folder = (as_on_disk(absolute(base, name)) for base in (Path.cwd(), folder))
+        audio = here if is_file(here) or not is_file(in_folder) else in_folder
         found[key] = line, str(audio)
     return found
 

@@ -212,21 +212,21 @@ def _label(entry: CaptionEntry) -> str:
 
 
 def lists_by_name(
-    folders: Sequence[Path], patterns: Mapping[str, str], besides: Collection[str] = ()
+    folders: Sequence[Path], patterns: Mapping[str, str], exclude: Collection[str] = ()
 ) -> dict[str, Path]:
     """Return the lists in `folders` by split: files whose name matches the pattern of a split.
 
     Args:
         folders: where to look.
         patterns: regular expression of the file name of each split.
-        besides: splits that are not looked for.
+        exclude: splits to ignore.
 
     Raises:
         CorpusError: two files match the pattern of one split.
     """
     found: dict[str, Path] = {}
     for split, pattern in patterns.items():
-        if split in besides:
+        if split in exclude:
             continue
         paths = (path for folder in folders for path in folder.glob("*.json"))
         matching = sorted(path for path in paths if re.fullmatch(pattern, path.name))

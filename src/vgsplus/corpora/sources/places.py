@@ -29,13 +29,13 @@ FIELDS = ("uttid", "speaker", "wav", "image")
 LICENCE = "Spoken Places' and Places205's own, by their distributors' terms."
 
 
-def find_lists(root: Path, besides: Collection[str] = ()) -> dict[str, Path]:
-    """Return the lists of captions in `root` and `root`/metadata, without those of the splits `besides`.
+def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
+    """Return the lists of captions in `root` and `root`/metadata, without those of the splits `exclude`.
 
     Raises:
         CorpusError: two files are of one split.
     """
-    return lists_by_name([root, root / "metadata"], LIST_NAMES, besides)
+    return lists_by_name([root, root / "metadata"], LIST_NAMES, exclude)
 
 
 def prepare_places(

@@ -44,13 +44,13 @@ LICENCE = (
 )
 
 
-def find_lists(root: Path, besides: Collection[str] = ()) -> dict[str, Path]:
-    """Return the lists SpokenCOCO_train.json etc. in `root`, without those of the splits `besides`.
+def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
+    """Return the lists SpokenCOCO_train.json etc. in `root`, without those of the splits `exclude`.
 
     Raises:
         CorpusError: two files are of one split.
     """
-    return lists_by_name([root], {split: LIST_NAME.format(name) for split, name in SPLITS.items()}, besides)
+    return lists_by_name([root], {split: LIST_NAME.format(name) for split, name in SPLITS.items()}, exclude)
 
 
 def training_list(images: int) -> str:
