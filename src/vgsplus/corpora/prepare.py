@@ -100,30 +100,46 @@ def prepare(
         progress=progress,
         check_contents=check_contents,
     ) as writer:
-        read = list(entries)
-        listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
-        faults = [fault for fault in read if isinstance(fault, str)]
-        usable, unusable = _read_sounds(
-            source, listed, writer, audio_root, skip, copy=copy, progress=progress
+        _write_captions(
+            writer, source, entries, audio_root, add_images, skip, review, copy=copy, progress=progress
         )
-        faults += unusable
-        if faults and audio_root is not None:
-            raise CorpusError(_by_line(faults))
-        if add_images is not None:
-            # To report all faults together, images of captions without a usable sound are read too.
-            missing = _read_images(listed, writer, add_images)
-            faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip is not None]
-            for entry, _ in usable:
-                if skip is None and entry.image in missing:
-                    writer.skip(NO_REGIONS, source.label(entry))
-            usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
-        for reviewed in review(writer, usable):
-            faults.append(reviewed) if isinstance(reviewed, str) else _add_caption(writer, *reviewed)
-        if faults:
-            raise CorpusError(_by_line(faults))
-        for _ in {sound.audio for _, sound in usable if sound.scaled}:
-            writer.count_change(SCALED)
         return writer.finish()
+
+
+def _write_captions(
+    writer: CorpusWriter,
+    source: SourceInfo,
+    entries: Iterable[CaptionEntry | str],
+    audio_root: Path | None,
+    add_images: AddImages | None,
+    skip: Collection[str] | None,
+    review: Review,
+    *,
+    copy: bool,
+    progress: Progress,
+) -> None:
+    """Write everything but corpus.json; the entries are released before the corpus is validated."""
+    read = list(entries)
+    listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
+    faults = [fault for fault in read if isinstance(fault, str)]
+    usable, unusable = _read_sounds(source, listed, writer, audio_root, skip, copy=copy, progress=progress)
+    faults += unusable
+    if faults and audio_root is not None:
+        raise CorpusError(_by_line(faults))
+    if add_images is not None:
+        # To report all faults together, images of captions without a usable sound are read too.
+        missing = _read_images(listed, writer, add_images)
+        faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip is not None]
+        for entry, _ in usable:
+            if skip is None and entry.image in missing:
+                writer.skip(NO_REGIONS, source.label(entry))
+        usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
+    for reviewed in review(writer, usable):
+        faults.append(reviewed) if isinstance(reviewed, str) else _add_caption(writer, *reviewed)
+    if faults:
+        raise CorpusError(_by_line(faults))
+    for _ in {sound.audio for _, sound in usable if sound.scaled}:
+        writer.count_change(SCALED)
 
 
 def _read_sounds(
