@@ -73,7 +73,7 @@ def pack(
         overwrite=overwrite,
         progress=progress,
     ) as writer:
-        for key in corpus.info.keys() - OWN_KEYS:
+        for key in sorted(corpus.info.keys() - OWN_KEYS):
             writer.note(key, corpus.info[key])
         if corpus.info["regions"] is not None:
             copied = Path(shutil.copyfile(corpus.root / REGIONS_FILE, writer.folder / f"{REGIONS_FILE}.copy"))
