@@ -10,7 +10,6 @@ them; medians over the repeats are reported, and ratios within repeats.
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from train_step import machine
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.config import load_config
@@ -120,17 +120,6 @@ def show(results: Sequence[Result]) -> None:
             f"{r.size:<6} {r.layers:>6} {r.audio_seconds:>8.0f}  {r.way:<24} "
             f"{r.seconds:>8.2f} {r.ratio:>6.2f}"
         )
-
-
-def machine(device: torch.device) -> dict[str, str | int]:
-    """What the numbers were taken on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": device.type,
-        "name": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,38 +1,19 @@
-import dataclasses
 import math
 
 import pytest
 import torch
 
-from vgsplus.models.published import build_model
 from vgsplus.models.speech_encoder import bucket_by_length
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
-TINY = ModelConfig(
-    conv_layers=((6, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
-    dim=16,
-    heads=2,
-    ffn_dim=32,
-    shared_layers=2,
-    ssl_layers=1,
-    pos_conv_kernel=8,
-    pos_conv_groups=2,
-    quantizer_codes=8,
-    quantizer_dim=8,
-    ssl_dim=8,
-    num_negatives=5,
-    resdavenet_widths=(8, 16),
-    resdavenet_blocks=2,
-    resdavenet_kernel=3,
-    feature_dim=6,
-    image_layers=1,
-)
 SAMPLES = torch.tensor([9600, 6400, 8000, 4300])
 
 
-def make(**changes):
-    torch.manual_seed(0)
-    return build_model(dataclasses.replace(TINY, **changes))
+@pytest.fixture
+def make(make_model):
+    """A function that builds a model with two codebooks of 8 codes and ResDAVEnet of two stages."""
+    sizes = {"dim": 16, "ffn_dim": 32, "resdavenet_widths": (8, 16), "resdavenet_blocks": 2, "feature_dim": 6}
+    return lambda **changes: make_model(**(sizes | changes))
 
 
 def make_batch(padding=0):
@@ -49,7 +30,7 @@ def make_batch(padding=0):
     }
 
 
-def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch():
+def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch(make):
     model, batch = make().eval(), make_batch(padding=3000)
     together = model.embed_speech(batch["waveforms"], SAMPLES)
     layers, valid = model.speech_layers(batch["waveforms"], SAMPLES)
@@ -61,7 +42,7 @@ def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch():
             torch.testing.assert_close(one[0], many[index][valid[index]], rtol=1e-4, atol=1e-4)
 
 
-def test_utterances_of_like_length_run_together_and_nothing_else_changes():
+def test_utterances_of_like_length_run_together_and_nothing_else_changes(make):
     model = make(dropout=0.0).double().eval()
     generator = torch.Generator().manual_seed(2)
     samples = torch.randint(4300, 20_000, (21,), generator=generator)
@@ -113,14 +94,14 @@ def test_rows_are_dealt_by_length_into_equal_parts(chunk):
     assert 1 <= sizes[-1] <= sizes[0] == math.ceil(17 / min(17, math.ceil(int(samples.sum()) / chunk)))
 
 
-def test_the_published_mode_depends_on_padding():
+def test_the_published_mode_depends_on_padding(make):
     model, batch = make(padding="published").eval(), make_batch(padding=3000)
     together = model.embed_speech(batch["waveforms"], SAMPLES)
     alone = model.embed_speech(batch["waveforms"][1:2, : SAMPLES[1]], SAMPLES[1:2])
     assert not torch.allclose(alone[0], together[1], atol=1e-4)
 
 
-def test_padding_adds_nothing_to_any_statistic_in_training():
+def test_padding_adds_nothing_to_any_statistic_in_training(make):
     results = []
     for padding in (0, 5000):
         model, batch = make(dropout=0.0).train(), make_batch(padding)
@@ -131,7 +112,7 @@ def test_padding_adds_nothing_to_any_statistic_in_training():
         torch.testing.assert_close(buffer, results[1][2][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_alpha_one_never_runs_what_only_self_supervision_uses():
+def test_alpha_one_never_runs_what_only_self_supervision_uses(make):
     model, batch = make().train(), make_batch()
     for part in (model.quantizer, model.project_target, model.project_prediction, model.speech.layers[2]):
         part.forward = _must_not_run
@@ -141,7 +122,7 @@ def test_alpha_one_never_runs_what_only_self_supervision_uses():
         assert (parameter.grad is None) == name.startswith(ssl_only), name
 
 
-def test_the_speech_decoder_ends_with_masked_frames_alone():
+def test_the_speech_decoder_ends_with_masked_frames_alone(make):
     model, batch = make().eval(), make_batch()
     width = batch["waveforms"].shape[1]
     lengths, frames = model.speech.frame_lengths(SAMPLES, width), model.speech.num_frames(width)
@@ -153,14 +134,14 @@ def test_the_speech_decoder_ends_with_masked_frames_alone():
     model(batch, 0.5, mask)
     handle.remove()
     x, keys, queries = given[0]
-    assert queries.shape == hidden[0].shape == (len(SAMPLES), mask.sum(-1).max(), TINY.dim)
+    assert queries.shape == hidden[0].shape == (len(SAMPLES), mask.sum(-1).max(), model.config.dim)
     whole = model.speech.without_cls(last(x, keys))
     for ours, theirs, masked in zip(hidden[0], whole, mask, strict=True):
         torch.testing.assert_close(ours[: masked.sum()], theirs[masked])
 
 
 @pytest.mark.parametrize("ssl_layers", [0, 1])
-def test_self_supervision_is_the_same_beside_grounding_and_alone(ssl_layers):
+def test_self_supervision_is_the_same_beside_grounding_and_alone(make, ssl_layers):
     model, batch = make(ssl_layers=ssl_layers).eval(), make_batch()
     found = []
     for alpha in (0.0, 0.5):
@@ -169,7 +150,7 @@ def test_self_supervision_is_the_same_beside_grounding_and_alone(ssl_layers):
     torch.testing.assert_close(*found)
 
 
-def test_alpha_zero_never_looks_at_a_picture():
+def test_alpha_zero_never_looks_at_a_picture(make):
     model, batch = make().train(), make_batch()
     for part in (model.image, model.speech_head):
         part.forward = _must_not_run
@@ -183,7 +164,7 @@ def _must_not_run(*_):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_gradients_agree_with_finite_differences(alpha):
+def test_gradients_agree_with_finite_differences(make, alpha):
     model, batch = make(dropout=0.0).double().eval(), make_batch()
     batch = {k: x.double() if x.is_floating_point() else x for k, x in batch.items()}
 
@@ -213,13 +194,13 @@ def test_gradients_agree_with_finite_differences(alpha):
     assert checked > 20
 
 
-def test_the_total_weighs_both_losses():
+def test_the_total_weighs_both_losses(make):
     model, batch = make().eval(), make_batch()
     losses = model(batch, 0.3)
     assert losses.total.item() == pytest.approx((0.3 * losses.grounding + 0.7 * losses.ssl).item(), rel=1e-5)
 
 
-def test_string_image_ids_serve_as_well_as_numbers():
+def test_string_image_ids_serve_as_well_as_numbers(make):
     model, batch = make().eval(), make_batch()
     named = batch | {"image_ids": ["a", "b", "a", "c"]}
     assert model(batch, 1.0).total == model(named, 1.0).total
@@ -233,7 +214,7 @@ def test_the_paper_size_has_185_million_parameters():
     assert round((sum(p.numel() for p in model.parameters()) + unused) / 1e6, 1) == 185.0
 
 
-def test_impossible_sizes_and_short_utterances_are_refused():
+def test_impossible_sizes_and_short_utterances_are_refused(make):
     with pytest.raises(ValueError, match="multiple of heads"):
         ModelConfig(heads=5)
     with pytest.raises(ValueError, match="resdavenet_widths"):
@@ -252,10 +233,10 @@ def test_impossible_sizes_and_short_utterances_are_refused():
 
 def test_a_padding_mode_is_not_taken_for_the_other():
     with pytest.raises(ValueError, match="build_model"):
-        VGSPlus(dataclasses.replace(TINY, padding="published"))
+        VGSPlus(ModelConfig(padding="published"))
 
 
-def test_terms_are_attributes_and_none_where_alpha_leaves_them_out():
+def test_terms_are_attributes_and_none_where_alpha_leaves_them_out(make):
     losses = make().eval()(make_batch(), 1.0)
     assert losses.ssl is None
     assert losses.grounding is losses.terms["grounding"]

@@ -15,7 +15,6 @@ from vgsplus.report.tables import BY_LENGTH_FILE as BY_LENGTH
 from vgsplus.report.tables import BY_SPEAKER_FILE as BY_SPEAKER
 from vgsplus.report.tables import RETRIEVAL_FILE as SCORES
 from vgsplus.report.tables import part_terminal, retrieval_terminal, write_retrieval
-from vgsplus.training.checkpoint import TrainingState, save_checkpoint
 from vgsplus.training.run_folder import CONFIG_FILE
 
 
@@ -103,25 +102,11 @@ def test_a_folder_that_cannot_be_written_is_told(scored, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tiny_corpus, tmp_path_factory):
-    """A run whose model has learned nothing."""
-    run = tmp_path_factory.mktemp("runs") / "run"
+def run_folder(tiny_corpus, tmp_path_factory, save_run):
+    """A run whose model has random weights."""
     config = load_config("smoke", [f"corpus={tiny_corpus}", "accelerator=cpu", "model.feature_dim=12"])
     config = dataclasses.replace(config, precision="32-true")
-    model = VGSPlus(config.model)
-    state = TrainingState(
-        phase=0,
-        phase_name="vgs",
-        step=1,
-        steps=1,
-        epoch=1.0,
-        global_step=1,
-        seed=0,
-        model=dataclasses.asdict(config.model),
-        run={},
-        corpus={},
-    )
-    save_checkpoint(run, state, model.state_dict(), {})
+    run = save_run(VGSPlus(config.model), tmp_path_factory.mktemp("runs") / "run")
     save(config, run / CONFIG_FILE)
     return run
 
