@@ -1,6 +1,7 @@
 """The rooms and their order: a module imports only what stands before its own room."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import vgsplus
@@ -47,6 +48,18 @@ def test_no_module_imports_a_room_after_its_own():
     assert not back
 
 
+def test_no_modules_import_each_other():
+    files = {path.relative_to(SOURCE.parent).with_suffix(""): path for path in SOURCE.rglob("*.py")}
+    files = {".".join(name.parts).removesuffix(".__init__"): path for name, path in files.items()}
+    graph = {name: set() for name in files}
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in files:
+                members = (f"{node.module}.{alias.name}" for alias in node.names)
+                graph[name] |= {member if member in files else node.module for member in members} - {name}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
 def test_models_and_losses_import_torch_and_the_standard_library_alone():
     allowed = {"torch", "vgsplus", "collections", "dataclasses", "math", "typing"}
     others = {
@@ -57,3 +70,9 @@ def test_models_and_losses_import_torch_and_the_standard_library_alone():
         if name.split(".")[0] not in allowed
     }
     assert not others
+
+
+def test_no_folder_is_crowded_and_no_file_long():
+    folders = {path.parent for path in SOURCE.rglob("*.py")}
+    assert all(sum(1 for _ in folder.glob("*.py")) <= 14 for folder in folders)
+    assert all(len(path.read_text().splitlines()) <= 400 for path in SOURCE.rglob("*.py"))

@@ -14,7 +14,7 @@ from vgsplus.config import load_config, presets
 from vgsplus.corpora import Caption, Corpus, validate
 from vgsplus.corpora.reader import open_regions
 from vgsplus.corpora.validation import caption_faults
-from vgsplus.doctor import Diagnosis, Finding, count, leftovers
+from vgsplus.doctor.findings import Diagnosis, Finding, count, leftovers
 from vgsplus.errors import SHOWN_FAULTS, CorpusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length

@@ -18,7 +18,7 @@ import soundfile
 from rich.filesize import decimal
 
 from vgsplus.audio import SAMPLE_RATE
-from vgsplus.doctor import Diagnosis, Finding, count
+from vgsplus.doctor.findings import Diagnosis, Finding, count
 from vgsplus.errors import VgsplusError
 from vgsplus.training.runtime import device_name, native_precision, versions
 

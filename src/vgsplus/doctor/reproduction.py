@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vgsplus.config import load_config
 from vgsplus.corpora import Corpus
-from vgsplus.doctor import Diagnosis, Finding, count, leftovers
+from vgsplus.doctor.findings import Diagnosis, Finding, count, leftovers
 from vgsplus.doctor.run import recorded_command, run_progress
 from vgsplus.errors import VgsplusError
 from vgsplus.experiments.reproduce import CORPUS, RUNS, variant_folder

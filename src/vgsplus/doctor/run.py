@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from vgsplus import config as settings
 from vgsplus.config import RunConfig, load_config
 from vgsplus.corpora import Corpus
-from vgsplus.doctor import Diagnosis, Finding, count, leftovers
+from vgsplus.doctor.findings import Diagnosis, Finding, count, leftovers
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.experiments.reproduce import COMMAND, CORPUS, RUNS, SECONDS, variant_folder
 from vgsplus.experiments.scoring import test_sets
