@@ -140,7 +140,8 @@ class PublishedWay:
 
     def __call__(self, request: BatchIndices) -> Batch:
         """Read a batch."""
-        samples = [self.sample(self.captions[index], images=request.images) for index in request.captions]
+        captions = [self.captions[index] for index in request.captions]
+        samples = [self.sample(caption, images=request.with_images) for caption in captions]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def sample(self, caption: Caption, *, images: bool) -> Batch:
@@ -180,7 +181,7 @@ def measure(
         order, _ = epoch_order(len(corpus.captions(SPLIT)), seed, repeat + 1)
         order = order[:captions].reshape(-1, batch_size)
         for images, way in cases:
-            requests = [BatchIndices(tuple(row.tolist()), images=images) for row in order]
+            requests = [BatchIndices(tuple(row.tolist()), with_images=images) for row in order]
             start, size = time.process_time(), 0
             for request in requests:
                 batch = ways[way](request)

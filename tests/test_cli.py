@@ -6,7 +6,7 @@ import pytest
 from typer.main import get_command
 
 from vgsplus.cli import app, main
-from vgsplus.config import load_config, save
+from vgsplus.config import load_config, save_config
 from vgsplus.doctor.run import recorded_command
 
 
@@ -190,7 +190,7 @@ def test_a_reproduction_records_the_command_that_resumes_it(finished):
 def test_a_report_is_drawn_again_with_the_corpus_of_its_runs(reproduced, tmp_path, capsys):
     elsewhere = (reproduced / "corpus").rename(tmp_path / "elsewhere")
     for path in reproduced.glob("runs/*/config.yaml"):
-        save(load_config(path, [f"corpus={elsewhere}"]), path)
+        save_config(load_config(path, [f"corpus={elsewhere}"]), path)
     assert run(capsys, "report", reproduced)[0] == 0
     assert "data:audio" in (reproduced / "report" / "index.html").read_text()
 

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from vgsplus import config as settings
-from vgsplus.config import RunConfig, differences, from_dict, load_config, save, to_dict
+from vgsplus.config import RunConfig, differences, from_dict, load_config, save_config, to_dict
 from vgsplus.errors import ConfigError
 from vgsplus.schedule import Alpha, OptimizerSettings, Schedule
 
@@ -40,7 +40,7 @@ def test_a_file_gives_typed_settings(file):
 
 def test_settings_survive_the_way_through_yaml_and_plain_values(file, tmp_path):
     config = load_config(file)
-    save(config, tmp_path / "saved.yaml")
+    save_config(config, tmp_path / "saved.yaml")
     assert load_config(tmp_path / "saved.yaml") == config
     assert from_dict(to_dict(config)) == config
     assert {path.name for path in tmp_path.iterdir()} == {"run.yaml", "saved.yaml"}

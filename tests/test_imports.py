@@ -1,4 +1,4 @@
-"""The rooms and their order: a module imports only what stands before its own room."""
+"""The order of packages: a module imports only packages that come before its own."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -13,7 +13,7 @@ ORDER = (
     *(("schedule",), ("losses",), ("models",), ("config",), ("fetching", "regions"), ("corpora",)),
     *(("training", "evaluation"), ("interop",), ("report",), ("experiments",), ("doctor",), ("cli",)),
 )
-RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
 TORCH_ONLY = {"functional", "losses", "models"}
 
 
@@ -28,22 +28,22 @@ def imports(path):
             yield node.module
 
 
-def room_of(path):
+def package_of(path):
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
 def test_every_module_has_its_place_in_the_order():
-    assert {room_of(path) for path in SOURCE.rglob("*.py")} - {"__init__"} <= RANK.keys()
+    assert {package_of(path) for path in SOURCE.rglob("*.py")} - {"__init__"} <= RANK.keys()
 
 
-def test_no_module_imports_a_room_after_its_own():
+def test_no_module_imports_a_package_after_its_own():
     back = [
         f"{path.relative_to(SOURCE)} imports {name}"
         for path in sorted(SOURCE.rglob("*.py"))
-        if (room := room_of(path)) != "__init__"
+        if (package := package_of(path)) != "__init__"
         for name in imports(path)
         if name.startswith("vgsplus.")
-        if (other := name.split(".")[1]) != room and RANK[other] >= RANK[room]
+        if (other := name.split(".")[1]) != package and RANK[other] >= RANK[package]
     ]
     assert not back
 
@@ -65,7 +65,7 @@ def test_models_and_losses_import_torch_and_the_standard_library_alone():
     others = {
         f"{path.relative_to(SOURCE)} imports {name}"
         for path in SOURCE.rglob("*.py")
-        if room_of(path) in TORCH_ONLY
+        if package_of(path) in TORCH_ONLY
         for name in imports(path)
         if name.split(".")[0] not in allowed
     }

@@ -9,7 +9,7 @@ from vgsplus.schedule import (
     OptimizerSettings,
     Phase,
     Schedule,
-    learning_rate,
+    lr_factor,
     parse_variant,
     variant_title,
 )
@@ -66,15 +66,15 @@ def test_linear_learning_rate_is_bertadams():
     for step in range(total):
         p = step / total
         expected = p / warmup if p < warmup else (p - 1) / (warmup - 1)
-        assert learning_rate(step, total, warmup) == pytest.approx(expected)
-    assert learning_rate(0, total) == 0.0
-    assert learning_rate(4, total) == 1.0
-    assert learning_rate(total, total) == 0.0
+        assert lr_factor(step, total, warmup) == pytest.approx(expected)
+    assert lr_factor(0, total) == 0.0
+    assert lr_factor(4, total) == 1.0
+    assert lr_factor(total, total) == 0.0
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
 def test_learning_rate_rises_then_never_rises_again(decay):
-    factors = [learning_rate(step, 200, 0.1, decay) for step in range(200)]
+    factors = [lr_factor(step, 200, 0.1, decay) for step in range(200)]
     assert factors[:20] == sorted(factors[:20])
     assert factors[20:] == sorted(factors[20:], reverse=True)
     assert max(factors) == factors[20] == 1.0
@@ -82,9 +82,9 @@ def test_learning_rate_rises_then_never_rises_again(decay):
 
 
 def test_decay_forms_differ_where_they_should():
-    assert learning_rate(55, 100, 0.1, "cosine") == pytest.approx(0.5)
-    assert learning_rate(99, 100, 0.1, "constant") == 1.0
-    assert learning_rate(0, 100, 0.0, "linear") == 1.0
+    assert lr_factor(55, 100, 0.1, "cosine") == pytest.approx(0.5)
+    assert lr_factor(99, 100, 0.1, "constant") == 1.0
+    assert lr_factor(0, 100, 0.0, "linear") == 1.0
 
 
 def test_there_are_nine_variants_in_the_papers_order():

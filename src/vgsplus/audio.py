@@ -53,8 +53,8 @@ def read(path: str | Path, max_samples: int | None = None, *, crop: float = 0.0)
 def read_crop(path: str | Path, max_samples: int | None = None, crop: float = 0.0) -> tuple[Signal, bool]:
     """Read as `read`, and return also whether the crop was moved because it would have been silent.
 
-    A silent crop normalises to zeros, from which a model learns nothing and for which losses vanish. It is
-    moved to begin where the sound next begins, or to end where it last ended.
+    A silent crop contains only noise or zeros, so the model learns nothing from it. It is moved to begin
+    where the sound next begins, or to end where it last ended.
     """
     with open_sound(path) as sound:
         _require_prepared(sound)

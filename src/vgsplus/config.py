@@ -43,21 +43,23 @@ class RunConfig:
         seed: of every random choice. fairseq `common.seed`, transformers `seed`.
         batch_size: captions in a batch. fairseq `dataset.batch_size`, transformers
             `per_device_train_batch_size`.
-        max_seconds: longer captions are cut in training. fairseq `task.max_sample_size` (in samples).
+        max_seconds: longer captions are truncated to this length in training (additional speech is cropped at
+            random positions; silent crops are moved). fairseq `task.max_sample_size` (in samples).
         validation_max_seconds: the same in validation.
-        precision: of the arithmetic; weights stay in float32. "auto" becomes bf16-mixed on devices with
-            bfloat16 instructions, else 32-true, when a run starts, and is kept when it resumes. fairseq
+        precision: numeric precision of the computation; weights stay float32. "auto": bf16-mixed if the
+            device supports it natively, else 32-true; a resumed run keeps its precision. fairseq
             `common.fp16`, `common.bf16`, transformers `fp16`, `bf16`.
         accelerator: device. fairseq `common.cpu`, transformers `use_cpu`.
-        workers: processes that read batches; 0 reads them in the training process. fairseq
-            `dataset.num_workers`, transformers `dataloader_num_workers`.
-        gradient_clip: maximum global norm of the gradient. fairseq `optimization.clip_norm`, transformers
+        workers: DataLoader worker processes; 0 loads in the main process. fairseq `dataset.num_workers`,
+            transformers `dataloader_num_workers`.
+        gradient_clip: maximum global gradient norm. fairseq `optimization.clip_norm`, transformers
             `max_grad_norm`.
-        validate_every: epochs between validations, which also follow each phase; None for none at all.
-            fairseq `dataset.validate_interval`, transformers `eval_steps` (in updates).
-        evaluate_every: epochs between evaluations, which also follow each phase; None for only there.
-        checkpoint_minutes: minutes between checkpoints, which also follow each phase. fairseq
-            `checkpoint.save_interval_updates`, transformers `save_steps` (both in updates).
+        validate_every: interval between validations in epochs; one also runs at the end of each phase. None:
+            no validation. fairseq `dataset.validate_interval`, transformers `eval_steps` (in updates).
+        evaluate_every: interval between evaluations in epochs; one also runs at the end of each phase. None:
+            only at the end of each phase.
+        checkpoint_minutes: interval between checkpoints in minutes; one is also written at the end of each
+            phase. fairseq `checkpoint.save_interval_updates`, transformers `save_steps` (both in updates).
     """
 
     corpus: Annotated[str, Field(min_length=1)]
@@ -86,7 +88,7 @@ def load_config(path_or_preset: str | Path, overrides: Iterable[str] = ()) -> Ru
 
     Args:
         path_or_preset: path of the file, or name of the preset.
-        overrides: "key=value", where the value is YAML and the key may have list indices, as in
+        overrides: "key=value", where the value is YAML and list elements are addressed by index, as in
             "schedule.0.alpha=0.3".
 
     Raises:
@@ -110,7 +112,7 @@ def from_dict(raw: Mapping[str, Any]) -> RunConfig:
     """Build a validated RunConfig from plain values.
 
     Raises:
-        ConfigError: names the dotted path and reason of every fault and, for an unknown key, the nearest key.
+        ConfigError: names the dotted path and reason of every problem, and the nearest key to an unknown one.
     """
     config: RunConfig = validate(RunConfig, dict(raw))
     return config
@@ -163,7 +165,7 @@ def _parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401 - any YAML value
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
-    """Set the value of "a.b=value"; missing keys in between are added."""
+    """Set the value of "a.b=value"; missing keys are created."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -194,7 +196,7 @@ def to_dict(config: object) -> dict[str, Any]:
     return plain
 
 
-def save(config: RunConfig, path: Path) -> None:
+def save_config(config: RunConfig, path: Path) -> None:
     """Write a configuration as YAML that `load_config` reads back."""
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
     with atomic_file(path) as file:

@@ -1,7 +1,7 @@
 """Training schedules: phases, the weight α within a phase, the learning rate, the paper's nine variants.
 
-A schedule is a list of phases. Each phase has its own α, length and optimiser; the optimiser and its learning
-rate start anew in every phase, the weights are kept.
+A schedule is a list of phases, each with its own α, length and optimiser. The optimiser state and learning
+rate restart in each phase; the weights carry over.
 """
 
 import difflib
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
@@ -20,7 +20,7 @@ from vgsplus.validation import config_dataclass
 
 type OptimizerName = Literal["bertadam", "adamw"]
 type Decay = Literal["linear", "cosine", "constant"]
-type _Share = Annotated[float, Field(ge=0, lt=1)]
+type _Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,17 @@ class Alpha:
 
     def at(self, progress: float) -> float:
         """Return α at `progress` in [0, 1) of the phase."""
-        if self.form in ("constant", "steps"):
-            return [alpha for threshold, alpha in self.points if threshold <= progress][-1]
+        match self.form:
+            case "constant" | "steps":
+                return [alpha for threshold, alpha in self.points if threshold <= progress][-1]
+            case "linear":
+                fraction = progress
+            case "cosine":
+                fraction = (1 - math.cos(math.pi * progress)) / 2
+            case _:
+                assert_never(self.form)
         (_, start), (_, end) = self.points
-        share = progress if self.form == "linear" else (1 - math.cos(math.pi * progress)) / 2
-        return start + (end - start) * share
+        return start + (end - start) * fraction
 
     @property
     def ever_positive(self) -> bool:
@@ -104,19 +110,25 @@ def _is_pair(point: object) -> bool:
     return False
 
 
-def learning_rate(step: int, total: int, warmup: float = 0.1, decay: Decay = "linear") -> float:
+def lr_factor(step: int, total: int, warmup: float = 0.1, decay: Decay = "linear") -> float:
     """Return the factor on the learning rate at update `step` (from 0) of `total`.
 
-    It rises linearly over the first `warmup` share, then falls to 0 along a line or half a cosine wave, or
-    stays constant. "linear" is BertAdam's: p / warmup, then (p - 1) / (warmup - 1), with p = step / total.
+    Linear warm-up over the first `warmup` fraction, then linear or cosine decay to 0, or constant. "linear"
+    is BertAdam's: p / warmup, then (p - 1) / (warmup - 1), with p = step / total.
     """
     progress = step / total
     if progress < warmup:
         return progress / warmup
-    if decay == "constant":
-        return 1.0
     remaining = max(0.0, (progress - 1) / (warmup - 1))
-    return remaining if decay == "linear" else (1 - math.cos(math.pi * remaining)) / 2
+    match decay:
+        case "constant":
+            return 1.0
+        case "linear":
+            return remaining
+        case "cosine":
+            return (1 - math.cos(math.pi * remaining)) / 2
+        case _:
+            assert_never(decay)
 
 
 @config_dataclass
@@ -132,7 +144,7 @@ class OptimizerSettings:
         eps: added to the root of the second moment. fairseq `optimizer.adam_eps`, transformers
             `adam_epsilon`.
         weight_decay: fairseq `optimizer.weight_decay`, transformers `weight_decay`.
-        warmup: share of the updates of a phase. transformers `warmup_ratio`; fairseq
+        warmup: fraction of the updates of a phase. transformers `warmup_ratio`; fairseq
             `lr_scheduler.warmup_updates` counts updates.
         decay: of the learning rate after the warm-up. fairseq `lr_scheduler._name` ("linear" is
             "polynomial_decay"), transformers `lr_scheduler_type`.
@@ -140,24 +152,25 @@ class OptimizerSettings:
 
     name: OptimizerName = "bertadam"
     lr: Annotated[float, Field(gt=0)] = 1e-4
-    betas: tuple[_Share, _Share] = (0.9, 0.999)
+    betas: tuple[_Fraction, _Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: _Share = 0.1
+    warmup: _Fraction = 0.1
     decay: Decay = "linear"
 
 
 @config_dataclass
 class AdditionalSpeech:
-    """Speech that a phase is trained on in addition to the captions, with L_AUD alone (FaST-VGS+).
+    """Additional speech of a phase, trained with the self-supervised loss only (FaST-VGS+, Peng & Harwath).
 
-    Every update takes a batch of it: total = α · L_AV + (1 - α) · L_AUD(captions) + weight · L_AUD(this).
+    Every update adds a batch of it: total = α · grounding + (1 - α) · ssl + weight · ssl(additional speech).
+    The length of the phase is still counted in epochs of the captions.
 
     Attributes:
         corpus: folder of a prepared corpus; its images, if any, are not used.
-        weight: of its L_AUD; with 0 the phase is the same as without additional speech.
-        batch_size: clips in a batch. None: as many as make one epoch of the captions one epoch of this
-            corpus, but no more than there are captions in a batch, as published.
+        weight: of its ssl loss; 0 disables it.
+        batch_size: clips in a batch. None: enough clips for about one pass per epoch of the captions, at most
+            the batch size of the captions (as in FaST-VGS-Family).
     """
 
     corpus: Annotated[str, Field(min_length=1)]
@@ -174,7 +187,7 @@ class Phase:
         alpha: α during the phase, in a form that `Alpha.parse` reads.
         epochs: length in epochs of the captions; fractions are allowed. fairseq `optimization.max_epoch`,
             transformers `num_train_epochs`.
-        optimizer: starts anew in each phase.
+        optimizer: restarts in each phase.
         init: path of weights to load before the phase, instead of continuing with those of the phase before.
             fairseq `checkpoint.finetune_from_model`, transformers `model_name_or_path`.
         additional_speech: or None.
@@ -188,14 +201,14 @@ class Phase:
     additional_speech: AdditionalSpeech | None = None
 
     @property
-    def weighted_speech(self) -> AdditionalSpeech | None:
-        """The additional speech, or None if there is none or its weight is 0."""
+    def active_additional_speech(self) -> AdditionalSpeech | None:
+        """The additional speech, or None without it or with weight 0."""
         speech = self.additional_speech
         return speech if speech and speech.weight > 0 else None
 
     @model_serializer(mode="wrap")
     def _to_plain(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Omitted if not given: such runs are written as before the setting existed.
+        # Omitted if unset, so that files equal those of versions without this setting.
         plain: dict[str, Any] = serialize(self)
         return {k: v for k, v in plain.items() if k != "additional_speech" or v is not None}
 
@@ -206,7 +219,7 @@ class PhaseSteps:
 
     Attributes:
         index: index of the phase.
-        settings: the phase.
+        config: settings of the phase.
         steps: updates of the phase.
         steps_per_epoch: batches of captions in an epoch.
         first_step: updates of the whole run before the phase.
@@ -214,7 +227,7 @@ class PhaseSteps:
     """
 
     index: int
-    settings: Phase
+    config: Phase
     steps: int
     steps_per_epoch: int
     first_step: int
@@ -223,26 +236,26 @@ class PhaseSteps:
     @property
     def name(self) -> str:
         """Name of the phase."""
-        return self.settings.name
+        return self.config.name
 
     @property
-    def extra_weight(self) -> float:
+    def additional_weight(self) -> float:
         """Weight of additional speech, 0 without it."""
-        speech = self.settings.additional_speech
+        speech = self.config.additional_speech
         return speech.weight if speech else 0.0
 
     def alpha(self, step: int) -> float:
         """Return α at `step` (from 0) of the phase."""
-        return self.settings.alpha.at(step / self.steps)
+        return self.config.alpha.at(step / self.steps)
 
     def lr(self, step: int) -> float:
         """Return the learning rate at `step` (from 0) of the phase."""
-        optimizer = self.settings.optimizer
-        return optimizer.lr * learning_rate(step, self.steps, optimizer.warmup, optimizer.decay)
+        optimizer = self.config.optimizer
+        return optimizer.lr * lr_factor(step, self.steps, optimizer.warmup, optimizer.decay)
 
-    def epoch(self, done: int) -> float:
-        """Return the epochs of the whole run after `done` steps of the phase."""
-        return self.first_epoch + done / self.steps_per_epoch
+    def epoch(self, steps_done: int) -> float:
+        """Return the epochs of the whole run after `steps_done` steps of the phase."""
+        return self.first_epoch + steps_done / self.steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -319,7 +332,7 @@ class Schedule:
             plan.append(
                 PhaseSteps(
                     index=index,
-                    settings=phase,
+                    config=phase,
                     steps=steps,
                     steps_per_epoch=steps_per_epoch,
                     first_step=first_step,

@@ -1,4 +1,4 @@
-"""Validation of settings by pydantic; its errors become a `ConfigError` that names all faults by path."""
+"""Validation of settings by pydantic; its errors become a `ConfigError` that names all problems by path."""
 
 import dataclasses
 import difflib
@@ -31,7 +31,7 @@ def config_dataclass[T](cls: type[T]) -> type[T]:
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:
-            raise _FaultsError(_describe(made, error)) from None
+            raise _ProblemsError(_describe(made, error)) from None
 
     made.__init__ = __init__
     validated: type[T] = made
@@ -47,48 +47,47 @@ def validate(kind: Any, values: Any, path: str = "") -> Any:  # noqa: ANN401 - w
         path: where the values stand, for messages.
 
     Raises:
-        ConfigError: names the dotted path and reason of every fault and, for an unknown key, the nearest key.
+        ConfigError: names the dotted path and reason of every problem, and the nearest key to an unknown one.
     """
     given = ArgsKwargs((), values) if inspect.isroutine(kind) else values
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     try:
         return adapter.validate_python(given)
     except ValidationError as error:
-        raise _FaultsError(_prefixed(path, _describe(kind, error))) from None
+        raise _ProblemsError(_prefixed(path, _describe(kind, error))) from None
 
 
-class _FaultsError(ConfigError):
-    """Faults as pairs of a dotted path and a reason."""
+class _ProblemsError(ConfigError):
+    """Problems as pairs of a dotted path and a reason."""
 
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
-        self.faults = faults
-        super().__init__("\n".join(f"{path}: {reason}" if path else reason for path, reason in faults))
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(f"{path}: {reason}" if path else reason for path, reason in problems))
 
 
-def _prefixed(prefix: str, faults: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(".".join(part for part in (prefix, path) if part), reason) for path, reason in faults]
+def _prefixed(prefix: str, problems: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(".".join(part for part in (prefix, path) if part), reason) for path, reason in problems]
 
 
 def _describe(kind: Any, error: ValidationError) -> list[tuple[str, str]]:  # noqa: ANN401 - as in `validate`
-    faults = []
-    for fault in error.errors(include_url=False):
-        place = fault["loc"]
-        cause = fault.get("ctx", {}).get("error")
-        found = cause.faults if isinstance(cause, _FaultsError) else [("", _reason(kind, fault))]
-        faults += _prefixed(".".join(map(str, place)), found)
-    return faults
+    problems = []
+    for found in error.errors(include_url=False):
+        cause = found.get("ctx", {}).get("error")
+        nested = cause.problems if isinstance(cause, _ProblemsError) else [("", _reason(kind, found))]
+        problems += _prefixed(".".join(map(str, found["loc"])), nested)
+    return problems
 
 
-def _reason(kind: Any, fault: Any) -> str:  # noqa: ANN401 - as in `validate`; pydantic's ErrorDetails
-    if fault["type"] == "unexpected_keyword_argument":
-        *parents, key = fault["loc"]
+def _reason(kind: Any, problem: Any) -> str:  # noqa: ANN401 - as in `validate`; pydantic's ErrorDetails
+    if problem["type"] == "unexpected_keyword_argument":
+        *parents, key = problem["loc"]
         known = _keys_at(kind, parents)
         nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
         return f"there is no such key; the nearest is {nearest[0]!r} (of {', '.join(known)})"
-    if fault["type"].startswith("missing"):
+    if problem["type"].startswith("missing"):
         return "is missing"
-    reason = fault["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(fault["input"], dict | ArgsKwargs) else f", not {fault['input']!r}"
+    reason = problem["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(problem["input"], dict | ArgsKwargs) else f", not {problem['input']!r}"
     return f"{reason[:1].lower()}{reason[1:]}{shown}"
 
 

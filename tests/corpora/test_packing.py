@@ -42,7 +42,7 @@ def dataset(root, split="train"):
 
 def test_a_packed_corpus_gives_the_same_batches_bit_for_bit(tiny_corpus, packed):
     assert len(shards_of(packed, "train")) > 2
-    requests = [BatchIndices(rows, images=True) for rows in ((3, 14, 1, 5), (9, 2, 6, 15), (0, 0, 1, 7))]
+    requests = [BatchIndices(rows, with_images=True) for rows in ((3, 14, 1, 5), (9, 2, 6, 15), (0, 0, 1, 7))]
     plain = [dataset(tiny_corpus)[request] for request in requests]
     for one, (other,) in zip(plain, load_batches((dataset(packed), requests)), strict=True):
         assert one.keys() == other.keys()

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from vgsplus.config import load_config, save
+from vgsplus.config import load_config, save_config
 from vgsplus.corpora import Corpus
 from vgsplus.doctor import examine
 from vgsplus.doctor import run as subject
@@ -126,7 +126,7 @@ def test_losses_that_are_not_finite_are_a_fault_but_skipped_updates_are_not(run,
 
 def test_a_corpus_that_changed_is_a_fault(run, corpus, found):
     config = load_config(run / CONFIG_FILE, [f"corpus={corpus}"])
-    save(config, run / CONFIG_FILE)
+    save_config(config, run / CONFIG_FILE)
     assert examine(run).ok  # the same one, elsewhere
     path = corpus / "captions.jsonl"
     path.write_text(path.read_text().replace("tone number", "a tone, number"))
@@ -134,7 +134,7 @@ def test_a_corpus_that_changed_is_a_fault(run, corpus, found):
 
 
 def test_a_corpus_that_is_gone_is_a_fault_only_while_the_run_needs_it(run, found):
-    save(load_config(run / CONFIG_FILE, ["corpus=/nowhere/at/all"]), run / CONFIG_FILE)
+    save_config(load_config(run / CONFIG_FILE, ["corpus=/nowhere/at/all"]), run / CONFIG_FILE)
     diagnosis = examine(run)
     assert diagnosis.ok
     assert "/nowhere/at/all" in dict(found(diagnosis, "hint"))["corpus"]
@@ -143,7 +143,7 @@ def test_a_corpus_that_is_gone_is_a_fault_only_while_the_run_needs_it(run, found
 
 
 def test_settings_that_were_changed_or_cannot_be_read_are_faults(run, found):
-    save(load_config(run / CONFIG_FILE, ["batch_size=4"]), run / CONFIG_FILE)
+    save_config(load_config(run / CONFIG_FILE, ["batch_size=4"]), run / CONFIG_FILE)
     assert "batch_size: 8 → 4" in dict(found(examine(run), "fault"))["settings"]
     (run / CONFIG_FILE).write_text("batch_sice: 4\n")
     assert "batch_size" in dict(found(examine(run), "fault"))["settings"]
@@ -153,12 +153,12 @@ def test_settings_that_were_changed_or_cannot_be_read_are_faults(run, found):
 
 def test_what_this_machine_lacks_to_go_on_is_a_fault(run, found):
     unfinish(run)
-    save(load_config(run / CONFIG_FILE, ["accelerator=cpu", "precision=16-mixed"]), run / CONFIG_FILE)
+    save_config(load_config(run / CONFIG_FILE, ["accelerator=cpu", "precision=16-mixed"]), run / CONFIG_FILE)
     assert "16-mixed needs a CUDA device" in dict(found(examine(run), "fault"))["resuming"]
 
 
 def test_a_precision_that_is_only_imitated_is_a_hint(run, found, monkeypatch):
-    save(load_config(run / CONFIG_FILE, ["precision=bf16-mixed"]), run / CONFIG_FILE)
+    save_config(load_config(run / CONFIG_FILE, ["precision=bf16-mixed"]), run / CONFIG_FILE)
     monkeypatch.setattr(subject, "native_precision", lambda _: "32-true")
     assert "bf16-mixed" in dict(found(examine(run), "hint"))["precision"]
 

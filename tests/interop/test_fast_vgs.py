@@ -8,7 +8,7 @@ from vgsplus.errors import CheckpointError
 from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import UnusedTensors, export
 from vgsplus.interop.mapping import match_tensors
-from vgsplus.schedule import OptimizerSettings, learning_rate
+from vgsplus.schedule import OptimizerSettings, lr_factor
 from vgsplus.training.optimizer import build_optimizer
 
 
@@ -123,7 +123,7 @@ def test_five_optimizer_steps_are_those_published(published, golden):
     optimizer = build_optimizer(model, OptimizerSettings(lr=1e-4))
     for step, (loss, norm, _) in enumerate(arrays["optim_trajectory"]):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-4 * learning_rate(step, 20)
+            group["lr"] = 1e-4 * lr_factor(step, 20)
         model.zero_grad()
         total = model.losses(batch, 0.5, mask, negatives).total
         total.backward()

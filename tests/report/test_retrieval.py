@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vgsplus.cli import main
-from vgsplus.config import load_config, save
+from vgsplus.config import load_config, save_config
 from vgsplus.corpora import Caption
 from vgsplus.evaluation.ranks import Ranks
 from vgsplus.evaluation.retrieval import breakdown, score
@@ -107,7 +107,7 @@ def run_folder(tiny_corpus, tmp_path_factory, save_run):
     config = load_config("smoke", [f"corpus={tiny_corpus}", "accelerator=cpu", "model.feature_dim=12"])
     config = dataclasses.replace(config, precision="32-true")
     run = save_run(VGSPlus(config.model), tmp_path_factory.mktemp("runs") / "run")
-    save(config, run / CONFIG_FILE)
+    save_config(config, run / CONFIG_FILE)
     return run
 
 

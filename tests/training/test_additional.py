@@ -27,7 +27,7 @@ from vgsplus.training.data import (
     open_additional_speech,
     training_batches,
 )
-from vgsplus.training.log import EXTRA, read_log
+from vgsplus.training.log import ADDITIONAL, read_log
 from vgsplus.training.optimizer import build_optimizer
 from vgsplus.training.runtime import RandomStream, indexed_seed
 from vgsplus.training.trainer import Trainer, train
@@ -154,7 +154,7 @@ def order(first_step=0, *, captions=13, phase=0, num=7, batch_size=2, seed=1):
     steps = range(first_step, Schedule(phases).plan(captions)[phase].steps)
     return list(
         BatchSampler(
-            num=num,
+            num_captions=num,
             batch_size=batch_size,
             seed=seed,
             steps=steps,
@@ -170,7 +170,7 @@ def test_an_epoch_of_the_corpus_takes_no_clip_twice_and_epochs_differ():
     epochs = [[c for one in requests[3 * e : 3 * e + 3] for c in one.captions] for e in range(4)]
     assert all(len(set(epoch)) == 6 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    crops = [crop for one in requests for crop in one.crops]
+    crops = [crop for one in requests for crop in one.crop_positions]
     assert len(set(crops)) == len(crops) == 24
     assert all(0 <= crop < 1 for crop in crops)
 
@@ -184,7 +184,7 @@ def test_the_order_depends_on_seed_and_phase_and_not_on_the_captions():
     assert order() != order(seed=2)
     assert order() != order(phase=1)
     assert order() == order(captions=6)
-    captions = BatchSampler(num=7, batch_size=2, seed=1, steps=range(9))
+    captions = BatchSampler(num_captions=7, batch_size=2, seed=1, steps=range(9))
     assert [one.captions for one in captions] != [one.captions for one in order(captions=3)][: len(captions)]
 
 
@@ -198,7 +198,7 @@ def test_a_crop_lies_where_it_is_asked_for(speech_root):
     for crop in (0.0, 0.3, np.nextafter(1.0, 0.0)):
         start = int(crop * (len(signal_) - 4000 + 1))
         part = signal_[start : start + 4000]
-        (read,) = short[BatchIndices((2,), crops=(crop,))]["waveforms"]
+        (read,) = short[BatchIndices((2,), crop_positions=(crop,))]["waveforms"]
         expected = (part - part.mean()) / part.std(correction=0)
         torch.testing.assert_close(read[:4000], expected, rtol=1e-3, atol=1e-3)
     assert start == len(signal_) - 4000, "the last crop ends with the clip"
@@ -265,7 +265,7 @@ def test_log_and_validation_tell_its_losses_apart_and_count_them_in_the_total(wi
     assert [line["step"] for line in validations] == [3, 5, 8, 9]
     for line in [*lines, *validations]:
         own = {name for name in line if name.startswith("additional_speech/")}
-        terms = {f"{EXTRA}{name}" for name in PUBLISHED_TERMS if name != "grounding"}
+        terms = {f"{ADDITIONAL}{name}" for name in PUBLISHED_TERMS if name != "grounding"}
         assert own - {"additional_speech/moved_crops"} == terms
         own = (1 - line["alpha"]) * line["ssl"] + line["alpha"] * (line.get("grounding") or 0.0)
         assert line["total"] == pytest.approx(own + WEIGHT * line["additional_speech/ssl"], rel=1e-5)

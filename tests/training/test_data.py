@@ -27,12 +27,12 @@ def phase_steps(epochs=3.0, alpha=0.5, num=13, batch_size=4, phase=0):
 def sampler(first_step=0, seed=1, num=13, batch_size=4, **plan):
     phase = phase_steps(num=num, batch_size=batch_size, **plan)
     return BatchSampler(
-        num=num,
+        num_captions=num,
         batch_size=batch_size,
         seed=seed,
         steps=range(first_step, phase.steps),
         phase=phase.index,
-        images=lambda step: phase.alpha(step) > 0,
+        with_images=lambda step: phase.alpha(step) > 0,
     )
 
 
@@ -75,7 +75,7 @@ def test_phases_are_ordered_apart():
 
 def test_images_are_asked_for_only_where_alpha_is_above_0():
     steps = sampler(alpha={"steps": [[0.0, 0.0], [0.5, 1.0]]})
-    assert [request.images for request in steps] == [False] * 5 + [True] * 4
+    assert [request.with_images for request in steps] == [False] * 5 + [True] * 4
 
 
 def test_batches_are_padded_to_few_lengths(corpus_root):
@@ -89,7 +89,7 @@ def test_batches_are_padded_to_few_lengths(corpus_root):
 
 
 def test_a_batch_is_cropped_normalised_and_padded_to_its_longest(dataset):
-    batch = dataset[BatchIndices((0, 5, 7), images=True)]
+    batch = dataset[BatchIndices((0, 5, 7), with_images=True)]
     lengths = batch["num_samples"]
     assert lengths.tolist() == [min(8000, dataset.captions[i].num_samples) for i in (0, 5, 7)]
     assert batch["waveforms"].shape == (3, 8000)
@@ -143,7 +143,7 @@ def test_workers_read_the_same_batches_in_the_same_order(dataset):
 
 
 def test_a_dataset_survives_pickling_after_it_has_read(dataset):
-    indices = BatchIndices((0, 1), images=True)
+    indices = BatchIndices((0, 1), with_images=True)
     batch = dataset[indices]
     again = pickle.loads(pickle.dumps(dataset))[indices]
     assert all(torch.equal(batch[name], again[name]) for name in batch)

@@ -12,7 +12,7 @@ from vgsplus.training.runtime import native_precision
 
 KEPT = """
 import ctypes, torch
-from vgsplus.training.runtime import keep_freed_memory
+from vgsplus.training.runtime import disable_malloc_trim
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (
@@ -38,7 +38,7 @@ def kept_bytes(call: str) -> int:
 
 KERNELS = """
 import torch
-from vgsplus.training.runtime import keep_kernels
+from vgsplus.training.runtime import enlarge_onednn_cache
 
 {call}
 x, weight = torch.randn(16, 4, 1400), torch.randn(4, 4, 5)
@@ -65,12 +65,12 @@ def kernels_prepared_again(call):
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
 def test_a_step_meets_the_kernels_of_all_steps_before():
     assert kernels_prepared_again("") > 1000
-    assert kernels_prepared_again("keep_kernels()") == 0
+    assert kernels_prepared_again("enlarge_onednn_cache()") == 0
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
 def test_a_step_meets_the_memory_of_the_step_before():
-    assert kept_bytes("") < 40_000_000 <= kept_bytes("keep_freed_memory()")
+    assert kept_bytes("") < 40_000_000 <= kept_bytes("disable_malloc_trim()")
 
 
 @pytest.mark.parametrize(

@@ -501,7 +501,7 @@ def test_an_existing_run_is_not_started_anew(whole, make_config):
 @pytest.mark.parametrize("before_checkpoint", [True, False])
 def test_changed_settings_are_named(make_config, tmp_path, before_checkpoint):
     if before_checkpoint:
-        settings.save(make_config(), tmp_path / "config.yaml")
+        settings.save_config(make_config(), tmp_path / "config.yaml")
     else:
         with pytest.raises(Interrupted):
             train(make_config(), tmp_path, progress=At(1, raising()))

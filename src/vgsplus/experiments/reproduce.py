@@ -271,7 +271,7 @@ class _Study:
             phase.name: settings.to_dict(speech)
             for config in self.configs.values()
             for phase in config.schedule.phases
-            if (speech := phase.weighted_speech)
+            if (speech := phase.active_additional_speech)
         }
         about = ("name", "version", "provenance", "licence", "counts")
         return Results(

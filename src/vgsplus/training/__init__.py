@@ -1,1 +1,1 @@
-"""Schedules, batches, optimisation and checkpoints."""
+"""The training loop, batches, optimisers, checkpoints and logs."""

@@ -1,4 +1,4 @@
-"""Checkpoints: folders of safetensors and JSON, which never hold code and appear only when complete.
+"""Checkpoints: folders of safetensors and JSON, without pickled objects, which appear only when complete.
 
 RUN/checkpoints/step-00001200/                 every few minutes; the newest two are kept
 RUN/checkpoints/step-00005000-end-of-w2v2/     at the end of a phase; always kept
@@ -44,7 +44,7 @@ class TrainingState:
     Attributes:
         phase: index of the phase.
         phase_name: name of the phase.
-        step: updates done in the phase.
+        step: updates done in the phase (`step` of the log is `global_step` here).
         steps: updates of the complete phase.
         epoch: epochs of the whole run done so far.
         global_step: updates of the whole run done so far.
@@ -130,7 +130,7 @@ def link_checkpoint(checkpoint: Path, run: Path) -> Path:
 def prune(run: Path, keep: int = KEEP) -> None:
     """Remove all checkpoints except the newest `keep` and those at the end of a phase.
 
-    What the file system does not release yet stays under a hidden name and is removed later.
+    If a folder cannot be deleted yet, it keeps a hidden name and is deleted later.
     """
     for old in checkpoints(run)[:-keep]:
         if "-end-of-" not in old.name:
@@ -244,13 +244,13 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     tensors = load_tensors(path)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    faults = {
+    problems = {
         "missing": expected.keys() - found.keys(),
         "unexpected": found.keys() - expected.keys(),
         "of another shape": {n for n in expected.keys() & found.keys() if expected[n] != found[n]},
     }
-    if any(faults.values()):
-        listed = "; ".join(f"{what}: {_names(names)}" for what, names in faults.items() if names)
+    if any(problems.values()):
+        listed = "; ".join(f"{what}: {_names(names)}" for what, names in problems.items() if names)
         raise CheckpointError(f"{path}: does not fit the model ({listed})")
     model.load_state_dict(tensors)
 
@@ -275,6 +275,6 @@ def _names(names: set[str]) -> str:
 
 def _broken(path: Path, error: Exception) -> str:
     return (
-        f"{path}: is broken or truncated ({error}). Remove the folder {path.parent} to resume from the "
-        "checkpoint before it."
+        f"{path}: is broken or truncated ({error}). Use an earlier checkpoint of the run; to resume from it, "
+        f"remove the folder {path.parent}."
     )

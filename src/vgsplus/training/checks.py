@@ -25,23 +25,23 @@ def check_run(
 ) -> None:
     """Check that settings, corpora and machine fit each other.
 
-    Phases before `first_phase`, which a resumed run has completed or begun, need no initial weights.
+    `init` is not checked for phases before `first_phase`: those that the resumed run has started.
 
     Raises:
-        ConfigError: they do not; names every reason.
+        ConfigError: they do not; names every problem.
         CorpusError: a split that is needed is missing or empty.
     """
-    faults = [
-        *_machine_faults(config),
-        *_init_faults(config, load_weights, first_phase),
-        *_batch_faults(config, corpus),
-        *_image_faults(config, corpus),
-        *_crop_faults(config),
-        *(fault for split in splits(config) for fault in _clip_faults(config, corpus, split)),
-        *_additional_speech_faults(config),
+    problems = [
+        *_machine_problems(config),
+        *_init_problems(config, load_weights, first_phase),
+        *_batch_problems(config, corpus),
+        *_image_problems(config, corpus),
+        *_crop_problems(config),
+        *(problem for split in splits(config) for problem in _clip_problems(config, corpus, split)),
+        *_additional_speech_problems(config),
     ]
-    if faults:
-        raise ConfigError("the run cannot start:\n" + "\n".join(f"- {fault}" for fault in faults))
+    if problems:
+        raise ConfigError("the run cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
 
 
 def splits(config: RunConfig) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def needs_images(config: RunConfig) -> bool:
     return any(phase.alpha.ever_positive for phase in config.schedule.phases)
 
 
-def _machine_faults(config: RunConfig) -> Iterator[str]:
+def _machine_problems(config: RunConfig) -> Iterator[str]:
     cuda = torch.cuda.is_available()
     if config.accelerator == "cuda" and not cuda:
         yield "accelerator: is cuda, but PyTorch finds no CUDA device; use auto or cpu"
@@ -62,7 +62,7 @@ def _machine_faults(config: RunConfig) -> Iterator[str]:
         yield "precision: 16-mixed needs a CUDA device; use 32-true or bf16-mixed"
 
 
-def _init_faults(config: RunConfig, load_weights: LoadWeights | None, first_phase: int) -> Iterator[str]:
+def _init_problems(config: RunConfig, load_weights: LoadWeights | None, first_phase: int) -> Iterator[str]:
     for index, phase in enumerate(config.schedule.phases):
         if phase.init is None or index < first_phase:
             continue
@@ -78,7 +78,7 @@ def _init_faults(config: RunConfig, load_weights: LoadWeights | None, first_phas
                 yield f"schedule.{index}.init: {error}"
 
 
-def _batch_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
+def _batch_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:
     num = len(corpus.captions(TRAIN))
     if config.batch_size > num:
         yield f"batch_size: {config.batch_size} is more than the {num} captions of the split {TRAIN}"
@@ -86,7 +86,7 @@ def _batch_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
         yield "batch_size: must be at least 2 for α > 0, because the other images of a batch are negatives"
 
 
-def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
+def _image_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:
     if not needs_images(config):
         return
     if not config.model.grounded:
@@ -112,25 +112,28 @@ def _image_faults(config: RunConfig, corpus: Corpus) -> Iterator[str]:
             )
 
 
-def _crop_faults(config: RunConfig) -> Iterator[str]:
+def _crop_problems(config: RunConfig) -> Iterator[str]:
     least = receptive_field(config.model.conv_layers)
     crops = {"max_seconds": config.max_seconds}
     if VALIDATION in splits(config):
         crops["validation_max_seconds"] = config.validation_max_seconds
     for setting, seconds in crops.items():
         if round(seconds * SAMPLE_RATE) < least:
-            yield f"{setting}: {seconds} s are fewer than the {least} samples of a frame"
+            yield (
+                f"{setting}: {seconds} s is shorter than the receptive field of one frame ({least} samples, "
+                f"{1000 * least / SAMPLE_RATE:.0f} ms)"
+            )
 
 
-def _clip_faults(config: RunConfig, corpus: Corpus, split: str, setting: str = "corpus") -> Iterator[str]:
+def _clip_problems(config: RunConfig, corpus: Corpus, split: str, setting: str = "corpus") -> Iterator[str]:
     captions = corpus.captions(split)
     least = receptive_field(config.model.conv_layers)
     short = (captions.num_samples < least).nonzero()[0]
     if short.size:
         first = captions[int(short[0])]
         yield (
-            f"{setting}: {short.size} captions of the split {split} are shorter than the {least} samples "
-            f"({1000 * least / SAMPLE_RATE:.0f} ms) of a frame, the first {first.id} with "
+            f"{setting}: {short.size} captions of the split {split} are shorter than the receptive field of "
+            f"one frame ({least} samples, {1000 * least / SAMPLE_RATE:.0f} ms), the first {first.id} with "
             f"{first.num_samples}; prepare the corpus without them"
         )
     # Preparation checked every file; the first one shows whether they were moved since.
@@ -142,17 +145,17 @@ def _clip_faults(config: RunConfig, corpus: Corpus, split: str, setting: str = "
         )
 
 
-def _additional_speech_faults(config: RunConfig) -> Iterator[str]:
+def _additional_speech_problems(config: RunConfig) -> Iterator[str]:
     opened: dict[str, Corpus] = {}
     for index, phase in enumerate(config.schedule.phases):
-        speech, setting = phase.weighted_speech, f"schedule.{index}.additional_speech"
+        speech, setting = phase.active_additional_speech, f"schedule.{index}.additional_speech"
         if speech is None:
             continue
         try:
             if speech.corpus not in opened:
                 opened[speech.corpus] = Corpus.open(speech.corpus)
                 for split in splits(config):
-                    yield from _clip_faults(config, opened[speech.corpus], split, f"{setting}.corpus")
+                    yield from _clip_problems(config, opened[speech.corpus], split, f"{setting}.corpus")
             num = len(opened[speech.corpus].captions(TRAIN))
         except CorpusError as error:
             yield f"{setting}.corpus: {error}"

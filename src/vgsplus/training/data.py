@@ -8,7 +8,8 @@ A batch is a dict of tensors:
     boxes        (B, R, 4) float32
     image_ids    (B,) int64, rows of the images in the corpus
 
-In a phase with additional speech (FaST-VGS+, Peng & Harwath), every step reads an extra batch of it too.
+In a phase with additional speech (see `schedule.AdditionalSpeech`), every step also reads a batch of it, the
+extra batch.
 """
 
 import math
@@ -48,31 +49,31 @@ class BatchIndices(NamedTuple):
 
     Attributes:
         captions: (B,) positions of the captions in their split.
-        images: whether region features are read.
-        crops: (B,) in [0, 1), where longer captions are cut (see `audio.read`); empty: at their start.
+        with_images: whether region features are read.
+        crop_positions: (B,) in [0, 1), where longer captions are cropped (see `audio.read`); empty: all 0.
     """
 
     captions: tuple[int, ...]
-    images: bool = False
-    crops: tuple[float, ...] = ()
+    with_images: bool = False
+    crop_positions: tuple[float, ...] = ()
 
 
 def epoch_order(
-    num: int, seed: int, epoch: int, phase: int = 0, stream: RandomStream = RandomStream.ORDER
+    num_captions: int, seed: int, epoch: int, phase: int = 0, stream: RandomStream = RandomStream.ORDER
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Draw a permutation of `num` captions and their crops in [0, 1), both (num,), from all arguments."""
+    """Draw a permutation of the captions and their crop positions in [0, 1), both (num_captions,)."""
     generator = np.random.default_rng([seed, stream, phase, epoch])
-    return generator.permutation(num), generator.random(num)
+    return generator.permutation(num_captions), generator.random(num_captions)
 
 
-def batches_per_epoch(num: int, batch_size: int) -> int:
-    """Return how many batches `num` captions make.
+def batches_per_epoch(num_captions: int, batch_size: int) -> int:
+    """Return how many batches `num_captions` captions make.
 
-    A last incomplete batch is skipped unless it is the only one: grounding counts the other captions of the
-    batch as negatives, so its loss (and the statistics of BatchNorm) differ in a smaller batch. The captions
-    skipped change from epoch to epoch.
+    A last incomplete batch is dropped (as drop_last), unless it is the only one: grounding counts the other
+    captions of the batch as negatives, so its loss (and the statistics of BatchNorm) differ in a smaller
+    batch. The captions dropped change from epoch to epoch.
     """
-    return max(1, num // batch_size)
+    return max(1, num_captions // batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,37 +83,37 @@ class BatchSampler:
     No earlier step is replayed. Data-parallel training would take a share of each batch here.
 
     Attributes:
-        num: captions in the split.
+        num_captions: captions in the split.
         batch_size: B.
         seed: seed of the run.
         steps: steps of the phase to yield; an epoch has `batches_per_epoch` of them.
         phase: index of the phase.
         stream: random stream of the order.
-        images: function of the step, whether region features are read; None: never.
-        random_crops: cut longer captions at random positions instead of at their start.
+        with_images: function of the step, whether region features are read; None: never.
+        random_crops: crop longer captions at random positions instead of at the start.
     """
 
-    num: int
+    num_captions: int
     batch_size: int
     seed: int
     steps: range
     phase: int = 0
     stream: RandomStream = RandomStream.ORDER
-    images: Callable[[int], bool] | None = None
+    with_images: Callable[[int], bool] | None = None
     random_crops: bool = False
 
     def __iter__(self) -> Iterator[BatchIndices]:
-        order, crops, drawn = np.empty(0, np.int64), np.empty(0), -1
+        order, positions, current_epoch = np.empty(0, np.int64), np.empty(0), -1
         for step in self.steps:
-            epoch, index = divmod(step, batches_per_epoch(self.num, self.batch_size))
-            if epoch != drawn:
-                order, crops = epoch_order(self.num, self.seed, epoch, self.phase, self.stream)
-                drawn = epoch
+            epoch, index = divmod(step, batches_per_epoch(self.num_captions, self.batch_size))
+            if epoch != current_epoch:
+                order, positions = epoch_order(self.num_captions, self.seed, epoch, self.phase, self.stream)
+                current_epoch = epoch
             batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
             yield BatchIndices(
                 tuple(order[batch].tolist()),
-                images=self.images is not None and self.images(step),
-                crops=tuple(crops[batch].tolist()) if self.random_crops else (),
+                with_images=self.with_images is not None and self.with_images(step),
+                crop_positions=tuple(positions[batch].tolist()) if self.random_crops else (),
             )
 
     def __len__(self) -> int:
@@ -131,7 +132,7 @@ class SpeechImageDataset(Dataset[Batch]):
     Attributes:
         corpus: the corpus.
         captions: its captions of the split.
-        max_samples: longer captions are cut to this many samples.
+        max_samples: longer captions are cropped to this length.
         pad_to_max: pad all batches to `max_samples` instead.
     """
 
@@ -148,24 +149,25 @@ class SpeechImageDataset(Dataset[Batch]):
             CorpusError: an image is unknown.
         """
         captions = [self.captions[position] for position in indices.captions]
-        batch = self._read_waveforms(captions, indices.crops or [0.0] * len(captions))
-        if indices.images:
-            image_ids = [caption.image for caption in captions if caption.image is not None]
-            features, boxes = self.corpus.stored_regions(image_ids)
-            # PyTorch widens float16 in a fraction of the time that NumPy takes.
+        batch = self._read_waveforms(captions, indices.crop_positions or [0.0] * len(captions))
+        if indices.with_images:
+            # The condition only narrows the type: `check_run` refuses α > 0 with captions without an image.
+            images = [caption.image for caption in captions if caption.image is not None]
+            features, boxes = self.corpus.stored_regions(images)
+            # Converting float16 in PyTorch is much faster than in NumPy.
             batch["features"] = torch.from_numpy(features).float()
             batch["boxes"] = torch.from_numpy(boxes).float()
-            batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in image_ids])
+            batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in images])
         return batch
 
     def __len__(self) -> int:
         """Return the number of captions in the split."""
         return len(self.captions)
 
-    def _read_waveforms(self, captions: Sequence[Caption], crops: Sequence[float]) -> Batch:
+    def _read_waveforms(self, captions: Sequence[Caption], crop_positions: Sequence[float]) -> Batch:
         read = [
-            audio.read_crop(self.corpus.audio_path(caption), self.max_samples, crop)
-            for caption, crop in zip(captions, crops, strict=True)
+            audio.read_crop(self.corpus.audio_path(caption), self.max_samples, position)
+            for caption, position in zip(captions, crop_positions, strict=True)
         ]
         longest = max(len(samples) for samples, _ in read)
         padded = (
@@ -213,8 +215,8 @@ def load_batches(
                 raise batches
             yield tuple(batches)
     finally:
-        # Left to garbage collection, the traceback of an exception would keep the workers alive, and these
-        # would block the exit of the interpreter: they ignore the SIGTERM that it would end them with.
+        # Shut the workers down explicitly: the traceback of an exception would keep a reference to the
+        # iterator, and the workers, which ignore SIGTERM, would then block interpreter exit.
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()  # noqa: SLF001 - no public equivalent
 
@@ -234,7 +236,7 @@ class _StepDataset(Dataset["list[Batch] | VgsplusError"]):
 
 def _ignore_signals(_worker: int) -> None:
     # Ctrl-C reaches all processes of the group. Workers must outlive the current step of the trainer; they
-    # exit when it closes the loader or dies.
+    # exit when it closes the loader or exits.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -243,7 +245,7 @@ def _ignore_signals(_worker: int) -> None:
 
 
 def open_split(config: RunConfig, corpus: Corpus, split: str) -> SpeechImageDataset:
-    """Return the training or validation split of a corpus, cut and padded as the settings say.
+    """Return the training or validation split of a corpus, with the lengths and padding of `config`.
 
     Raises:
         CorpusError: the split is unknown or empty.
@@ -263,37 +265,39 @@ def open_additional_speech(schedule: Schedule) -> dict[str, Corpus]:
     Raises:
         CorpusError: as `Corpus.open`.
     """
-    folders = {phase.name: speech.corpus for phase in schedule.phases if (speech := phase.weighted_speech)}
+    folders = {
+        phase.name: speech.corpus for phase in schedule.phases if (speech := phase.active_additional_speech)
+    }
     opened = {folder: Corpus.open(folder) for folder in dict.fromkeys(folders.values())}
     return {name: opened[folder] for name, folder in folders.items()}
 
 
-def extra_batch_size(config: RunConfig, phase: PhaseSteps, num: int) -> int:
-    """Return the batch size of the `num` clips of additional speech (see `AdditionalSpeech.batch_size`)."""
-    speech = phase.settings.weighted_speech
+def extra_batch_size(config: RunConfig, phase: PhaseSteps, num_clips: int) -> int:
+    """Return the batch size of `num_clips` clips of additional speech (see `AdditionalSpeech.batch_size`)."""
+    speech = phase.config.active_additional_speech
     assert speech is not None
-    return speech.batch_size or min(math.ceil(num / phase.steps_per_epoch), config.batch_size)
+    return speech.batch_size or min(math.ceil(num_clips / phase.steps_per_epoch), config.batch_size)
 
 
 def training_batches(
-    config: RunConfig, phase: PhaseSteps, corpus: Corpus, extra: Corpus | None, first_step: int
+    config: RunConfig, phase: PhaseSteps, corpus: Corpus, additional_speech: Corpus | None, start_step: int
 ) -> Generator[tuple[Batch, ...]]:
-    """Yield the batch, or the batch and the extra batch, of each step of a phase from `first_step` on."""
-    steps = range(first_step, phase.steps)
+    """Yield the batch, or the batch and the extra batch, of each step of a phase from `start_step` on."""
+    steps = range(start_step, phase.steps)
     captions = open_split(config, corpus, TRAIN)
     sampler = BatchSampler(
-        num=len(captions),
+        num_captions=len(captions),
         batch_size=config.batch_size,
         seed=config.seed,
         steps=steps,
         phase=phase.index,
-        images=lambda step: phase.alpha(step) > 0,
+        with_images=lambda step: phase.alpha(step) > 0,
     )
-    if extra is None:
+    if additional_speech is None:
         return _load(config, (captions, sampler))
-    clips = open_split(config, extra, TRAIN)
+    clips = open_split(config, additional_speech, TRAIN)
     extra_sampler = BatchSampler(
-        num=len(clips),
+        num_captions=len(clips),
         batch_size=extra_batch_size(config, phase, len(clips)),
         seed=config.seed,
         steps=steps,
@@ -305,16 +309,16 @@ def training_batches(
 
 
 def validation_batches(
-    config: RunConfig, corpus: Corpus, batch_size: int, *, images: bool
+    config: RunConfig, corpus: Corpus, batch_size: int, *, with_images: bool
 ) -> Generator[tuple[Batch, ...]]:
     """Yield the validation batches of a corpus: always the same, shuffled so that images differ in each."""
     dataset = open_split(config, corpus, VALIDATION)
     sampler = BatchSampler(
-        num=len(dataset),
+        num_captions=len(dataset),
         batch_size=batch_size,
         seed=VALIDATION_SEED,
         steps=range(batches_per_epoch(len(dataset), batch_size)),
-        images=lambda _: images,
+        with_images=lambda _: with_images,
     )
     return _load(config, (dataset, sampler))
 

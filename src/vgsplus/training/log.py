@@ -1,10 +1,10 @@
 """The training log: RUN/log.jsonl, one JSON object per line, and the same numbers as TensorBoard scalars.
 
 Each line has kind, step (updates of the whole run so far), phase, phase_index, phase_step and epoch.
-    "train"       after every update: alpha, lr, total and the terms of `Losses` by name (null where α did not
-                  need a published one), grad_norm, captions_per_second, audio_seconds_per_second, moved_crops
-                  (share of clips whose crop was silent and was moved); with additional speech also its terms,
-                  under names such as "additional_speech/contrastive", weighted into total
+    "train"       after every update: alpha, lr, total and the terms of `Losses` by name (published terms that
+                  α omits are null), grad_norm, captions_per_second, audio_seconds_per_second, moved_crops
+                  (fraction of clips whose crop was silent and was moved); with additional speech also its
+                  terms, under names such as "additional_speech/contrastive", weighted into total
     "validation"  alpha, moved_crops, and total and the terms averaged over the validation split (those of
                   additional speech over its own)
     "evaluation"  scores, as the evaluation returned them
@@ -35,8 +35,8 @@ LOG_FILE = "log.jsonl"
 TENSORBOARD = "tensorboard"
 POSITION_KEYS = ("kind", "step", "phase", "phase_index", "phase_step", "epoch")
 
-EXTRA = "additional_speech/"
-"""Prefix of the terms of additional speech."""
+ADDITIONAL = "additional_speech/"
+"""Prefix of the names of the terms of additional speech."""
 MOVED_CROPS = "moved_crops"
 _NOT_LOSSES = frozenset(
     {*POSITION_KEYS, "alpha", "lr", "grad_norm", "captions_per_second", "audio_seconds_per_second"}
@@ -65,12 +65,12 @@ def loss_terms(losses: Losses) -> dict[str, Tensor]:
     return {"total": losses.total, **losses.terms}
 
 
-def add_extra[Value: (float, Tensor)](
-    losses: dict[str, Value], extra: dict[str, Value], weight: float
+def merge_terms[Value: (float, Tensor)](
+    captions: dict[str, Value], additional: dict[str, Value], weight: float
 ) -> dict[str, Value]:
-    """Merge the terms of captions and of additional speech; total = own total + weight · extra total."""
-    renamed = {f"{EXTRA}{name}": value for name, value in extra.items() if name != "total"}
-    return losses | renamed | {"total": losses["total"] + weight * extra["total"]}
+    """Merge the terms of captions and of additional speech; total = captions' + weight · additional total."""
+    renamed = {f"{ADDITIONAL}{name}": value for name, value in additional.items() if name != "total"}
+    return captions | renamed | {"total": captions["total"] + weight * additional["total"]}
 
 
 def losses_in(record: Record) -> dict[str, float]:
@@ -133,7 +133,7 @@ def copy_log(source: Path, target: Path, last_step: int) -> set[tuple[str, int]]
     """Write the records of run `source` up to `last_step` as the log of run `target`, which may be `source`.
 
     Returns:
-        (kind, step) of all copied records but those of single updates.
+        (kind, step) of all copied records except kind "train".
     """
     copied = set()
     with atomic_file(target / LOG_FILE) as file:
@@ -154,7 +154,7 @@ class RunLog:
         self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=last_step + 1)
 
     def write(self, record: Record) -> None:
-        """Append a record, which survives the death of this process.
+        """Append a record, which is kept if the process is killed.
 
         Raises:
             VgsplusError: the file cannot be written.

@@ -1,7 +1,7 @@
 """The optimisers: BertAdam, that of the published system, and AdamW."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from vgsplus.schedule import OptimizerSettings
 class BertAdam(Optimizer):
     """Adam without bias correction and with decoupled weight decay on every parameter.
 
-    m ← β₁m + (1 - β₁)g, v ← β₂v + (1 - β₂)g², p ← p - lr·(m / (√v + ε) + λp). Parameters without a gradient
-    do not change. Clipping and the learning-rate schedule are not part of it.
+    m ← β₁m + (1 - β₁)g, v ← β₂v + (1 - β₂)g², p ← p - lr·(m / (√v + ε) + λp). A parameter without
+    a gradient is not updated, not even by weight decay. Clipping and the learning-rate schedule are not part
+    of it.
 
     Args:
         params: parameters or parameter groups.
@@ -61,26 +62,30 @@ class BertAdam(Optimizer):
         torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
         denominator = torch._foreach_sqrt(v)  # noqa: SLF001 - the kernels PyTorch's own optimisers use
         torch._foreach_add_(denominator, group["eps"])
-        # Decay joins the update before it meets p: lr·λ alone is below the rounding of float32.
+        # Decay is added to the update first: lr·λ·p on its own loses precision in float32.
         update = torch._foreach_div(m, denominator)  # noqa: SLF001
         torch._foreach_add_(update, params, alpha=group["weight_decay"])
         torch._foreach_add_(params, update, alpha=-group["lr"])
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Build the optimiser of a phase for all trainable parameters of a model, on the device of the model."""
+    """Build the optimiser of a phase for all trainable parameters of a model, on its current device."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     lr, betas, eps, decay = settings.lr, settings.betas, settings.eps, settings.weight_decay
-    if settings.name == "bertadam":
-        return BertAdam(parameters, lr, betas, eps, decay)
-    # Fused, an update takes a quarter of the time on a CPU. On a GPU the fused update unscales gradients
-    # itself, so that they could not be clipped in 16-mixed; the default of PyTorch is fast there.
-    fused = True if all(p.device.type == "cpu" for p in parameters) else None
-    return torch.optim.AdamW(parameters, lr, betas, eps, decay, fused=fused)
+    match settings.name:
+        case "bertadam":
+            return BertAdam(parameters, lr, betas, eps, decay)
+        case "adamw":
+            # The fused kernel takes a quarter of the time on a CPU. On a GPU it unscales gradients itself, so
+            # Fabric could not clip them in 16-mixed.
+            fused = True if all(p.device.type == "cpu" for p in parameters) else None
+            return torch.optim.AdamW(parameters, lr, betas, eps, decay, fused=fused)
+        case _:
+            assert_never(settings.name)
 
 
 def named_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return the state tensors by "key/parameter name"; parameters without a gradient so far have none."""
+    """Return state tensors by "key/parameter name"; parameters without a gradient so far have no state."""
     return {
         f"{key}/{name}": value
         for name, p in model.named_parameters()
@@ -89,7 +94,7 @@ def named_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_named_state(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Load the tensors of `named_state`, whose names and shapes must fit."""
+    """Load what `named_state` returned. All state must be tensors; the caller must check names and shapes."""
     state: dict[int, dict[str, Tensor]] = {}
     positions = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
     index = {name: positions[id(p)] for name, p in model.named_parameters() if id(p) in positions}

@@ -13,8 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vgsplus import config as settings
-from vgsplus.config import RunConfig
+from vgsplus.config import RunConfig, differences, load_config, save_config, to_dict
 from vgsplus.corpora import Corpus
 from vgsplus.corpora.format import CAPTIONS_FILE
 from vgsplus.errors import CheckpointError
@@ -43,8 +42,8 @@ def resolve_precision(config: RunConfig, *runs: Path) -> RunConfig:
     if config.precision != "auto":
         return config
     existing = [run / CONFIG_FILE for run in runs if (run / CONFIG_FILE).is_file()]
-    known = settings.load_config(existing[0]).precision if existing else native_precision(config.accelerator)
-    return dataclasses.replace(config, precision=known)
+    precision = load_config(existing[0]).precision if existing else native_precision(config.accelerator)
+    return dataclasses.replace(config, precision=precision)
 
 
 @contextmanager
@@ -59,9 +58,9 @@ def run_lock(run: Path) -> Iterator[None]:
             run.mkdir(parents=True, exist_ok=True)
             stack.callback(_remove_empty, run)
             stack.enter_context(lock_file(run / LOCK_FILE))
-        except BlockingIOError as held:
+        except BlockingIOError as error:
             raise CheckpointError(
-                f"{run}: {held.strerror} is training in it. Wait for it to end, or choose another folder."
+                f"{run}: {error.strerror} is training in it. Wait for it to end, or choose another folder."
             ) from None
         except OSError as error:
             raise CheckpointError(f"{run}: cannot be written ({error})") from error
@@ -94,7 +93,7 @@ def open_run(
     found = check_resumable(run, config, data)
     origin = _load_origin(start, config, data) if found is None and start is not None else None
     try:
-        settings.save(config, run / CONFIG_FILE)
+        save_config(config, run / CONFIG_FILE)
         if origin:
             copy_log(origin.path.parent.parent, run, origin.state.global_step)
             return Checkpoint(link_checkpoint(origin.path, run), origin.state)
@@ -116,12 +115,12 @@ def load_latest(run: Path, config: RunConfig) -> Checkpoint | None:
     path = latest_path(run)
     state = load_state(path) if path else None
     if state:
-        known = state.run
+        saved = state.run
     elif (run / CONFIG_FILE).is_file():
-        known = settings.to_dict(settings.load_config(run / CONFIG_FILE))
+        saved = to_dict(load_config(run / CONFIG_FILE))
     else:
         return None
-    if changed := settings.differences(_comparable(known), _comparable(settings.to_dict(config))):
+    if changed := differences(_weight_settings(saved), _weight_settings(to_dict(config))):
         raise CheckpointError(
             f"{run}: its settings have changed:\n{_listed(changed)}\nChange them back, or choose another "
             "folder."
@@ -148,8 +147,8 @@ def _load_origin(start: Path, config: RunConfig, data: Mapping[str, Any]) -> Che
     if not state.end_of_phase:
         raise CheckpointError(f"{path}: is not at the end of a phase ({state.step} of {state.steps} steps)")
     phases = state.phase + 1
-    old, new = (_comparable(plain, phases) for plain in (state.run, settings.to_dict(config)))
-    if changed := settings.differences(old, new):
+    saved, current = (_weight_settings(plain, phases) for plain in (state.run, to_dict(config)))
+    if changed := differences(saved, current):
         raise CheckpointError(
             f"{path}: was trained with other settings or another first part of the schedule:\n"
             f"{_listed(changed)}"
@@ -159,11 +158,11 @@ def _load_origin(start: Path, config: RunConfig, data: Mapping[str, Any]) -> Che
     return origin
 
 
-def _comparable(plain: Mapping[str, Any], phases: int | None = None) -> dict[str, Any]:
-    """Return the plain settings that decide the weights, of the first `phases` phases (None: all)."""
+def _weight_settings(plain: Mapping[str, Any], phases: int | None = None) -> dict[str, Any]:
+    """Return the plain settings that affect the weights, of the first `phases` phases (None: all)."""
     kept = {key: value for key, value in plain.items() if key not in RESUMABLE_CHANGES}
     # Runs from before a setting of the model existed have its default.
-    kept["model"] = settings.to_dict(ModelConfig()) | plain.get("model", {})
+    kept["model"] = to_dict(ModelConfig()) | plain.get("model", {})
     kept["schedule"] = [
         phase | {"additional_speech": {key: value for key, value in speech.items() if key != "corpus"}}
         if (speech := phase.get("additional_speech"))
@@ -206,17 +205,17 @@ def data_fingerprint(corpus: Corpus, additional_speech: Mapping[str, Corpus]) ->
     }
 
 
-def fingerprint_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return how a fingerprint differs from a known one, which may be older and have fewer keys."""
-    return settings.differences(dict(known), {name: given.get(name) for name in known})
+def fingerprint_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return how a fingerprint differs from a saved one, which may be older and have fewer keys."""
+    return differences(dict(saved), {name: current.get(name) for name in saved})
 
 
 def _require_same_data(checkpoint: Checkpoint, data: Mapping[str, Any], phases: list[str]) -> None:
     """Require the corpus, and the additional speech of `phases`, that the checkpoint was trained on."""
     changed = fingerprint_changes(checkpoint.state.corpus, data["corpus"])
     for name in sorted(phases):
-        given = data["additional_speech"].get(name, {})
-        known = checkpoint.state.additional_speech.get(name) or dict.fromkeys(given)
-        changed += [f"additional_speech.{name}.{line}" for line in fingerprint_changes(known, given)]
+        current = data["additional_speech"].get(name, {})
+        saved = checkpoint.state.additional_speech.get(name) or dict.fromkeys(current)
+        changed += [f"additional_speech.{name}.{line}" for line in fingerprint_changes(saved, current)]
     if changed:
         raise CheckpointError(f"{checkpoint.path}: was trained on another corpus:\n{_listed(changed)}")

@@ -56,7 +56,7 @@ def native_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if native else "32-true"
 
 
-def keep_freed_memory() -> None:
+def disable_malloc_trim() -> None:
     """Configure glibc to keep freed memory for the rest of the process; without glibc do nothing.
 
     By default it returns blocks of 32 MB and more to the system, and every step waits for the same pages to
@@ -70,11 +70,12 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def keep_kernels() -> None:
+def enlarge_onednn_cache() -> None:
     """Raise the capacity of oneDNN's kernel cache to 8,192, unless the environment sets it.
 
     oneDNN compiles a kernel for each new shape. Its default of 1,024 is less than captions of many lengths
-    need in bfloat16, so that every step would compile most of its kernels. Read at the first kernel.
+    need in bfloat16, so that every step would compile most of its kernels. oneDNN reads the variable when it
+    creates its first kernel.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
@@ -83,8 +84,8 @@ def keep_kernels() -> None:
 def deterministic(device: torch.device) -> Iterator[None]:
     """Use deterministic algorithms on a CUDA device; a CPU is deterministic anyway.
 
-    Operations without a deterministic kernel warn and run. PyTorch may also leave the gradients of attention
-    to a kernel that adds in any order: no GPU has been tried.
+    Operations without a deterministic kernel warn and run. PyTorch may also compute the gradients of
+    attention with a non-deterministic summation order; not tested on a GPU.
     """
     if device.type != "cuda":
         yield
@@ -116,7 +117,7 @@ def versions() -> dict[str, str]:
 
 
 class RandomStream(IntEnum):
-    """Uses of randomness; equal indices of different streams give unrelated seeds."""
+    """Independent random streams; the same index in two streams gives unrelated seeds."""
 
     MODEL = 0
     ORDER = 1

@@ -1,11 +1,9 @@
 """The training loop.
 
-    for phase in schedule:                   Trainer.run
-        optimizer = build_optimizer(phase)
-        for batch in training_batches(phase):    Trainer._train_phase
-            α, lr = phase.alpha(step), phase.lr(step)
-            α · L_AV + (1 - α) · L_AUD → backward, clip, optimizer.step    Trainer._update
-            save, validate, evaluate when due    Trainer._after_step
+- `Trainer.run`: for each phase of the schedule,
+- `Trainer._train_phase`: build the optimiser; for each batch,
+- `Trainer._update`: loss α · grounding + (1 - α) · ssl, backward, clip, optimiser step;
+- `Trainer._after_step`: save, validate and evaluate when due.
 
 Every step is a function of (seed, phase, step) and of the weights before it, so a run that was killed and
 resumed ends with the same weights, bit for bit, as one that was not.
@@ -23,8 +21,7 @@ from lightning_fabric.plugins import MixedPrecision, Precision
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vgsplus import config as settings
-from vgsplus.config import RunConfig
+from vgsplus.config import RunConfig, from_dict, to_dict
 from vgsplus.corpora import Corpus
 from vgsplus.errors import Interrupted, NotFiniteError
 from vgsplus.losses import PUBLISHED_TERMS, Losses
@@ -37,14 +34,14 @@ from vgsplus.training.checkpoint import OPTIMIZER_FILE, Checkpoint, TrainingStat
 from vgsplus.training.checks import LoadWeights, check_run
 from vgsplus.training.data import TRAIN, Batch, batches_per_epoch, open_additional_speech, training_batches
 from vgsplus.training.log import (
-    EXTRA,
+    ADDITIONAL,
     MOVED_CROPS,
     Record,
     RunLog,
-    add_extra,
     log_record,
     loss_terms,
     losses_in,
+    merge_terms,
     read_log,
     throughput,
     to_numbers,
@@ -56,9 +53,9 @@ from vgsplus.training.runtime import (
     StopRequest,
     deterministic,
     device_name,
+    disable_malloc_trim,
+    enlarge_onednn_cache,
     indexed_seed,
-    keep_freed_memory,
-    keep_kernels,
     versions,
 )
 from vgsplus.training.validate import validate
@@ -66,12 +63,12 @@ from vgsplus.training.validate import validate
 type Evaluate = Callable[[VGSPlus, bool], dict[str, float]]
 """Called with the model and whether a phase has ended; returns scores by name."""
 
-NOT_SHOWN = ("ssl", "feature_penalty", "prob_perplexity", "code_perplexity")
-"""Terms that the progress display skips."""
+HIDDEN_TERMS = ("ssl", "feature_penalty", "prob_perplexity", "code_perplexity")
+"""Terms that the progress display omits."""
 
 
 class Trainer:
-    """Trains a model through the phases of a schedule; `train` prepares and checks what it needs."""
+    """Trains a model through the phases of a schedule; `train` checks and opens its arguments."""
 
     log: RunLog
 
@@ -86,15 +83,15 @@ class Trainer:
         load_weights: LoadWeights | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        self.config, self.out, self.corpus, self.extra = config, out, corpus, additional_speech
+        self.config, self.out, self.corpus, self.additional_speech = config, out, corpus, additional_speech
         self.data = data_fingerprint(corpus, additional_speech)
         self.evaluate, self.load_weights, self.progress = evaluate, load_weights, progress
         self.stop = StopRequest()
         assert config.precision != "auto", "resolve_precision comes first"
         device = device_name(config.accelerator)
         if device == "cpu":
-            keep_freed_memory()
-            keep_kernels()
+            disable_malloc_trim()
+            enlarge_onednn_cache()
         self.precision = (
             Precision() if config.precision == "32-true" else MixedPrecision(config.precision, device)
         )
@@ -126,21 +123,21 @@ class Trainer:
     def _train_phase(self, phase: PhaseSteps, resumed: Checkpoint | None) -> None:
         done = resumed.state.step if resumed else 0
         self.progress.update(phase.name, done, phase.steps)
-        if phase.settings.init is not None and resumed is None:
+        if phase.config.init is not None and resumed is None:
             assert self.load_weights is not None
-            self.progress.note(self.load_weights(self.model, phase.settings.init))
-        optimizer = build_optimizer(self.model, phase.settings.optimizer)
+            self.progress.note(self.load_weights(self.model, phase.config.init))
+        optimizer = build_optimizer(self.model, phase.config.optimizer)
         if resumed:
             tensors = checkpoint.load_tensors(resumed.path / OPTIMIZER_FILE)
             load_named_state(optimizer, self.model, tensors)
-            self._run_due(phase, done)  # the run may have been killed before it
+            self._run_due_evaluations(phase, done)  # the run may have been killed before them
             if self.stop.requested:
                 self._interrupt()
         self.model.train()
         prepared = self.fabric.setup_optimizers(optimizer)
         assert isinstance(prepared, Optimizer)
-        extra = self.extra.get(phase.name)
-        with closing(training_batches(self.config, phase, self.corpus, extra, done)) as steps:
+        additional_speech = self.additional_speech.get(phase.name)
+        with closing(training_batches(self.config, phase, self.corpus, additional_speech, done)) as steps:
             started = time.perf_counter()
             for step, batches in enumerate(steps, start=done):
                 record = self._update(phase, step, prepared, *batches)
@@ -157,16 +154,19 @@ class Trainer:
         batch: Batch,
         extra_batch: Batch | None = None,
     ) -> Record:
-        """Train on total = α · L_AV + (1 - α) · L_AUD, of an extra batch + weight · its L_AUD."""
-        alpha, lr, weight = phase.alpha(step), phase.lr(step), phase.extra_weight
+        """Run one optimiser update.
+
+        total = α · grounding + (1 - α) · ssl, plus weight · ssl of additional speech.
+        """
+        alpha, lr, weight = phase.alpha(step), phase.lr(step), phase.additional_weight
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()
-        extra = {}
+        additional = {}
         if extra_batch is not None:
             seed = indexed_seed(self.config.seed, RandomStream.EXTRA_STEP, phase.index, step)
-            # The Gumbel temperature is updated once: with the captions, if these reach the quantizer.
-            extra = self._accumulate_gradient(
+            # The Gumbel temperature advances once per update: with the captions if α < 1, else here.
+            additional = self._accumulate_gradient(
                 extra_batch, 0.0, seed, weight=weight, update_temperature=alpha == 1
             )
         seed = indexed_seed(self.config.seed, RandomStream.STEP, phase.index, step)
@@ -175,7 +175,7 @@ class Trainer:
             self.model, optimizer, max_norm=self.config.gradient_clip, error_if_nonfinite=False
         )
         assert norm is not None
-        terms = add_extra(losses, extra, weight) if extra else losses
+        terms = merge_terms(losses, additional, weight) if additional else losses
         values = to_numbers(terms | {"grad_norm": norm})
         self._require_finite(values, phase, step)
         optimizer.step()
@@ -185,7 +185,7 @@ class Trainer:
     def _accumulate_gradient(
         self, batch: Batch, alpha: float, seed: int, *, weight: float = 1.0, update_temperature: bool = True
     ) -> dict[str, Tensor]:
-        """Add the gradient of weight · total; one batch's activations are held at a time."""
+        """Backpropagate weight · total; batches run one after the other, to hold one set of activations."""
         torch.manual_seed(seed)  # masks, negatives, Gumbel noise and dropout
         losses = self._losses(batch, alpha, update_temperature=update_temperature)
         self.fabric.backward(weight * losses.total)
@@ -208,7 +208,7 @@ class Trainer:
         what = ", ".join(name for name in bad if name != "grad_norm") or "the gradient"
         last = f"The last checkpoint is {self._saved.path}." if self._saved else "There is no checkpoint yet."
         raise NotFiniteError(
-            f"{what}: not finite at step {step + 1} of phase {phase.name} "
+            f"{what} is not finite at step {step + 1} of phase {phase.name} "
             f"(α {phase.alpha(step):g}, learning rate {phase.lr(step):g}, precision "
             f"{self.config.precision}); the weights were not updated. {last} "
             "Try a lower learning rate, a longer warm-up or precision 32-true."
@@ -218,15 +218,15 @@ class Trainer:
 
     def _report(self, phase: PhaseSteps, record: Record) -> None:
         self.log.write(record)
-        shown = {n: x for n, x in losses_in(record).items() if n.removeprefix(EXTRA) not in NOT_SHOWN}
+        shown = {n: x for n, x in losses_in(record).items() if n.removeprefix(ADDITIONAL) not in HIDDEN_TERMS}
         detail = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         speed = f"{record['captions_per_second']:.1f} captions/s"
         self.progress.update(phase.name, record["phase_step"], phase.steps, f"{detail}  {speed}")
         if record[MOVED_CROPS] and not self._silent_crops_reported:
             self._silent_crops_reported = True
             self.progress.note(
-                f"some clips are silent throughout the {self.config.max_seconds:g} s that are cut from them; "
-                "such crops are moved to where there is sound (moved_crops in log.jsonl is their share)"
+                f"some clips are silent throughout the {self.config.max_seconds:g} s that are cropped from "
+                "them; such crops are moved to where there is sound (see moved_crops in log.jsonl)"
             )
 
     def _after_step(self, phase: PhaseSteps, done: int, optimizer: Optimizer) -> None:
@@ -234,22 +234,21 @@ class Trainer:
         due = done == phase.steps or minutes >= self.config.checkpoint_minutes
         if due:
             self._save(phase, done, optimizer)
-        self._run_due(phase, done)
+        self._run_due_evaluations(phase, done)
         if self.stop.requested:
             if not due:
                 self._save(phase, done, optimizer)
             self._interrupt()
         self.model.train()
 
-    def _run_due(self, phase: PhaseSteps, done: int) -> None:
-        """Validate and evaluate, unless stopped, if due after `done` steps and not in the log yet.
-
-        The model is left in evaluation mode.
-        """
+    def _run_due_evaluations(self, phase: PhaseSteps, done: int) -> None:
+        """Validate and evaluate if due and not in the log yet; leaves the model in eval mode."""
         self.model.eval()
         if self._is_due("validation", self.config.validate_every, phase, done):
-            alpha, extra = phase.alpha(done - 1), self.extra.get(phase.name)
-            means = validate(self._losses, self.config, phase, alpha, self.corpus, extra, self.stop)
+            alpha, additional_speech = phase.alpha(done - 1), self.additional_speech.get(phase.name)
+            means = validate(
+                self._losses, self.config, phase, alpha, self.corpus, additional_speech, self.stop
+            )
             if means:
                 shown = {name: x for name, x in means.items() if x or not name.endswith(MOVED_CROPS)}
                 self._write_scores("validation", phase, done, {"alpha": alpha} | means, shown)
@@ -283,13 +282,13 @@ class Trainer:
             epoch=phase.epoch(done),
             global_step=phase.first_step + done,
             seed=self.config.seed,
-            model=settings.to_dict(self.config.model),
-            run=settings.to_dict(self.config),
+            model=to_dict(self.config.model),
+            run=to_dict(self.config),
             precision=self.precision.state_dict(),
             versions=versions(),
             **self.data,
         )
-        # The log must reach the disk first: a checkpoint promises every line up to its step.
+        # The log on disk must contain every record up to the step of the checkpoint.
         self.log.sync()
         weights = self.model.state_dict()
         path = checkpoint.save_checkpoint(self.out, state, weights, named_state(optimizer, self.model))
@@ -300,8 +299,7 @@ class Trainer:
     def _interrupt(self) -> None:
         assert self._saved is not None
         raise Interrupted(
-            f"stopped as asked, and saved {self._saved.path}. The same command with --resume continues from "
-            "there."
+            f"stopped by a signal; saved {self._saved.path}. Run the same command with --resume to continue."
         )
 
 
@@ -319,9 +317,9 @@ def train(
 
     Args:
         config: the settings.
-        out: the run folder, which is made.
-        start: an end-of-phase checkpoint (or finished run) with the same settings and first phases; the run
-            continues after them as if they had been trained here.
+        out: the run folder, which is created.
+        start: an end-of-phase checkpoint of another run, or a finished run, with the same settings; its
+            completed phases, the first of the schedule, are taken over instead of being trained.
         resume: continue from the newest checkpoint in `out`, or start without one. A finished run returns
             at once.
         evaluate: called with the model in evaluation mode every `evaluate_every` epochs and after each phase,
@@ -339,8 +337,8 @@ def train(
         NotFiniteError: a loss or gradient is infinite or not a number.
         Interrupted: SIGINT or SIGTERM; the run saved.
     """
-    # A model configuration made in Python has not been through validation yet.
-    config = resolve_precision(settings.from_dict(settings.to_dict(config)), out)
+    # A ModelConfig built in Python has not been validated yet.
+    config = resolve_precision(from_dict(to_dict(config)), out)
     if resume and (finished := _load_finished(config, out, evaluate)):
         return finished
     corpus = Corpus.open(config.corpus)

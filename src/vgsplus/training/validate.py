@@ -10,7 +10,7 @@ from vgsplus.corpora import Corpus
 from vgsplus.losses import Losses
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training.data import TRAIN, VALIDATION_SEED, Batch, extra_batch_size, validation_batches
-from vgsplus.training.log import MOVED_CROPS, add_extra, loss_terms, to_numbers
+from vgsplus.training.log import MOVED_CROPS, loss_terms, merge_terms, to_numbers
 from vgsplus.training.runtime import RandomStream, StopRequest, indexed_seed
 
 type ComputeLosses = Callable[[Batch, float], Losses]
@@ -23,7 +23,7 @@ def validate(
     phase: PhaseSteps,
     alpha: float,
     corpus: Corpus,
-    extra: Corpus | None,
+    additional_speech: Corpus | None,
     stop: StopRequest,
 ) -> dict[str, float] | None:
     """Average the losses and moved crops over the validation split.
@@ -34,20 +34,20 @@ def validate(
         phase: the phase that is trained.
         alpha: α of the losses.
         corpus: the captions.
-        extra: additional speech, whose losses are averaged over its own validation split, or None.
+        additional_speech: or None; its losses are averaged over its own validation split.
         stop: checked after every batch.
 
     Returns:
         Means by name, or None when stopped.
     """
-    batches = validation_batches(config, corpus, config.batch_size, images=alpha > 0)
+    batches = validation_batches(config, corpus, config.batch_size, with_images=alpha > 0)
     means = _average(compute_losses, batches, alpha, RandomStream.VALIDATION, stop)
-    if means is None or extra is None:
+    if means is None or additional_speech is None:
         return means
-    size = extra_batch_size(config, phase, len(extra.captions(TRAIN)))
-    batches = validation_batches(config, extra, size, images=False)
-    own = _average(compute_losses, batches, 0.0, RandomStream.EXTRA_VALIDATION, stop)
-    return add_extra(means, own, phase.extra_weight) if own else None
+    size = extra_batch_size(config, phase, len(additional_speech.captions(TRAIN)))
+    batches = validation_batches(config, additional_speech, size, with_images=False)
+    additional = _average(compute_losses, batches, 0.0, RandomStream.EXTRA_VALIDATION, stop)
+    return merge_terms(means, additional, phase.additional_weight) if additional else None
 
 
 def _average(
