@@ -439,7 +439,7 @@ def test_tokens_without_a_frame_are_named_all_at_once(tmp_path):
     ],
 )
 def test_items_without_a_comparison_are_refused(tmp_path, condition, rows):
-    with pytest.raises(VgsplusError, match=f"nothing to compare {condition} speakers: no two phones share"):
+    with pytest.raises(VgsplusError, match=f"nothing to compare {condition} speakers: no speaker says two"):
         score({"f": np.ones((100, 2))}, write(tmp_path / "a.item", rows), conditions=[condition])
 
 

@@ -234,7 +234,7 @@ def test_one_speaker_is_enough_within_speakers(tmp_path):
     item = write(tmp_path / "a.item", *GOOD[:2])
     assert len(read_items(item, conditions=["within"]).tokens) == 2
     (fault,) = faults_of(item, conditions=["across"])
-    assert fault == f"{item}: holds one speaker only, 's0'; score it within speakers alone."
+    assert fault == f"{item}: holds one speaker only, 's0'; score it within speakers only."
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def test_a_diverged_model_is_named(task, make_model):
 
 def test_a_sound_shorter_than_a_frame_is_named(tmp_path, make_model):
     soundfile.write(tmp_path / "f.wav", np.sin(np.arange(300)), 16_000)
-    with pytest.raises(VgsplusError, match=r"f\.wav: is too short for a single frame"):
+    with pytest.raises(VgsplusError, match=r"f\.wav: is too short for one frame"):
         list(iterate_hidden_states(make_model(), {"f": tmp_path / "f.wav"}, [1]))
 
 

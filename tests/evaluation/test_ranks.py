@@ -224,5 +224,5 @@ def test_evaluate_scores_a_split_and_its_gallery_agrees_with_the_ranks():
     for caption, rank in zip(embedded.captions, found.speech_to_image, strict=True):
         shown = result.retrieved[caption.id]
         assert (shown.index(caption.image) + 1 if caption.image in shown else None) == (
-            rank if rank <= retrieval.SHOWN else None
+            rank if rank <= retrieval.GALLERY_IMAGES else None
         )

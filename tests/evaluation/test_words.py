@@ -9,7 +9,7 @@ import torch
 from vgsplus.audio import load_any, normalise, write_wav
 from vgsplus.cli import main
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.lexical import cdi_word, embed_words, evaluate, open_words
+from vgsplus.evaluation.lexical import cdi_word, embed_words, evaluate, find_words
 from vgsplus.models.vgsplus import VGSPlus
 
 FRAME = 400
@@ -49,14 +49,14 @@ def alone(path):
 
 
 def test_recordings_come_in_the_order_of_their_names(model, folder):
-    found = open_words(folder, model)
+    found = find_words(folder, model)
     assert list(found) == [f"{word}_{take}" for word in ("bird", "cat", "dog") for take in (1, 2, 3)]
     assert {name: path.stem for name, path in found.items()} == {name: name for name in found}
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_embeddings_are_what_the_model_gives_each_recording_alone(model, folder, batch_size):
-    recordings = open_words(folder, model)
+    recordings = find_words(folder, model)
     vectors = embed_words(model, recordings, "utterance", batch_size=batch_size)
     means = embed_words(model, recordings, "utterance", 3, batch_size=batch_size)
     frames = embed_words(model, recordings, "frame", 1, batch_size=batch_size)
@@ -74,7 +74,7 @@ def test_embeddings_are_what_the_model_gives_each_recording_alone(model, folder,
 
 def test_in_published_mode_too_a_recording_is_embedded_alone(folder, make_model):
     published = make_model(padding="published")
-    recordings = open_words(folder, published)
+    recordings = find_words(folder, published)
     vectors = embed_words(published, recordings, "utterance")
     with torch.no_grad():
         for index, path in enumerate(recordings.values()):
@@ -84,12 +84,12 @@ def test_in_published_mode_too_a_recording_is_embedded_alone(folder, make_model)
 def test_a_model_without_grounding_needs_a_layer(folder, make_model):
     heard = make_model(grounded=False)
     with pytest.raises(VgsplusError, match=r"no speech embedding.*layer, 1 to 3"):
-        embed_words(heard, open_words(folder, heard), "utterance")
+        embed_words(heard, find_words(folder, heard), "utterance")
 
 
 def test_modes_come_back_and_progress_ends_at_the_total(model, folder, recorded_progress):
     model.train()
-    embed_words(model, open_words(folder, model), "frame", batch_size=4, progress=recorded_progress)
+    embed_words(model, find_words(folder, model), "frame", batch_size=4, progress=recorded_progress)
     assert recorded_progress.of("embedding") == [(done, 9) for done in range(1, 10)]
     assert model.training
     model.eval()
@@ -100,13 +100,13 @@ def test_a_model_that_diverged_is_told(folder, make_model):
     with torch.no_grad():
         broken.speech.cls.fill_(math.nan)
     with pytest.raises(VgsplusError, match=r"[a-z]+_\d\.\w+ are not finite"):
-        embed_words(broken, open_words(folder, broken), "frame")
+        embed_words(broken, find_words(folder, broken), "frame")
 
 
 @pytest.mark.parametrize("layer", [0, 4])
 def test_a_layer_that_the_model_lacks_is_refused(model, folder, layer):
     with pytest.raises(VgsplusError, match=f"no layer {layer}: the model has layers 1 to 3"):
-        embed_words(model, open_words(folder, model), "frame", layer)
+        embed_words(model, find_words(folder, model), "frame", layer)
 
 
 def test_every_fault_of_a_folder_is_told_at_once(model, tmp_path):
@@ -116,7 +116,7 @@ def test_every_fault_of_a_folder_is_told_at_once(model, tmp_path):
     write_wav(tmp_path / "b_2.wav", np.zeros(800, dtype=np.float32))
     (tmp_path / "c_1.wav").write_text("no sound")
     with pytest.raises(VgsplusError) as error:
-        open_words(tmp_path, model)
+        find_words(tmp_path, model)
     lines = str(error.value).splitlines()
     assert len(lines) == 4
     for line, said in zip(lines, ("have one: 'c'", "a_2.wav: 399 samples", "silent", "c_1.wav"), strict=True):
@@ -128,18 +128,18 @@ def test_a_long_list_of_faults_is_cut(model, tmp_path):
     for index in range(30):
         (tmp_path / f"{'ab'[index % 2]}_{index}.wav").write_text("")
     with pytest.raises(VgsplusError, match="and 10 more faults"):
-        open_words(tmp_path, model)
+        find_words(tmp_path, model)
 
 
 def test_folders_without_sounds_are_refused(model, tmp_path):
     with pytest.raises(VgsplusError, match="no such folder"):
-        open_words(tmp_path / "absent", model)
+        find_words(tmp_path / "absent", model)
     with pytest.raises(VgsplusError, match=r"holds no sound files \(.*\.mp3.*\.wav\)"):
-        open_words(tmp_path, model)
+        find_words(tmp_path, model)
     (tmp_path / "ann").mkdir()
     write_wav(tmp_path / "ann" / "a_1.wav", np.sin(np.arange(800)).astype(np.float32))
     with pytest.raises(VgsplusError, match=r"are in subfolders, as .*ann/a_1\.wav"):
-        open_words(tmp_path, model)
+        find_words(tmp_path, model)
 
 
 def test_words_of_every_format_are_taken_and_nothing_else(model, tmp_path):
@@ -148,7 +148,7 @@ def test_words_of_every_format_are_taken_and_nothing_else(model, tmp_path):
         soundfile.write(tmp_path / name, tone, 16_000, format=kind)
     (tmp_path / "._a_1.mp3").write_bytes(b"\0\5\x16\7 of a Mac")
     (tmp_path / "a_3.wav").mkdir()
-    assert list(open_words(tmp_path, model)) == ["a_1", "a_2", "b_1", "b_2"]
+    assert list(find_words(tmp_path, model)) == ["a_1", "a_2", "b_1", "b_2"]
 
 
 def test_a_link_to_a_word_does_not_count_as_another(model, tmp_path):
@@ -157,10 +157,9 @@ def test_a_link_to_a_word_does_not_count_as_another(model, tmp_path):
         write_wav(tmp_path / f"{name}.wav", rng.normal(0, 0.1, 800).astype(np.float32))
     (tmp_path / "a_3.wav").symlink_to("a_1.wav")
     with pytest.raises(VgsplusError) as error:
-        open_words(tmp_path, model)
+        find_words(tmp_path, model)
     assert str(error.value) == (
-        f"{tmp_path}/a_3.wav: is the same file as {tmp_path}/a_1.wav, by a link, and counts once. "
-        "Remove one of them."
+        f"{tmp_path}/a_3.wav: is a link to the same file as {tmp_path}/a_1.wav. Remove one of them."
     )
 
 
@@ -169,7 +168,7 @@ def test_a_name_in_two_formats_is_refused(model, tmp_path):
     for name in ("a_1.wav", "a_1.flac", "b_1.wav", "b_2.wav"):
         soundfile.write(tmp_path / name, tone, 16_000)
     with pytest.raises(VgsplusError, match="more than once: 'a_1'"):
-        open_words(tmp_path, model)
+        find_words(tmp_path, model)
 
 
 # ---- the command ------------------------------------------------------------------------------------------
@@ -189,7 +188,7 @@ def test_the_command_writes_what_the_library_finds(model, run, folder, tmp_path,
     arguments = [run, folder, "--mode", mode, "--out", tmp_path / "out"]
     code, out, err = command(capsys, *arguments, *(["--layer", layer] if layer else []))
     assert code == 0, err
-    recordings = open_words(folder, model)
+    recordings = find_words(folder, model)
     result = evaluate(list(recordings), embed_words(model, recordings, mode, layer))
     assert f"{result.score:.3f}" in out
     assert "0.333 by chance (9 tokens of 3 words)" in out
@@ -205,7 +204,7 @@ def test_the_command_knows_the_rule_of_cdi(model, run, tmp_path, capsys):
     rng = np.random.default_rng(3)
     for name in ("all_gone_Aq", "all_gone_As", "all_by_Aq", "all_by_As"):
         write_wav(tmp_path / f"{name}.wav", rng.normal(0, 0.1, 2000).astype(np.float32))
-    assert next(iter(open_words(tmp_path, model, cdi_word))) == "all_by_Aq"
+    assert next(iter(find_words(tmp_path, model, cdi_word))) == "all_by_Aq"
     out = tmp_path / "out"
     assert command(capsys, run, tmp_path, "--out", out)[0] == 1
     code, said, err = command(capsys, run, tmp_path, "--out", out, "--rule", "cdi")

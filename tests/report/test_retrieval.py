@@ -77,7 +77,7 @@ def test_files_hold_what_was_found(scored, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([SCORES, BY_SPEAKER, BY_LENGTH])
     rows = pd.read_csv(tmp_path / SCORES).set_index(["direction", "k"])
     for direction in ("speech_to_image", "image_to_speech"):
-        side = scores.side(direction)
+        side = scores.direction(direction)
         for k, share in side.recall.items():
             row = rows.loc[direction, k]
             assert (row["recall"], row["low"], row["high"]) == (share.value, share.low, share.high)

@@ -86,7 +86,7 @@ def evaluate_lexical(
     ] = "coco",
 ) -> None:
     """Measure how well spoken words are separated: is the nearest neighbour of a word the same word?"""
-    from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, open_words
+    from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, find_words
     from vgsplus.interop.loading import load
     from vgsplus.report.lexical import write_lexical
     from vgsplus.training.runtime import device_name
@@ -95,7 +95,7 @@ def evaluate_lexical(
     model = load(run).to(device)
     check_layer(model, layer, mode)
     out.mkdir(parents=True, exist_ok=True)
-    recordings = open_words(words, model, RULES[rule])
+    recordings = find_words(words, model, RULES[rule])
     with console_progress() as progress:
         embeddings = embed_words(model, recordings, mode, layer, device=device, progress=progress)
         result = evaluate(list(recordings), embeddings, RULES[rule], progress)

@@ -13,7 +13,7 @@ __all__ = ["abx", "lexical", "retrieval"]
 
 
 def __getattr__(name: str) -> ModuleType:
-    # fastabx and polars take a second to load, which who wants retrieval alone need not wait for.
+    # fastabx and polars take a second to import; retrieval and the lexical test do not need them.
     if name == "abx":
         return importlib.import_module("vgsplus.evaluation.abx")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

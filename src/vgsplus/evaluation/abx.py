@@ -6,8 +6,8 @@ A and B. In context they also share the preceding and the following phone. Token
 warping over the angles between frames, divided by the length of the path. Averages are taken over contexts
 (and speakers of X), then over speakers, then over ordered pairs of phones, as in the ZeroSpeech challenges.
 
-fastabx makes the cells and scores them. Its `FASTABX_WITH_LIBRILIGHT_BUG`, a setting of the process, has no
-effect: slices are cut here (`TokenFrames`), so that both protocols can be computed in one run.
+fastabx builds and scores the cells. Its environment variable `FASTABX_WITH_LIBRILIGHT_BUG` has no effect: the
+frames of a token are sliced here (`TokenFrames`), so that both protocols can be computed in one process.
 
 Shape letters: T frames of a file, D dimensions, N selected frames, n tokens.
 """
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 CONDITIONS = ("within", "across")
 CONTEXTS = ("within", "any")
 PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED = 10, 5, 0
-"""Libri-Light's limits: tokens of A, B or X in a cell, speakers of X for one pair; and fastabx's seed."""
+"""Libri-Light's limits (tokens of A, B or X in a cell; speakers of X for one pair), and fastabx's seed."""
 ANGLE_RESOLUTION = 2.0**24
 """Angles are rounded to 1 / ANGLE_RESOLUTION half-turns, so that their sums are exact."""
 COSINE_TOLERANCE = 1 - 1e-12
 """Cosine above which frames are equal; rounding errors over a thousand dimensions are smaller."""
 HALF = Fraction(1, 2)
 HIGHEST_RATE = 10**6
-"""Frames per second; above all sampling rates of sound, and far below overflow."""
+"""Frames per second; higher than the sampling rate of any sound, and far from overflow."""
 
 
 def score(
@@ -61,7 +61,7 @@ def score(
     context: str = "within",
     as_published: bool = False,
 ) -> dict[str, float]:
-    """ABX errors of features.
+    """Return the ABX errors of features.
 
     Args:
         features: {file id: (T, D)}, frame t centred at (t + 1/2) / frame_rate seconds; compared in float32.
@@ -69,8 +69,9 @@ def score(
         frame_rate: frames per second.
         conditions: "within" speakers, "across" speakers, or both.
         context: "within" to require the same preceding and following phone (triphones), "any" to ignore them.
-        as_published: as Libri-Light's program: without the last frame of every token (tokens of one frame
-            are skipped), with at most 10 tokens of A, B and X in a cell and 5 speakers of X.
+        as_published: whether to score as Libri-Light's program does: without the last frame of every token
+            (tokens of one frame are skipped), with at most 10 tokens of A, B and X in a cell and 5 speakers
+            of X.
 
     Returns:
         {condition: error in [0, 1]}; chance is 0.5.
@@ -79,13 +80,13 @@ def score(
         CorpusError: faults of the item file, all at once, each with its line; items without contexts for
             context "within".
         VgsplusError: features that are not real numbers (T, D), not finite, of different widths or too short
-            for the items; an unknown condition or context; items without any comparison.
+            for the items; an unknown condition or context; items with nothing to compare.
     """
     items = read_items(item, conditions=_check_names(conditions, CONDITIONS))
     spans = frame_spans(items, frame_rate)
     scorer = AbxScorer(items, spans, conditions, context=context, as_published=as_published)
     tokens = TokenFrames(items, spans)
-    # Lists and file systems differ in the Unicode form of names.
+    # Item files and file systems may differ in the Unicode form of names.
     names = {nfc(name): name for name in features} | {name: name for name in features}
     names |= {file: names[nfc(file)] for file in tokens.files if file not in names and nfc(file) in names}
     if absent := [indices[0] for file, indices in items.by_file().items() if file not in names]:
@@ -138,7 +139,7 @@ class AbxScorer:
                 "(--context any)."
             )
         self.as_published = as_published
-        # Libri-Light skips tokens of a single frame, of which nothing remains without their last.
+        # Libri-Light drops the last frame of every token, so nothing is left of tokens of a single frame.
         self._used = np.flatnonzero(spans[:, 1] - spans[:, 0] > as_published)
         if not len(self._used):
             raise VgsplusError(
@@ -172,10 +173,11 @@ class AbxScorer:
         return errors
 
     def _task(self, items: Items, condition: str, context: str) -> tuple[Task, list[str | tuple[str, ...]]]:
-        around = ["prev-phone", "next-phone"] if context == "within" else []
-        by, across = [*around, "speaker"], []
+        """Return fastabx's task of a condition, and the columns over which scores are averaged, in order."""
+        neighbours = ["prev-phone", "next-phone"] if context == "within" else []
+        by, across = [*neighbours, "speaker"], []
         if condition == "across":
-            by, across = around, ["speaker"]
+            by, across = neighbours, ["speaker"]
         limits = (PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED)
         try:
             task = Task(
@@ -186,15 +188,16 @@ class AbxScorer:
                 subsampler=Subsampler(*limits) if self.as_published else None,
             )
         except EmptyTaskError:
-            what = "share the phones around them, " if context == "within" else ""
-            who = "by one speaker, one of them " + ("twice" if condition == "within" else "by another too")
+            same = " between the same phones" if context == "within" else ""
+            who = "one of them twice" if condition == "within" else "one of which another speaker says too"
             raise VgsplusError(
-                f"{items.path}: holds nothing to compare {condition} speakers: no two phones {what}are "
-                f"spoken {who}. Add tokens, or score another condition or context."
+                f"{items.path}: there is nothing to compare {condition} speakers: no speaker says two "
+                f"phones{same}, {who}. Add tokens, or choose another condition or context."
             ) from None
-        return task, [*([("next-phone", "prev-phone")] if around else []), "speaker"]
+        return task, [*([("next-phone", "prev-phone")] if neighbours else []), "speaker"]
 
     def _without_features(self) -> Dataset:
+        """Return the tokens with a placeholder for their frames, which `errors` replaces."""
         slices = {index: (index, index + 1) for index in range(len(self._labels))}
         return Dataset(
             self._labels, InMemoryAccessor(slices, torch.zeros(len(slices), 1), torch.device("cpu"))
@@ -215,12 +218,12 @@ def angular_distance(x: Tensor, y: Tensor) -> Tensor:
     cosines.masked_fill_(cosines > COSINE_TOLERANCE, 1).masked_fill_(cosines < -COSINE_TOLERANCE, -1)
     turns = cosines.acos_().mul_(ANGLE_RESOLUTION / math.pi).round_().div_(ANGLE_RESOLUTION)
     lattice = turns.view(n, s, m, t).transpose(1, 2)
-    # fastabx does not align tokens that are all single frames, and then reduces float32 only.
+    # If all tokens are single frames, fastabx does not call `dtw_distance`, and requires float32.
     return lattice.float() if s == t == 1 else lattice
 
 
 def dtw_distance(distances: Tensor, lengths_x: Tensor, lengths_y: Tensor, *, symmetric: bool) -> Tensor:
-    """Return the mean angle (n, m) along the best warping path through distances (n, m, S, T)."""
+    """Return the mean angle (n, m) along the cheapest warping path through distances (n, m, S, T)."""
     return dtw_batch(distances, lengths_x, lengths_y, symmetric=symmetric).float()
 
 
@@ -278,13 +281,14 @@ class TokenFrames:
     Args:
         items: the item file.
         spans: its `frame_spans`.
-        frame_shift: frames by which the features are earlier than `spans`.
-        tolerance: frames that may be missing at the end of a file; tokens there are truncated.
+        frame_shift: number of frames to subtract from `spans` (see `receptive_field_shift`).
+        tolerance: number of frames that may be missing at the end of a file; tokens there are truncated.
 
     Attributes:
-        files: those that tokens name.
-        slices: (n, 2) int64, [start, end) of each token among the selected frames, after the last file.
-        truncated: (n,) bool, tokens that lost frames at the end of their file.
+        files: the files of the items, in their order.
+        slices: (n, 2) int64, [start, end) of each token among the selected frames; valid once `select` was
+            called for every file.
+        truncated: (n,) bool, whether a token lost frames at the end of its file.
     """
 
     def __init__(
@@ -299,7 +303,9 @@ class TokenFrames:
         self._selected = 0
 
     def select(self, file: str, num_frames: int) -> NDArray[np.int64]:
-        """Return the frames of a file of `num_frames` that its tokens need; files follow one another.
+        """Return the indices of the frames, of `num_frames`, that the tokens of a file need.
+
+        Call it once per file; `slices` refers to the selected frames in the order of the calls.
 
         Raises:
             VgsplusError: a token ends after the frames.

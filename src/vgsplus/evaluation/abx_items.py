@@ -43,7 +43,7 @@ def read_items(
         CorpusError: all faults, each with its line: an absent file, not text, a header or a line that lacks
             columns, times that are not numbers, negative, in the wrong order or after the end of the sound, a
             token listed twice, a label in two Unicode forms, a file without sound or with several, a single
-            phone or speaker, no items.
+            phone or speaker, or no items.
     """
     items, faults = parse_items(Path(path))
     path = items.path
@@ -54,7 +54,7 @@ def read_items(
         faults.append(f"{path}: holds one phone only, {phone!r}; ABX compares at least two.")
     if "across" in conditions and len({token.speaker for token in items.tokens}) == 1:
         speaker = shown(items.tokens[0].speaker)
-        faults.append(f"{path}: holds one speaker only, {speaker!r}; score it within speakers alone.")
+        faults.append(f"{path}: holds one speaker only, {speaker!r}; score it within speakers only.")
     faults += label_faults(items)
     if audio_root is not None:
         items = dataclasses.replace(items, audio=_find_audio(items, as_on_disk(Path(audio_root)), faults))

@@ -1,8 +1,8 @@
 """ABX errors of every layer of a model, of log-Mel energies and of an untrained model (Fig. 2, Table II).
 
-All layers come from one float32 pass over each file; of their outputs only the frames that tokens need are
-kept, once each. Memory holds one batch's outputs and the frames of one layer, N · D · 4 bytes, if there is a
-folder for those of the others, else those of all layers; and fastabx's chunks.
+One float32 pass over each file computes all layers. Only the N frames that tokens need are kept. With a
+folder for temporary files, memory holds one layer at a time (N · D · 4 bytes), otherwise all layers; and, in
+addition, the outputs of one batch and the distances that fastabx computes at a time.
 
 Shape letters: T frames of a file, D dimensions, N selected frames.
 """
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbxTask:
-    """What is scored on every kind of features.
+    """An ABX test, to be scored on features of any kind.
 
     Attributes:
-        items: an item file, read with its audio.
+        items: an item file, read with `audio_root`.
         conditions: "within" speakers, "across" speakers, or both.
         context: "within" or "any" (see `abx.score`).
         as_published: whether to score by Libri-Light's protocol in addition to the corrected one.
@@ -65,7 +65,7 @@ class AbxTask:
         """Return the scorer of each protocol at a frame rate, the corrected one first.
 
         Raises:
-            VgsplusError, CorpusError: tokens too short for a frame; items without any comparison.
+            VgsplusError, CorpusError: tokens are too short for a frame, or there is nothing to compare.
         """
         spans = frame_spans(self.items, rate)
         return [
@@ -115,15 +115,16 @@ def score_layers(
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> list[AbxRow]:
-    """ABX errors of a model's layers, from one pass of the model over the sound.
+    """Return the ABX errors of a model's layers, from one pass of the model over the sounds.
 
-    Frames are placed by the centres of their receptive fields, to whole frames (`receptive_field_shift`).
+    The time of a frame is the centre of its receptive field, rounded to whole frames
+    (`receptive_field_shift`).
 
     Args:
         model: a model on `device`; its train/eval modes are restored.
-        task: what is compared.
-        layers: numbers from 1; all by default.
-        features: name of the model in the rows.
+        task: the test.
+        layers: transformer layers from 1; all by default.
+        features: name of the model in the rows and in the progress.
         device: where the model runs and distances are computed.
         batch_seconds: seconds of sound in one pass, padding included.
         cache: a folder for temporary files of the layers' frames, N · D · 4 bytes each; None keeps them in
@@ -131,11 +132,11 @@ def score_layers(
         progress: receives the stages "FEATURES: files" and "FEATURES: layers".
 
     Raises:
-        VgsplusError, CorpusError: as `abx.score`; a missing layer; frames that cannot be written.
+        VgsplusError, CorpusError: as `abx.score`; the model lacks a layer, or `cache` cannot be written.
         AudioError: a sound that cannot be used.
     """
-    depth = len(model.speech.layers)
-    layers = sorted(parse_layers("all" if layers is None else ",".join(map(str, layers)), depth))
+    text = "all" if layers is None else ",".join(map(str, layers))
+    layers = sorted(parse_layers(text, len(model.speech.layers)))
     rate, sounds = frame_rate(model), task.items.audio
     scorers = task.scorers(rate)
     tokens = TokenFrames(
@@ -145,8 +146,8 @@ def score_layers(
         tolerance=max_missing_frames(model),
     )
     store = LayerStore(layers, cache)
-    found = iterate_hidden_states(model, sounds, layers, device=device, batch_seconds=batch_seconds)
-    for done, (file, outputs) in enumerate(found, start=1):
+    hidden_states = iterate_hidden_states(model, sounds, layers, device=device, batch_seconds=batch_seconds)
+    for done, (file, outputs) in enumerate(hidden_states, start=1):
         needed = torch.from_numpy(tokens.select(file, len(outputs[0])))
         for layer, frames in zip(layers, outputs, strict=True):
             selected = frames[needed.to(frames.device)]
@@ -170,7 +171,7 @@ def untrained_model(config: ModelConfig, seed: int = 0) -> VGSPlus:
 def score_log_mel(
     task: AbxTask, *, device: torch.device | str = "cpu", progress: Progress = SILENT
 ) -> list[AbxRow]:
-    """ABX errors of log-Mel energies (see `log_mel`), 100 frames per second."""
+    """Return the ABX errors of log-Mel energies (see `log_mel`), 100 frames per second."""
     scorers, tokens = task.scorers(FRAME_RATE), TokenFrames(task.items, frame_spans(task.items, FRAME_RATE))
     selected = []
     for done, (file, path) in enumerate(task.items.audio.items(), start=1):
@@ -200,10 +201,9 @@ def _rows(
 
 
 class LayerStore:
-    """Frames of several layers, added a file at a time and taken a layer at a time.
+    """Store the frames of several layers, added file by file and read layer by layer.
 
-    With a folder they are in anonymous temporary files there, and memory holds one layer, N · D · 4 bytes;
-    without one, memory holds all layers.
+    They are in anonymous temporary files in `folder`, one per layer, or in memory if there is no folder.
     """
 
     def __init__(self, layers: Sequence[int], folder: Path | None = None) -> None:
@@ -218,21 +218,13 @@ class LayerStore:
                 )
 
     def add(self, layer: int, frames: Tensor) -> None:
-        """Append frames (n, D) to a layer.
-
-        Raises:
-            VgsplusError: they cannot be written.
-        """
+        """Append frames (n, D) to a layer; raises VgsplusError if they cannot be written."""
         self._width = frames.shape[1]
         with self._writing():
             self._files[layer].write(frames.cpu().contiguous().numpy().data)
 
     def take(self, layer: int) -> Tensor:
-        """Return all frames (N, D) of a layer and remove them from the store.
-
-        Raises:
-            VgsplusError: they cannot be written or read.
-        """
+        """Return all frames (N, D) of a layer, float32, and remove them; raises as `add`."""
         with self._writing(), self._files.pop(layer) as file:
             values = bytearray(file.seek(0, os.SEEK_END))  # flushes the buffer
             file.seek(0)

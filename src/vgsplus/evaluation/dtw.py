@@ -1,7 +1,7 @@
 """Dynamic time warping over Euclidean frame distances, for all pairs of many sequences.
 
 The cost of a pair is the smallest sum of frame distances along a path from the first two frames to the last
-two, whose steps advance in one sequence, in the other, or in both, at the same price. It is not divided by
+two, whose steps advance in one sequence, in the other, or in both, with equal weight. It is not divided by
 the length of the path. It is symmetric, so each pair is aligned once.
 
 Differences and sums are float64 for frames of any dtype, and distances are summed directly: |a|² + |b|² − 2ab
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     type Floats = NDArray[np.floating]
     type Ints = NDArray[np.int64]
 
-# Python threads run kernels that release the GIL: numba's own threads end the process if two callers use them
-# at once, or after a fork. Compiled code is not cached on disk: importing would fail where that cannot be
-# written. Sums over D may be reordered, or they would not be vectorised.
+# Python threads run kernels that release the GIL, because numba's own threads abort the process after a fork
+# or if two callers use them at once. Compiled code is not cached on disk, because the import would fail where
+# the cache cannot be written. Sums over D may be reordered; otherwise they would not be vectorised.
 _compiled = numba.njit(nogil=True, fastmath={"reassoc", "contract"})
 
 
@@ -43,7 +43,7 @@ def costs(sequences: Sequence[Floats], groups: Ints, progress: Progress = SILENT
 
     Args:
         sequences: N arrays of one D and one dtype, all finite and with at least one frame.
-        groups: (N,) numbers.
+        groups: (N,) non-negative integers.
         progress: receives the stage "comparing", in pairs.
     """
     count = len(sequences)
@@ -105,8 +105,8 @@ def _cost(a: Floats, b: Floats, distances: NDArray[np.float64], sums: NDArray[np
 def _distances(frame: Floats, others: Floats, out: NDArray[np.float64]) -> None:
     """Write the Euclidean distances from a frame (D,) to others (U, D) into out (U,).
 
-    Four at a time, so that each value of the frame is read once for all of them; the last four are filled up
-    with repeats of the last frame. Roots are taken in a loop of their own, which is vectorised.
+    Four at a time, so that each value of the frame is read once for all of them; the last four are completed
+    by repeating the last frame. Square roots have a loop of their own, which is vectorised.
     """
     last = len(others) - 1
     for u in range(0, len(others), 4):

@@ -34,8 +34,8 @@ class SplitEmbeddings:
     """Embeddings of a split, float32 on the CPU.
 
     Attributes:
-        split: its name.
-        image_ids: N distinct images, in the order in which captions first refer to them.
+        split: name of the split.
+        image_ids: N distinct image ids, in the order in which captions first refer to them.
         images: (N, D), in the order of `image_ids`.
         captions: M captions.
         speech: (M, D), in the order of `captions`.
@@ -66,9 +66,9 @@ def embed_split(
         model: a model on `device`.
         corpus: a prepared corpus.
         split: name of a split whose captions all have an image.
-        batch_size: captions, or images, in one pass.
+        batch_size: number of captions, or of images, in one pass.
         device: where the batches are moved.
-        pad_to_max: pad every caption to 10 s, on which outputs depend in published mode.
+        pad_to_max: whether to pad every caption to 10 s; with `published` padding the outputs depend on it.
         precision: dtype of autocast, None for none.
 
     Raises:

@@ -55,11 +55,11 @@ def find_sounds(path: Path) -> dict[str, Path]:
     """Find the sounds at any depth below a folder, or take the one file, whatever its suffix.
 
     Returns:
-        {name: file}, sorted by name: the path below the folder, with "/" and without the last suffix, so that
-        a.wav is "a" and a.wav.wav is "a.wav".
+        {name: file}, sorted by name. A name is the path below the folder, with "/" and without the last
+        suffix: a.wav is "a", and a.wav.wav is "a.wav".
 
     Raises:
-        CorpusError: no such path, no sound, or two sounds differ in their suffix alone.
+        CorpusError: the path does not exist, there are no sounds, or two sounds differ in their suffix only.
         VgsplusError: a folder cannot be read.
     """
     path = as_on_disk(path)
@@ -73,7 +73,7 @@ def find_sounds(path: Path) -> dict[str, Path]:
 
 
 def sounds_below(folder: Path) -> dict[str, Path]:
-    """As `find_sounds`, but return no sounds if there is no such folder or none in it."""
+    """As `find_sounds` of a folder, but return {} if it does not exist or holds no sounds."""
     folder = as_on_disk(folder)
     if not folder.is_dir():
         return {}
@@ -101,17 +101,17 @@ def pending(
     layers: Sequence[int],
     progress: Progress = SILENT,
 ) -> dict[str, Path]:
-    """Return the sounds whose features a store lacks, after every check that needs no pass of the model.
+    """Return the sounds whose features a store lacks, after all checks that do not run the model.
 
     Args:
-        store: where the features will be written.
+        store: the store of the features.
         sounds: {name: sound file of any rate}.
-        model: whose features they will be.
+        model: the model to extract features with.
         layers: L transformer layers, from 1.
         progress: receives the stage "checking".
 
     Raises:
-        VgsplusError: a path that is taken, cannot be written or has too little disk space.
+        VgsplusError: the store exists with other contents, cannot be written, or the disk space is too small.
         CorpusError: sounds that cannot be read, are silent or too short: all of them are listed.
     """
     missing = {name: sounds[name] for name in store.missing(sounds)}
@@ -143,13 +143,13 @@ def export(
 ) -> None:
     """Write the hidden states of sounds, float32: (T, D) of one layer, (L, T, D) of several.
 
-    What was written stays after an interruption, except in an HDF5 file.
+    After an interruption the features written so far remain, except in an HDF5 file.
 
     Args:
-        store: where they are written.
-        sounds: those that `pending` returned.
+        store: the store of the features.
+        sounds: the sounds, as `pending` returns them.
         model: a model on `device`; its train/eval modes are restored.
-        layers: L transformer layers from 1, in the order wanted.
+        layers: L transformer layers from 1, in the order in which they are written.
         device: where the batches are moved.
         batch_seconds: seconds of sound in one pass, padding included; a longer file is processed alone.
         progress: receives the stage "embedding".
@@ -175,9 +175,8 @@ def metadata_of(model: VGSPlus, path: Path, layers: Sequence[int]) -> Metadata:
     """Return the metadata of hidden states.
 
     Returns:
-        model: the path from which the model was read; weights: a digest of its speech encoder, independent of
-        the path; layers: L transformer layers from 1, in their order in the features; frame_rate: frames per
-        second.
+        model: the path from which the model was read; weights: SHA-256 of its speech encoder; layers: L
+        transformer layers from 1, in their order in the features; frame_rate: frames per second.
     """
     digest = hashlib.sha256(model.config.padding.encode())
     for name, tensor in sorted(model.speech.state_dict().items()):
@@ -204,22 +203,22 @@ def _save_tensor(file: BufferedWriter, features: Features) -> None:
 
 
 class FeatureFolder:
-    """A folder with one file per sound, NAME.suffix, and features.json, the metadata of all of them.
+    """A folder with a file per sound, NAME.suffix, and features.json, their metadata.
 
-    Files are complete or absent, so an interrupted export resumes with the missing ones. Enter it, as a
-    context manager, after `missing`.
+    Files are complete or absent, so an interrupted export resumes with the missing ones. Call `missing`
+    before entering the folder as a context manager.
 
     Args:
         path: the folder; its parents are made too.
-        suffix: of the files.
-        save: writes features to an open file.
-        metadata: of the features; a folder holds those of one model and list of layers.
+        suffix: suffix of the files.
+        save: function that writes features to an open file.
+        metadata: as from `metadata_of`; all features in a folder are of one model and the same layers.
     """
 
     min_frames = 1
-    """Frames that a sound must have."""
+    """Minimum number of frames of a sound."""
     bytes_per_value = 4
-    """Approximate size of a number on disk."""
+    """Approximate bytes per number on disk."""
 
     def __init__(self, path: Path, suffix: str, save: Save, metadata: Metadata) -> None:
         self.path = self.folder = path
@@ -227,7 +226,7 @@ class FeatureFolder:
         self._suffix, self._save = suffix, save
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Return the names without features yet; writes nothing.
+        """Return the names whose features are missing; write nothing.
 
         Raises:
             VgsplusError: the folder cannot be written or holds features of another model or other layers, or
@@ -269,7 +268,7 @@ class FeatureFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Do nothing: every file is complete."""
+        """Do nothing: the files are already complete."""
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}{self._suffix}"
@@ -289,9 +288,9 @@ class FeatureFolder:
 
 
 class FeatureFile:
-    """An HDF5 file with a dataset per sound and the attributes layers, frame_rate (Hz), model and weights.
+    """An HDF5 file with a dataset per sound and the metadata as attributes; used like a `FeatureFolder`.
 
-    Used as a `FeatureFolder`. The file appears when it is complete; an interrupted export leaves none.
+    The file appears when it is complete; an interrupted export leaves no file.
     """
 
     min_frames = 1
@@ -317,8 +316,8 @@ class FeatureFile:
                 name.encode()
             except UnicodeEncodeError:
                 raise VgsplusError(
-                    f"The name of the sound {name!r} is not UTF-8, and names in an HDF5 file are. Rename it, "
-                    "or choose another format."
+                    f"The name of the sound {name!r} is not UTF-8, which HDF5 requires. Rename it, or choose "
+                    "another format."
                 ) from None
         return names
 
@@ -345,7 +344,7 @@ class FeatureFile:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise VgsplusError with the path for an OSError."""
+    """Convert an OSError to a VgsplusError that names the path."""
     try:
         yield
     except OSError as error:
@@ -355,13 +354,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _check_writable(folder: Path) -> None:
-    """Check that a file can be made in a folder, or in the nearest existing one above it."""
+    """Check that a file can be created in a folder, or in its nearest existing parent."""
     with writing(folder), tempfile.TemporaryFile(dir=_nearest_folder(folder)):
         pass
 
 
 def check_absent(path: Path) -> None:
-    """Check that a path does not exist and can be made."""
+    """Raise VgsplusError if a path exists or cannot be created."""
     if path.exists():
         raise VgsplusError(f"{path}: exists already. Choose another path, or remove this one.")
     _check_writable(path.parent)

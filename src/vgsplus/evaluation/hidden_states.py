@@ -40,7 +40,7 @@ def frame_rate(model: VGSPlus) -> Fraction:
 
 
 def receptive_field_shift(model: VGSPlus) -> int:
-    """Frames by which the centre of a frame's receptive field is later than (t + 1/2) strides, rounded.
+    """Return how many frames the centre of frame t's receptive field is after (t + 1/2) strides, rounded.
 
     0 for the paper's convolutions (25 ms every 20 ms), 2 for the toy preset's (95 ms every 20 ms).
     """
@@ -49,7 +49,7 @@ def receptive_field_shift(model: VGSPlus) -> int:
 
 
 def max_missing_frames(model: VGSPlus) -> int:
-    """The most frames by which the outputs, without padding, fall short of the frame centres in a sound."""
+    """Return the maximum number of frames that an unpadded encoder lacks at the end of a sound."""
     encoder = model.speech.waveform
     return math.ceil(encoder.receptive_field / encoder.stride + 0.5) - receptive_field_shift(model)
 
@@ -71,7 +71,7 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
 
 
 def check_finite(values: Tensor, what: str) -> Tensor:
-    """Return the values; raise VgsplusError, naming them ("Features of a.wav"), if any is not finite."""
+    """Return the values if all are finite, or raise VgsplusError; `what` names them in the message."""
     if not bool(torch.isfinite(values).all()):
         raise VgsplusError(f"{what} are not finite. The model has diverged: evaluate an earlier checkpoint.")
     return values
@@ -86,7 +86,7 @@ def inference(
 ) -> Iterator[None]:
     """Evaluation mode without gradients, with autocast on `device` to `precision` (None: no autocast).
 
-    On exit every module is back in its own mode, also where modes were mixed.
+    On exit the training flag of every module is restored.
     """
     modes = [(module, module.training) for module in model.modules()]
     autocast = torch.autocast(torch.device(device).type, precision, enabled=precision is not None)
@@ -103,12 +103,12 @@ def inference(
 def batch_by_length[K](
     lengths: Mapping[K, float], *, size: float = math.inf, total: float = math.inf
 ) -> Iterator[list[K]]:
-    """Split keys into batches, the longest first, so that memory runs out in the first batch if at all.
+    """Split keys into batches, longest first, so that a lack of memory shows in the first batch.
 
     Args:
-        lengths: of the items, in any unit.
-        size: the most items in a batch.
-        total: the greatest length of a batch, padding included; a longer item forms a batch alone.
+        lengths: {key: length in any unit}.
+        size: maximum number of items in a batch.
+        total: maximum length of a batch, padding included; a longer item is a batch of its own.
     """
     batch: list[K] = []
     for key in sorted(lengths, key=lambda key: -lengths[key]):
@@ -166,19 +166,19 @@ def map_files[T](
     batch_size: float = math.inf,
     batch_seconds: float = math.inf,
 ) -> Iterator[tuple[str, T]]:
-    """`map_sounds` over complete files {name: sound of any rate}, longest first, in float32.
+    """Call `map_sounds` on complete files {name: sound of any rate}, longest first, in float32.
 
-    With `published` padding an output depends on its batch, so each file forms a batch of its own.
+    With `published` padding an output depends on its batch, so every file is a batch of its own.
 
     Raises:
         AudioError: a file that cannot be used.
-        VgsplusError: a file too short for one frame.
+        VgsplusError: a file is too short for one frame.
     """
 
     def read(name: str) -> Signal:
         signal = audio.load_any(sounds[name])
         if len(signal) < model.speech.waveform.receptive_field:
-            raise VgsplusError(f"{sounds[name]}: is too short for a single frame. Remove its items.")
+            raise VgsplusError(f"{sounds[name]}: is too short for one frame. Remove it from the input.")
         return audio.normalise(signal)
 
     seconds = {name: audio.duration(path) for name, path in sounds.items()}
@@ -279,18 +279,16 @@ def _as_signal(values: ArrayLike | Tensor) -> Signal:
 def check_audio(
     paths: Sequence[Path], model: VGSPlus, *, min_frames: int = 1, progress: Progress = SILENT
 ) -> tuple[list[int], list[str]]:
-    """Decode sounds of any rate and return the lengths of the usable ones, and a fault for each other.
-
-    A sound is not usable if it cannot be read, is silent, or is too short for `min_frames` frames.
+    """Decode sound files of any rate and find those that cannot be read, are silent or are too short.
 
     Args:
         paths: the sound files.
-        model: whose convolutions decide how many frames a sound has.
-        min_frames: frames that a sound must have.
+        model: its convolutions determine the number of frames of a sound.
+        min_frames: minimum number of frames.
         progress: receives the stage "checking".
 
     Returns:
-        Lengths in samples at 16 kHz, and messages.
+        The lengths of the usable sounds, in samples at 16 kHz, and a message for each of the others.
     """
     needed = "one frame" if min_frames == 1 else f"{min_frames} frames"
 
@@ -303,5 +301,5 @@ def check_audio(
             return f"{path}: {num_samples} samples at 16 kHz are too short for {needed}. {HINT_REPLACE}"
         return num_samples
 
-    found = list(parallel_map(check, paths, progress, "checking"))
-    return [n for n in found if isinstance(n, int)], [fault for fault in found if isinstance(fault, str)]
+    results = list(parallel_map(check, paths, progress, "checking"))
+    return [n for n in results if isinstance(n, int)], [fault for fault in results if isinstance(fault, str)]

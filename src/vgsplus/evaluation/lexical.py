@@ -1,17 +1,16 @@
-"""The lexical test: are the nearest neighbours of a spoken word the same word?
+"""The lexical test: are the nearest neighbours of a spoken word tokens of the same word?
 
-Tokens, in ASCII order of their names, are split into folds: the n-th token of every word is in fold n. With
-20 tokens a word, as in the published sets (SPEECHCOG's CDI_lextest and COCO_lextest, which came with the
-papers on these models), that is every 20th token, and a fold is one voice. Each token is a query once. Among
-the tokens of all other folds, so never those of its own voice, it has as many neighbours as there are other
-tokens of its word (19); its score is the share of neighbours that are its word. The score of a set is the
-mean over the queries.
+Tokens, in ASCII order of their names, are split into folds: the n-th token of every word is in fold n. In the
+published sets (SPEECHCOG's CDI_lextest and COCO_lextest, of the papers on these models) a word has 20 tokens,
+and a fold is one voice. Every token is a query once, and is compared with the tokens of all other folds, so
+never with its own voice. A query has as many neighbours as its word has other tokens (19). Its score is the
+share of neighbours that are tokens of its word; the score of a set is the mean over the queries.
 
-Tokens of one vector are compared by cosine, sequences of frames by dynamic time warping (see `dtw`).
+Tokens with one vector each are compared by cosine, sequences of frames by dynamic time warping (see `dtw`).
 
-Ties count against the model, as in retrieval: of equally near candidates other words come first, in ASCII
-order of their names. Cosines that agree to 10 decimals are equal; otherwise rounding errors would decide
-between a vector and a multiple of it.
+Ties count against the model, as in retrieval: of equally near candidates those of other words come first, in
+ASCII order of their names. Cosines that agree to 10 decimals are equal; otherwise rounding errors would
+decide the order of a vector and a multiple of it.
 
 Shape letters: n tokens, W words, D dimensions, T frames.
 """
@@ -45,9 +44,9 @@ if TYPE_CHECKING:
     type Mode = Literal["utterance", "frame"]
 
 DECIMALS = 10
-"""Decimals to which cosines are compared."""
+"""Decimals to which cosines are rounded."""
 BLOCK_COSINES = 1 << 22
-"""Cosines computed at a time."""
+"""Number of cosines computed at a time."""
 SHOWN_NAMES = 5
 
 
@@ -56,11 +55,11 @@ class Tokens:
     """Spoken words in ASCII order of their names.
 
     Attributes:
-        names: of the tokens.
+        names: names of the tokens.
         words: W words in ASCII order.
         order: (n,) int64, index of each token in the input.
         word: (n,) int64, index of each token's word in `words`.
-        fold: (n,) int64, number of each token among those of its word.
+        fold: (n,) int64, index of each token among those of its word.
     """
 
     names: tuple[str, ...]
@@ -81,7 +80,7 @@ class Separability:
         words: W words in ASCII order.
         tokens: (W,) number of tokens of each word.
         word_scores: (W,) mean over the queries of each word.
-        confusion: (W, W) number of neighbours, word of the query by word of the neighbour.
+        confusion: (W, W) number of neighbours; rows are words of queries, columns words of neighbours.
     """
 
     mode: Mode
@@ -94,12 +93,12 @@ class Separability:
 
 
 def coco_word(name: str) -> str:
-    """Return the word of a name in COCO_lextest: all before the first "_"."""
+    """Return the word of a name in COCO_lextest: the part before the first "_"."""
     return name.partition("_")[0]
 
 
 def cdi_word(name: str) -> str:
-    """Return the word of a name in CDI_lextest: without the last three characters (voice, style) and "_"."""
+    """Return the word of a name in CDI_lextest: lower case, without the last three characters and any "_"."""
     return name[:-3].lower().replace("_", "")
 
 
@@ -127,17 +126,17 @@ def evaluate(
 
     Args:
         names: n distinct names, in any order; NFC and NFD are one name.
-        embeddings: arrays or tensors. (n, D), one vector per token, compared by cosine; or n arrays (T, D)
-            of any lengths, compared by dynamic time warping without the frames that hold NaN.
+        embeddings: one array (n, D) with a vector per token, compared by cosine; or n arrays (T, D) of any
+            lengths, compared by dynamic time warping without the frames that contain NaN. Arrays or tensors.
         word_of: maps a name to its word; by default `coco_word`.
         progress: receives the stage "comparing": pairs of tokens for frames, queries for vectors.
 
     Raises:
         VgsplusError: names and embeddings that differ in number, a name given twice, an empty word, fewer
-            than two words, a word with one token (it has no neighbour to find); embeddings of different D,
-            values that are not finite, a vector of zeros, a token all of whose frames hold NaN.
+            than two words, a word with a single token; embeddings of different D, values that are not finite,
+            a vector of zeros, a token without a frame that is free of NaN.
     """
-    tokens = group(names, word_of)
+    tokens = assign_folds(names, word_of)
     if len(embeddings) != len(names):
         raise VgsplusError(
             f"There are {len(names)} names and {len(embeddings)} embeddings; each token needs one of both."
@@ -145,70 +144,70 @@ def evaluate(
     if isinstance(embeddings, np.ndarray | torch.Tensor) and embeddings.ndim == 2:
         vectors = _numbers(embeddings)[tokens.order]
         return _score("utterance", tokens, _cosine_distances(vectors, tokens, progress))
-    sequences = _frames([embeddings[place] for place in tokens.order], tokens)
+    sequences = _frames([embeddings[index] for index in tokens.order], tokens)
     from vgsplus.evaluation import dtw  # noqa: PLC0415 - numba takes a second to import
 
     distances = dtw.costs(sequences, tokens.fold, progress)
     return _score("frame", tokens, iter([(0, distances)]))
 
 
-def group(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
+def assign_folds(names: Sequence[str], word_of: WordOf | None = None) -> Tokens:
     """Sort tokens and assign words and folds; arguments and errors of names as in `evaluate`."""
     plain = [unicodedata.normalize("NFC", str(name)) for name in names]
     if twice := sorted(name for name, times in Counter(plain).items() if times > 1):
         raise VgsplusError(f"Names must be distinct; given more than once: {_some(twice)}.")
     order = sorted(range(len(plain)), key=plain.__getitem__)
-    ordered = tuple(plain[place] for place in order)
-    of = [(word_of or coco_word)(name) for name in ordered]
-    if empty := [name for name, word in zip(ordered, of, strict=True) if not word]:
+    ordered = tuple(plain[index] for index in order)
+    word_by_token = [(word_of or coco_word)(name) for name in ordered]
+    if empty := [name for name, word in zip(ordered, word_by_token, strict=True) if not word]:
         raise VgsplusError(
             f"No word is left of {_some(empty)}. Rename, or choose the rule that fits the names."
         )
-    counts = Counter(of)
+    counts = Counter(word_by_token)
     if len(counts) < 2:
         raise VgsplusError(
             f"There is nothing to compare: {len(plain)} token(s) of {len(counts)} word(s). "
-            "It takes two words; choose the rule that fits the names."
+            "At least two words are needed; choose the rule that fits the names."
         )
-    if lonely := sorted(word for word, times in counts.items() if times == 1):
+    if single := sorted(word for word, times in counts.items() if times == 1):
         raise VgsplusError(
-            f"Words need at least two tokens each, these have one: {_some(lonely)}. "
+            f"Words need at least two tokens each, these have one: {_some(single)}. "
             "Add recordings of them, remove them, or choose the rule that fits the names."
         )
     words = tuple(sorted(counts))
     number = {word: index for index, word in enumerate(words)}
     seen: Counter[str] = Counter()
     fold = []
-    for word in of:
+    for word in word_by_token:
         fold.append(seen[word])
         seen[word] += 1
     return Tokens(
         names=ordered,
         words=words,
         order=np.array(order, dtype=np.int64),
-        word=np.array([number[word] for word in of], dtype=np.int64),
+        word=np.array([number[word] for word in word_by_token], dtype=np.int64),
         fold=np.array(fold, dtype=np.int64),
     )
 
 
 def _score(mode: Mode, tokens: Tokens, blocks: Iterator[tuple[int, NDArray[np.float64]]]) -> Separability:
-    """Score consecutive blocks of rows (first token, (rows, n) distances)."""
+    """Score the queries of consecutive blocks (index of the first query, distances (rows, n))."""
     size = len(tokens.words)
     counts = np.bincount(tokens.word, minlength=size)
-    wanted = counts[tokens.word] - 1
+    num_neighbours = counts[tokens.word] - 1
     hits = np.zeros(len(tokens.word), dtype=np.int64)
     confusion = np.zeros((size, size), dtype=np.int64)
     for start, block in blocks:
         for query, row in enumerate(block, start):
-            found = tokens.word[_nearest(row, query, tokens, int(wanted[query]))]
-            confusion[tokens.word[query]] += np.bincount(found, minlength=size)
-            hits[query] = np.count_nonzero(found == tokens.word[query])
-    shares = hits / wanted
+            neighbours = tokens.word[_nearest(row, query, tokens, int(num_neighbours[query]))]
+            confusion[tokens.word[query]] += np.bincount(neighbours, minlength=size)
+            hits[query] = np.count_nonzero(neighbours == tokens.word[query])
+    shares = hits / num_neighbours
     candidates = len(tokens.fold) - np.bincount(tokens.fold)[tokens.fold]
     return Separability(
         mode=mode,
         score=float(shares.mean()),
-        chance=float((wanted / candidates).mean()),
+        chance=float((num_neighbours / candidates).mean()),
         words=tokens.words,
         tokens=counts,
         word_scores=np.bincount(tokens.word, weights=shares) / counts,
@@ -230,7 +229,7 @@ def _nearest(row: NDArray[np.float64], query: int, tokens: Tokens, count: int) -
 def _cosine_distances(
     vectors: NDArray[np.floating], tokens: Tokens, progress: Progress
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield blocks of rows (first token, (rows, n)) of 1 − cosine between vectors (n, D)."""
+    """Yield 1 − cosine between vectors (n, D) in blocks, as `_score` takes them."""
     _require_finite([vectors[index : index + 1] for index in range(len(vectors))], tokens)
     # Divide by the largest value first, so that squares neither underflow nor overflow.
     largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True).astype(np.float64)
@@ -249,7 +248,7 @@ def _cosine_distances(
 
 
 def _frames(embeddings: Sequence[ArrayLike | torch.Tensor], tokens: Tokens) -> list[NDArray[np.floating]]:
-    """Convert frames (T, D) of each token to one dtype, without frames that hold NaN."""
+    """Convert the frames (T, D) of all tokens to one dtype and remove those that contain NaN."""
     arrays = [_numbers(frames) for frames in embeddings]
     for name, array in zip(tokens.names, arrays, strict=True):
         if array.ndim != 2 or array.shape[1] != arrays[0].shape[1] or not array.shape[1]:
@@ -258,15 +257,15 @@ def _frames(embeddings: Sequence[ArrayLike | torch.Tensor], tokens: Tokens) -> l
                 "each must be (T, D) with the same D, or all of them one (n, D)."
             )
     kept = [array[~np.isnan(array).any(axis=1)] for array in arrays]
-    if bare := [name for name, array in zip(tokens.names, kept, strict=True) if not len(array)]:
-        raise VgsplusError(f"No frame without NaN: {_some(bare)}. Remove these tokens or embed them again.")
+    if empty := [name for name, array in zip(tokens.names, kept, strict=True) if not len(array)]:
+        raise VgsplusError(f"No frame without NaN: {_some(empty)}. Remove these tokens or embed them again.")
     _require_finite(kept, tokens)
     dtype = np.result_type(*{array.dtype for array in kept})
     return [np.ascontiguousarray(array, dtype=dtype) for array in kept]
 
 
 def _numbers(values: ArrayLike | torch.Tensor) -> NDArray[np.floating]:
-    """Convert to float32 or, where that would lose digits, to float64."""
+    """Convert to float32 or, if that would lose digits, to float64."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
@@ -293,7 +292,7 @@ def _some(names: Sequence[str]) -> str:
 # ---- recordings -------------------------------------------------------------------------------------------
 
 
-def open_words(folder: str | Path, model: VGSPlus, word_of: WordOf | None = None) -> dict[str, Path]:
+def find_words(folder: str | Path, model: VGSPlus, word_of: WordOf | None = None) -> dict[str, Path]:
     """Find the recordings directly in a folder, and check that the model can embed all of them.
 
     Files may have any rate and number of channels (see `audio.load_any`).
@@ -303,8 +302,8 @@ def open_words(folder: str | Path, model: VGSPlus, word_of: WordOf | None = None
 
     Raises:
         VgsplusError: no such folder, or no sound files in it.
-        CorpusError: files that cannot be read, are silent or too short for one frame, links that make one
-            file two, names that make no lexical test (see `group`): all of them are listed.
+        CorpusError: files that cannot be read, are silent or too short for one frame, links to a file that is
+            also listed, names that do not form a test (see `evaluate`); all of them are listed.
     """
     folder = as_on_disk(Path(folder))
     if not folder.is_dir():
@@ -312,17 +311,19 @@ def open_words(folder: str | Path, model: VGSPlus, word_of: WordOf | None = None
     sounds = [path for path in files_below(folder) if path.suffix.lower() in audio.SUFFIXES]
     paths = [path for path in sounds if path.parent == folder]
     if sounds and not paths:
-        raise VgsplusError(f"{folder}: its sound files are in subfolders, as {sounds[0]}. Name one of them.")
+        raise VgsplusError(
+            f"{folder}: its sound files are in subfolders, such as {sounds[0]}. Name one subfolder."
+        )
     if not paths:
         raise VgsplusError(f"{folder}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
     seen: dict[Path, Path] = {}
     faults = [
-        f"{path}: is the same file as {first}, by a link, and counts once. Remove one of them."
+        f"{path}: is a link to the same file as {first}. Remove one of them."
         for path in paths
         if (first := seen.setdefault(path.resolve(), path)) != path
     ]
     try:
-        group([path.stem for path in paths], word_of)
+        assign_folds([path.stem for path in paths], word_of)
     except VgsplusError as error:
         faults.append(f"{folder}: {error}")
     faults += check_audio(paths, model)[1]
@@ -332,7 +333,7 @@ def open_words(folder: str | Path, model: VGSPlus, word_of: WordOf | None = None
 
 
 def check_layer(model: VGSPlus, layer: int | None, mode: Mode = "utterance") -> None:
-    """Raise VgsplusError if the model lacks the layer (from 1), or the speech embedding if that is meant."""
+    """Raise VgsplusError if the model lacks the layer (from 1), or the speech embedding if it is needed."""
     layers = len(model.speech.layers)
     if layer is None and mode == "utterance" and not model.config.grounded:
         raise VgsplusError(
@@ -356,11 +357,11 @@ def embed_words(
 
     Args:
         model: a model on `device`.
-        words: {name: recording}, as from `open_words`.
+        words: {name: recording}, as from `find_words`.
         mode: "utterance" for one vector each, "frame" for sequences.
-        layer: transformer layer from 1, as in the paper: its frames, or their mean. None for the speech
-            embedding, or the frames from which that is computed.
-        batch_size: recordings in one pass.
+        layer: transformer layer from 1, whose frames or their mean to return. None for the speech embedding,
+            or the frames from which it is computed.
+        batch_size: number of recordings in one pass.
         device: where the batches are moved.
         progress: receives the stage "embedding".
 
@@ -379,10 +380,10 @@ def embed_words(
         for (frames,) in hidden_states(model, [layer or model.config.shared_layers], waveforms, num_samples):
             yield frames.cpu() if mode == "frame" else frames.cpu().mean(dim=0)
 
-    found = {}
+    by_name = {}
     embedded = map_files(model, embed, words, device=device, batch_size=batch_size)
     for done, (name, embedding) in enumerate(embedded, start=1):
-        found[name] = check_finite(embedding, f"Embeddings of {words[name]}")
+        by_name[name] = check_finite(embedding, f"Embeddings of {words[name]}")
         progress.update("embedding", done, len(words))
-    embeddings = [found[name] for name in words]
+    embeddings = [by_name[name] for name in words]
     return embeddings if mode == "frame" else torch.stack(embeddings)

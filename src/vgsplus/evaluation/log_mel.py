@@ -1,4 +1,4 @@
-"""Log-Mel energies, the baseline of learned representations.
+"""Log-Mel energies, a baseline for learned representations.
 
 Shape letters: S samples, T frames, M Mel bands, F frequencies.
 """
@@ -33,9 +33,8 @@ def log_mel(signal: Signal) -> NDArray[np.float32]:
     frames = len(signal) // HOP
     margin = (WINDOW - HOP) // 2
     padded = np.pad(signal, (margin, margin))
-    cut = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:frames]
-    window = np.hanning(WINDOW + 1)[:-1]
-    power = np.abs(np.fft.rfft(cut * window, FFT)) ** 2  # (T, F)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:frames]
+    power = np.abs(np.fft.rfft(windows * np.hanning(WINDOW + 1)[:-1], FFT)) ** 2  # (T, F)
     energies = np.log(np.maximum(power @ mel_filters().T, FLOOR))
     centred: NDArray[np.float32] = (energies - energies.mean(axis=0)).astype(np.float32)
     return centred

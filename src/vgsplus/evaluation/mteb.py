@@ -1,7 +1,7 @@
 """A model as an encoder of the package mteb (Massive Text Embedding Benchmark).
 
-Its tasks between sounds and images, SpokenCOCO's among them, then score our models by the same code as all
-others. Only the metadata imports mteb, which is an extra of the same name.
+mteb's tasks between sounds and images, such as SpokenCOCO's, then score vgsplus models by the same code as
+others. Only `mteb_model_meta` imports mteb, which the extra "mteb" installs.
 
 Shape letters: N inputs, B of them in a batch, S samples, R regions, F region features, D embedding.
 """
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
     type Regions = Callable[[Image.Image], tuple[Array, Array]]
 
-SOUND, PICTURE = "audio", "image"
-MODALITIES = (SOUND, PICTURE)
+AUDIO, IMAGE = "audio", "image"
+MODALITIES = (AUDIO, IMAGE)
 OTHER_MODALITIES = ("text", "video")
 ABILITY = (
-    "A vgsplus model embeds spoken captions and pictures, each by itself: run tasks of sounds and pictures "
-    "only, such as SpokenCOCOA2IRetrieval and SpokenCOCOI2ARetrieval."
+    "A vgsplus model embeds spoken captions and pictures separately: run tasks of sounds and pictures only, "
+    "such as SpokenCOCOA2IRetrieval and SpokenCOCOI2ARetrieval."
 )
 
 
@@ -62,10 +62,10 @@ class MtebEncoder:
         regions: extracts the region features of an image as for the training corpus: features (R, F) and
             boxes (R, 4) as (x1, y1, x2, y2) in [0, 1], float32, with the same R for all images; by default
             the cells of a grid, as in a corpus prepared without --features and --regions.
-        name: of the model in mteb's results, as "organisation/model".
+        name: name of the model in mteb's results, as "organisation/model".
 
     Raises:
-        VgsplusError: a model without a grounding side, a name of another form.
+        VgsplusError: the model is not grounded, or the name has another form.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class MtebEncoder:
 
     @cached_property
     def mteb_model_meta(self) -> ModelMeta:
-        """Name, sizes and similarity, for mteb's results.
+        """Name, sizes and similarity function, as mteb's results record them.
 
         The revision is a hash of configuration and weights, because mteb reuses a result of the same name and
         revision instead of running the task.
@@ -131,9 +131,9 @@ class MtebEncoder:
         Args:
             inputs: a loader of rows {"audio": sound} or {"image": PIL image}; a sound is
                 {"array": (S,) or (channels, S), "sampling_rate": Hz}. Other columns are ignored.
-            task_metadata: the task, of which is checked that the model can do it before anything is embedded.
-            show_progress_bar: whether to show one.
-            **_: ignored: split, subset, type of prompt.
+            task_metadata: the task; its modalities are checked before anything is embedded.
+            show_progress_bar: whether to show a progress bar.
+            **_: other arguments of the protocol (split, subset, type of prompt), which are ignored.
 
         Raises:
             VgsplusError: inputs or a task of text, video, or sound and image in one; images that cannot be
@@ -149,11 +149,11 @@ class MtebEncoder:
         for modality in task_metadata.modalities:
             if modality not in MODALITIES:
                 raise VgsplusError(f"The mteb task {task_metadata.name} needs {modality}. {ABILITY}")
-        if PICTURE in task_metadata.modalities:
+        if IMAGE in task_metadata.modalities:
             # Check the region features now: SpokenCOCO's first image comes after 25,000 sounds.
             collate.images([Image.new("RGB", (96, 96))])
-        # mteb's sounds are open decoders, which other processes cannot use, so they are read by the loader's
-        # workers, if it has any.
+        # mteb's sounds are open decoders, which cannot be passed between processes: the workers that load
+        # them also read them.
         prepared: DataLoader[Any] = DataLoader(
             inputs.dataset,
             batch_size=inputs.batch_size,
@@ -167,7 +167,7 @@ class MtebEncoder:
             console=Console(stderr=True),
             disable=not show_progress_bar,
         )
-        embed = {SOUND: self.model.embed_speech, PICTURE: self.model.embed_image}
+        embed = {AUDIO: self.model.embed_speech, IMAGE: self.model.embed_image}
         with inference(self.model):
             parts = [
                 embed[modality](first.to(self.device), second.to(self.device)).float().cpu()
@@ -196,9 +196,9 @@ class Collate:
     """Convert the rows of a batch to tensors.
 
     Attributes:
-        task: name, for messages.
-        min_samples: samples from which the model computes one frame.
-        feature_dim: F.
+        task: name of the task, for messages.
+        min_samples: minimum number of samples, from which the model computes one frame.
+        feature_dim: number of features of a region, F.
         regions: as in `MtebEncoder`.
     """
 
@@ -214,9 +214,9 @@ class Collate:
             held = " and ".join(given) or "none of these"
             raise VgsplusError(f"An input of the mteb task {self.task} is made of {held}. {ABILITY}")
         items = [row[given[0]] for row in rows]
-        if given[0] == SOUND:
-            return SOUND, *pad_signals([self._signal(item) for item in items])
-        return PICTURE, *self.images(items)
+        if given[0] == AUDIO:
+            return AUDIO, *pad_signals([self._signal(item) for item in items])
+        return IMAGE, *self.images(items)
 
     def _signal(self, item: Mapping[str, Any]) -> Signal:
         a_sound = f"A sound of the mteb task {self.task}"

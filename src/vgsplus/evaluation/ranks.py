@@ -1,14 +1,14 @@
 """Ranks of the right answers in both directions of retrieval, counted in tiles of the scores.
 
-A tile holds the scores of some images with some captions. It is cut from a matrix or computed from embeddings
-when it is needed, so that memory holds one tile.
+A tile holds the scores of some images with some captions. It is a part of a given matrix, or is computed from
+embeddings when it is needed, so that memory holds one tile.
 
-Captions are sorted by their images: the tiles of captions with their own images form a diagonal. They come
-first and give each caption's own score and each image's best; then each tile comes once and its competitors
-are counted for both directions. The same call always computes a tile, so its values are the same bits: a
-score equals itself, and ties are those of the matrix.
+Captions are sorted by their images, so that the scores of captions with their own images are in tiles along a
+diagonal. A first pass over these tiles finds the score of each caption with its own image, and the highest
+such score of each image. A second pass over all tiles counts the competitors in both directions. A tile is
+computed by the same product in both passes, so that its values are equal bit for bit and ties are exact.
 
-Shape letters: N images, M captions, D embedding, n and m of them in a tile.
+Shape letters: N images, M captions, D embedding; n images and m captions of a tile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ type Tiles = Callable[[slice, NDArray[np.int64]], NDArray[np.floating]]
 TILE_SCORES = 1 << 22
 """Scores in a tile: 16 MB."""
 ASPECT = 4
-"""Captions per image in a tile; test sets have about five per image."""
+"""Ratio of captions to images in a tile; test sets have about five captions per image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,9 +45,9 @@ class Ranks:
     """The rank, from 1, of the right answer of every query.
 
     Attributes:
-        speech_to_image: (M,) int64, rank of each caption's image among all images.
-        image_to_speech: (N,) int64, rank of each image's best caption among those of other images.
-        image_of_caption: (M,) int64, row of each caption's image.
+        speech_to_image: (M,) int64, rank of each caption's own image among all images.
+        image_to_speech: (N,) int64, rank of each image's best own caption among the captions of other images.
+        image_of_caption: (M,) int64, index of each caption's image.
     """
 
     speech_to_image: NDArray[np.int64]
@@ -64,8 +64,8 @@ def rank_matrix(
 
     Args:
         similarity: (N, M) scores, images by captions, higher is closer.
-        image_ids: N distinct ids, of the rows.
-        caption_image_ids: M ids, of the image of each column's caption.
+        image_ids: N distinct ids, one per row.
+        caption_image_ids: M ids, the image of the caption of each column.
 
     Raises:
         VgsplusError: shapes and ids that do not fit together, an id without a match, nothing to rank, NaN.
@@ -116,13 +116,13 @@ def tiles_of_embeddings(images: Tensor, speech: Tensor) -> Tiles:
 
 
 def count_ranks(tiles: Tiles, image_of_caption: NDArray[np.int64], images: int, tile_scores: int) -> Ranks:
-    """Rank the right answers by counting the competitors at or above each, without sorting.
+    """Rank the right answers without sorting, by counting the competitors that score at least as high.
 
     Args:
         tiles: of N images and M captions, floats of at most 64 bits.
-        image_of_caption: (M,) the row of each caption's image; every image has a caption.
+        image_of_caption: (M,) int64, index of each caption's image; every image has a caption.
         images: N.
-        tile_scores: scores in a tile, approximately.
+        tile_scores: approximate number of scores in a tile.
 
     Raises:
         VgsplusError: a score is NaN.
@@ -138,9 +138,9 @@ def count_ranks(tiles: Tiles, image_of_caption: NDArray[np.int64], images: int, 
         rows = image_of_caption[columns]
         for span in row_spans:
             if span.start <= rows[-1] and rows[0] < span.stop:
-                mine = (span.start <= rows) & (rows < span.stop)
+                inside = (span.start <= rows) & (rows < span.stop)
                 tile = _check_tile(tiles(span, columns))
-                own[columns[mine]] = tile[rows[mine] - span.start, mine.nonzero()[0]]
+                own[columns[inside]] = tile[rows[inside] - span.start, inside.nonzero()[0]]
     np.maximum.at(best, image_of_caption, own)
 
     ahead_of_image = np.zeros(len(order), dtype=np.int64)
@@ -148,10 +148,11 @@ def count_ranks(tiles: Tiles, image_of_caption: NDArray[np.int64], images: int, 
     for columns in (order[span] for span in column_spans):
         for span in row_spans:
             tile = _check_tile(tiles(span, columns))
-            right, first = own[columns].astype(tile.dtype), best[span].astype(tile.dtype)
-            ahead_of_image[columns] += np.count_nonzero(tile >= right, axis=0)
-            ahead_of_caption[span] += np.count_nonzero(tile >= first[:, None], axis=1)
-    # The right image counted itself; captions of one image do not compete with each other.
+            own_scores, best_scores = own[columns].astype(tile.dtype), best[span].astype(tile.dtype)
+            # Ties count against the right answer: a competitor with an equal score ranks ahead of it.
+            ahead_of_image[columns] += np.count_nonzero(tile >= own_scores, axis=0)
+            ahead_of_caption[span] += np.count_nonzero(tile >= best_scores[:, None], axis=1)
+    # The right image counted itself, which makes its rank start at 1; captions of one image do not compete.
     siblings = np.bincount(image_of_caption[own >= best[image_of_caption]], minlength=images)
     return Ranks(
         speech_to_image=ahead_of_image,
@@ -161,9 +162,10 @@ def count_ranks(tiles: Tiles, image_of_caption: NDArray[np.int64], images: int, 
 
 
 def _even_spans(total: int, size: int) -> list[slice]:
-    """Split `total` into consecutive slices of at most `size` that differ by at most one.
+    """Split `total` into consecutive slices of at most `size` whose lengths differ by at most one.
 
-    A last tile of one row or column would be another kind of product, in which equal scores round apart.
+    Otherwise the last tile could be a single row or column, whose product is rounded differently, so that
+    equal scores would differ.
     """
     count = -(-total // size)
     edges = [total * index // count for index in range(count + 1)]
@@ -180,11 +182,11 @@ def match_captions(
     shape: tuple[int, ...], image_ids: Sequence[Hashable], caption_image_ids: Sequence[Hashable]
 ) -> NDArray[np.int64]:
     """Check that ids fit a matrix of shape (N, M) and return the row of each caption's image (M,)."""
-    images, spoken_of = _as_list(image_ids), _as_list(caption_image_ids)
-    if shape != (len(images), len(spoken_of)):
-        counts = f"{len(images)} pictures and {len(spoken_of)} captions"
+    images, caption_images = _as_list(image_ids), _as_list(caption_image_ids)
+    if shape != (len(images), len(caption_images)):
+        counts = f"{len(images)} pictures and {len(caption_images)} captions"
         raise VgsplusError(f"The similarity matrix is {shape}, but there are ids of {counts}.")
-    if not images or not spoken_of:
+    if not images or not caption_images:
         raise VgsplusError("There is nothing to rank: no pictures or no captions.")
     row_of = {image: row for row, image in enumerate(images)}
     if len(row_of) != len(images):
@@ -192,14 +194,13 @@ def match_captions(
         raise VgsplusError(
             f"Picture {twice!r} has several rows in the similarity matrix; each needs exactly one."
         )
-    for image in spoken_of:
+    for image in caption_images:
         if image not in row_of:
             raise VgsplusError(f"A caption has the picture {image!r}, which is not among those ranked.")
-    without = row_of.keys() - set(spoken_of)
-    if without:
+    if without := row_of.keys() - set(caption_images):
         first = next(image for image in images if image in without)
         raise VgsplusError(f"{len(without)} pictures have no caption, the first of them is {first!r}.")
-    return np.array([row_of[image] for image in spoken_of], dtype=np.int64)
+    return np.array([row_of[image] for image in caption_images], dtype=np.int64)
 
 
 def _as_list(ids: Sequence[Hashable]) -> list[Hashable]:

@@ -7,9 +7,10 @@ its captions is in the top k.
 Ties: a competitor whose score equals that of the right answer ranks ahead of it, in both directions. A model
 that gives everything the same score is therefore last.
 
-Intervals are percentiles of resampled images, each with all of its captions, because captions of one image
-are alike. They cover the choice of queries from this candidate set, not the variation between training runs.
-A share of 0 or 1 has an interval of no width; few images make intervals that are too narrow.
+Intervals are percentiles of a bootstrap over images, each drawn with all of its captions, because the
+captions of an image are correlated. They cover the choice of queries among these candidates, not the
+variation between training runs. A share of 0 or 1 has an interval of zero width, and with few images
+intervals are too narrow.
 
 Shape letters: N images, M captions, D embedding, K values of k.
 """
@@ -42,9 +43,9 @@ DIRECTIONS = ("speech_to_image", "image_to_speech")
 COVERAGE = 0.95
 REPLICATES = 2000
 BLOCK_DRAWS = 1 << 20
-"""Rows drawn at a time when resampling."""
-SHOWN = 5
-"""Images kept for each caption of a gallery."""
+"""Rows that the bootstrap draws at a time."""
+GALLERY_IMAGES = 5
+"""Images stored for each caption of a gallery."""
 QUARTERS = 4
 
 
@@ -75,7 +76,7 @@ class RetrievalScores:
     speech_to_image: DirectionScores
     image_to_speech: DirectionScores
 
-    def side(self, direction: str) -> DirectionScores:
+    def direction(self, direction: str) -> DirectionScores:
         """Return the scores of one of `DIRECTIONS`."""
         return {"speech_to_image": self.speech_to_image, "image_to_speech": self.image_to_speech}[direction]
 
@@ -91,16 +92,16 @@ class RetrievalResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartScores:
-    """Speech-to-image retrieval of a part of the captions.
+    """Speech-to-image retrieval with a part of the captions as queries.
 
     Attributes:
-        name: of the speaker, or "quarter 1" to "quarter 4".
-        captions: number in the part.
+        name: the speaker, or "quarter 1" to "quarter 4".
+        captions: number of captions.
         images: number of their images.
-        shortest: seconds of the shortest caption.
-        longest: seconds of the longest caption.
-        recall: at each k, with intervals from resampling these images.
-        median_rank: of the right image.
+        shortest: length of the shortest caption in seconds.
+        longest: length of the longest caption in seconds.
+        recall: {k: recall}, with intervals from a bootstrap over these images.
+        median_rank: median rank of the right image.
     """
 
     name: str
@@ -121,64 +122,63 @@ def recall(
     caption_image_ids: Sequence[Hashable],
     ks: Sequence[int] = KS,
 ) -> dict[str, dict[int, float]]:
-    """Recall at k in both directions (Table I).
+    """Return the recall at k in both directions (Table I).
 
     Args:
         similarity: (N, M) scores, images by captions, higher is closer.
-        image_ids: N distinct image ids, of the rows.
-        caption_image_ids: M ids, of the image of each column's caption.
-        ks: numbers of first answers that count.
+        image_ids: N distinct ids, one per row.
+        caption_image_ids: M ids, the image of the caption of each column.
+        ks: values of k.
 
     Returns:
-        {"speech_to_image": {k: share}, "image_to_speech": {k: share}}.
+        {"speech_to_image": {k: recall}, "image_to_speech": {k: recall}}, in [0, 1].
 
     Raises:
         VgsplusError: shapes and ids that do not fit together, an id without a match, nothing to rank, NaN.
     """
-    found = rank_matrix(similarity, image_ids, caption_image_ids)
+    ranks, checked = rank_matrix(similarity, image_ids, caption_image_ids), _check_ks(ks)
     return {
-        direction: {k: float(np.count_nonzero(ranks <= k) / len(ranks)) for k in _check_ks(ks)}
+        direction: {k: float(np.mean(getattr(ranks, direction) <= k)) for k in checked}
         for direction in DIRECTIONS
-        for ranks in [getattr(found, direction)]
     }
 
 
 def score(
-    found: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
+    ranks: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
 ) -> RetrievalScores:
     """Compute recalls with intervals, median ranks and chance from ranks.
 
     Args:
-        found: ranks of a test set.
-        ks: numbers of first answers that count.
-        replicates: draws of N images with replacement.
-        seed: of the draws.
+        ranks: ranks of a test set.
+        ks: values of k.
+        replicates: number of bootstrap replicates, each of N images.
+        seed: seed of the bootstrap.
     """
-    recalls, random = bootstrap(found, ks, replicates=replicates, seed=seed), chance(found, ks)
+    recalls, random = bootstrap(ranks, ks, replicates=replicates, seed=seed), chance(ranks, ks)
     speech, image = (
         DirectionScores(
             recall=recalls[direction],
-            median_rank=float(np.median(getattr(found, direction))),
+            median_rank=float(np.median(getattr(ranks, direction))),
             chance=random[direction],
         )
         for direction in DIRECTIONS
     )
     return RetrievalScores(
-        images=len(found.image_to_speech),
-        captions=len(found.speech_to_image),
+        images=len(ranks.image_to_speech),
+        captions=len(ranks.speech_to_image),
         speech_to_image=speech,
         image_to_speech=image,
     )
 
 
-def chance(found: Ranks, ks: Sequence[int] = KS) -> dict[str, dict[int, float]]:
+def chance(ranks: Ranks, ks: Sequence[int] = KS) -> dict[str, dict[int, float]]:
     """Return the exact expected recall of a random ranking, {direction: {k: share}}.
 
-    Speech-to-image k / N; image-to-speech, for an image with c of the M captions, 1 - C(M - c, k) / C(M, k),
-    averaged over the images.
+    From speech to image it is k / N; from image to speech, for an image with c of the M captions,
+    1 - C(M - c, k) / C(M, k), averaged over the images.
     """
-    images, captions = len(found.image_to_speech), len(found.speech_to_image)
-    sizes = Counter(np.bincount(found.image_of_caption, minlength=images).tolist())
+    images, captions = len(ranks.image_to_speech), len(ranks.speech_to_image)
+    sizes = Counter(np.bincount(ranks.image_of_caption, minlength=images).tolist())
 
     def any_of_own(k: int) -> float:
         missed = sum(n * (math.comb(captions - c, k) / math.comb(captions, k)) for c, n in sizes.items())
@@ -192,20 +192,20 @@ def chance(found: Ranks, ks: Sequence[int] = KS) -> dict[str, dict[int, float]]:
 
 
 def bootstrap(
-    found: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
+    ranks: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
 ) -> dict[str, dict[int, Estimate]]:
     """Return recall with intervals, {direction: {k: estimate}}; arguments as in `score`."""
-    checked, images = _check_ks(ks), len(found.image_to_speech)
+    checked, images = _check_ks(ks), len(ranks.image_to_speech)
     hits = [
         column
         for k in checked
         for column in (
-            np.bincount(found.image_of_caption[found.speech_to_image <= k], minlength=images),
-            (found.image_to_speech <= k).astype(np.int64),
+            np.bincount(ranks.image_of_caption[ranks.speech_to_image <= k], minlength=images),
+            (ranks.image_to_speech <= k).astype(np.int64),
         )
     ]
-    captions_of = np.bincount(found.image_of_caption, minlength=images)
-    totals = np.tile(np.stack([captions_of, np.ones_like(captions_of)], axis=1), len(checked))
+    num_captions = np.bincount(ranks.image_of_caption, minlength=images)
+    totals = np.tile(np.stack([num_captions, np.ones_like(num_captions)], axis=1), len(checked))
     shares = _resample(np.stack(hits, axis=1), totals, replicates, seed)
     return {
         direction: dict(zip(checked, shares[d :: len(DIRECTIONS)], strict=True))
@@ -215,7 +215,7 @@ def bootstrap(
 
 def breakdown(
     captions: Sequence[Caption],
-    found: Ranks,
+    ranks: Ranks,
     by: Literal["speaker", "length"],
     ks: Sequence[int] = KS,
     *,
@@ -226,15 +226,15 @@ def breakdown(
 
     Args:
         captions: M captions of a split.
-        found: their ranks, in this order.
-        by: "speaker", of whom the one with most captions comes first, or "length", quarters from the shortest
-            captions on; captions of equal length are in one quarter, so quarters may differ or be empty.
-        ks: numbers of first answers that count.
-        replicates: of the resampling.
-        seed: of the resampling.
+        ranks: their ranks, in this order.
+        by: "speaker", sorted by decreasing number of captions, or "length", quarters sorted by increasing
+            length; captions of equal length are in one quarter, so quarters may differ in size or be empty.
+        ks: values of k.
+        replicates: number of bootstrap replicates.
+        seed: seed of the bootstrap.
 
     Raises:
-        VgsplusError: impossible ks.
+        VgsplusError: no k, or one below 1.
     """
     seconds = np.array([caption.num_samples for caption in captions]) / SAMPLE_RATE
     if by == "speaker":
@@ -248,20 +248,21 @@ def breakdown(
 
     checked, parts = _check_ks(ks), []
     for n in order:
-        ranks, lengths = found.speech_to_image[group == n], seconds[group == n]
-        _, image = np.unique(found.image_of_caption[group == n], return_inverse=True)
+        members = group == n
+        own_ranks, lengths = ranks.speech_to_image[members], seconds[members]
+        _, image = np.unique(ranks.image_of_caption[members], return_inverse=True)
         totals = np.bincount(image)
-        hits = np.stack([np.bincount(image[ranks <= k], minlength=len(totals)) for k in checked], axis=1)
+        hits = np.stack([np.bincount(image[own_ranks <= k], minlength=len(totals)) for k in checked], axis=1)
         shares = _resample(hits, np.tile(totals[:, None], len(checked)), replicates, seed)
         parts.append(
             PartScores(
                 name=str(names[n]),
-                captions=len(ranks),
+                captions=len(own_ranks),
                 images=len(totals),
                 shortest=float(lengths.min()),
                 longest=float(lengths.max()),
                 recall=dict(zip(checked, shares, strict=True)),
-                median_rank=float(np.median(ranks)),
+                median_rank=float(np.median(own_ranks)),
             )
         )
     return tuple(parts)
@@ -276,7 +277,7 @@ def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
 def _resample(
     hits: NDArray[np.integer], totals: NDArray[np.integer], replicates: int, seed: int
 ) -> list[Estimate]:
-    """Return the share of hits (N, C) in totals (N, C) per column, with intervals from drawing N rows."""
+    """Return per column the share of hits (N, C) in totals (N, C), with intervals from drawing N rows."""
     columns, n = np.concatenate([hits, totals], axis=1).astype(np.float64), len(hits)
     sums = np.empty((replicates, columns.shape[1]))
     generator = np.random.default_rng([seed, 0])
@@ -301,8 +302,8 @@ def _resample(
 
 def rank_split(embedded: SplitEmbeddings) -> Ranks:
     """Rank the right answers of an embedded split by dot products."""
-    spoken_of = [caption.image for caption in embedded.captions]
-    return rank_embeddings(embedded.images, embedded.speech, embedded.image_ids, spoken_of)
+    caption_image_ids = [caption.image for caption in embedded.captions]
+    return rank_embeddings(embedded.images, embedded.speech, embedded.image_ids, caption_image_ids)
 
 
 def evaluate(
@@ -316,27 +317,27 @@ def evaluate(
     """Score the retrieval of an embedded split by dot products, over all of its images and captions.
 
     Args:
-        embedded: as from `embed_split`.
-        ks: numbers of first answers that count.
-        replicates: of the resampling.
-        gallery: number of captions whose first images are kept, drawn by the seed and not by success.
-        seed: of the resampling and of that draw.
+        embedded: the split, as from `embed_split`.
+        ks: values of k.
+        replicates: number of bootstrap replicates.
+        gallery: number of captions, drawn at random, whose first images are returned.
+        seed: seed of the bootstrap and of the gallery.
     """
-    found = rank_split(embedded)
-    scores = score(found, ks, replicates=replicates, seed=seed)
+    ranks = rank_split(embedded)
+    scores = score(ranks, ks, replicates=replicates, seed=seed)
     count = min(gallery, scores.captions)
     drawn = np.sort(np.random.default_rng([seed, 1]).choice(scores.captions, size=count, replace=False))
     similarity = (embedded.images @ embedded.speech[torch.from_numpy(drawn)].T).numpy()
     retrieved = {
         embedded.captions[column].id: tuple(embedded.image_ids[row] for row in top)
-        for column, top in zip(drawn, top_images(similarity, found.image_of_caption[drawn]), strict=True)
+        for column, top in zip(drawn, top_images(similarity, ranks.image_of_caption[drawn]), strict=True)
     }
     return RetrievalResult(split=embedded.split, scores=scores, retrieved=retrieved)
 
 
 def top_images(
-    similarity: NDArray[np.floating], rows: NDArray[np.int64], count: int = SHOWN
+    similarity: NDArray[np.floating], rows: NDArray[np.int64], count: int = GALLERY_IMAGES
 ) -> NDArray[np.int64]:
-    """Return the rows (M, count) of the images ranked first per column; the right one is last among ties."""
+    """Return the rows (M, count) of the highest scores per column; among ties the right row is last."""
     order = np.lexsort((rows[None, :] == np.arange(len(similarity))[:, None], -similarity), axis=0)
     return np.ascontiguousarray(order[:count].T)

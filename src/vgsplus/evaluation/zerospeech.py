@@ -54,7 +54,7 @@ def find_phonetic(dataset: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
         subsets that are missing or hold no sounds.
 
     Raises:
-        CorpusError: all subsets are missing, or two sounds differ in their suffix alone.
+        CorpusError: all subsets are missing, or two sounds differ in their suffix only.
     """
     sounds: dict[str, Path] = {}
     absent = []
@@ -74,9 +74,9 @@ def find_phonetic(dataset: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
 class Submission(FeatureFolder):
     """A folder with the phonetic part of a ZeroSpeech 2021 submission: meta.yaml, phonetic/SUBSET/NAME.txt.
 
-    The format is what the challenge's program (zerospeech2021, of 2022) accepts: a frame per line, read by
-    `numpy.loadtxt` as two dimensions, and the given entries of meta.yaml. The program takes frame t as
-    centred at (t + 1/2) frame shifts, so frames are delayed by `receptive_field_shift`.
+    The format is the one that the challenge's program (zerospeech2021, of 2022) accepts: a frame per line,
+    read by `numpy.loadtxt` as two dimensions, and exactly these entries of meta.yaml. The program assumes
+    that frame t is centred at (t + 1/2) frame shifts, so frames are delayed by `receptive_field_shift`.
 
     The folder appears when it is complete. Until then its files are in the hidden sibling `.NAME.writing`,
     from which an interrupted export resumes.
@@ -86,7 +86,7 @@ class Submission(FeatureFolder):
     """
 
     min_frames = 2  # numpy.loadtxt reads a single line as one dimension
-    bytes_per_value = 12  # as text, with the space after it
+    bytes_per_value = 12  # as text, including a space
 
     def __init__(self, path: Path, metadata: Metadata, model: VGSPlus) -> None:
         if len(metadata["layers"]) != 1:

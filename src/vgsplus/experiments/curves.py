@@ -63,7 +63,7 @@ def recall_scores(split: str, scores: RetrievalScores) -> dict[str, float]:
     return {
         f"{split}/{direction}/R@{k}": estimate.value
         for direction in DIRECTIONS
-        for k, estimate in scores.side(direction).recall.items()
+        for k, estimate in scores.direction(direction).recall.items()
     }
 
 

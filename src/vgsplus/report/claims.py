@@ -208,7 +208,7 @@ class _Study:
 
 def _recalls(scores: RetrievalScores) -> list[tuple[Estimate, float]]:
     """The recalls of Table I, each with its chance level."""
-    sides = [scores.side(direction) for direction in DIRECTIONS]
+    sides = [scores.direction(direction) for direction in DIRECTIONS]
     return [(side.recall[k], side.chance[k]) for side in sides for k in PAPER_KS if k in side.recall]
 
 
@@ -254,7 +254,7 @@ def headline(results: Results, test_set: str) -> tuple[str, ...]:
         return (f"Nothing has been evaluated on {label(test_set)} yet.",)
 
     def first_recall(name: str) -> float:
-        sides = [scored[name].side(direction).recall for direction in DIRECTIONS]
+        sides = [scored[name].direction(direction).recall for direction in DIRECTIONS]
         return sum(side[min(side)].value for side in sides)
 
     best = max(scored, key=first_recall)
@@ -264,7 +264,7 @@ def headline(results: Results, test_set: str) -> tuple[str, ...]:
     first = min(scored[best].speech_to_image.recall)
     shares = []
     for direction in DIRECTIONS:
-        side = scored[best].side(direction)
+        side = scored[best].direction(direction)
         share = side.recall[first]
         ends = interval(100 * share.low, 100 * share.high).replace(DASH, f"{DASH}\N{WORD JOINER}")
         shares.append(

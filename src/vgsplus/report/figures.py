@@ -118,7 +118,7 @@ def recall_panels(results: Results, test_set: str) -> tuple[Panel, ...]:
     scores = next((v.retrieval[test_set] for v in ordered(results) if test_set in v.retrieval), None)
     panels: list[Panel] = []
     for direction in DIRECTIONS:
-        chance = scores.side(direction).chance.get(k) if scores else None
+        chance = scores.direction(direction).chance.get(k) if scores else None
 
         def points(variant: Variant, direction: str = direction) -> Points:
             return [(point.epoch, 100 * getattr(point, direction)[k]) for point in found[variant.name]]

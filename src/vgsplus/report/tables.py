@@ -97,7 +97,7 @@ def recalls(results: Results, test_set: str) -> pd.DataFrame:
     rows: dict[str, dict[str, float]] = {name: {} for name in scored}
     for name, scores in scored.items():
         for direction in DIRECTIONS:
-            for k, share in scores.side(direction).recall.items():
+            for k, share in scores.direction(direction).recall.items():
                 rows[name] |= _estimate(f"{direction} R@{k}", share, 100)
     names = [*TITLES, *(v.name for v in ordered(results) if v.name not in TITLES)]
     if scored:
@@ -106,7 +106,7 @@ def recalls(results: Results, test_set: str) -> pd.DataFrame:
         rows[CHANCE] = {
             f"{direction} R@{k}": 100 * share
             for direction in DIRECTIONS
-            for k, share in first.side(direction).chance.items()
+            for k, share in first.direction(direction).chance.items()
         }
     columns = [
         f"{direction} R@{k}{end}" for direction in DIRECTIONS for k in KS for end in ("", " low", " high")
@@ -234,11 +234,11 @@ def retrieval_table(scores: RetrievalScores) -> pd.DataFrame:
             "recall": share.value,
             "low": share.low,
             "high": share.high,
-            "chance": scores.side(direction).chance[k],
-            "median rank": scores.side(direction).median_rank,
+            "chance": scores.direction(direction).chance[k],
+            "median rank": scores.direction(direction).median_rank,
         }
         for direction in DIRECTIONS
-        for k, share in scores.side(direction).recall.items()
+        for k, share in scores.direction(direction).recall.items()
     )
 
 
@@ -346,7 +346,7 @@ def retrieval_terminal(scores: RetrievalScores) -> Table:
     """Return `retrieval_table` for the terminal, in percent."""
     rows = []
     for row in retrieval_table(scores).to_dict("records"):
-        first = row["k"] == min(scores.side(row["direction"]).recall)
+        first = row["k"] == min(scores.direction(row["direction"]).recall)
         value, low, high, chance = (100 * row[name] for name in ("recall", "low", "high", "chance"))
         texts = [str(row["k"]), percent(value), interval(low, high), percent(chance)]
         ends = [ARROWS[row["direction"]], f"{row['median rank']:g}"] if first else ["", ""]
