@@ -138,7 +138,7 @@ def test_folders_without_sounds_are_refused(model, tmp_path):
         find_words(tmp_path, model)
     (tmp_path / "ann").mkdir()
     write_wav(tmp_path / "ann" / "a_1.wav", np.sin(np.arange(800)).astype(np.float32))
-    with pytest.raises(VgsplusError, match=r"are in subfolders, as .*ann/a_1\.wav"):
+    with pytest.raises(VgsplusError, match=r"are in subfolders, such as .*ann/a_1\.wav"):
         find_words(tmp_path, model)
 
 
@@ -159,7 +159,7 @@ def test_a_link_to_a_word_does_not_count_as_another(model, tmp_path):
     with pytest.raises(VgsplusError) as error:
         find_words(tmp_path, model)
     assert str(error.value) == (
-        f"{tmp_path}/a_3.wav: is a link to the same file as {tmp_path}/a_1.wav. Remove one of them."
+        f"{tmp_path}/a_3.wav: is the same file as {tmp_path}/a_1.wav, through a link. Remove one of them."
     )
 
 

@@ -318,7 +318,7 @@ def find_words(folder: str | Path, model: VGSPlus, word_of: WordOf | None = None
         raise VgsplusError(f"{folder}: holds no sound files ({', '.join(sorted(audio.SUFFIXES))}).")
     seen: dict[Path, Path] = {}
     faults = [
-        f"{path}: is a link to the same file as {first}. Remove one of them."
+        f"{path}: is the same file as {first}, through a link. Remove one of them."
         for path in paths
         if (first := seen.setdefault(path.resolve(), path)) != path
     ]

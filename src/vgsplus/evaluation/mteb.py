@@ -45,8 +45,8 @@ AUDIO, IMAGE = "audio", "image"
 MODALITIES = (AUDIO, IMAGE)
 OTHER_MODALITIES = ("text", "video")
 ABILITY = (
-    "A vgsplus model embeds spoken captions and pictures separately: run tasks of sounds and pictures only, "
-    "such as SpokenCOCOA2IRetrieval and SpokenCOCOI2ARetrieval."
+    "A vgsplus model embeds spoken captions and pictures, each by itself: run tasks of sounds and pictures "
+    "only, such as SpokenCOCOA2IRetrieval and SpokenCOCOI2ARetrieval."
 )
 
 

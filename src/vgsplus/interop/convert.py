@@ -1,6 +1,6 @@
-"""Convert models into our format, and back into a published bundle.
+"""Convert models to the format of vgsplus, or to a published bundle.
 
-DST/model.safetensors    the weights, under our names
+DST/model.safetensors    the weights, under the names of vgsplus
 DST/model.json           sizes, origin, published arguments
 DST/carried.safetensors  tensors of a bundle that the model does not use, so that they can be written back
 """
@@ -16,7 +16,7 @@ from vgsplus.errors import CheckpointError
 from vgsplus.files import atomic_folder
 from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import UnusedTensors
-from vgsplus.interop.loading import FORMAT, MODEL_JSON, open_source, read_model_json
+from vgsplus.interop.loading import FORMAT, MODEL_JSON, open_model, read_model_json
 from vgsplus.interop.mapping import LoadReport, StoredModel
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.tensor_files import Inert
@@ -27,13 +27,14 @@ BUNDLE_SUFFIXES = (".pth", ".pt")
 
 
 def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadReport:
-    """Convert any model that `load` reads into our format or, if the target ends in .pth or .pt, a bundle.
+    """Convert any model that `load` reads.
 
-    The arguments of a bundle are written next to it, to `args.pkl`. The target is written atomically.
+    The result is a folder of vgsplus or, if the target ends in .pth or .pt, a published bundle. The arguments
+    of a bundle are written next to it, to `args.pkl`. The target is written atomically.
 
     Raises:
         VgsplusError: the source cannot be read; the target exists, or is a folder that is not a model of
-            ours; or (a bundle) the published code does not support the sizes.
+            vgsplus; or the published code does not support the sizes (of a bundle).
         OSError: the target cannot be written.
     """
     bundle = target.suffix in BUNDLE_SUFFIXES
@@ -45,11 +46,11 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadRepor
         raise CheckpointError(f"{existing[0]}: exists already; choose another name, or add --overwrite")
     if existing and not bundle and not _may_be_replaced(target):
         raise CheckpointError(
-            f"{target}: is not a model of ours (no {MODEL_JSON} in it), so it is left alone"
+            f"{target}: is not a model of ours (no {MODEL_JSON} in it), so it is not replaced"
         )
-    opened = open_source(source)
-    model, report = opened.build()
-    unused = _unused_tensors(source, opened, report)
+    stored = open_model(source)
+    model, report = stored.build()
+    unused = _unused_tensors(source, stored, report)
     if bundle:
         target.parent.mkdir(parents=True, exist_ok=True)
         fast_vgs.save_bundle(model, unused, target)
@@ -62,7 +63,7 @@ def _may_be_replaced(target: Path) -> bool:
     return target.is_dir() and ((target / MODEL_JSON).is_file() or not any(target.iterdir()))
 
 
-def _unused_tensors(path: Path, source: StoredModel, report: LoadReport) -> UnusedTensors:
+def _unused_tensors(path: Path, model: StoredModel, report: LoadReport) -> UnusedTensors:
     if path.name == MODEL_FILE:
         path = path.parent
     if (path / MODEL_JSON).is_file():
@@ -70,11 +71,11 @@ def _unused_tensors(path: Path, source: StoredModel, report: LoadReport) -> Unus
         return UnusedTensors(
             load_file(file) if file.is_file() else {}, read_model_json(path)["published_args"]
         )
-    if source.rules is not fast_vgs.RULES:
+    if model.rules is not fast_vgs.RULES:
         return UnusedTensors({})
     args = fast_vgs.read_args(path / fast_vgs.ARGS if path.is_dir() else path)
     plain = None if args is None else {k: v for k, v in args.items() if not isinstance(v, Inert)}
-    return UnusedTensors({name: source.stored[name].read() for name in report.unused}, plain)
+    return UnusedTensors({name: model.stored[name].read() for name in report.unused}, plain)
 
 
 def _save_folder(model: VGSPlus, unused: UnusedTensors, origin: str, target: Path) -> None:

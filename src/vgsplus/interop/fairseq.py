@@ -1,4 +1,4 @@
-"""fairseq's wav2vec 2.0 and HuBERT checkpoints: names and sizes."""
+"""fairseq's wav2vec 2.0 and HuBERT checkpoints: names of tensors, and sizes."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.tensor_files import Shape, StoredTensor, attributes, named_tensors
 
 FINE_TUNED = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
-"""Prefixes of the names of a model that was fine-tuned to recognise speech, by CTC or with a decoder."""
+"""Prefixes of the names in a model that was fine-tuned for speech recognition, with CTC or with a decoder."""
 NOT_NORMALIZED = (
     "was trained on waveforms that are not normalised, and its features depend on their level; waveforms are "
     "normalised here"
 )
 HEAD_WIDTH = 64
-"""Of an attention head, in all published sizes of these models."""
+"""Width of an attention head in all published sizes of these models."""
 NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
     {
         "speech.waveform.norm.*": "feature_extractor.conv_layers.0.2.*",
@@ -46,7 +46,7 @@ NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
         "speech.cls": "cls_token",
     }
 )
-"""Our name -> fairseq's; see `name_rules`. The CLS token is that of the FaST-VGS family."""
+"""{our name: fairseq's}; see `name_rules`. The CLS token is an addition of the FaST-VGS family."""
 PARTS = (
     *("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.", "quantizer."),
     *("project_q.", "input_quantizer.", "project_inp."),
@@ -62,13 +62,20 @@ def codebook_shape(shape: Shape) -> Shape:
 def speech_sizes(
     name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any], prefix: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the sizes of the speech side and quantiser, as `ModelConfig` takes them, and which are assumed.
+    """Return the arguments of `ModelConfig` for speech encoder and quantizer, and the settings assumed.
 
-    Sizes that the arguments lack are those of the tensors. Heads, strides and the order of normalisation,
-    which no tensor shows, are assumed as in the published base models.
+    Sizes that are not in the arguments are read from the tensors. The number of heads, the strides and the
+    order of normalisation, which the tensors do not determine, are assumed to be those of the published base
+    models.
+
+    Args:
+        name: name of the model, for messages.
+        stored: the tensors.
+        args: the model's arguments.
+        prefix: prefix of the names of the tensors.
 
     Raises:
-        CheckpointError: tensors of the network are missing, or it is of another architecture.
+        CheckpointError: tensors of the network are missing, or the architecture is another one.
     """
     require_supported(name, args)
 
@@ -111,9 +118,9 @@ def speech_sizes(
         "num_negatives": int(args.get("num_negatives", 100)),
     }
     if codebook is not None and logits is not None and final is not None:
-        # The width of project_q's input is that of all groups together.
-        joined = (shape("project_q.weight") or (0, codebook[2]))[1]
-        groups = int(args.get("latent_groups", joined // codebook[2]))
+        # The input of project_q is the concatenation of all groups.
+        input_dim = (shape("project_q.weight") or (0, codebook[2]))[1]
+        groups = int(args.get("latent_groups", input_dim // codebook[2]))
         sizes |= {
             "quantizer_groups": groups,
             "quantizer_codes": int(args.get("latent_vars", logits[0] // groups)),
@@ -133,7 +140,7 @@ def speech_sizes(
     return sizes | {"shared_layers": layers, "ssl_layers": 0}, assumed
 
 
-_ONLY: Mapping[str, tuple[object, ...]] = {
+_SUPPORTED: Mapping[str, tuple[object, ...]] = {
     "extractor_mode": ("default", "layer_norm"),
     "activation_fn": ("gelu",),
     "target_glu": (False,),
@@ -148,12 +155,12 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
     "rotary": (False,),
     "_name": ("wav2vec2", "hubert", "wav2vec_ctc", "hubert_ctc", "wav2vec_seq2seq", "hubert_seq2seq"),
 }
-"""Settings of fairseq and unilm that choose an architecture, and their values for ours."""
+"""Settings of fairseq and unilm that select an architecture, and their supported values."""
 
 
 def require_supported(name: str, args: Mapping[str, Any]) -> None:
-    """Raise CheckpointError if the arguments choose an architecture other than wav2vec 2.0 and HuBERT."""
-    for setting, values in _ONLY.items():
+    """Raise CheckpointError if the arguments select an architecture other than wav2vec 2.0 and HuBERT."""
+    for setting, values in _SUPPORTED.items():
         if (value := args.get(setting)) is not None and value not in values:
             only = " or ".join(map(repr, values))
             raise CheckpointError(f"{name}: has {setting} = {value!r}; only {only} is supported")
@@ -177,7 +184,7 @@ def convolutions(name: str, text: str) -> tuple[tuple[int, int, int], ...]:
 
 
 def count(stored: Mapping[str, StoredTensor], prefix: str, first: int = 0) -> int:
-    """Return how many consecutive numbers, from `first`, follow `prefix` in the names."""
+    """Count the consecutive numbers, from `first`, that follow `prefix` in the names."""
     numbers = {name.removeprefix(prefix).split(".")[0] for name in stored if name.startswith(prefix)}
     index = first
     while str(index) in numbers:
@@ -187,22 +194,22 @@ def count(stored: Mapping[str, StoredTensor], prefix: str, first: int = 0) -> in
 
 def _stored_convolutions(stored: Mapping[str, StoredTensor], prefix: str) -> tuple[tuple[int, int, int], ...]:
     shapes = [stored[f"{prefix}{index}.0.weight"].shape for index in range(count(stored, prefix))]
-    # In all published sizes the first stride is half its kernel, and the others are 2.
+    # In all published sizes the first stride is half of the kernel size, and the others are 2.
     return tuple((s[0], s[2], s[2] // 2 if index == 0 else 2) for index, s in enumerate(shapes))
 
 
 def arguments(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model's arguments: 'args' (argparse) or 'cfg' (OmegaConf or plain; flat in unilm's files).
 
-    A fine-tuned model has the arguments of its initial network as `w2v_args`, which take precedence.
+    The arguments `w2v_args` of the network that was fine-tuned, if there are any, take precedence.
 
     Raises:
-        CheckpointError: any of them choose another architecture.
+        CheckpointError: they select another architecture.
     """
     found: dict[str, Any] = {}
     for settings in _configurations(checkpoint):
         require_supported(name, settings)
-        # Whether waveforms are normalised is a setting of the task.
+        # fairseq has the normalisation of waveforms among the settings of the task.
         task = attributes(settings.get("task")) or {}
         found |= {key: value for key, value in task.items() if key == "normalize"}
         found |= {key: value for key, value in settings.items() if value is not None}
@@ -210,7 +217,7 @@ def arguments(name: str, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _configurations(values: Mapping[str, Any], depth: int = 8) -> Iterator[dict[str, Any]]:
-    """Yield all nested sets of model arguments, the outer ones first."""
+    """Yield all nested sets of model arguments, outer ones first."""
     for key in ("args", "cfg", "model", "w2v_args") if depth else ():
         inner = attributes(values.get(key))
         if inner and not any(isinstance(value, StoredTensor) for value in inner.values()):
@@ -218,8 +225,8 @@ def _configurations(values: Mapping[str, Any], depth: int = 8) -> Iterator[dict[
             yield from _configurations(inner, depth - 1)
 
 
-def source(name: str, checkpoint: Mapping[str, Any]) -> StoredModel:
-    """Return the speech encoder of a checkpoint with 'model' and 'args' or 'cfg', without grounding.
+def open_model(name: str, checkpoint: Mapping[str, Any]) -> StoredModel:
+    """Return the speech encoder of a checkpoint with 'model' and 'args' or 'cfg'.
 
     Raises:
         CheckpointError: it is neither wav2vec 2.0 nor HuBERT.
@@ -234,14 +241,14 @@ def source(name: str, checkpoint: Mapping[str, Any]) -> StoredModel:
                 for key, tensor in stored.items()
             }
             stored = without_prefix(name, stored, prefix)
-    return speech_source(name, stored, args)
+    return open_speech_encoder(name, stored, args)
 
 
 def without_prefix(name: str, stored: Mapping[str, StoredTensor], prefix: str) -> dict[str, StoredTensor]:
-    """Remove a prefix that some names have.
+    """Remove a prefix from the names that have it.
 
     Raises:
-        CheckpointError: two names become one.
+        CheckpointError: two names become equal.
     """
     found: dict[str, StoredTensor] = {}
     for key, tensor in stored.items():
@@ -257,7 +264,7 @@ def without_prefix(name: str, stored: Mapping[str, StoredTensor], prefix: str) -
 def _extractor_mode(
     name: str, args: Mapping[str, Any], *, layer_norm: bool
 ) -> tuple[Literal["default", "layer_norm"], list[str]]:
-    """The normalisation of the feature extractor, by its tensors, and which settings are assumed."""
+    """Return the normalisation of the feature extractor, and the settings that are assumed."""
     mode: Literal["default", "layer_norm"] = "layer_norm" if layer_norm else "default"
     if args.get("extractor_mode", mode) != mode:
         raise CheckpointError(
@@ -276,7 +283,7 @@ def _extractor_mode(
 
 
 def _with_projection(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Add the identity for the projection that fairseq omits if both widths are equal."""
+    """Add an identity for the projection, which fairseq omits if both widths are equal."""
     norms = [stored.get(f"{part}layer_norm.weight") for part in ("", "encoder.")]
     weight, bias = "post_extract_proj.weight", "post_extract_proj.bias"
     features, width = (None if norm is None else norm.shape for norm in norms)
@@ -289,22 +296,22 @@ def _with_projection(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTens
     }
 
 
-def speech_source(
+def open_speech_encoder(
     name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any], *, cls: bool = False
 ) -> StoredModel:
     """Return the speech encoder in tensors with fairseq's names.
 
     Args:
-        name: for messages.
+        name: name of the model, for messages.
         stored: the tensors.
         args: the model's arguments.
         cls: whether a CLS token follows the positional convolution.
 
     Raises:
-        CheckpointError: as `source`.
+        CheckpointError: as `open_model`.
     """
     stored = _with_projection(stored)
-    # The final_proj of HuBERT predicts clusters, which is another task.
+    # HuBERT has no quantizer, and its final_proj predicts clusters.
     ours = ("speech", "quantizer", "project") if "quantizer.vars" in stored else ("speech",)
     names = {key: theirs for key, theirs in NAMES.items() if key.startswith(ours)}
     try:
@@ -319,7 +326,7 @@ def speech_source(
 
 
 def split_layers(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Ground the layer at two thirds of a speech-only model, as the paper does (8 of 12)."""
+    """Split the layers of a speech-only model at two thirds, where the paper grounds it (8 of 12)."""
     layers = sizes["shared_layers"]
     shared = max(1, round(layers * 2 / 3))
     return {**sizes, "shared_layers": shared, "ssl_layers": layers - shared}

@@ -1,7 +1,7 @@
-"""Published bundles of FaST-VGS-Family and its VGS+ fork: names and sizes, reading and writing.
+"""Read and write published bundles of FaST-VGS-Family and its VGS+ fork.
 
-Apart from names, the published network differs in three ways: query, key and value are separate tensors,
-convolutions over time are two-dimensional, and the codebook has one axis for all groups and codes.
+Apart from names, the tensors of the published network differ in three ways: query, key and value are
+separate, convolutions over time are two-dimensional, and the codebook has one axis for all groups and codes.
 """
 
 import argparse
@@ -29,22 +29,22 @@ ARGS = "args.pkl"
 BUNDLES = ("best_bundle.pth", "bundle.pth")
 DUAL, CROSS = "dual_encoder", "cross_encoder"
 VG_HUBERT = "audio_encoder."
-"""Prefix of the names of VG-HuBERT's speech encoder; the other tensors are those of its image encoder."""
+"""Prefix of the names of VG-HuBERT's speech encoder; the other tensors belong to its image encoder."""
 SPEECH = "conv1_trm1_trm3."
 DISCARDED = "audio_cls_token_proj_coarse."
-"""Prefix of a projection whose output the published network does not use; every bundle has it."""
+"""Prefix of a projection that every bundle has, although the published network does not use its output."""
 _WIDTHS, _BLOCKS, _KERNEL, _DIM = (128, 256, 512, 768), 2, 9, 768
-"""Sizes of the published network that no argument changes."""
+"""Fixed sizes of the published network."""
 _GROUNDING_LAYER = 7
 
 
 def _over_time(shape: Shape) -> Shape:
-    """Return the shape of a convolution over time there: over an image of height 1."""
+    """Return the published shape of a convolution over time: two-dimensional, of height 1."""
     return (*shape[:2], 1, *shape[2:])
 
 
 def _bert(ours: str, theirs: str) -> dict[str, str | tuple[str, ...]]:
-    """The names of a BERT layer."""
+    """Return {our name: published name} of a BERT layer."""
     return {
         f"{ours}attention.qkv.*": tuple(f"{theirs}attention.self.{x}.*" for x in ("query", "key", "value")),
         f"{ours}attention.out.*": f"{theirs}attention.output.dense.*",
@@ -71,11 +71,11 @@ NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
         "image.head.**": "visual_cls_token_proj_coarse.**",
     }
 )
-"""Our name -> the published one, but for the speech encoder and ResDAVEnet's stages; see `name_rules`."""
+"""{our name: published name}, except in the speech encoder and ResDAVEnet's stages; see `name_rules`."""
 
 
 def _stage_rules(stage: int) -> tuple[NameRule, ...]:
-    """The rules of a stage of ResDAVEnet, counted from 0 here and from 1 in the published code."""
+    """Return the rules of a stage of ResDAVEnet, counted from 0 here and from 1 in the published code."""
     names = {"conv#.weight": "conv#.weight", "norm#.*": "bn#.*"}
     names |= {"shortcut.weight": "downsample.0.weight", "shortcut_norm.*": "downsample.1.*"}
     ours = f"speech_head.resdavenet.stages.{stage}.#."
@@ -102,21 +102,21 @@ def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, An
 
     Args:
         state_dict: {name: array or tensor}, with or without DataParallel's prefix "module.".
-        args: the published arguments; sizes that they lack are those of the tensors.
+        args: the published arguments; sizes that they lack are read from the tensors.
 
     Raises:
-        CheckpointError: a tensor is missing, or has another shape than the arguments state.
+        CheckpointError: a tensor is missing, or its shape is not the one that the arguments state.
     """
     tensors = {name: torch.as_tensor(np.asarray(x)) for name, x in state_dict.items()}
     stored = {name: StoredTensor(tuple(x.shape), x.dtype, x.clone) for name, x in tensors.items()}
-    model, report = source("the bundle", {DUAL: stored}, args).build()
+    model, report = open_model("the bundle", {DUAL: stored}, args).build()
     if report.initial:
         raise CheckpointError(f"the bundle lacks tensors of the model\n{report}")
     return model
 
 
 def read_args(bundle: Path) -> dict[str, Any] | None:
-    """Return the arguments in the `args.pkl` next to a bundle, or None if there is no such file.
+    """Return the arguments in the `args.pkl` next to a bundle, or None if it does not exist.
 
     Raises:
         CheckpointError: the file is broken, or holds no arguments.
@@ -130,10 +130,10 @@ def read_args(bundle: Path) -> dict[str, Any] | None:
     return found
 
 
-def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None) -> StoredModel:
+def open_model(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None) -> StoredModel:
     """Return the dual encoder of a bundle; its cross encoder is not used.
 
-    Of VG-HuBERT (Peng & Harwath, Interspeech 2022), return the speech encoder.
+    Of a bundle of VG-HuBERT (Peng & Harwath, Interspeech 2022), return the speech encoder.
 
     Raises:
         CheckpointError: the tensors are not those of the published network.
@@ -156,14 +156,14 @@ def source(name: str, bundle: Mapping[str, Any], args: Mapping[str, Any] | None)
 
 
 def _vg_hubert(name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any]) -> StoredModel:
-    """HuBERT's layers up to the grounded one, with CLS; the positional convolution is outside the encoder."""
+    """Return HuBERT's layers up to the grounded one, and its CLS token, under fairseq's names."""
     found = {
         f"encoder.{key}" if key.startswith("pos_conv.") else key: tensor
         for key, tensor in fairseq.without_prefix(name, stored, VG_HUBERT).items()
     }
-    # The arguments may count the layers of the initial HuBERT.
+    # The arguments may state the number of layers of the HuBERT that it was initialised from.
     known = {key: value for key, value in args.items() if key != "encoder_layers"}
-    return fairseq.speech_source(f"{name}: VG-HuBERT", found, known, cls="cls_token" in found)
+    return fairseq.open_speech_encoder(f"{name}: VG-HuBERT", found, known, cls="cls_token" in found)
 
 
 def _config(
@@ -184,7 +184,7 @@ def _config(
                 "shared_layers": shared,
                 "ssl_layers": layers - shared,
                 "diversity_weight": float(known.get("diversity_weight", 0.1)),
-                # The published code sets the first temperature and never anneals it.
+                # The published code never anneals the temperature.
                 "temperature": (first, first, 1.0),
                 "resdavenet_widths": tuple(
                     stored[f"conv2.layer{stage}.0.conv1.weight"].shape[0]
@@ -233,12 +233,12 @@ DEFAULT_ARGS: Mapping[str, Any] = MappingProxyType(
         "fb_w2v2_weights_fn": None,
     }
 )
-"""The published arguments that do not depend on our sizes."""
+"""The published arguments that do not depend on the sizes of the model."""
 
 
 @dataclass(frozen=True)
 class UnusedTensors:
-    """The tensors of a bundle that the model does not use, kept so that they can be written back.
+    """The tensors of a bundle that the model does not use, stored so that they can be written back.
 
     Attributes:
         tensors: by name in the bundle; those of the cross encoder begin with "cross_encoder.".
@@ -285,7 +285,7 @@ def save_bundle(model: VGSPlus, unused: UnusedTensors, path: Path) -> None:
     """
     tensors, args = export(model, unused)
     start = f"{CROSS}."
-    # The published loader requires a cross encoder, which may be empty.
+    # The published code requires a cross encoder, which may be empty.
     cross = {name.removeprefix(start): x for name, x in unused.tensors.items() if name.startswith(start)}
     with atomic_file(path) as file:
         torch.save({DUAL: tensors, CROSS: OrderedDict(cross)}, file)
@@ -294,7 +294,7 @@ def save_bundle(model: VGSPlus, unused: UnusedTensors, path: Path) -> None:
 
 
 def _discarded(dim: int) -> dict[str, Tensor]:
-    """The projection that is not used, at its published initial values."""
+    """Return the projection `DISCARDED` with initial values as in the published code."""
     generator = torch.Generator().manual_seed(0)
     shapes = {"0.weight": (2 * dim, dim), "0.bias": (2 * dim,), "2.weight": (dim, 2 * dim), "2.bias": (dim,)}
     return {

@@ -1,4 +1,4 @@
-"""Hugging Face's wav2vec 2.0 and HuBERT folders (config.json and weights): names and sizes."""
+"""Hugging Face's wav2vec 2.0 and HuBERT folders (config.json and weights): names of tensors, and sizes."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from vgsplus.tensor_files import StoredTensor, read_tensors
 PREPROCESSOR = "preprocessor_config.json"
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
-"""Suffix of the index of weights that are split; it lists the part that each tensor is in."""
+"""Suffix of the index of sharded weights, which names the file of each tensor."""
 MODEL_TYPES = ("wav2vec2", "hubert")
 _TASKS = ("wav2vec2.", "hubert.")
-"""Prefixes of the names of the network in a model with the head of a task."""
+"""Prefixes of the names of the encoder in a model with a task head."""
 _POSITIONS = "encoder.pos_conv_embed.conv."
 _NEW_WEIGHT_NORM = {
     f"{_POSITIONS}parametrizations.weight.original0": f"{_POSITIONS}weight_g",
@@ -67,11 +67,11 @@ NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
         "project_prediction.*": "project_hid.*",
     }
 )
-"""Our name -> Hugging Face's; see `name_rules`."""
+"""{our name: Hugging Face's}; see `name_rules`."""
 
 
-def source(folder: Path) -> StoredModel:
-    """Return the model in a folder that `save_pretrained` wrote: wav2vec 2.0 or HuBERT without grounding.
+def open_model(folder: Path) -> StoredModel:
+    """Return the wav2vec 2.0 or HuBERT model in a folder that `save_pretrained` wrote.
 
     Raises:
         CheckpointError: a file is missing or broken, or the model is neither wav2vec 2.0 nor HuBERT.
@@ -95,7 +95,7 @@ def source(folder: Path) -> StoredModel:
 
 
 def _takes_raw_waveforms(path: Path) -> bool:
-    """Whether a model's preprocessor does not normalise waveforms."""
+    """Return whether a model's preprocessor does not normalise waveforms."""
     found = _read_json(path) if path.is_file() else None
     return isinstance(found, dict) and found.get("do_normalize") is False
 
@@ -176,7 +176,7 @@ def _read_weights(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _read_shards(index: Path) -> dict[str, StoredTensor]:
-    """The tensors of weights that are split over several files, each from the file in the index."""
+    """Return the tensors of sharded weights, each from the file that the index names."""
     try:
         parts = {name: str(part) for name, part in _read_json(index)["weight_map"].items()}
     except (KeyError, TypeError, AttributeError) as error:

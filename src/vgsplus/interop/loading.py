@@ -1,4 +1,4 @@
-"""Load models: ours, published bundles, fairseq's and Hugging Face's."""
+"""Load a model from a checkpoint of vgsplus, FaST-VGS (a bundle), fairseq or Hugging Face."""
 
 import json
 import logging
@@ -27,16 +27,17 @@ _log = logging.getLogger("vgsplus")
 def load(path: str | Path) -> VGSPlus:
     """Load a model in evaluation mode on the CPU. No code in the file is executed.
 
-    A table of the tensors that are not used or keep their initial values is logged as a warning.
+    Logs a warning with a table if tensors of the file are not used, or tensors of the model keep their
+    initial values.
 
     Args:
         path: one of
-            - a run of ours (its newest checkpoint), a checkpoint, or a folder that `vgsplus convert` wrote;
-            - a published bundle (`best_bundle.pth`, `bundle.pth`) or its folder; sizes are read from
-              `args.pkl` next to it, or are those of the tensors;
-            - a fairseq wav2vec 2.0 checkpoint of the base architecture;
-            - a Hugging Face wav2vec 2.0 folder.
-            Bundles get `published` padding; fairseq's and Hugging Face's models have no grounding side.
+            - a run of vgsplus (its newest checkpoint), a checkpoint, or a folder that `vgsplus convert`
+            wrote; - a published bundle (`best_bundle.pth`, `bundle.pth`) or its folder; sizes are read from
+              `args.pkl` next to it, or from the tensors;
+            - a fairseq wav2vec 2.0 or HuBERT checkpoint;
+            - a Hugging Face wav2vec 2.0 or HuBERT folder.
+            Bundles get `published` padding. The models of fairseq and Hugging Face are not grounded.
 
     Raises:
         VgsplusError: the path is missing, broken or of an unknown kind, or a tensor has a wrong shape.
@@ -50,22 +51,22 @@ def load(path: str | Path) -> VGSPlus:
 
 def load_with_report(path: str | Path) -> tuple[VGSPlus, LoadReport]:
     """As `load`, and return which tensors were matched."""
-    return open_source(Path(path)).build()
+    return open_model(Path(path)).build()
 
 
 def load_weights(model: VGSPlus, path: str) -> str:
-    """Copy the weights of any model that `load` reads into this one, and return a table of them.
+    """Copy the weights of any model that `load` reads into `model`, and return a table of them.
 
-    On the meta device, only check that they fit. Tensors that the file lacks keep their values.
+    On the meta device, only checks that they fit. Tensors that the file lacks keep their values.
 
     Raises:
         VgsplusError: as `load`.
     """
-    return str(open_source(Path(path)).fill(model))
+    return str(open_model(Path(path)).fill(model))
 
 
-def open_source(path: Path) -> StoredModel:
-    """Recognise the kind of a model and read its sizes and names, but no tensors; raises as `load`."""
+def open_model(path: Path) -> StoredModel:
+    """Detect the format of a model and read its sizes and the names of its tensors; raises as `load`."""
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
@@ -77,12 +78,12 @@ def open_source(path: Path) -> StoredModel:
 
 def _open_folder(folder: Path) -> StoredModel:
     if (folder / MODEL_JSON).is_file():
-        return _own(folder, read_model_json(folder)["model"])
+        return _open_own(folder, read_model_json(folder)["model"])
     if (folder / checkpoint.STATE_FILE).is_file() or checkpoint.latest_path(folder):
         found = checkpoint.resolve(folder)
-        return _own(found, checkpoint.load_state(found).model)
+        return _open_own(found, checkpoint.load_state(found).model)
     if (folder / huggingface.CONFIG).is_file():
-        return huggingface.source(folder)
+        return huggingface.open_model(folder)
     for name in fast_vgs.BUNDLES:
         if (folder / name).is_file():
             return _open_pickled(folder / name)
@@ -93,7 +94,7 @@ def _open_folder(folder: Path) -> StoredModel:
     )
 
 
-def _own(folder: Path, model: Mapping[str, Any]) -> StoredModel:
+def _open_own(folder: Path, model: Mapping[str, Any]) -> StoredModel:
     return StoredModel(
         name=str(folder),
         stored=read_safetensors(folder / checkpoint.MODEL_FILE),
@@ -105,15 +106,15 @@ def _own(folder: Path, model: Mapping[str, Any]) -> StoredModel:
 
 def _open_pickled(path: Path) -> StoredModel:
     if path.name == huggingface.PICKLED and (path.parent / huggingface.CONFIG).is_file():
-        return huggingface.source(path.parent)
+        return huggingface.open_model(path.parent)
     found = read_torch(path)
     if isinstance(found, dict) and isinstance(found.get(fast_vgs.DUAL), dict):
-        return fast_vgs.source(f"{path} (published bundle)", found, fast_vgs.read_args(path))
+        return fast_vgs.open_model(f"{path} (published bundle)", found, fast_vgs.read_args(path))
     if isinstance(found, dict) and isinstance(found.get("model"), dict) and {"args", "cfg"} & found.keys():
-        return fairseq.source(f"{path} (fairseq)", found)
-    held = (
-        f"a dictionary of {', '.join(map(str, list(found)[:8]))}" if isinstance(found, dict) else repr(found)
-    )
+        return fairseq.open_model(f"{path} (fairseq)", found)
+    held = repr(found)
+    if isinstance(found, dict):
+        held = f"a dictionary of {', '.join(map(str, list(found)[:8]))}"
     raise CheckpointError(
         f"{path}: is not a known kind of checkpoint. It holds {held}; a published bundle holds "
         f"'{fast_vgs.DUAL}', a fairseq checkpoint 'model' with 'args' or 'cfg'"
@@ -121,10 +122,10 @@ def _open_pickled(path: Path) -> StoredModel:
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
-    """Return the sizes and published arguments in the folder of a converted model.
+    """Return the sizes ("model") and published arguments ("published_args") of a converted model.
 
     Raises:
-        CheckpointError: the file is broken, or of an unknown format.
+        CheckpointError: model.json is broken, or of an unknown format.
     """
     path = folder / MODEL_JSON
     try:

@@ -1,4 +1,7 @@
-"""Map the tensors of other systems' files to ours by name, and report those that are not used."""
+"""Map the tensors of a file to those of a model by name, and build the model.
+
+"Our" names are those of vgsplus (`VGSPlus.state_dict`), "their" names those in the file.
+"""
 
 import math
 import re
@@ -18,32 +21,32 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import Shape, StoredTensor
 
 SHOWN = 10
-"""Tensors of a wrong shape that an error names."""
+"""Maximum number of tensors of a wrong shape that an error names."""
 _GROUPS = {"#": r"(\d+)", "*": r"(\w+)", "**": r"(.+)"}
-"""What the wildcards in names stand for: a number, one part of a name, or any parts."""
+"""What the wildcards in names match: a number, one part of a name, or any number of parts."""
 _NO_SHAPES: Mapping[str, Callable[[Shape], Shape]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class TensorMapping:
-    """Where a file keeps one of our tensors: in parts of `shape` each, concatenated along the first axis."""
+    """Parts of one of our tensors in a file, each of `shape`, to be concatenated along the first axis."""
 
     names: tuple[str, ...]
     shape: Shape
 
     def gather(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
-        """Return the parts as one tensor of ours; a single part is not copied."""
+        """Return our tensor from its parts in the file; a single part is not copied."""
         return (parts[0] if len(parts) == 1 else torch.cat(tuple(parts))).reshape(shape)
 
     def scatter(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Return a tensor of ours as the parts of the file; the exact inverse of `gather`."""
+        """Return the parts in the file of our tensor; the exact inverse of `gather`."""
         parts = tensor.chunk(len(self.names)) if len(self.names) > 1 else (tensor,)
         return {name: part.reshape(self.shape).clone() for name, part in zip(self.names, parts, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class NameRule:
-    """Maps names that match `ours` to the formats `theirs`, filled with the groups of the match."""
+    """A rule: names that match `ours` become `theirs`, format strings for the groups of the match."""
 
     ours: re.Pattern[str]
     theirs: tuple[str, ...]
@@ -58,10 +61,11 @@ def name_rules(
     """Build rules from a table.
 
     Args:
-        names: our name -> the name in the file, or those of its parts. "#" stands for a number, "*" for one
-            part of a name and "**" for any number of parts; the n-th wildcard of ours is the n-th of theirs.
-        prefix: put before all names of the file.
-        shapes: our name, as in `names` -> function from our shape to that in the file, if it differs.
+        names: {our name: name in the file, or names of the parts}. "#" stands for a number, "*" for one part
+            of a name and "**" for any number of parts; the n-th wildcard of ours is the n-th of theirs.
+        prefix: prefix of all names in the file.
+        shapes: {our name, as in `names`: function from our shape to the shape in the file}, where they
+            differ.
     """
     wildcard = re.compile(r"(\*\*|[#*])")
     return tuple(
@@ -78,7 +82,7 @@ def name_rules(
 
 
 def match_tensors(shapes: Mapping[str, Shape], rules: Iterable[NameRule]) -> dict[str, TensorMapping]:
-    """Map each of our tensors by the first rule that matches its name; those without a rule are absent."""
+    """Map each of our tensors by the first rule that matches its name; skip tensors without a rule."""
     mappings: dict[str, TensorMapping] = {}
     for rule in rules:
         for name, shape in shapes.items():
@@ -98,7 +102,7 @@ class LoadReport:
     """Which tensors of a file and of a model were matched.
 
     Attributes:
-        source: what was read.
+        source: path and kind of the model that was read.
         taken: tensors of the model that were read, with their shapes.
         initial: tensors of the model that the file lacks; they keep their initial values.
         unused: tensors of the file that the model does not have.
@@ -117,7 +121,7 @@ class LoadReport:
         return not self.initial and not self.unused
 
     def __str__(self) -> str:
-        """A table with a line per block of the network."""
+        """Format a table with a line per block of the network."""
         rows = [("", "block", "tensors", "parameters")]
         for what, shapes in (
             ("taken", self.taken),
@@ -140,7 +144,7 @@ class LoadReport:
 
 
 def _block(name: str) -> str:
-    """The start of a name up to its first number or its last part, of at most three parts."""
+    """Return the start of a name up to its first number or its last part, at most three parts."""
     parts = name.split(".")
     end = next((index for index, part in enumerate(parts) if part.isdecimal()), max(1, len(parts) - 1))
     return ".".join(parts[:end][:3])
@@ -157,7 +161,7 @@ _FILLERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform
 
 
 class _SkipFilling(TorchFunctionMode):
-    """Skips the random initialisation of weights, which then take up no memory before they are assigned."""
+    """Skip the random initialisation of weights, so that they take no memory until they are assigned."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         if getattr(func, "__name__", "") in _FILLERS:
@@ -166,9 +170,9 @@ class _SkipFilling(TorchFunctionMode):
 
 
 _OPTIONAL = frozenset({"speech.mask_vector", "speech.cls"})
-"""Tensors of the speech encoder that a file may lack: nothing is masked in evaluation."""
+"""Tensors of the speech encoder that a file may lack, because they are not needed for evaluation."""
 _OURS_ONLY = frozenset({"quantizer.updates"})
-"""Counters that no other system has; they start at 0."""
+"""Counters that only vgsplus has; they start at 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +182,12 @@ class StoredModel:
     Attributes:
         name: path and kind, for messages.
         stored: tensors of the file.
-        rules: where our tensors are among them.
+        rules: rules that map our tensors to them.
         config: sizes of the model.
-        assumed: see `LoadReport`.
-        own: whether it was written by this package, so that any missing or additional tensor is an error.
-        parts: prefixes of the file's tensors in those parts of the network that ours has, too. A tensor with
-            such a prefix that ours lacks means that it is another network.
+        assumed: settings that the file does not state (see `LoadReport`).
+        own: whether vgsplus wrote the file, so that any missing or additional tensor is an error.
+        parts: prefixes of the tensors that belong to parts of the network that ours also has. If a tensor
+            with such a prefix is not used, the file holds a different network.
     """
 
     name: str
@@ -195,7 +199,7 @@ class StoredModel:
     parts: tuple[str, ...] = ()
 
     def build(self) -> tuple[VGSPlus, LoadReport]:
-        """Return the model in evaluation mode; every tensor is held in memory once.
+        """Return the model in evaluation mode; memory holds every tensor once.
 
         Raises:
             CheckpointError: shapes differ, the file is of another network, lacks a tensor of the speech
@@ -230,9 +234,9 @@ class StoredModel:
         return report
 
     def _empty_model(self) -> VGSPlus:
-        """A model of the sizes that the file states, which may be impossible, without initialised weights.
+        """Return a model of the sizes in the file, which may be invalid, with uninitialised weights.
 
-        It is not on the meta device: to build it there, PyTorch loads its compiler, which takes seconds.
+        It is not on the meta device, for which PyTorch would import its compiler, which takes seconds.
         """
         c = self.config
         if c.shared_layers + c.ssl_layers + c.image_layers + len(c.conv_layers) > len(self.stored) + 10:
