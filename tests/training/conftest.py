@@ -1,11 +1,22 @@
+import json
+import shutil
+import signal
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from vgsplus.audio import write_wav
 from vgsplus.config import RunConfig
 from vgsplus.corpora import Caption, CorpusWriter
-from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.errors import Interrupted
+from vgsplus.progress import Progress
 from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
+from vgsplus.training import checkpoint
+from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE
+from vgsplus.training.log import read_log
+from vgsplus.training.trainer import train
 
 REGIONS, FEATURES = 4, 6
 TRAIN_CAPTIONS, VALIDATION_CAPTIONS = 13, 6
@@ -60,27 +71,32 @@ def speech_root(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpora") / "speech", images=False)
 
 
+@pytest.fixture
+def edited_corpus(tmp_path):
+    """A copy of a corpus with the captions for which `change`, which may alter them, is true."""
+
+    def edit(root, change, name="edited"):
+        copy = shutil.copytree(root, tmp_path / name)
+        captions = [json.loads(line) for line in (root / "captions.jsonl").read_text().splitlines()]
+        kept = [json.dumps(caption) for caption in captions if change(caption)]
+        (copy / "captions.jsonl").write_text("\n".join(kept) + "\n")
+        return copy
+
+    return edit
+
+
 @pytest.fixture(scope="session")
-def tiny_model():
-    return ModelConfig(
-        conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
-        dim=8,
-        heads=2,
-        ffn_dim=16,
+def tiny_model(make_model):
+    model = make_model(
         shared_layers=1,
-        ssl_layers=1,
-        pos_conv_kernel=8,
-        pos_conv_groups=2,
         quantizer_codes=8,
         quantizer_dim=8,
         ssl_dim=8,
         num_negatives=5,
-        resdavenet_widths=(8,),
-        resdavenet_blocks=1,
         resdavenet_kernel=3,
         feature_dim=FEATURES,
-        image_layers=1,
     )
+    return model.config
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +121,67 @@ def make_config(corpus_root, tiny_model):
         return RunConfig(**(values | changes))
 
     return make
+
+
+class Shown(Progress):
+    """Keeps notes and details, and calls `action` after a step of the run of `make_config`."""
+
+    def __init__(self, step=None, action=None):
+        self.notes, self.details = [], []
+        self._step, self._action = step, action
+
+    def update(self, stage, done, _total=None, detail=""):
+        self.details.append(detail)
+        if detail and (0 if stage == "w2v2" else 5) + done == self._step:
+            self._action()
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+class Runs:
+    """Trains runs, stops them and compares them."""
+
+    Shown = Shown
+
+    def __init__(self, factory):
+        self._factory, self._finished = factory, {}
+
+    def finished(self, config):
+        """The folder of a finished run, trained on first use. Do not change it."""
+        if config not in self._finished:
+            self._finished[config] = self._factory.mktemp("runs") / "run"
+            train(config, self._finished[config])
+        return self._finished[config]
+
+    @staticmethod
+    def stop(step, config, out, *, number=signal.SIGINT, **options):
+        """Train until a signal arrives after a step, and return the message."""
+        progress = Shown(step, lambda: signal.raise_signal(number))
+        with pytest.raises(Interrupted) as stopped:
+            train(config, out, progress=progress, **options)
+        return str(stopped.value)
+
+    @staticmethod
+    def log(run, kind="train"):
+        """The records of a run without what depends on the clock."""
+        speeds = {"captions_per_second", "audio_seconds_per_second"}
+        return [{k: v for k, v in record.items() if k not in speeds} for record in read_log(run, kind)]
+
+    @staticmethod
+    def tensors(run, file=MODEL_FILE):
+        return load_file(checkpoint.latest_path(run) / file)
+
+    def assert_same(self, one, other, *kinds):
+        """The runs end with the same weights, buffers and optimiser state, and have the same log."""
+        for file in (MODEL_FILE, OPTIMIZER_FILE):
+            ours, theirs = self.tensors(one, file), self.tensors(other, file)
+            assert ours.keys() == theirs.keys()
+            assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+        for kind in ("train", *kinds):
+            assert self.log(one, kind) == self.log(other, kind)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory)

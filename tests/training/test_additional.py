@@ -3,37 +3,31 @@ import dataclasses
 import json
 import re
 import shutil
-import signal
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from vgsplus import config as settings
 from vgsplus.corpora import Corpus
-from vgsplus.errors import CheckpointError, ConfigError, Interrupted
+from vgsplus.errors import CheckpointError, ConfigError
 from vgsplus.losses import PUBLISHED_TERMS
-from vgsplus.progress import Progress
-from vgsplus.schedule import AdditionalSpeech, Alpha, Phase, Schedule
-from vgsplus.training import checkpoint
-from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE
+from vgsplus.schedule import AdditionalSpeech, Alpha, Schedule
+from vgsplus.training.checkpoint import STATE_FILE
 from vgsplus.training.checks import check_run
 from vgsplus.training.data import (
     BatchIndices,
-    BatchSampler,
     SpeechImageDataset,
     extra_batch_size,
     open_additional_speech,
     training_batches,
 )
-from vgsplus.training.log import ADDITIONAL, read_log
+from vgsplus.training.log import ADDITIONAL
 from vgsplus.training.optimizer import build_optimizer
 from vgsplus.training.runtime import RandomStream, indexed_seed
 from vgsplus.training.trainer import Trainer, train
 
 WEIGHT, CLIPS, STEPS = 0.7, 3, 9
-SPEEDS = ("captions_per_second", "audio_seconds_per_second")
 
 
 @pytest.fixture
@@ -58,39 +52,15 @@ def with_speech(make_config, speech_root):
     return make
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Runs shared by several tests, trained on first use."""
-    trained = {}
-
-    def get(name, config):
-        if name not in trained:
-            out = tmp_path_factory.mktemp("runs") / name
-            train(config, out)
-            trained[name] = out
-        return trained[name]
-
-    return get
+@pytest.fixture
+def whole(runs, with_speech):
+    return runs.finished(with_speech())
 
 
-def assert_same_bits(one, other):
-    for file in (MODEL_FILE, OPTIMIZER_FILE):
-        ours, theirs = (load_file(checkpoint.latest_path(run) / file) for run in (one, other))
-        assert ours.keys() == theirs.keys()
-        assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
-
-
-def numbers(run, kind="train"):
-    return [{k: v for k, v in record.items() if k not in SPEEDS} for record in read_log(run, kind)]
-
-
-class StopAfter(Progress):
-    def __init__(self, step):
-        self._step = step
-
-    def update(self, stage, done, _total=None, detail=""):
-        if detail and (0 if stage == "w2v2" else 5) + done == self._step:
-            signal.raise_signal(signal.SIGINT)
+@pytest.fixture
+def without(runs, make_config):
+    """The same run without additional speech."""
+    return runs.finished(make_config(max_seconds=0.4))
 
 
 # ---- settings ---------------------------------------------------------------------------------------------
@@ -147,45 +117,6 @@ def test_an_infinite_weight_is_refused():
 
 
 # ---- the batches of a step ---------------------------------------------------------------------------------
-
-
-def order(first_step=0, *, captions=13, phase=0, num=7, batch_size=2, seed=1):
-    phases = tuple(Phase(name=str(i), alpha=Alpha.parse(0.5), epochs=12 / captions) for i in range(2))
-    steps = range(first_step, Schedule(phases).plan(captions)[phase].steps)
-    return list(
-        BatchSampler(
-            num_captions=num,
-            batch_size=batch_size,
-            seed=seed,
-            steps=steps,
-            phase=phase,
-            stream=RandomStream.EXTRA_ORDER,
-            random_crops=True,
-        )
-    )
-
-
-def test_an_epoch_of_the_corpus_takes_no_clip_twice_and_epochs_differ():
-    requests = order()
-    epochs = [[c for one in requests[3 * e : 3 * e + 3] for c in one.captions] for e in range(4)]
-    assert all(len(set(epoch)) == 6 for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    crops = [crop for one in requests for crop in one.crop_positions]
-    assert len(set(crops)) == len(crops) == 24
-    assert all(0 <= crop < 1 for crop in crops)
-
-
-@pytest.mark.parametrize("first_step", range(13))
-def test_any_step_is_reached_without_those_before(first_step):
-    assert order(first_step) == order()[first_step:]
-
-
-def test_the_order_depends_on_seed_and_phase_and_not_on_the_captions():
-    assert order() != order(seed=2)
-    assert order() != order(phase=1)
-    assert order() == order(captions=6)
-    captions = BatchSampler(num_captions=7, batch_size=2, seed=1, steps=range(9))
-    assert [one.captions for one in captions] != [one.captions for one in order(captions=3)][: len(captions)]
 
 
 def test_a_crop_lies_where_it_is_asked_for(speech_root):
@@ -258,9 +189,8 @@ def doubled(batch):
 # ---- runs -------------------------------------------------------------------------------------------------
 
 
-def test_log_and_validation_tell_its_losses_apart_and_count_them_in_the_total(with_speech, runs):
-    out = runs("whole", with_speech())
-    lines, validations = numbers(out), numbers(out, "validation")
+def test_log_and_validation_tell_its_losses_apart_and_count_them_in_the_total(runs, whole):
+    lines, validations = runs.log(whole), runs.log(whole, "validation")
     assert len(lines) == STEPS
     assert [line["step"] for line in validations] == [3, 5, 8, 9]
     for line in [*lines, *validations]:
@@ -269,46 +199,36 @@ def test_log_and_validation_tell_its_losses_apart_and_count_them_in_the_total(wi
         assert own - {"additional_speech/moved_crops"} == terms
         own = (1 - line["alpha"]) * line["ssl"] + line["alpha"] * (line.get("grounding") or 0.0)
         assert line["total"] == pytest.approx(own + WEIGHT * line["additional_speech/ssl"], rel=1e-5)
-    weights = load_file(checkpoint.latest_path(out) / MODEL_FILE)
-    assert weights["quantizer.updates"] == STEPS, "the temperature moves on once an update"
+    assert runs.tensors(whole)["quantizer.updates"] == STEPS, "the temperature moves on once an update"
 
 
-def test_with_weight_0_the_run_is_the_one_without(make_config, with_speech, runs):
-    without = runs("without", make_config(max_seconds=0.4))
-    nothing = runs("nothing", with_speech(weight=0.0, corpus="/nowhere"))
-    assert_same_bits(without, nothing)
-    for kind in ("train", "validation"):
-        assert numbers(without, kind) == numbers(nothing, kind)
-    assert set(numbers(without)[0]) >= {"total", *PUBLISHED_TERMS}
-    assert not [name for name in numbers(without)[0] if name.startswith("additional")]
+def test_with_weight_0_the_run_is_the_one_without(with_speech, runs, without, tmp_path):
+    train(with_speech(weight=0.0, corpus="/nowhere"), tmp_path)
+    runs.assert_same(tmp_path, without, "validation")
+    assert set(runs.log(without)[0]) >= {"total", *PUBLISHED_TERMS}
+    assert not [name for name in runs.log(without)[0] if name.startswith("additional")]
 
 
 @pytest.mark.parametrize(("step", "workers"), [(2, 0), (5, 0), (7, 2)])
-def test_a_run_stopped_and_resumed_is_the_run_that_was_not(with_speech, runs, tmp_path, step, workers):
-    whole = runs("whole", with_speech())
+def test_a_run_stopped_and_resumed_is_the_run_that_was_not(with_speech, runs, whole, tmp_path, step, workers):
     config = dataclasses.replace(with_speech(), workers=workers)
-    with pytest.raises(Interrupted):
-        train(config, tmp_path / "run", progress=StopAfter(step))
-    train(config, tmp_path / "run", resume=True)
-    assert_same_bits(tmp_path / "run", whole)
-    for kind in ("train", "validation"):
-        assert numbers(tmp_path / "run", kind) == numbers(whole, kind)
+    runs.stop(step, config, tmp_path)
+    train(config, tmp_path, resume=True)
+    runs.assert_same(tmp_path, whole, "validation")
 
 
 def test_a_first_phase_without_it_is_shared_and_the_corpus_may_move(
-    make_config, with_speech, runs, tmp_path, speech_root
+    with_speech, runs, without, tmp_path, speech_root
 ):
-    whole = runs("second", with_speech(phases=(1,)))
-    without = runs("without", make_config(max_seconds=0.4))
-    start = without / "checkpoints" / "step-00000005-end-of-w2v2"
+    whole = runs.finished(with_speech(phases=(1,)))
+    start = shutil.copytree(without, tmp_path / "without") / "checkpoints" / "step-00000005-end-of-w2v2"
     moved = shutil.copytree(speech_root, tmp_path / "moved")
     state = json.loads((start / STATE_FILE).read_text())
     del state["additional_speech"]  # as written before there was such a setting
     (start / STATE_FILE).write_text(json.dumps(state))
-    with pytest.raises(Interrupted):
-        train(with_speech(phases=(1,)), tmp_path / "run", start=start, progress=StopAfter(7))
+    runs.stop(7, with_speech(phases=(1,)), tmp_path / "run", start=start)
     train(with_speech(phases=(1,), corpus=str(moved)), tmp_path / "run", resume=True)
-    assert_same_bits(tmp_path / "run", whole)
+    runs.assert_same(tmp_path / "run", whole)
     with pytest.raises(CheckpointError, match="additional_speech"):
         train(with_speech(), tmp_path / "other", start=start)
     (moved / "captions.jsonl").write_text(
@@ -330,7 +250,7 @@ def test_its_images_are_never_read(with_speech, corpus_root, monkeypatch, tmp_pa
 # ---- checks before the first step -------------------------------------------------------------------------
 
 
-def faults(config):
+def problems(config):
     with pytest.raises(ConfigError) as error:
         check_run(config, Corpus.open(config.corpus), None)
     return str(error.value)
@@ -341,17 +261,16 @@ def test_a_run_that_fits_passes(with_speech):
     check_run(config, Corpus.open(config.corpus), None)
 
 
-def test_what_its_corpus_lacks_is_named_with_the_setting(with_speech, speech_root, tmp_path):
-    assert "- schedule.1.additional_speech.corpus: /nowhere: there is no such folder" in faults(
+def test_what_its_corpus_lacks_is_named_with_the_setting(with_speech, speech_root, edited_corpus):
+    assert "- schedule.1.additional_speech.corpus: /nowhere: there is no such folder" in problems(
         with_speech(corpus="/nowhere")
     )
-    assert "schedule.0.additional_speech.batch_size: 14 is more than the 13 captions" in faults(
+    assert "schedule.0.additional_speech.batch_size: 14 is more than the 13 captions" in problems(
         with_speech(batch_size=14)
     )
-    for split, name in (("train", "no-train"), ("validation", "no-validation")):
-        root = shutil.copytree(speech_root, tmp_path / name)
-        edit(root, lambda caption, split=split: caption["split"] != split)
-        assert f"schedule.0.additional_speech.corpus: {root}: the split '{split}' is empty" in faults(
+    for split in ("train", "validation"):
+        root = edited_corpus(speech_root, lambda caption, split=split: caption["split"] != split, split)
+        assert f"schedule.0.additional_speech.corpus: {root}: the split '{split}' is empty" in problems(
             with_speech(corpus=str(root))
         )
     check_run(
@@ -361,16 +280,8 @@ def test_what_its_corpus_lacks_is_named_with_the_setting(with_speech, speech_roo
     )
 
 
-def test_its_clips_that_are_too_short_or_gone_are_named(with_speech, speech_root, tmp_path):
-    root = shutil.copytree(speech_root, tmp_path / "short")
-    edit(root, lambda caption: caption.update(num_samples=5, audio="gone.wav") is None)
-    message = faults(with_speech(corpus=str(root)))
+def test_its_clips_that_are_too_short_or_gone_are_named(with_speech, speech_root, edited_corpus):
+    root = edited_corpus(speech_root, lambda caption: caption.update(num_samples=5, audio="gone.wav") is None)
+    message = problems(with_speech(corpus=str(root)))
     assert "schedule.0.additional_speech.corpus: 13 captions of the split train are shorter" in message
     assert "schedule.0.additional_speech.corpus: the sound file" in message
-
-
-def edit(root, change):
-    """Keep the captions for which `change`, which may alter them, is true."""
-    path = root / "captions.jsonl"
-    captions = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(f"{json.dumps(caption)}\n" for caption in captions if change(caption)))

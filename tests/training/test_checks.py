@@ -1,6 +1,4 @@
-import json
 import re
-import shutil
 
 import pytest
 
@@ -12,6 +10,21 @@ from vgsplus.training.checks import check_run
 
 def only(alpha, init=None):
     return Schedule((Phase(name="a", alpha=Alpha.parse(alpha), epochs=1, init=init),))
+
+
+@pytest.fixture
+def changed(corpus_root, edited_corpus):
+    """A copy of the corpus in which the fields of a caption differ."""
+
+    def change(caption_id, **values):
+        return Corpus.open(
+            edited_corpus(
+                corpus_root,
+                lambda caption: caption.update(values if caption["id"] == caption_id else {}) is None,
+            )
+        )
+
+    return change
 
 
 def test_a_run_that_fits_passes(make_config, corpus_root):
@@ -46,8 +59,8 @@ def test_grounding_needs_a_corpus_with_images(make_config, speech_root, alpha):
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_grounding_needs_an_image_for_every_caption(make_config, corpus_root, tmp_path, split):
-    corpus = changed(corpus_root, tmp_path, f"{split}_2", image=None)
+def test_grounding_needs_an_image_for_every_caption(make_config, changed, split):
+    corpus = changed(f"{split}_2", image=None)
     with pytest.raises(ConfigError, match=f"1 of the split {split} have none, the first {split}_2"):
         check_run(make_config(), corpus, None)
     check_run(make_config(schedule=only(0)), corpus, None)
@@ -60,8 +73,8 @@ def test_features_must_be_those_of_the_model(make_config, corpus_root):
         check_run(make_config(), corpus, None)
 
 
-def test_clips_shorter_than_a_frame_are_named(make_config, corpus_root, tmp_path):
-    corpus = changed(corpus_root, tmp_path, "train_3", num_samples=5)
+def test_clips_shorter_than_a_frame_are_named(make_config, changed):
+    corpus = changed("train_3", num_samples=5)
     with pytest.raises(ConfigError, match=r"1 captions .* the first train_3 with 5"):
         check_run(make_config(), corpus, None)
 
@@ -81,18 +94,8 @@ def test_a_missing_validation_split_matters_only_where_it_is_used(make_config, c
     check_run(make_config(validate_every=None), corpus, None)
 
 
-def test_every_fault_is_named_at_once(make_config, speech_root):
+def test_every_problem_is_named_at_once(make_config, speech_root):
     config = make_config(batch_size=14, precision="16-mixed")
     with pytest.raises(ConfigError) as error:
         check_run(config, Corpus.open(speech_root), None)
     assert str(error.value).count("\n- ") == 3
-
-
-def changed(root, folder, caption, **changes):
-    """A copy of the corpus in which the fields of a caption differ."""
-    copy = shutil.copytree(root, folder / "changed")
-    path = copy / "captions.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [json.dumps(record | (changes if record["id"] == caption else {})) for record in records]
-    path.write_text("\n".join(lines) + "\n")
-    return Corpus.open(copy)

@@ -17,6 +17,7 @@ from vgsplus.training.data import (
     epoch_order,
     load_batches,
 )
+from vgsplus.training.runtime import RandomStream
 
 
 def phase_steps(epochs=3.0, alpha=0.5, num=13, batch_size=4, phase=0):
@@ -24,15 +25,28 @@ def phase_steps(epochs=3.0, alpha=0.5, num=13, batch_size=4, phase=0):
     return Schedule(tuple(phases)).plan(batches_per_epoch(num, batch_size))[phase]
 
 
-def sampler(first_step=0, seed=1, num=13, batch_size=4, **plan):
+def sampler(start_step=0, seed=1, num=13, batch_size=4, **plan):
     phase = phase_steps(num=num, batch_size=batch_size, **plan)
     return BatchSampler(
         num_captions=num,
         batch_size=batch_size,
         seed=seed,
-        steps=range(first_step, phase.steps),
+        steps=range(start_step, phase.steps),
         phase=phase.index,
         with_images=lambda step: phase.alpha(step) > 0,
+    )
+
+
+def extra_sampler(start_step=0, seed=1, steps=12, phase=0):
+    """Of additional speech: 7 clips in batches of 2."""
+    return BatchSampler(
+        num_captions=7,
+        batch_size=2,
+        seed=seed,
+        steps=range(start_step, steps),
+        phase=phase,
+        stream=RandomStream.EXTRA_ORDER,
+        random_crops=True,
     )
 
 
@@ -64,13 +78,34 @@ def test_a_single_partial_batch_is_kept():
     assert [len(request.captions) for request in sampler(num=6, epochs=1)] == [4]
 
 
-@pytest.mark.parametrize("first_step", range(10))
-def test_any_step_is_reached_without_those_before(first_step):
-    assert list(sampler(first_step)) == list(sampler())[first_step:]
+@pytest.mark.parametrize("build", [sampler, extra_sampler])
+def test_any_step_is_reached_without_those_before(build):
+    requests = list(build())
+    for step in range(len(requests) + 1):
+        assert list(build(step)) == requests[step:]
 
 
-def test_phases_are_ordered_apart():
-    assert list(sampler(phase=0)) != list(sampler(phase=1))
+@pytest.mark.parametrize("build", [sampler, extra_sampler])
+def test_the_order_depends_on_seed_and_phase(build):
+    assert list(build(phase=0)) != list(build(phase=1))
+    assert list(build(seed=1)) != list(build(seed=2))
+
+
+def test_an_epoch_of_additional_speech_takes_no_clip_twice_and_epochs_differ():
+    requests = list(extra_sampler())
+    epochs = [[c for one in requests[3 * e : 3 * e + 3] for c in one.captions] for e in range(4)]
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    positions = [position for one in requests for position in one.crop_positions]
+    assert len(set(positions)) == len(positions) == 24
+    assert all(0 <= position < 1 for position in positions)
+
+
+def test_additional_speech_has_an_order_of_its_own_whatever_the_length_of_the_phase():
+    requests = list(extra_sampler())
+    assert list(extra_sampler(steps=6)) == requests[:6]
+    captions = BatchSampler(num_captions=7, batch_size=2, seed=1, steps=range(9))
+    assert [one.captions for one in captions] != [one.captions for one in requests[:9]]
 
 
 def test_images_are_asked_for_only_where_alpha_is_above_0():
