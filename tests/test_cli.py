@@ -49,7 +49,7 @@ def test_regions_name_the_models_before_any_work(capsys, tmp_path):
         (["stamps"], "--root"),
         (["smoke", "--corpus", "/nowhere/at/all"], "/nowhere/at/all: there is no such folder"),
         (["smoke", "--set", "batch_sice=3"], "the nearest is 'batch_size'"),
-        (["smoke", "--item", "dev.item"], "--item and --audio come together"),
+        (["smoke", "--item", "dev.item"], "--item and --audio must be given together"),
     ],
 )
 def test_reproduce_says_what_is_wrong_and_writes_nothing(tmp_path, capsys, arguments, said):

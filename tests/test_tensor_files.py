@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vgsplus.errors import CheckpointError
-from vgsplus.tensor_files import Inert, attributes, read_pickle, read_tensors, read_torch
+from vgsplus.tensor_files import Placeholder, attributes, read_pickle, read_tensors, read_torch
 
 
 def test_a_pickle_cannot_change_the_reader(tmp_path):
@@ -21,7 +21,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
         path.write_bytes(what + b"(N(dS'__init__'\nI1\nsS'__setstate__'\nI1\nstb.")
         with contextlib.suppress(CheckpointError):
             read_pickle(path)
-        assert callable(Inert.__init__)
+        assert callable(Placeholder.__init__)
         path.write_bytes(pickle.dumps(argparse.Namespace(a=1)))
         assert attributes(read_pickle(path)) == {"a": 1}
 
@@ -36,7 +36,7 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path):
             data = data.replace(b"K\x04\x85", b"K\xc8\x85") if info.filename.endswith("data.pkl") else data
             changed.writestr(info.filename, data)
     (tmp_path / "t.pth").write_bytes(copy.getvalue())
-    with pytest.raises(CheckpointError, match="storage 0 should hold 200"):
+    with pytest.raises(CheckpointError, match="storage 0 should have 200"):
         read_torch(tmp_path / "t.pth")
 
 

@@ -1,7 +1,6 @@
-"""Speech signals: read prepared files, convert any file to 16 kHz mono, write, normalise.
+"""Speech signals: read, convert to 16 kHz mono, normalise, write.
 
-A prepared file is 16 kHz mono, of any format that libsndfile reads. Signals are float32 arrays (samples,).
-Paths may name parts of files (see `vgsplus.audio_files`).
+Signals are float32 arrays (samples,) at 16 kHz. Paths may name parts of files (see `vgsplus.audio_files`).
 """
 
 import io
@@ -13,21 +12,21 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from vgsplus.audio_files import HINT_REPLACE, Sound, open_sound
+from vgsplus.audio_files import HINT_REPLACE, OpenSound, open_sound
 from vgsplus.errors import AudioError
 
 SAMPLE_RATE = 16_000
 SILENCE = 1e-4
-"""Largest deviation from the mean (-80 dBFS) of a signal that counts as silent."""
+"""Maximum deviation from the mean of a silent signal (-80 dBFS)."""
 CANCELLED = 0.05
-"""Channels whose mean is this much quieter than the loudest of them (-26 dB) are of opposite polarity."""
+"""Channels have opposite polarity if the ratio of their mean to the loudest one is less (-26 dB)."""
 QUIET = 2.0**-6
-"""Peak below which 16 bits would keep fewer than 9 of a signal (-36 dBFS)."""
+"""Peak below which fewer than 9 of 16 bits would be used (-36 dBFS)."""
 SUFFIXES = frozenset(
     {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".nist", ".oga", ".ogg"}
     | {".opus", ".rf64", ".snd", ".sph", ".voc", ".w64", ".wav"}
 )
-"""Suffixes of sound files, in lower case, of the formats that libsndfile reads without further settings."""
+"""Suffixes, in lower case, of the formats that libsndfile identifies by their header."""
 SCALED = "scaled to use the range of 16 bits"
 """Label in summaries of sounds for which `write_wav` returned a factor other than 1."""
 
@@ -35,29 +34,29 @@ type Signal = npt.NDArray[np.float32]
 
 
 def read(path: str | Path, max_samples: int | None = None, *, crop: float = 0.0) -> Signal:
-    """Read a prepared file, or only `max_samples` of it: float32 (samples,).
+    """Read a 16 kHz mono file, or a crop of it: float32 (samples,).
 
     Samples of floating-point files may exceed ±1.
 
     Args:
-        path: the file.
-        max_samples: length of the crop, if the file is longer.
+        path: the file, in any format that libsndfile reads.
+        max_samples: maximum number of samples; longer files are cropped.
         crop: position of the crop in [0, 1): 0 at the start, towards 1 at the end of the file.
 
     Raises:
-        AudioError: the file is absent, broken, empty, not 16 kHz or not mono.
+        AudioError: the file is missing, broken, empty, not 16 kHz or not mono.
     """
     return read_crop(path, max_samples, crop)[0]
 
 
 def read_crop(path: str | Path, max_samples: int | None = None, crop: float = 0.0) -> tuple[Signal, bool]:
-    """Read as `read`, and return also whether the crop was moved because it would have been silent.
+    """Read like `read`; also return whether the crop was moved because it was silent.
 
-    A silent crop contains only noise or zeros, so the model learns nothing from it. It is moved to begin
-    where the sound next begins, or to end where it last ended.
+    A silent crop contains only noise or zeros, so a model learns nothing from it. It is moved later, to start
+    with the next sample that is not silent, or else earlier, to end with the last one.
     """
     with open_sound(path) as sound:
-        _require_prepared(sound)
+        _require_16khz_mono(sound)
         length = sound.frames if max_samples is None else min(sound.frames, max_samples)
         start = int(crop * (sound.frames - length + 1))
         signal = sound.decode(start, length)[:, 0]
@@ -75,27 +74,27 @@ def read_crop(path: str | Path, max_samples: int | None = None, crop: float = 0.
 
 
 def num_samples(path: str | Path) -> int:
-    """Return the length of a prepared file in samples at 16 kHz, from its header alone.
+    """Return the number of samples of a 16 kHz mono file, from its header.
 
     Raises:
-        AudioError: the file is absent, broken, empty, not 16 kHz or not mono, or its header states no length.
+        AudioError: the file is missing, broken, empty, not 16 kHz or not mono, or states no length.
     """
     with open_sound(path) as sound:
-        _require_prepared(sound)
+        _require_16khz_mono(sound)
         return sound.frames
 
 
 def load_any(path: str | Path) -> Signal:
-    """Read a file of any rate and channels as 16 kHz mono: float32 (samples,).
+    """Read a file of any sample rate and number of channels as 16 kHz mono: float32 (samples,).
 
-    Channels are averaged; soxr resamples at very high quality. Samples of floating-point files may exceed ±1.
+    Channels are averaged, then resampled (see `resample`). Samples of floating-point files may exceed ±1.
 
     Raises:
-        AudioError: the file is absent or broken, its header states no length, or it holds no samples,
-            non-finite samples, only silence, or channels that cancel each other out.
+        AudioError: the file is missing or broken, its header states no length, it has no samples, non-finite
+            samples or only silence, or its channels cancel each other out.
     """
     with open_sound(path) as sound:
-        sound.require_length()
+        sound.check_header()
         rate = sound.file.samplerate
         signal = sound.decode(0, sound.frames)
     if not np.isfinite(signal).all():
@@ -120,43 +119,44 @@ def load_any(path: str | Path) -> Signal:
 
 
 def header(path: str | Path) -> tuple[int, int]:
-    """Return the sample rate of a file in Hz and its length in samples at that rate, from its header alone.
+    """Return the sample rate in Hz and the number of samples per channel of a file, from its header.
 
     Raises:
-        AudioError: the file is absent or broken, or its header states no length.
+        AudioError: the file is missing or broken, or its header states no length.
     """
     with open_sound(path) as sound:
-        sound.require_length()
+        sound.check_header()
         return sound.file.samplerate, sound.frames
 
 
 def duration(path: str | Path) -> float:
-    """Return the length of a file of any rate in seconds; see `header`."""
+    """Return the duration of a file of any sample rate in seconds, from its header; see `header`."""
     rate, samples = header(path)
     return samples / rate
 
 
-def is_prepared(path: str | Path) -> bool:
-    """Return whether training can read a file as it is: 16 kHz mono WAV (PCM16) or FLAC.
+def needs_conversion(path: str | Path) -> bool:
+    """Return whether a file is not 16 kHz mono WAV (PCM16) or FLAC, which corpora use in place.
 
     Raises:
-        AudioError: the file is absent or broken.
+        AudioError: the file is missing or broken.
     """
     with open_sound(path) as sound:
         file = sound.file
         suitable = (file.samplerate, file.channels) == (SAMPLE_RATE, 1)
         plain = file.format == "FLAC" or (file.format in ("WAV", "WAVEX") and file.subtype == "PCM_16")
-        return suitable and plain and not sound.repaired  # it would be repaired at each reading
+        # A repaired header would have to be repaired at every reading.
+        return not (suitable and plain) or sound.repaired
 
 
-def _require_prepared(sound: Sound) -> None:
+def _require_16khz_mono(sound: OpenSound) -> None:
     file = sound.file
     if file.samplerate != SAMPLE_RATE or file.channels != 1:
         raise AudioError(
             f"{sound.path}: {file.samplerate} Hz, {file.channels} channel(s); expected {SAMPLE_RATE} Hz "
             "mono. `vgsplus data table` converts such files."
         )
-    sound.require_length()
+    sound.check_header()
     if sound.frames == 0:
         raise AudioError(f"{sound.path}: holds no samples. {HINT_REPLACE}")
 
@@ -165,14 +165,14 @@ def _require_prepared(sound: Sound) -> None:
 
 
 def resample(signal: Signal, rate: int) -> Signal:
-    """Resample (samples,) from `rate` Hz to 16 kHz with soxr at very high quality."""
+    """Resample (samples,) from `rate` Hz to 16 kHz with soxr, quality "VHQ"."""
     resampled: Signal = soxr.resample(signal, rate, SAMPLE_RATE, quality="VHQ").astype(np.float32, copy=False)
     return resampled
 
 
 def is_silent(samples: Signal) -> bool:
     """Return whether no sample of (samples,) deviates from the mean by more than -80 dBFS."""
-    few = samples[::64]  # decides for most sounds, in a tenth of the time
+    few = samples[::64]  # suffices for most sounds, in a tenth of the time
     if few.max() - few.min() > 2 * SILENCE:
         return False
     return bool(np.abs(samples - samples.mean()).max() <= SILENCE)
@@ -184,7 +184,7 @@ def normalise(samples: Signal) -> Signal:
     A constant signal becomes zeros.
     """
     centred = samples - samples.mean()
-    with np.errstate(over="ignore"):  # the squares of floating-point samples beyond 1e16 may be too large
+    with np.errstate(over="ignore"):  # the squares of floating-point samples beyond 1e16 overflow
         deviation = np.sqrt(np.dot(centred, centred) / len(centred))
     if np.isinf(deviation):
         return normalise(samples / np.abs(samples).max())
@@ -195,10 +195,10 @@ def normalise(samples: Signal) -> Signal:
 
 
 def write_wav(path: str | Path | BinaryIO, samples: Signal) -> float:
-    """Write (samples,) as 16 kHz mono WAV PCM16; return the factor by which they were multiplied.
+    """Write (samples,) as 16 kHz mono WAV PCM16; return the factor by which they were scaled.
 
-    The factor is 1 if the peak fits 16 bits. Louder signals, which would be clipped, and signals so quiet
-    that 16 bits would keep little of them are scaled to a peak just below full scale.
+    Signals that would be clipped, and signals with a peak below -36 dBFS, are scaled to a peak just below
+    full scale. The factor is 1 for all others.
     """
     peak = float(np.abs(samples).max(initial=0.0))
     factor = 1.0 if QUIET <= peak <= 1.0 or peak == 0.0 else 32767 / 32768 / peak
@@ -207,16 +207,16 @@ def write_wav(path: str | Path | BinaryIO, samples: Signal) -> float:
 
 
 def contents(path: str | Path, *, decode: bool = False) -> tuple[str, bytes]:
-    """Return the suffix and the bytes of a file that holds the prepared sound at `path` and nothing else.
+    """Return the suffix and the bytes of a sound file with exactly the samples of `path`, 16 kHz mono.
 
-    Sound files and members of archives are unchanged, except that 16-bit FLAC becomes WAV with `decode`. A
-    range of samples becomes a WAV file of its own, of 16 bits or else of float32.
+    Files and members of archives are returned unchanged, except 16-bit FLAC, which is converted to WAV if
+    `decode`. A range of samples is converted to WAV, of 16 bits or float32 like the file.
 
     Raises:
-        AudioError: the file is absent, broken, empty, not 16 kHz or not mono.
+        AudioError: the file is missing, broken, empty, not 16 kHz or not mono.
     """
     with open_sound(path) as sound:
-        _require_prepared(sound)
+        _require_16khz_mono(sound)
         file = sound.file
         flac = (file.format, file.subtype) == ("FLAC", "PCM_16")
         if sound.ranged or (decode and flac):
@@ -233,6 +233,6 @@ def contents(path: str | Path, *, decode: bool = False) -> tuple[str, bytes]:
 
 
 def _write_pcm16(path: str | Path | BinaryIO, samples: Signal) -> None:
-    # +1.0 has no 16-bit value; the nearest is taken.
+    # +1.0 is beyond the range of 16 bits and becomes 32767.
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     soundfile.write(path, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")

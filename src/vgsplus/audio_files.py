@@ -1,11 +1,11 @@
-"""Open sound files, ranges of their samples, and sound files stored in archives.
+"""Open sound files, ranges of their samples, and sound files in archives.
 
-A path may name a part of a file, as in fairseq:
+A path may name a part of a file, as in manifests of fairseq:
 
-    shard.tar:START:SIZE    SIZE bytes from START of a tar or zip archive: a sound file stored uncompressed
-    long.wav:START:COUNT    COUNT samples from START, at the file's own rate, of a sound file
+    shard.tar:START:SIZE    SIZE bytes at byte START of a tar or zip archive: an uncompressed sound file
+    long.wav:START:COUNT    COUNT samples from sample START on, at the sample rate of the file
 
-A file that has exactly such a name takes precedence.
+An existing file of exactly that name takes precedence.
 """
 
 import io
@@ -26,40 +26,40 @@ from vgsplus.errors import AudioError
 from vgsplus.files import as_on_disk, is_file
 
 RATES = range(1_000, 1_000_001)
-"""Plausible sample rates in Hz; a header that states another one is broken."""
+"""Valid sample rates in Hz; a header with another one is treated as broken."""
 SAMPLES_PER_BYTE = 10_000
-"""More than any codec packs into a byte (FLAC packs 65,535 equal samples into 14)."""
+"""Upper bound for all codecs (FLAC encodes 65,535 equal samples in 14 bytes)."""
 ALWAYS_PLAUSIBLE = 1_000_000
-"""Samples up to which a header is trusted without querying the size of the file, which takes time."""
+"""Number of samples up to which the size of the file is not queried to check the header, to save time."""
 MAX_HEADER = 4096
-"""Bytes that a file without samples may have."""
+"""Maximum size of a file without samples in bytes."""
 UNKNOWN_LENGTH = 2**63 - 1
-"""Length that libsndfile reports for a FLAC file that was encoded from a stream."""
+"""Number of samples that libsndfile reports for a FLAC file that was encoded from a stream."""
 DATA_SIZES = re.compile(r"^ *(?:data|riff|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-"""Stated and actual size of the samples in WAV, AIFF and AU, and of the file in W64, in libsndfile's log."""
+"""Matches stated and actual bytes of the samples (in W64 of the file) in the log of libsndfile."""
 STREAMED = 0x7FFF0000
-"""Bytes from which on a size in a WAV header means that it was unknown when the header was written."""
+"""Sizes in a WAV header from this on mean that the size was unknown when the header was written."""
 INEXACT_SEEK = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS", "VORBIS"})
-"""Codecs in which samples after a seek differ from those decoded from the start (Vorbis: the last page)."""
+"""Codecs whose samples after a seek differ from those decoded from the start (Vorbis: in the last page)."""
 DECODER_ERRORS = (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError)
-"""Exceptions that soundfile raises for files that libsndfile cannot open, seek or decode."""
+"""Exceptions of soundfile if libsndfile cannot open, seek or decode a file."""
 PART = re.compile(r"(?P<file>.+):(?P<start>\d{1,18}):(?P<count>\d{1,18})", re.DOTALL)
-"""A path that names a part of a file."""
+"""Matches a path that names a part of a file."""
 ARCHIVES = (".tar", ".zip")
 HINT_REPLACE = "Skip this file or replace it."
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class OpenSound:
     """An open sound file, or a range of its samples.
 
     Attributes:
         path: the path as given, for messages.
-        file: the file, at its start.
+        file: the open file, positioned at its start.
         first: first sample of the range.
-        frames: number of samples of the range.
+        frames: number of samples of the range, per channel.
         ranged: whether the path names a range of samples.
-        repaired: whether the header stated no size and was repaired in memory.
+        repaired: whether the header stated a size of 0 and was repaired in memory.
     """
 
     path: str | Path
@@ -70,10 +70,10 @@ class Sound:
     repaired: bool
 
     def decode(self, start: int, count: int) -> npt.NDArray[np.float32]:
-        """Decode `count` samples from `start` on: (samples, channels). May be called once.
+        """Decode `count` samples from `start` on: float32 (samples, channels). Can be called only once.
 
         Raises:
-            AudioError: the file breaks off or cannot be decoded.
+            AudioError: the file is truncated or cannot be decoded.
         """
         file, start = self.file, self.first + start
         exact = file.seekable() and file.subtype not in INEXACT_SEEK
@@ -85,27 +85,27 @@ class Sound:
             decoded = file.read(skipped + count, dtype="int16" if pcm16 else "float32", always_2d=True)
             decoded = decoded[skipped:]
         except DECODER_ERRORS as error:
-            raise AudioError(f"{self.path}: breaks off while decoding ({error}). {HINT_REPLACE}") from None
+            raise AudioError(f"{self.path}: cannot be decoded ({error}). {HINT_REPLACE}") from None
         if len(decoded) < count:
             raise AudioError(
                 f"{self.path}: ends after {start + len(decoded)} of {start + count} samples. {HINT_REPLACE}"
             )
-        # Equal to libsndfile's own scaling, but faster.
+        # Equal to libsndfile's scaling, but faster.
         signal: npt.NDArray[np.float32] = decoded * np.float32(1 / 32768) if pcm16 else decoded
         return signal
 
-    def require_length(self) -> None:
-        """Check that the header states a plausible sample rate and length.
+    def check_header(self) -> None:
+        """Check the header.
 
         Raises:
-            AudioError: it does not.
+            AudioError: its sample rate or number of samples is missing or impossible.
         """
         file = self.file
         if file.samplerate not in RATES:
             raise AudioError(f"{self.path}: states a sample rate of {file.samplerate} Hz. {HINT_REPLACE}")
         if self.frames >= UNKNOWN_LENGTH:
             raise AudioError(
-                f"{self.path}: its header does not state how long it is. Write it again, or skip it."
+                f"{self.path}: its header does not state its length. Write the file again, or skip it."
             )
         samples = self.frames * file.channels
         if 0 < samples <= ALWAYS_PLAUSIBLE:
@@ -120,17 +120,17 @@ class Sound:
         if self.frames == 0 and size > MAX_HEADER:
             raise AudioError(
                 f"{self.path}: its header states a length of 0, but the file has {size} bytes. "
-                "Write it again, or skip it."
+                "Write the file again, or skip it."
             )
 
 
 def sound_exists(path: str | Path) -> bool:
-    """Return whether a file exists, or the file that it is a part of."""
+    """Return whether a file exists; for a part of a file, whether that file exists."""
     return is_file(as_on_disk(_parse(os.fspath(path))[0]))
 
 
 def _parse(name: str) -> tuple[Path, tuple[int, int] | None]:
-    """Return the file that a path names, and the start and count of a part."""
+    """Split a path into its file and the (start, count) of a part, or None."""
     part = PART.fullmatch(name)
     if part is None or is_file(Path(name)):
         return Path(name), None
@@ -138,11 +138,11 @@ def _parse(name: str) -> tuple[Path, tuple[int, int] | None]:
 
 
 @contextmanager
-def open_sound(path: str | Path) -> Iterator[Sound]:
-    """Open a sound file, a member of an archive or a range of samples.
+def open_sound(path: str | Path) -> Iterator[OpenSound]:
+    """Open a sound file, a range of its samples, or a sound file in an archive.
 
     Raises:
-        AudioError: it is absent or broken, or the part lies outside the file.
+        AudioError: the file is missing or broken, or the part exceeds it.
     """
     name = os.fspath(path)
     if "\0" in name:
@@ -165,7 +165,7 @@ def open_sound(path: str | Path) -> Iterator[Sound]:
                 f"{path}: the file has {file.frames} samples, fewer than {first} + {frames}. "
                 "Correct the range."
             )
-        yield Sound(path, file, first, frames, ranged=part is not None, repaired=repaired)
+        yield OpenSound(path, file, first, frames, ranged=part is not None, repaired=repaired)
 
 
 def _read_member(path: str | Path, archive: Path, start: int, size: int) -> bytes:
@@ -177,7 +177,7 @@ def _read_member(path: str | Path, archive: Path, start: int, size: int) -> byte
 
 
 def _open_file(path: str | Path, source: Path, stored: bytes | None) -> tuple[soundfile.SoundFile, bool]:
-    """Open the bytes `stored` or the file `source`; also return whether its header was repaired."""
+    """Open `stored`, the bytes of a file, or else `source`; also return whether the header was repaired."""
     if stored is not None:
         file = soundfile.SoundFile(io.BytesIO(stored))
     else:
@@ -191,14 +191,13 @@ def _open_file(path: str | Path, source: Path, stored: bytes | None) -> tuple[so
                 file = soundfile.SoundFile(os.fspath(source))
             else:
                 raise
-    # libsndfile reads what exists of a truncated file, and reports it only in its log.
+    # libsndfile reads truncated files without an error and mentions it only in its log.
     if sizes := DATA_SIZES.search(file.extra_info):
         stated, actual = map(int, sizes.groups())
         if actual < stated < STREAMED:
             file.close()
             raise AudioError(
-                f"{path}: breaks off before the end that its header states ({actual} of {stated} B). "
-                f"{HINT_REPLACE}"
+                f"{path}: is shorter than its header states ({actual} of {stated} bytes). {HINT_REPLACE}"
             )
     if file.format in ("WAV", "WAVEX") and file.frames == 0:
         repaired = _repair_size(source.read_bytes() if stored is None else stored)
@@ -211,7 +210,7 @@ def _open_file(path: str | Path, source: Path, stored: bytes | None) -> tuple[so
 def _opens_by_content_only(path: Path) -> bool:
     """Return whether libsndfile cannot open an existing file by its path.
 
-    Its name may not be valid UTF-8, or libsndfile may take a Mac's "._" companion for a part of it.
+    Its name may not be valid UTF-8, or libsndfile may try to read its resource fork "._NAME" of macOS.
     """
     try:
         os.fspath(path).encode()
@@ -221,9 +220,9 @@ def _opens_by_content_only(path: Path) -> bool:
 
 
 def _repair_size(wav: bytes) -> bytes | None:
-    """Set the size of a WAV data chunk that states 0 bytes to that of the rest of the file, if there is any.
+    """Set the size of a WAV data chunk of 0 bytes to that of the rest of the file, if bytes follow.
 
-    Recorders that are switched off while they record leave the size at 0.
+    A recorder that is switched off while recording leaves the size at 0.
     """
     offset = 12
     while offset + 8 <= len(wav):
@@ -239,7 +238,7 @@ def _repair_size(wav: bytes) -> bytes | None:
 
 
 def _is_chunks(rest: bytes) -> bool:
-    """Return whether bytes are RIFF chunks to their end, which may follow an empty data chunk."""
+    """Return whether bytes consist of RIFF chunks, which may follow an empty data chunk."""
     offset = 0
     while offset + 8 <= len(rest) and rest[offset : offset + 4].isascii():
         size = struct.unpack_from("<I", rest, offset + 4)[0]
@@ -259,7 +258,7 @@ def _opening_error(
         return AudioError(
             f"{path}: is compressed in its archive. Store it uncompressed (zip -0), or unpack the archive."
         )
-    # Without libsndfile's prefix, which repeats the name of the file, or of an object in memory.
+    # libsndfile's prefix with the name of the file is omitted.
     why = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
     return AudioError(f"{path}: cannot be read as sound ({why}). {HINT_REPLACE}")
 

@@ -1,4 +1,4 @@
-"""Find and read files under any Unicode form; write files and folders atomically; lock files."""
+"""Read text, find files whatever the Unicode form of their names, write atomically, lock."""
 
 import errno
 import fcntl
@@ -34,12 +34,15 @@ def read_text(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file exists; False for names that no file can have (too long, or with NUL)."""
+    """Return whether a file exists; False instead of an error for invalid names (too long, or with NUL)."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for these names
 
 
 def file_identity(path: Path) -> object:
-    """Return a key that is equal for all links and spellings of a file; the path if it does not exist."""
+    """Return a key that is equal for all links to a file and spellings of its path.
+
+    It is the path itself if there is no such file.
+    """
     try:
         stat = path.stat()
     except (OSError, ValueError):
@@ -48,14 +51,14 @@ def file_identity(path: Path) -> object:
 
 
 def nfc(text: str) -> str:
-    """Return a text in the composed Unicode form (NFC), in which names are compared."""
+    """Return a text in the composed Unicode form NFC, for comparisons of names."""
     return unicodedata.normalize("NFC", text)
 
 
 def as_on_disk(path: Path) -> Path:
-    """Return a path in the Unicode form of its names on disk; the path itself if nothing matches.
+    """Return a path spelled in the Unicode form that it has on disk; the path itself if nothing matches.
 
-    "ü" is one character (NFC) in most lists, and two (NFD) in file names from a Mac.
+    "ü" is one character (NFC) in most lists of files, but two (NFD) in file names written by macOS.
     """
     if str(path).isascii() or os.path.exists(path):  # noqa: PTH110 - Path.exists raises for some names
         return path
@@ -73,14 +76,14 @@ def as_on_disk(path: Path) -> Path:
 
 @functools.lru_cache(maxsize=64)
 def _names_by_nfc(folder: Path, _: int) -> dict[str, str]:
-    """Map the NFC form of the names in a folder to the names; its time of change invalidates the cache."""
+    """Map the NFC form of each name in a folder to the name; the mtime `_` invalidates the cache."""
     return {nfc(path.name): path.name for path in folder.iterdir()}
 
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield every file at any depth below a folder, sorted by path; links are followed.
 
-    Links to a folder that contains them are skipped, as are a Mac's "._" companions and "__MACOSX".
+    Links to a folder that contains them are skipped, as are the files "._NAME" and "__MACOSX" of macOS.
 
     Raises:
         VgsplusError: a folder cannot be read.
@@ -107,10 +110,10 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BufferedWriter]:
-    """Open a file for writing that appears as `path` when it is complete and on disk.
+    """Open a file for writing that is renamed to `path` once it is complete and flushed to disk.
 
-    Until then it is the hidden sibling `.NAME.writing`, which is removed after an error. The next call
-    overwrites what a killed process left there.
+    It is written as the hidden sibling `.NAME.writing`, which is removed after an error. If the process is
+    killed, the next call overwrites it.
     """
     temporary = path.with_name(f".{path.name}.writing")
     try:
@@ -126,14 +129,17 @@ def atomic_file(path: Path) -> Iterator[BufferedWriter]:
 
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Make a folder to fill that appears as `path` when it is complete and on disk.
+    """Create a folder that is renamed to `path` at the end of the block.
 
-    Until then it is the hidden sibling `.NAME.writing`, which is removed after an error and by the next call
-    after a kill. The files directly in it are flushed to disk before the folder is renamed.
+    It is created as the hidden sibling `.NAME.writing`, which is removed after an error or, if the process is
+    killed, by the next call. The files directly in it are flushed to disk before the folder is renamed.
 
     Args:
-        path: the folder to make. Its parents are made too.
-        replace: whether an existing folder gives way. It is restored if the new one cannot take its place.
+        path: the folder to create, with its parents.
+        replace: whether to replace an existing folder, which is restored if the new one cannot be renamed.
+
+    Yields:
+        The temporary folder.
 
     Raises:
         OSError: the folder cannot be written, or `path` exists and is not to be replaced.
@@ -174,7 +180,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Hold a lock file, which is removed on exit. The system releases the lock when the process is killed.
+    """Lock a file, which is removed on exit. The system releases the lock if the process is killed.
 
     Raises:
         BlockingIOError: another process holds it; its `strerror` names that process, as "process 7 on host".
@@ -183,7 +189,7 @@ def lock_file(path: Path) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder may have finished and removed the file between the opening and the locking.
+            # Another process may have released and removed the file after it was opened here.
             busy = not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())))
         except OSError as error:
             if not isinstance(error, BlockingIOError) and error.errno not in NO_LOCKS:
@@ -196,7 +202,7 @@ def lock_file(path: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        os.register_at_fork(after_in_child=lock.close)  # else a worker that outlives this process keeps it
+        os.register_at_fork(after_in_child=lock.close)  # a forked worker would keep the lock
         try:
             yield
         finally:

@@ -10,10 +10,10 @@ from vgsplus.files import as_on_disk, is_file
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode an image and apply the orientation of its EXIF data.
+    """Decode an image and apply its EXIF orientation.
 
-    Images of 32-bit integers and of floats, which have no common scale, are scaled by their range to 8-bit
-    grey.
+    Images of 32-bit integers or floats have no fixed range: they are scaled from their minimum and maximum to
+    8-bit grey.
 
     Raises:
         CorpusError: there is no such file, it cannot be decoded, or it holds values that are not finite.
@@ -26,13 +26,13 @@ def open_image(path: Path) -> Image.Image:
             image.load()
             upright: Image.Image = ImageOps.exif_transpose(image)
             return _scale_to_8_bits(upright) if upright.mode in ("I", "F") else upright
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise errors of nearly every kind
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise exceptions of many types
         what = f"{error}" or type(error).__name__
         raise CorpusError(f"{path}: cannot be read as a picture ({what}). Skip it or replace it.") from None
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a picture of one channel of large numbers to 8 bits: its minimum to 0, its maximum to 255."""
+    """Scale an image of one channel to 8 bits: its minimum to 0, its maximum to 255."""
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not finite numbers")

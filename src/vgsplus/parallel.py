@@ -1,4 +1,4 @@
-"""Map a function over many items with threads on all cores."""
+"""Map a function over items with one thread per core."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from itertools import batched
 from vgsplus.progress import SILENT, Progress
 
 AT_ONCE = 1024
-"""Default number of items given to the threads at a time, which bounds the results waiting in memory."""
+"""Default number of items per chunk, which bounds the number of results in memory."""
 
 
 def parallel_map[T, R](
@@ -19,19 +19,19 @@ def parallel_map[T, R](
     *,
     at_once: int = AT_ONCE,
 ) -> Iterator[R]:
-    """Yield `function(item)` for each item in order, computed by threads.
+    """Yield `function(item)` for each item, in order, computed by one thread per core.
 
     Args:
         function: should release the GIL.
-        items: the items.
-        progress: receives the number of results.
-        stage: name of the work, for `progress`.
-        at_once: maximum number of results that wait in memory.
+        items: the arguments.
+        progress: updated with the number of results.
+        stage: name of the stage in `progress`.
+        at_once: number of items per chunk; a chunk starts when all results of the previous one were consumed.
     """
     done = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part in batched(items, at_once):
-            for result in pool.map(function, part):
+        for chunk in batched(items, at_once):
+            for result in pool.map(function, chunk):
                 done += 1
                 progress.update(stage, done, len(items))
                 yield result

@@ -1,4 +1,4 @@
-"""Progress of long work: bars in a terminal, lines elsewhere, or nothing."""
+"""Progress of long computations: bars in a terminal, lines elsewhere, or no output."""
 
 import time
 from types import TracebackType
@@ -19,27 +19,28 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 PLAIN_INTERVAL = 30.0
-"""Seconds between the lines of a stage where there is no terminal."""
+"""Minimum seconds between two lines of a stage if the output is not a terminal."""
 
 
 class Progress:
-    """Receives the progress of long work. This base class shows nothing."""
+    """Interface of all progress displays. This base class displays nothing."""
 
     def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:
-        """Report that `done` of `total` items (None: unknown) of a stage are complete.
+        """Report that `done` of `total` items of a stage are complete.
 
         Args:
-            stage: what is being done, one bar each.
-            done: items so far, of which the first call may name some from before.
-            total: of the stage.
-            detail: further text, as losses.
+            stage: name of the stage; each has its own bar.
+            done: number of completed items. The first call states the items that an earlier run completed,
+                which are excluded from the estimate of the remaining time.
+            total: number of items of the stage, None if unknown.
+            detail: further text, such as losses.
         """
 
     def note(self, text: str) -> None:
-        """Report a line of text."""
+        """Print a line of text above the bars."""
 
     def close(self) -> None:
-        """Remove the bars. Later stages start anew."""
+        """Remove the bars. A later update of a stage starts it again."""
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +58,8 @@ def console_progress(console: Console | None = None, *, in_bytes: bool = False) 
     """Return bars if the console (default: standard error) is a terminal, else plain lines.
 
     Args:
-        console: where to print.
-        in_bytes: whether the items are bytes, which are shown with their rate.
+        console: output.
+        in_bytes: whether items are bytes, displayed as kB, MB, … with their rate.
     """
     console = console or Console(stderr=True)
     return _Bars(console, in_bytes=in_bytes) if console.is_terminal else _Lines(console, in_bytes=in_bytes)
@@ -81,7 +82,7 @@ class _Bars(Progress):
 
     def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:
         self._bars.start()
-        if stage not in self._tasks:  # items from before do not count into the rate
+        if stage not in self._tasks:  # the rate excludes items of an earlier run
             self._tasks[stage] = self._bars.add_task(stage, completed=done, total=total, detail=detail)
         self._bars.update(self._tasks[stage], completed=done, total=total, detail=detail)
 
@@ -102,7 +103,7 @@ class _Lines(Progress):
         self._console = console
         self._format = decimal if in_bytes else str
         self._stages: dict[str, tuple[float, int, float, int]] = {}
-        """Time of the first call and its items, time of the last line and its items."""
+        """By stage: time and items of the first update, time and items of the last printed line."""
 
     def update(self, stage: str, done: int, total: int | None = None, detail: str = "") -> None:
         now = time.monotonic()

@@ -1,8 +1,8 @@
 """Read tensors from untrusted safetensors files, PyTorch checkpoints and pickles without executing code.
 
-A pickle is a program that may call any function it names. The reader knows the few names that make up tensors
-and plain containers; every other name becomes a class of `Inert` records, and nothing else is ever called.
-Tensors stay on disk until they are read, one by one.
+A pickle is a program that may call any function by name. Here only the few names of which tensors and plain
+containers consist are resolved; every other name becomes a subclass of `Placeholder`, so no other function is
+called. Tensors stay on disk until they are read, one by one.
 """
 
 import os
@@ -49,7 +49,7 @@ _BROKEN = (
 
 
 class StoredTensor(NamedTuple):
-    """A tensor in a file, which is read by calling `read`."""
+    """A tensor in a file; `read()` loads it."""
 
     shape: Shape
     dtype: torch.dtype
@@ -61,10 +61,10 @@ def read_tensors(path: Path, unwrap: tuple[str, ...] = ()) -> dict[str, StoredTe
 
     Args:
         path: the file; safetensors if its name ends in .safetensors.
-        unwrap: keys under which a checkpoint may hold the state dict, tried one within the other.
+        unwrap: keys under which a checkpoint may nest the state dict, from the outermost on.
 
     Raises:
-        CheckpointError: the file is missing, cut off, broken, or holds no tensors by name.
+        CheckpointError: the file is missing, truncated, broken, or holds no tensors by name.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)
@@ -87,13 +87,13 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     """Open the tensors of a safetensors file.
 
     Raises:
-        CheckpointError: the file is missing, cut off, broken, or holds an unsupported data type.
+        CheckpointError: the file is missing, truncated, broken, or holds an unsupported data type.
     """
 
     def read(name: str) -> Tensor:
         try:
             with safe_open(path, framework="pt") as file:
-                # A copy, so that nothing stays mapped to a file that may change.
+                # Copied, because the file that is mapped into memory may change.
                 tensor: Tensor = file.get_tensor(name).clone()
                 return tensor
         except (OSError, SafetensorError) as error:
@@ -107,7 +107,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
                 dtype = _SAFETENSORS_TYPES[part.get_dtype()]
                 tensors[name] = StoredTensor(tuple(part.get_shape()), dtype, partial(read, name))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: is missing, cut off or broken ({error})") from None
+        raise CheckpointError(f"{path}: is missing, truncated or broken ({error})") from None
     except KeyError as error:
         raise CheckpointError(f"{path}: holds a tensor of type {error}, which is not supported") from None
     return tensors
@@ -116,13 +116,13 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 # ---- pickles ----------------------------------------------------------------------------------------------
 
 
-class Inert:
-    """Stands for an object of a class that is not built: keeps what the file passed to it and does nothing.
+class Placeholder:
+    """Placeholder for an object of any other class. It records the arguments and executes nothing.
 
     Attributes:
-        origin: dotted name in the file.
-        args: arguments of the call that would have made the object.
-        state: state that it would have been restored from.
+        origin: dotted name of the class in the file.
+        args: arguments of the constructor.
+        state: argument of `__setstate__`.
     """
 
     origin: ClassVar[str] = ""
@@ -138,16 +138,16 @@ class Inert:
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def __call__(self, *args: object, **_: object) -> "Inert":
-        """Stand for the result of a call; nothing is called."""
-        return Inert(*args)
+    def __call__(self, *args: object, **_: object) -> "Placeholder":
+        """Return a placeholder for the result of a call; nothing is called."""
+        return Placeholder(*args)
 
     def __setstate__(self, state: object) -> None:
         """Keep the state."""
         self.state = state
 
     def _drop(self, *_: object) -> None:
-        """Ignore items that would have been added."""
+        """Ignore items that the pickle adds."""
 
     append = extend = add = __setitem__ = _drop
 
@@ -184,7 +184,7 @@ class _Storage(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds plain values, tensors if `tensors` is given, and `Inert` records for everything else."""
+    """Builds plain values, tensors if `tensors` is given, and a `Placeholder` for everything else."""
 
     def __init__(self, stream: IO[bytes], tensors: "_Tensors | None" = None) -> None:
         super().__init__(stream)
@@ -203,33 +203,33 @@ class _Unpickler(pickle.Unpickler):
                 return _Function(lambda data, *_: data)
             case (("torch" | "torch.storage"), _) if name in _STORAGE_TYPES:
                 return _STORAGE_TYPES[name]
-        return type("Inert", (Inert,), {"origin": f"{module}.{name}"})
+        return type("Placeholder", (Placeholder,), {"origin": f"{module}.{name}"})
 
     def persistent_load(self, pid: object, /) -> _Storage:
         """Resolve a reference to a storage."""
         match pid:
             case ("storage", torch.dtype() as dtype, str(key), _, int(size), *_) if size >= 0:
                 return _Storage(dtype, key, size)
-        raise pickle.UnpicklingError(f"a reference that is not to a storage: {pid!r}")
+        raise pickle.UnpicklingError(f"persistent id {pid!r} is not that of a storage")
 
 
 def _load(stream: IO[bytes], tensors: "_Tensors | None" = None) -> Any:  # noqa: ANN401 - any value
-    """Unpickle one object; every error that a malformed pickle provokes becomes an UnpicklingError."""
+    """Unpickle one object; every error of a malformed pickle is raised as UnpicklingError."""
     try:
         return _Unpickler(stream, tensors).load()
     except pickle.UnpicklingError:
         raise
     except MemoryError:
         raise pickle.UnpicklingError("it requires more memory than is available") from None
-    except Exception as error:  # noqa: BLE001 - a hostile stream can provoke any of them
+    except Exception as error:  # noqa: BLE001 - a malicious pickle can raise any
         raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from None
 
 
 def read_pickle(path: Path) -> object:
-    """Read a pickle of plain values, such as a bundle's `args.pkl`; other objects become `Inert` records.
+    """Read a pickle of plain values, such as the `args.pkl` of FaST-VGS; other objects become placeholders.
 
     Raises:
-        CheckpointError: the file is missing, cut off or not a pickle.
+        CheckpointError: the file is missing, truncated or not a pickle.
     """
     try:
         with path.open("rb") as stream:
@@ -239,11 +239,11 @@ def read_pickle(path: Path) -> object:
 
 
 def attributes(value: object) -> dict[str, Any] | None:
-    """Return the named values of a dictionary or an `Inert` record, or None if it has none.
+    """Return the values of a dictionary or the attributes of a placeholder by name, or None for other values.
 
-    Reads plain attributes (argparse.Namespace) and OmegaConf's containers and nodes.
+    Supports plain attributes (argparse.Namespace), and containers and nodes of OmegaConf.
     """
-    if isinstance(value, Inert):
+    if isinstance(value, Placeholder):
         value = value.state
     if isinstance(value, tuple) and value and isinstance(value[0], dict):
         value = value[0]
@@ -256,7 +256,7 @@ def attributes(value: object) -> dict[str, Any] | None:
 
 
 def _node(node: object) -> object:
-    inner = attributes(node) if isinstance(node, Inert) else None
+    inner = attributes(node) if isinstance(node, Placeholder) else None
     return inner["_val"] if inner is not None and "_val" in inner else node
 
 
@@ -268,13 +268,13 @@ class _Tensors:
 
     Attributes:
         extents: storage key -> (first byte, number of bytes) in the file.
-        made: each storage that a tensor uses, and the number of its elements that the tensor requires.
+        used: the storage of each tensor, and the number of its elements that the tensor requires.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.extents: dict[str, tuple[int, int]] = {}
-        self.made: list[tuple[_Storage, int]] = []
+        self.used: list[tuple[_Storage, int]] = []
 
     def rebuild(self, storage: object, offset: Any, size: Any, stride: Any, *_: object) -> StoredTensor:  # noqa: ANN401
         if not (
@@ -287,17 +287,17 @@ class _Tensors:
         ):
             raise pickle.UnpicklingError("a tensor without a storage, or of impossible size")
         span = 0 if 0 in size else 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        self.made.append((storage, offset + span))
+        self.used.append((storage, offset + span))
         return StoredTensor(size, storage.dtype, lambda: self._read(storage, offset, span, size, stride))
 
     def check(self) -> None:
         """Raise CheckpointError if a tensor is not contained in the file."""
-        for storage, needed in self.made:
+        for storage, needed in self.used:
             _, available = self.extents.get(storage.key, (0, -1))
             if available < storage.size * storage.dtype.itemsize or storage.size < needed:
                 raise CheckpointError(
-                    f"{self.path}: is cut off or broken: storage {storage.key} should hold "
-                    f"{max(storage.size, needed)} elements of {storage.dtype}, and does not"
+                    f"{self.path}: is truncated or broken: storage {storage.key} should have "
+                    f"{max(storage.size, needed)} elements of {storage.dtype}"
                 )
 
     def _read(self, storage: _Storage, offset: int, span: int, size: Shape, stride: Shape) -> Tensor:
@@ -307,7 +307,7 @@ class _Tensors:
             file.seek(first + offset * storage.dtype.itemsize)
             got = file.readinto(flat.view(torch.uint8).numpy()) if span else 0
         if got != span * storage.dtype.itemsize:
-            raise CheckpointError(f"{self.path}: was cut off while it was read")
+            raise CheckpointError(f"{self.path}: was truncated while it was read")
         return flat.as_strided(size, stride).contiguous() if span else flat.new_empty(size)
 
 
@@ -315,7 +315,7 @@ def read_torch(path: Path) -> object:
     """Read a file written by `torch.save`, in either of its formats; tensors become `StoredTensor`s.
 
     Raises:
-        CheckpointError: the file is missing, cut off, broken or not a PyTorch checkpoint.
+        CheckpointError: the file is missing, truncated, broken or not a PyTorch checkpoint.
     """
     try:
         with path.open("rb") as file:
@@ -328,7 +328,7 @@ def read_torch(path: Path) -> object:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except _BROKEN as error:
-        raise CheckpointError(f"{path}: is cut off, broken or not a PyTorch checkpoint ({error})") from None
+        raise CheckpointError(f"{path}: is truncated, broken or not a PyTorch checkpoint ({error})") from None
     kind = "is not a file that PyTorch writes" if magic else "is empty"
     raise CheckpointError(f"{path}: {kind}; a checkpoint was expected")
 
@@ -375,14 +375,14 @@ def _read_legacy(path: Path, file: IO[bytes]) -> object:
     tensors = _Tensors(path)
     found = _load(file, tensors)
     keys = _load(file)
-    itemsizes = {storage.key: storage.dtype.itemsize for storage, _ in tensors.made}
+    itemsizes = {storage.key: storage.dtype.itemsize for storage, _ in tensors.used}
     if not isinstance(keys, list) or not set(itemsizes) <= set(keys):
         raise pickle.UnpicklingError("its list of storages is incomplete")
     end = os.fstat(file.fileno()).st_size
     for key in keys:
         (size,) = struct.unpack("<q", file.read(8))
         if key not in itemsizes:
-            raise pickle.UnpicklingError(f"storage {key} belongs to no tensor, so its length is unknown")
+            raise pickle.UnpicklingError(f"storage {key} is used by no tensor, so its length is unknown")
         start, length = file.tell(), size * itemsizes[key]
         if size < 0 or start + length > end:
             raise pickle.UnpicklingError(f"storage {key} ends beyond the file")

@@ -107,10 +107,10 @@ def item(line):
 
 
 CORPUS_FAULTS = {
-    "a sound cut short": (cut(SOUND), r"train-000-0\.wav: breaks off before the end that its header states"),
+    "a sound cut short": (cut(SOUND), r"train-000-0\.wav: is shorter than its header states"),
     "a header that states too many samples": (
         with_header(DATA_SIZE, "<I", 10**6),
-        r"train-000-0\.wav: breaks off before the end that its header states",
+        r"train-000-0\.wav: is shorter than its header states",
     ),
     "a header that states too few samples": (
         with_header(DATA_SIZE, "<I", 1000),

@@ -89,7 +89,7 @@ def test_fetch_says_what_it_fetches_and_what_nobody_vouches_for(table, tar_of, t
     served = table("librilight-abx", tar_of({"ABX_data/dev-clean.item": b"#file"}))
     code, out, _ = run(capsys, "data", "fetch", "librilight-abx", tmp_path)
     assert code == 0
-    assert "no checksum of it is published" in out
+    assert "no published checksum" in out
     assert f"{tmp_path / 'ABX_data'}: ready" in out
     code, out, _ = run(capsys, "data", "fetch", "librilight-abx", tmp_path)
     assert code == 0
@@ -127,7 +127,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", interrupt)
     code, _, err = run(capsys, "data", "fetch", "librilight-abx", tmp_path)
     assert code == 130
-    assert f"The bytes received of ABX_data.tgz are kept in {tmp_path}; run the same command to resume" in err
+    assert f"The received bytes of ABX_data.tgz are kept in {tmp_path}; run the same command to resume" in err
 
 
 def test_librispeech_fetches_what_is_missing(table, tar_of, tmp_path, capsys):

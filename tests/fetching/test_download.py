@@ -80,8 +80,8 @@ def test_progress_counts_what_was_there(server, fetch):
 def test_what_an_earlier_command_received_is_used(server, fetch, path):
     served = server.serve("a", BODY, *[server.breaks_off(1000), *[server.breaks_off(0)] * 3])
     told = fails(fetch, server.url("a"))
-    assert f"broke off after 1000 of {SIZE} bytes (3 times in a row)" in told
-    assert "keeps 1000 bytes; the same command resumes" in told
+    assert f"the connection was closed after 1000 of {SIZE} bytes (3 times in a row)" in told
+    assert "1000 bytes are kept in" in told
     assert left(path) == (BODY[:1000], False)
     fetch(server.url("a"))
     assert path.read_bytes() == BODY
@@ -103,14 +103,14 @@ def test_a_server_that_ignores_ranges_starts_again(server, fetch, path):
 
 def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(server, fetch, path):
     served = server.serve("a", BODY, *[server.breaks_off(1000)] * 50, ranges=False)
-    assert "broke off after 1000" in fails(fetch, server.url("a"))
+    assert "the connection was closed after 1000" in fails(fetch, server.url("a"))
     assert len(served.requests) == downloads.ATTEMPTS
     assert left(path) == (BODY[:1000], False)
 
 
 def test_a_server_without_validators_that_always_breaks_off_is_given_up(server, fetch, path):
     served = server.serve("a", BODY, *[server.breaks_off(1000)] * 50, etag=None)
-    assert "broke off after 1000" in fails(fetch, server.url("a"), digest=False)
+    assert "the connection was closed after 1000" in fails(fetch, server.url("a"), digest=False)
     assert len(served.requests) == downloads.ATTEMPTS
     assert left(path) == (BODY[:1000], False)
 
@@ -148,8 +148,8 @@ def test_another_address_that_is_dead_costs_nothing_of_what_is_here(server, fetc
     server.serve("a", BODY, server.breaks_off(1000), *[server.breaks_off(0)] * 3)
     busy = server.serve("busy", BODY, *[server.answers(503)] * 9)
     told = fails(fetch, server.url("a"), server.url("absent"), server.url("busy"), digest=False)
-    assert "answers 404" in told
-    assert "answers 503" in told
+    assert "responded 404" in told
+    assert "responded 503" in told
     assert len(busy.requests) == downloads.ATTEMPTS
     assert left(path) == (BODY[:1000], False)
 
@@ -206,7 +206,7 @@ def test_a_part_that_is_too_long_is_begun_anew(server, fetch, path):
 def test_a_length_that_is_not_the_published_one_is_refused_at_once(server, fetch, path, length):
     server.serve("a", BODY, server.claims(length))
     told = fails(fetch, server.url("a"))
-    assert f"its file is {length} bytes, the published one {SIZE}" in told
+    assert f"its file has {length} bytes, the published one {SIZE}" in told
     assert left(path) == (None, False)
 
 
@@ -219,7 +219,9 @@ def test_too_long_a_length_is_a_broken_connection_that_ends_well(server, fetch, 
 
 def test_too_long_a_length_for_ever_is_told(server, fetch, path):
     server.serve("a", BODY, *[server.claims(SIZE + 100)] * 9, ranges=False)
-    assert f"broke off after {SIZE} of {SIZE + 100} bytes" in fails(fetch, server.url("a"), size=None)
+    assert f"the connection was closed after {SIZE} of {SIZE + 100} bytes" in fails(
+        fetch, server.url("a"), size=None
+    )
     assert left(path) == (BODY, False)
 
 
@@ -231,7 +233,7 @@ def test_too_short_a_length_fails_the_digest(server, fetch, path):
 
 def test_more_than_the_published_bytes_are_refused(server, fetch, path):
     server.serve("a", BODY + b"more", server.streams)
-    assert f"sends more than the {SIZE} bytes" in fails(fetch, server.url("a"))
+    assert f"sent more than the {SIZE} bytes" in fails(fetch, server.url("a"))
     assert left(path) == (None, False)
 
 
@@ -250,7 +252,7 @@ def test_pauses_grow(server, fetch, monkeypatch):
     monkeypatch.setattr(downloads, "ATTEMPTS", 5)
     monkeypatch.setattr(downloads, "PAUSE", 1.0)
     server.serve("a", BODY, *[server.answers(503)] * 9)
-    assert "answers 503" in fails(fetch, server.url("a"))
+    assert "responded 503" in fails(fetch, server.url("a"))
     assert pauses == [1, 2, 4, 8]
 
 
@@ -258,7 +260,7 @@ def test_pauses_grow(server, fetch, monkeypatch):
 def test_an_absent_file_is_asked_for_once(server, fetch, path, status):
     served = server.serve("a", BODY, *[server.answers(status)] * 9)
     told = fails(fetch, server.url("a"))
-    assert f"{server.url('a')}: answers {status}" in told
+    assert f"{server.url('a')}: responded {status}" in told
     assert "--mirror" in told
     assert len(served.requests) == 1
     assert left(path) == (None, False)
@@ -269,7 +271,7 @@ def test_a_server_that_hangs_is_left(server, fetch, path, monkeypatch):
     monkeypatch.setattr(downloads, "TIMEOUT", 0.1)
     server.serve("a", BODY, *[server.hangs(0.5)] * 2)
     told = fails(fetch, server.url("a"))
-    assert "does not answer in time (2 times in a row)" in told
+    assert "did not respond in time (2 times in a row)" in told
     assert left(path) == (None, False)
 
 
@@ -313,7 +315,7 @@ def test_a_full_disk_is_told_and_costs_nothing(server, fetch, path, monkeypatch)
         patch.setattr(Path, "open", opened)
         told = fails(fetch, server.url("a"))
     assert "No space left on device" in told
-    assert "It keeps 1000 bytes: free disk space and run the same command" in told
+    assert "1000 bytes are kept: free disk space, and run the same command" in told
     assert left(path) == (BODY[:1000], False)
     fetch(server.url("a"))
     assert path.read_bytes() == BODY

@@ -59,7 +59,7 @@ def test_another_file_under_the_name_stays(archive, served, tmp_path):
     mine.write_bytes(bytes(len(served.body)))
     assert "ABX_data.tgz: has the sha256" in fails(archive, tmp_path)
     mine.write_bytes(b"mine")
-    assert f"is 4 bytes, the published file {len(served.body)}" in fails(archive, tmp_path)
+    assert f"has 4 bytes, the published file {len(served.body)}" in fails(archive, tmp_path)
     assert mine.read_bytes() == b"mine"
 
 
@@ -92,14 +92,14 @@ def test_mirrors_are_web_addresses(archive, tmp_path, mirror):
 def test_a_wrong_checksum_leaves_nothing(archive, tmp_path, kind):
     told = fails(replace(archive, checksum=(kind, "0" * 32)), tmp_path)
     assert f"has the {kind} " in told
-    assert "what was received is removed" in told
+    assert "the bytes received were deleted" in told
     assert not list(tmp_path.iterdir())
 
 
 def test_a_page_instead_of_an_unchecked_archive_is_noticed(archive, served, tmp_path):
     served.body = b"<html>Please log in"
     told = fails(replace(archive, size=None, checksum=None), tmp_path)
-    assert "is not an archive by its first bytes" in told
+    assert "is not a .tar.gz or .zip file" in told
     assert not list(tmp_path.iterdir())
 
 

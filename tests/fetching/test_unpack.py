@@ -80,8 +80,8 @@ def test_the_rest_of_a_killed_run_is_no_part_of_it(make, tar_of, tmp_path):
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "LibriSpeech/../../outside"])
 def test_members_outside_the_folder_are_refused(make, tar_of, zip_of, name):
-    refused(make("a.tar.gz", tar_of({name: b"bad"})), "leaves the folder")
-    refused(make("a.zip", zip_of({name: b"bad"})), "leaves the folder")
+    refused(make("a.tar.gz", tar_of({name: b"bad"})), "lies outside of the folder")
+    refused(make("a.zip", zip_of({name: b"bad"})), "lies outside of the folder")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_archive_alone(make, tar_of, zip_of, kind, monkey
 
     monkeypatch.setattr(tarfile.TarFile, "makefile", full)
     monkeypatch.setattr(zipfile.ZipExtFile, "read", full)
-    refused(path, "No space left on device.*free disk space and run the same command")
+    refused(path, "No space left on device.*free disk space, and run the same command")
 
 
 def test_the_room_of_a_zip_is_known_exactly(make, tar_of, zip_of):

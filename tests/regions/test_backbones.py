@@ -124,7 +124,7 @@ def test_a_model_of_text_is_refused(tmp_path):
     )
     transformers.BertModel(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{}")
-    with pytest.raises(VgsplusError, match="is not a model of images"):
+    with pytest.raises(VgsplusError, match="is not an image model"):
         open_extractor(f"transformers:{tmp_path}", device=CPU)
 
 

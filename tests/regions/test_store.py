@@ -63,7 +63,7 @@ def test_a_file_that_is_cut_off_while_open_is_an_error(tmp_path):
     create_store(path, IDS, (3, 5), "float32")
     with RegionStore(path, remedy="Do it again.") as store, path.open("r+b") as file:
         file.truncate(100)
-        with pytest.raises(CorpusError, match=r"a\.h5: is cut off in row 2\. Do it again\."):
+        with pytest.raises(CorpusError, match=r"a\.h5: is truncated in row 2\. Do it again\."):
             store.read([2])
 
 

@@ -1,6 +1,6 @@
 """The command line: `vgsplus --help`.
 
-Commands import what they need when they run, so that `--help` does not wait for PyTorch.
+Commands import PyTorch and the modules that need it when they run, so that `--help` is fast.
 """
 
 import errno
@@ -24,7 +24,7 @@ SYSTEM_ERRNOS = {
     *(errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
 }
-"""Errors of the machine, which are printed without a traceback: missing permissions, full or broken disks."""
+"""Errors of the operating system that are printed without a traceback: permissions, full disks, …"""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -42,7 +42,7 @@ def options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Train one speech encoder on speech alone and on speech paired with pictures (VGS+)."""
+    """Train speech encoders on speech alone and on speech paired with pictures (VGS+)."""
 
 
 for command in (runs.train, runs.reproduce, models.convert, models.embed, runs.report, runs.doctor):
@@ -52,7 +52,7 @@ app.add_typer(scoring, name="evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and print errors that the user can fix without a traceback.
+    """Run a command. Errors that the user can fix are printed without a traceback.
 
     Exits with 0 on success, 1 after an error, 2 for an invalid command line and 130 when interrupted.
     """

@@ -1,4 +1,4 @@
-"""Commands that prepare, check, pack and convert corpora: `vgsplus data --help`."""
+"""Commands that prepare, pack and check corpora: `vgsplus data --help`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,37 +26,43 @@ from vgsplus.cli.options import (
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.progress import console_progress
 
-data = typer.Typer(help="Prepare and check corpora.", no_args_is_help=True)
+data = typer.Typer(help="Download, prepare, pack and check corpora.", no_args_is_help=True)
 data.command("fetch")(fetching.fetch)
 
 
 @data.command("toy")
 def data_toy(
     out: CorpusOut,
-    train_images: Annotated[
-        int, typer.Option(min=1, help="Number of training pictures, with five captions each.")
-    ] = 1600,
+    train_images: Annotated[int, typer.Option(min=1, help="Training pictures (5 captions each).")] = 1600,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make the toy corpus: drawn scenes, described by synthetic voices."""
+    """Make the toy corpus: drawn scenes with synthetic spoken descriptions."""
     from vgsplus.corpora.sources.toy.corpus import prepare_toy
 
-    Console().print(prepare_toy(out, train_images=train_images, seed=seed, overwrite=overwrite))
+    with console_progress() as progress:
+        summary = prepare_toy(
+            out, train_images=train_images, seed=seed, overwrite=overwrite, progress=progress
+        )
+    Console().print(summary)
 
 
 @data.command("stamps")
 def data_stamps(
     out: CorpusOut,
-    root: Annotated[Path, typer.Option(help="The folder of stamps.")],
+    root: Annotated[Path, typer.Option(help="Folder of the stamps of Tux Paint.")],
     regions: Regions = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare a folder of stamps: pictures and words recorded in many languages."""
+    """Prepare the stamps of Tux Paint: pictures with words recorded in many languages."""
     from vgsplus.corpora.sources.stamps import prepare_stamps
 
-    Console().print(prepare_stamps(root, out, regions=regions, seed=seed, overwrite=overwrite))
+    with console_progress() as progress:
+        summary = prepare_stamps(
+            root, out, regions=regions, seed=seed, overwrite=overwrite, progress=progress
+        )
+    Console().print(summary)
 
 
 @data.command("spokencoco")
@@ -64,15 +70,13 @@ def data_spokencoco(
     out: CorpusOut,
     features: Features = None,
     root: Annotated[
-        Path | None, typer.Option(help="SpokenCOCO's folder. Finds the lists and sounds not given below.")
+        Path | None,
+        typer.Option(help="Folder of SpokenCOCO, in which its lists and sounds are found."),
     ] = None,
     train: CaptionList = None,
     validation: CaptionList = None,
     test: CaptionList = None,
-    karpathy: Annotated[
-        Path | None,
-        typer.Option(help="Karpathy's dataset_coco.json; its splits replace those of the caption lists."),
-    ] = None,
+    karpathy: Annotated[Path | None, typer.Option(help="dataset_coco.json of Karpathy's splits.")] = None,
     audio_root: AudioRoot = None,
     images: Annotated[Path | None, typer.Option(help="Folder with train2014/ and val2014/.")] = None,
     dtype: Dtype = "float16",
@@ -81,7 +85,7 @@ def data_spokencoco(
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare SpokenCOCO, with detected regions or its pictures. Run the command again to resume."""
+    """Prepare SpokenCOCO, with region features or its pictures. Run the same command again to resume."""
     from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco
 
     if download:
@@ -110,7 +114,8 @@ def data_places(
     out: CorpusOut,
     features: Features = None,
     root: Annotated[
-        Path | None, typer.Option(help="PlacesAudio's folder. Finds the lists and sounds not given below.")
+        Path | None,
+        typer.Option(help="Folder of PlacesAudio, in which its lists and sounds are found."),
     ] = None,
     train: CaptionList = None,
     validation: CaptionList = None,
@@ -125,9 +130,10 @@ def data_places(
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare Spoken Places, with detected regions or its pictures.
+    """Prepare Spoken Places, with region features or its pictures. Run the same command again to resume.
 
-    Lists: train and val; or, of 2020, train, dev_seen (--validation), dev_unseen, test_seen and test_unseen.
+    Lists: train and val; or those of 2020: train, dev_seen (--validation), dev_unseen (--validation-unseen),
+    test_seen (--test) and test_unseen.
     """
     from vgsplus.corpora.sources.places import find_lists, prepare_places
 
@@ -162,7 +168,7 @@ def data_flickr8k(
     out: CorpusOut,
     audio: Annotated[Path, typer.Option(help="Folder with wav2capt.txt, wav2spk.txt and wavs/.")],
     text: Annotated[
-        Path, typer.Option(help="Folder of Flickr8k's lists, or Karpathy's dataset_flickr8k.json.")
+        Path, typer.Option(help="Folder of the lists of Flickr8k, or Karpathy's dataset_flickr8k.json.")
     ],
     features: Features = None,
     images: Images = None,
@@ -172,7 +178,7 @@ def data_flickr8k(
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare the Flickr8k Audio Caption Corpus, with detected regions or its pictures."""
+    """Prepare the Flickr8k Audio Caption Corpus, with region features or its pictures."""
     from vgsplus.corpora.sources.flickr8k import prepare_flickr8k
 
     if download:
@@ -194,17 +200,13 @@ def data_flickr8k(
 
 def _audio_root(audio_root: Path | None, root: Path | None) -> Path:
     if (folder := audio_root or root) is None:
-        raise VgsplusError(
-            "--audio-root is missing: give the folder that the paths of the sounds are relative to."
-        )
+        raise VgsplusError("--audio-root is missing: name the folder of the sounds in the lists.")
     return folder
 
 
 @data.command("table")
 def data_table(
-    csv: Annotated[
-        Path, typer.Argument(help="CSV file whose rows name a sound and, optionally, its picture.")
-    ],
+    csv: Annotated[Path, typer.Argument(help="CSV file with a row for each sound.")],
     out: CorpusOut,
     regions: Regions = None,
     seed: Seed = 0,
@@ -212,35 +214,37 @@ def data_table(
 ) -> None:
     """Prepare your own recordings and pictures, listed in a table.
 
-    Columns: audio; optionally image, speaker, split, text, language, and start and end (seconds) of segments
-    of long recordings. Sounds may be of any common format and sample rate.
+    Columns: audio; optionally image, speaker, split, text, language, and start and end, in seconds, of
+    segments of long recordings. Sounds may have any common format, sample rate and number of channels.
     """
     from vgsplus.corpora.sources.table import prepare_table
 
-    Console().print(prepare_table(csv, out, regions=regions, seed=seed, overwrite=overwrite))
+    with console_progress() as progress:
+        summary = prepare_table(csv, out, regions=regions, seed=seed, overwrite=overwrite, progress=progress)
+    Console().print(summary)
 
 
 @data.command("kaldi")
 def data_kaldi(
     out: CorpusOut,
-    train: Annotated[
-        Path, typer.Option(help="Data folder to train on, with wav.scp, utt2spk, segments, text.")
-    ],
+    train: Annotated[Path, typer.Option(help="Data folder to train on, with wav.scp and utt2spk.")],
     *,
     validation: Annotated[Path | None, typer.Option(help="Data folder to validate on.")] = None,
     test: Annotated[Path | None, typer.Option(help="Data folder to test on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare Kaldi data folders: speech without pictures, complete recordings or the listed segments."""
+    """Prepare data folders of Kaldi: speech without pictures, as recordings or segments."""
     from vgsplus.corpora.sources.kaldi import prepare_kaldi
 
     folders = given(train=train, validation=validation, test=test)
-    Console().print(prepare_kaldi(folders, out, overwrite=overwrite))
+    with console_progress() as progress:
+        summary = prepare_kaldi(folders, out, overwrite=overwrite, progress=progress)
+    Console().print(summary)
 
 
 @data.command("regions")
 def data_regions(
-    images: Annotated[Path, typer.Argument(help="Folder of pictures, at any depth.")],
+    images: Annotated[Path, typer.Argument(help="Folder that is searched for pictures, at any depth.")],
     out: Annotated[Path, typer.Argument(help="HDF5 file to create.")],
     model: Annotated[
         str,
@@ -252,14 +256,14 @@ def data_regions(
     *,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights of the model, safetensors or PyTorch. Default: those of its library."),
+        typer.Option(help="Weights, safetensors or PyTorch. Default: the weights of the library."),
     ] = None,
     dtype: Dtype = "float16",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures per forward pass.")] = 16,
     skip_faulty: SkipFaulty = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Extract region features of pictures, for --regions and --features. Run the command again to resume."""
+    """Extract region features of pictures for --regions or --features. Run it again to resume."""
     import torch
 
     from vgsplus.regions.backbones import open_extractor
@@ -286,7 +290,7 @@ def data_regions(
 @data.command("librispeech")
 def data_librispeech(
     out: CorpusOut,
-    root: Annotated[Path, typer.Option(help="The folder in which LibriSpeech was unpacked.")],
+    root: Annotated[Path, typer.Option(help="Folder in which LibriSpeech was unpacked.")],
     *,
     train: Annotated[
         list[str] | None,
@@ -299,13 +303,13 @@ def data_librispeech(
         typer.Option(metavar="SUBSET", help="Subset to validate on; may be repeated. Default: dev-clean."),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option(help="Folder of ABX item files, as dev-clean.item, to include.")
+        Path | None, typer.Option(help="Folder of ABX item files to include, such as dev-clean.item.")
     ] = None,
     download: Download = False,
     mirror: Mirror = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare LibriSpeech or Libri-Light: read speech, without pictures."""
+    """Prepare LibriSpeech or Libri-Light: read speech without pictures."""
     from vgsplus.corpora.sources.librispeech import VALIDATION_SUBSETS, prepare_librispeech
 
     if download:
@@ -331,7 +335,7 @@ def data_manifest(
     valid: Annotated[Path | None, typer.Option(help="Manifest to validate on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare the sounds of fairseq manifests: speech without pictures."""
+    """Prepare the sounds listed in fairseq manifests: speech without pictures."""
     from vgsplus.corpora.sources.manifest import prepare_manifests
 
     with console_progress() as progress:
@@ -362,12 +366,12 @@ def data_pack(
     decode: Annotated[
         bool,
         typer.Option(
-            "--decode", help="Store FLAC as WAV: up to twice the bytes, read 2.5 to 3 times as fast."
+            "--decode", help="Store FLAC as WAV: up to twice the size, read 2.5 to 3 times as fast."
         ),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pack the sounds of a corpus into few large tar files, for cluster file systems and object stores."""
+    """Pack the sounds of a corpus into a few large tar files, for file systems of clusters."""
     from vgsplus.corpora.packing import pack
 
     with console_progress() as progress:
@@ -384,9 +388,11 @@ def data_pack(
 
 @data.command("check")
 def data_check(corpus: PreparedCorpus) -> None:
-    """Report every fault of a prepared corpus: files, lengths, features, splits."""
+    """Check a prepared corpus and list all faults: of files, lengths, features, splits and ABX items."""
     from vgsplus.corpora import validate
 
-    if faults := validate(corpus):
+    with console_progress() as progress:
+        faults = validate(corpus, progress)
+    if faults:
         raise CorpusError(faults)
     typer.echo(f"{corpus}: no faults")

@@ -1,4 +1,4 @@
-"""Commands that score a model: `vgsplus evaluate --help`."""
+"""Commands that evaluate a model: `vgsplus evaluate --help`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,16 +9,18 @@ from rich.console import Console
 from vgsplus.cli.options import Layers, Model
 from vgsplus.progress import console_progress
 
-scoring = typer.Typer(help="Score a run, or any model that `vgsplus convert` reads.", no_args_is_help=True)
+scoring = typer.Typer(
+    help="Evaluate a run, or a checkpoint that `vgsplus convert` reads.", no_args_is_help=True
+)
 
 
 @scoring.command("retrieval")
 def evaluate_retrieval(
-    run: Annotated[Path, typer.Argument(help="A run folder, made by `vgsplus train` or `reproduce`.")],
+    run: Annotated[Path, typer.Argument(help="A run folder of `vgsplus train` or `vgsplus reproduce`.")],
     corpus: Annotated[
-        Path | None, typer.Option(help="A prepared corpus. Default: the one that the run was trained on.")
+        Path | None, typer.Option(help="A prepared corpus. Default: the training corpus of the run.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The split to score.")] = "test",
+    split: Annotated[str, typer.Option(help="The split to evaluate.")] = "test",
     by: Annotated[
         Literal["speaker", "length"] | None,
         typer.Option(help="Also score speech to image by speaker, or by quartile of the caption length."),
@@ -68,24 +70,24 @@ def evaluate_lexical(
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, confusion.csv and confusion.png.")],
     mode: Annotated[
         Literal["utterance", "frame"],
-        typer.Option(help="Compare one vector per word, or sequences of frames by DTW."),
+        typer.Option(help="Compare one vector per word, or sequences of frames, by DTW."),
     ] = "utterance",
     layer: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Transformer layer, from 1, whose frames or their mean are compared. Default: the speech "
+            help="Transformer layer, from 1 on, whose frames or their mean are compared. Default: the speech "
             "embedding, or the frames that it is computed from.",
         ),
     ] = None,
     rule: Annotated[
         Literal["coco", "cdi"],
         typer.Option(
-            help='File names: WORD_… (coco), or WORD and three more characters, as "bye_bye_Aq" (cdi).'
+            help='File names: WORD_… (coco), or WORD and three more characters, such as "bye_bye_Aq" (cdi).'
         ),
     ] = "coco",
 ) -> None:
-    """Measure how well spoken words are separated: is the nearest neighbour of a word the same word?"""
+    """Compute the fraction of spoken words whose nearest neighbour is the same word."""
     from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, find_words
     from vgsplus.interop.loading import load
     from vgsplus.report.lexical import write_lexical
@@ -110,7 +112,7 @@ def evaluate_lexical(
 def evaluate_abx(
     run: Model,
     item: Annotated[Path, typer.Argument(help="An ABX item file.")],
-    audio: Annotated[Path, typer.Argument(help="A folder with the sounds of the items, at any depth.")],
+    audio: Annotated[Path, typer.Argument(help="Folder of the sounds of the items, at any depth.")],
     *,
     layers: Layers = "all",
     conditions: Annotated[
@@ -124,18 +126,18 @@ def evaluate_abx(
     context: Annotated[
         Literal["within", "any"],
         typer.Option(
-            help="Require the same preceding and following phone ('within'), or ignore the context ('any')."
+            help="Require the same preceding and following phone (within), or ignore the context (any)."
         ),
     ] = "within",
     as_published: Annotated[
-        bool, typer.Option("--as-published", help="Also compute the errors as Libri-Light's program does.")
+        bool, typer.Option("--as-published", help="Also compute the errors like the program of Libri-Light.")
     ] = False,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also score log-Mel energies and an untrained model.")
+        bool, typer.Option("--baseline", help="Also evaluate log-Mel energies and an untrained model.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for abx.csv. Default: that of RUN.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for abx.csv. Default: the folder of RUN.")] = None,
 ) -> None:
-    """Compute the ABX error of every layer: how often a token is nearer to another phone than to its own."""
+    """Compute the ABX error of every layer: how often a phone is nearer to another one than to its own."""
     from vgsplus.evaluation.abx_items import read_items
     from vgsplus.evaluation.abx_layers import AbxTask, score_layers, score_log_mel, untrained_model
     from vgsplus.evaluation.hidden_states import parse_layers

@@ -1,4 +1,4 @@
-"""Command `vgsplus data fetch`, and the option `--download` of the commands that prepare corpora."""
+"""Command `vgsplus data fetch`, and the option `--download` of other commands of `vgsplus data`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def fetch(
     name: Annotated[
         str | None,
-        typer.Argument(help="An archive. Without it, all archives are listed.", show_default=False),
+        typer.Argument(help="Name of an archive. Default: list all archives.", show_default=False),
     ] = None,
     folder: Annotated[
         Path | None,
@@ -28,7 +28,7 @@ def fetch(
     ] = None,
     mirror: Mirror = None,
 ) -> None:
-    """Download and unpack a public archive. Run the command again to resume."""
+    """Download and unpack a public archive. Run the same command again to resume."""
     from vgsplus.fetching.archives import ARCHIVES
 
     if name is None:
@@ -58,7 +58,7 @@ def fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str]) -> lis
                 path = fetch_archive(archive, folder, mirrors=tuple(mirrors), progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"vgsplus: stopped. The bytes received of {archive.file} are kept in {folder}; "
+                f"vgsplus: stopped. The received bytes of {archive.file} are kept in {folder}; "
                 "run the same command to resume."
             ) from None
         typer.echo(f"{path}: ready")
@@ -69,7 +69,7 @@ def fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str]) -> lis
 def fetch_librispeech(
     root: Path, train: Sequence[str], validation: Sequence[str], mirrors: Sequence[str]
 ) -> None:
-    """Download those subsets of LibriSpeech that are missing in `root`, its folder or the one above it."""
+    """Download subsets that are missing in `root`, which is the folder LibriSpeech or contains it."""
     from vgsplus.corpora.sources.librispeech import FOLDER, TRAINING_SUBSETS
 
     root = root.absolute()
@@ -84,10 +84,10 @@ def fetch_librispeech(
 def fetch_spokencoco(
     root: Path | None, features: Sequence[Path] | None, images: Path | None, mirrors: Sequence[str]
 ) -> tuple[Path, list[Path]]:
-    """Download SpokenCOCO and, unless `features` or `images` are given, LXMERT's regions.
+    """Download SpokenCOCO and, unless `features` or `images` are given, the region features of LXMERT.
 
     Returns:
-        SpokenCOCO's folder and the feature files.
+        The folder of SpokenCOCO and the files of region features.
     """
     unpacked = fetch_corpus("spokencoco", root, mirrors)
     if features or images:
@@ -97,7 +97,7 @@ def fetch_spokencoco(
 
 
 def fetch_corpus(name: str, root: Path | None, mirrors: Sequence[str]) -> Path:
-    """Download the archive of a corpus unless it exists; return its folder, which is `root` or lies in it."""
+    """Download the archive of a corpus unless it exists; return its folder, `root` or a folder in it."""
     from vgsplus.fetching.archives import find_archive
 
     if root is None:
@@ -114,11 +114,11 @@ def _size(archive: "Archive") -> str:
 
 
 def _description(archive: "Archive") -> str:
-    """Name what will be downloaded, its licence, and whether a checksum verifies it."""
-    licence = archive.licence or "not found here; see its publisher's page"
+    """Describe an archive: address, size, licence, verification."""
+    licence = archive.licence or "unknown; see the page of its distributor"
     checked = (
-        f"verified by its {archive.checksum[0]}"
+        f"verified by {archive.checksum[0]}"
         if archive.checksum
-        else "no checksum of it is published, so damage may only show when it is unpacked"
+        else "no published checksum, so damage may be detected only by unpacking"
     )
     return f"{archive.name}: {archive.url}, size {_size(archive)}, licence {licence}; {checked}"

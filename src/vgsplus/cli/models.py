@@ -1,4 +1,4 @@
-"""Commands `convert` and `embed`: convert checkpoints, extract hidden states."""
+"""Commands that convert checkpoints (`convert`) and extract hidden states (`embed`)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,19 +13,19 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A run or checkpoint of vgsplus, a bundle of FaST-VGS (.pth), a fairseq wav2vec 2.0 "
+            help="A run or checkpoint of vgsplus, a FaST-VGS bundle (.pth), a fairseq wav2vec 2.0 "
             "checkpoint, or a Hugging Face wav2vec 2.0 folder."
         ),
     ],
     target: Annotated[
-        Path, typer.Argument(help="Folder to create; or a file ending in .pth, for a bundle of FaST-VGS.")
+        Path, typer.Argument(help="Folder to create; or a file ending in .pth, for a FaST-VGS bundle.")
     ],
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a model to the format of vgsplus, or to a bundle of FaST-VGS with its args.pkl.
+    """Convert a checkpoint to the format of vgsplus, or to a FaST-VGS bundle with its args.pkl.
 
-    Lists the blocks that were converted, those that were not used, and those that keep their initial values.
-    No code in the source is executed.
+    Lists the modules that were converted, unused tensors of the source, and modules that keep their initial
+    values. No code in the source is executed.
     """
     from vgsplus.interop.convert import convert as run
 
@@ -37,11 +37,11 @@ def embed(
     sounds: Annotated[
         Path,
         typer.Argument(
-            help="A folder of .wav, .flac or .ogg files at any depth, or one file; for zerospeech, the "
-            "folder of the challenge's dataset."
+            help="A folder of .wav, .flac or .ogg files at any depth, or one file. zerospeech: the folder "
+            "of the data set of the challenge."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to write to; for hdf5, the file to create.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to. hdf5: the file to create.")],
     *,
     layers: Layers = "all",
     form: Annotated[
@@ -49,7 +49,7 @@ def embed(
         typer.Option(
             "--format",
             help="One NumPy or PyTorch file per sound, one HDF5 file, or the phonetic part of a submission "
-            "to ZeroSpeech 2021, which takes one layer.",
+            "to ZeroSpeech 2021, which contains one layer.",
         ),
     ] = "npy",
 ) -> None:
@@ -72,7 +72,7 @@ def embed(
     with console_progress() as progress:
         missing = pending(store, found, loaded, chosen, progress)
         export(store, missing, loaded, chosen, device=device, progress=progress)
-    typer.echo(f"{len(missing)} sounds embedded, {len(found) - len(missing)} existed already; {out}")
+    typer.echo(f"{len(missing)} sounds embedded, {len(found) - len(missing)} existed; {out}")
     if absent:
         typer.echo(f"Missing in {sounds}, and so in {out}: {', '.join(absent)}")
     if form == "zerospeech":

@@ -7,51 +7,53 @@ import typer
 
 CorpusOut = Annotated[Path, typer.Argument(help="Corpus folder to create.")]
 PreparedCorpus = Annotated[Path, typer.Argument(help="A prepared corpus.")]
-Model = Annotated[Path, typer.Argument(help="A run, or any model that `vgsplus convert` reads.")]
-Layers = Annotated[str, typer.Option(help='Transformer layers: "all", or numbers from 1, as "1,2,8".')]
+Model = Annotated[Path, typer.Argument(help="A run folder, or any checkpoint that `vgsplus convert` reads.")]
+Layers = Annotated[str, typer.Option(help='Transformer layers: "all", or numbers from 1, such as "1,2,8".')]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting, as schedule.epochs=2; may be repeated."
+        "--set", metavar="KEY=VALUE", help="Change a setting, such as schedule.epochs=2; may be repeated."
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
 Regions = Annotated[
     Path | None,
     typer.Option(
-        help="Region features of the pictures, made by `vgsplus data regions`. "
-        "Default: the cells of a pixel grid."
+        help="Region features of the pictures, extracted by `vgsplus data regions`. "
+        "Default: pixel features of a 6 x 6 grid."
     ),
 ]
 Features = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Region features: LXMERT's obj36 TSV, the HDF5 files of FaST-VGS, or a file made by "
-        "`vgsplus data regions`; may be repeated. Default: the cells of a pixel grid."
+        help="Region features: obj36 TSV of LXMERT, HDF5 of FaST-VGS, or a file extracted by "
+        "`vgsplus data regions`; may be repeated. Default: pixel features of a 6 x 6 grid."
     ),
 ]
 Images = Annotated[Path | None, typer.Option(help="Folder that the paths of the pictures are relative to.")]
 AudioRoot = Annotated[
     Path | None, typer.Option(help="Folder that the paths of the sounds are relative to. Default: --root.")
 ]
+ListsRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the unpacked archive, in which its lists and sounds are found.")
+]
 CaptionList = Annotated[Path | None, typer.Option(help="JSON list of the captions of this split.")]
 Dtype = Annotated[Literal["float16", "float32"], typer.Option(help="Data type of the stored features.")]
 SkipFaulty = Annotated[
-    bool, typer.Option("--skip-faulty", help="Skip captions without a valid sound, picture or regions.")
+    bool,
+    typer.Option("--skip-faulty", help="Skip captions without a valid sound, picture or regions."),
 ]
 Download = Annotated[
     bool,
     typer.Option(
         "--download",
-        help="First download what is missing in --root (flickr8k: --audio); see `vgsplus data fetch`.",
+        help="Download what is missing in --root (flickr8k: --audio) first; see `vgsplus data fetch`.",
     ),
 ]
 Mirror = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="URL", help="Web address of a folder with the archives, tried first; may be repeated."
-    ),
+    typer.Option(metavar="URL", help="Web folder with copies of the archives, tried first; may be repeated."),
 ]
 
 

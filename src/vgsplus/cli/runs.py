@@ -1,4 +1,4 @@
-"""Commands that train, reproduce the paper, write reports, and check machines, corpora and runs."""
+"""Commands that train (`train`, `reproduce`), write reports (`report`) and check (`doctor`)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def train(
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT.")] = False,
 ) -> None:
-    """Train one model and score its retrieval on the test splits. Ctrl-C saves a checkpoint and stops."""
+    """Train one model and measure its recall on the test splits. Ctrl-C saves a checkpoint and stops."""
     from vgsplus.config import load_config
     from vgsplus.corpora import Corpus
     from vgsplus.experiments.scoring import recalls, test_sets
@@ -50,18 +50,20 @@ def reproduce(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help='One variant, as "VGS+" or "W2V2, VGS+"; may be repeated. Default: all nine.',
+            help='A variant, such as "VGS+" or "W2V2, VGS+"; may be repeated. Default: all nine.',
         ),
     ] = None,
     corpus: Annotated[Path | None, typer.Option(help="A prepared corpus to train on.")] = None,
-    root: Annotated[Path | None, typer.Option(help="The folder of stamps, for the preset stamps.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of Tux Paint's stamps, for the preset stamps.")
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option(min=1, help="Number of seeds to train every variant with, for means and deviations."),
     ] = 1,
     item: Annotated[
         Path | None,
-        typer.Option(help="An ABX item file, as LibriSpeech's. Default: that of the corpus's test split."),
+        typer.Option(help="An ABX item file. Default: that of the test split of the corpus."),
     ] = None,
     audio: Annotated[Path | None, typer.Option(help="Folder with the sounds of --item.")] = None,
     settings: Settings = None,
@@ -76,7 +78,7 @@ def reproduce(
 
     if (item is None) != (audio is None):
         raise VgsplusError(
-            "--item and --audio come together: give an item file and the folder of its sounds."
+            "--item and --audio must be given together: an item file and the folder of its sounds."
         )
     with console_progress() as progress:
         page = run(
@@ -109,15 +111,13 @@ def report(out: Annotated[Path, typer.Argument(help="The folder of a reproductio
 def doctor(
     what: Annotated[
         str,
-        typer.Argument(
-            help='"machine", or the folder of a corpus, a run or a reproduction.', show_default=False
-        ),
+        typer.Argument(help='"machine", or the folder of a corpus, run or reproduction.', show_default=False),
     ],
 ) -> None:
-    """Check a machine, corpus, run or reproduction, and say how to fix what is wrong.
+    """Check a machine, corpus, run or reproduction, and list faults with their remedies.
 
-    Exits with 1 if something is wrong, and changes nothing. All sounds of a corpus and all tensors of a run's
-    checkpoints are read.
+    Exits with 1 if there are faults. Nothing is changed. All sounds of a corpus and all tensors of the
+    checkpoints of a run are read.
     """
     from vgsplus.doctor import examine, print_diagnosis
 

@@ -12,9 +12,9 @@ from vgsplus.audio import (
     SAMPLE_RATE,
     Signal,
     header,
-    is_prepared,
     is_silent,
     load_any,
+    needs_conversion,
     num_samples,
     write_wav,
 )
@@ -83,7 +83,7 @@ def _read_recording(folder: Path, copy: bool, entries: Sequence[CaptionEntry]) -
     path = Path(entries[0].audio)
     try:
         rate, frames = header(path)
-        signal = load_any(path) if copy or not is_prepared(path) else None
+        signal = load_any(path) if copy or needs_conversion(path) else None
     except AudioError as error:
         return [f"{error}{'' if sound_exists(path) else nearest(path)}"] * len(entries)
     sounds: dict[tuple[float | None, float | None], Sound | str] = {}

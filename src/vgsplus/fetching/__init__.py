@@ -1,1 +1,1 @@
-"""Fetch the public archives of corpora: their table, downloads, unpacking."""
+"""Public archives of corpora: list, download, verify, unpack."""

@@ -1,7 +1,7 @@
-"""Table of the public archives of corpora: addresses, sizes, checksums, licences, folders.
+"""The public archives of corpora: addresses and mirrors, sizes, checksums, licences, folders.
 
-Sizes and checksums are those that others published; None where none was found, and then only the rest is
-verified. docs/fetching.md holds the same table and the source of each value.
+Sizes and checksums are those published by the distributor or by other projects; None if none was found, and
+then not verified. docs/fetching.md has the same table, with the source of each value.
 """
 
 import difflib
@@ -21,17 +21,17 @@ LXMERT = "https://nlp.cs.unc.edu/data/lxmert_data/mscoco_imgfeat"
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file to download, and the folder that it unpacks to.
+    """A file to download and unpack.
 
     Attributes:
         name: name of the archive in `vgsplus data fetch`.
-        url: its publisher's address.
+        url: address of the file at its distributor.
         unpacks_to: the unpacked folder, relative to the download folder.
-        licence: of its contents, in a few words, or None.
+        licence: short name of the licence of the contents, or None.
         size: exact number of bytes, or None.
-        rough_size: size in the words of its publisher or users, if `size` is None.
+        rough_size: size as stated by the distributor or users, if `size` is None.
         checksum: algorithm ("md5" or "sha256") and digest in lower-case hexadecimal digits, or None.
-        mirrors: addresses of other folders that hold the file.
+        mirrors: addresses of web folders that contain a copy of the file.
     """
 
     name: str
@@ -49,12 +49,9 @@ class Archive:
         return self.url.rpartition("/")[2]
 
     def addresses(self, mirrors: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Return the URLs to try in order: in `mirrors` (folders), the publisher's, in the known mirrors."""
-        first, last = (
-            tuple(f"{mirror.rstrip('/')}/{self.file}" for mirror in folders)
-            for folders in (mirrors, self.mirrors)
-        )
-        return tuple(dict.fromkeys((*first, self.url, *last)))
+        """Return the URLs to try in order: in the web folders `mirrors`, at the distributor, its mirrors."""
+        folders = (*mirrors, self.url.rpartition("/")[0], *self.mirrors)
+        return tuple(dict.fromkeys(f"{folder.rstrip('/')}/{self.file}" for folder in folders))
 
 
 _LIBRISPEECH = {
@@ -106,7 +103,7 @@ def find_archive(name: str) -> Archive:
     """Return the archive of that name.
 
     Raises:
-        DownloadError: there is none; the message names the nearest, and all.
+        DownloadError: the name is unknown; the message suggests the most similar one and lists all.
     """
     known = {archive.name: archive for archive in ARCHIVES}
     if name not in known:

@@ -1,7 +1,8 @@
-"""Download a file from a list of addresses, with resume and verification; it appears only when complete.
+"""Download a file from one of several addresses, resumable and verified.
 
-Until then its bytes are in NAME.part, and NAME.part.json holds the address that they are from and the
-validator (ETag or Last-Modified) of the file there. Range and If-Range: RFC 9110, sections 13 and 14.
+The file NAME is created when it is complete. Until then its bytes are in NAME.part, and NAME.part.json
+contains the address that they were received from, and the validator (ETag or Last-Modified) of the file
+there. Range and If-Range: RFC 9110, sections 13 and 14.
 """
 
 import hashlib
@@ -20,35 +21,35 @@ from pathlib import Path
 
 from vgsplus.errors import DownloadError
 from vgsplus.fetching.archives import Archive
-from vgsplus.fetching.unpack import CHUNK, kind_of
+from vgsplus.fetching.unpack import CHUNK, archive_format
 from vgsplus.files import atomic_file
 from vgsplus.progress import Progress
 
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+"""Seconds without data after which a connection is closed."""
 ATTEMPTS = 5
-"""Connections in a row without new bytes, after which the next address is tried."""
+"""Consecutive connections without new bytes after which the next address is tried."""
 PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds of waiting after the first of these; doubled after each."""
+"""Seconds to wait after the first of these connections, doubled after each, and their maximum."""
 TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-"""Client errors that are worth a retry, as are all server errors (500 and above)."""
+"""Client errors after which the request is repeated, as after all server errors (500 and above)."""
 
 
 class _TransientError(Exception):
-    """A connection failed in a way that is worth a retry."""
+    """A request failed and should be repeated."""
 
 
 class _PermanentError(Exception):
-    """An address cannot give the file."""
+    """The file is not available at an address."""
 
 
 class Download:
     """Download of an archive to `path`.
 
     Args:
-        archive: size and checksum of the file.
+        archive: states the size and checksum of the file.
         path: the file to create.
-        progress: receives the bytes.
+        progress: stages of bytes downloaded and verified.
     """
 
     def __init__(self, archive: Archive, path: Path, progress: Progress) -> None:
@@ -60,11 +61,11 @@ class Download:
         self._open = urllib.request.build_opener().open
 
     def run(self, urls: Sequence[str]) -> None:
-        """Download the file from the first of `urls` that gives it.
+        """Download the file from the first of `urls` where it is available.
 
         Raises:
-            DownloadError: none does (the message holds the reason of each), or the disk is full. The bytes
-                received are kept.
+            DownloadError: the file is not available at any address (the message states why, for each), or the
+                disk is full. The bytes received are kept.
         """
         reasons = []
         for url in urls:
@@ -76,24 +77,28 @@ class Download:
                 self.part.replace(self.path)
                 self._origin_file.unlink(missing_ok=True)
                 return
-        kept = f"{self.part} keeps {self._size()} bytes; the same command resumes. " if self._size() else ""
+        kept = (
+            f"{self._size()} bytes are kept in {self.part}; the same command resumes. "
+            if self._size()
+            else ""
+        )
         raise DownloadError(
-            "\n".join([f"{self.path}: no address gives this file.", *reasons])
+            "\n".join([f"{self.path}: could not be downloaded.", *reasons])
             + f"\n{kept}Try again later, or name another address with --mirror."
         )
 
     def _download(self, url: str) -> None:
         """Receive the file from one address and verify it."""
         resumed = self._size() > 0
-        self._retry(url)
+        self._receive_all(url)
         if fault := find_fault(self._archive, self.part, self._progress):
             self._discard()
             if not resumed:
-                raise _PermanentError(f"{fault}; what was received is removed")
-            self._download(url)  # the wrong bytes may be those of another day or address
+                raise _PermanentError(f"{fault}; the bytes received were deleted")
+            self._download(url)  # once more, because the bytes received earlier may be of another version
 
-    def _retry(self, url: str) -> None:
-        """Connect until the file is complete, or until no new bytes arrive."""
+    def _receive_all(self, url: str) -> None:
+        """Connect until the file is complete, or until several connections brought no new bytes."""
         received, failures = self._received(url), 0
         while True:
             try:
@@ -113,7 +118,8 @@ class Download:
         size, start = self._size(), self._size()
         if size == self._archive.size:
             return
-        validator = self._validator(url)
+        origin, validator = self._origin()
+        validator = validator if origin == url else None
         too_long = self._archive.size is not None and size > self._archive.size
         if too_long or (self._archive.checksum is None and validator is None):
             start = 0
@@ -131,11 +137,11 @@ class Download:
         except (OSError, http.client.HTTPException) as error:
             raise _connection_error(error) from None
         with response:
-            first, total = self._position(response, start, validator)
+            first, total = self._prepare_part(response, start, validator)
             self._receive(response, url, first, total)
 
     def _is_complete(self, error: urllib.error.HTTPError, start: int) -> bool:
-        """Return whether a server refuses a range because no bytes are missing; restart otherwise."""
+        """Return whether a range was refused because no bytes are missing; if not, restart from byte 0."""
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return False
         if (
@@ -144,36 +150,36 @@ class Download:
         ):
             return True
         self._truncate()
-        raise _TransientError(f"has no byte {start}")
+        raise _TransientError(f"refused the range from byte {start}")
 
-    def _position(
+    def _prepare_part(
         self, response: http.client.HTTPResponse, start: int, validator: str | None
     ) -> tuple[int, int | None]:
-        """Return the first byte of a response and the size of the file, and prepare the .part for it."""
+        """Check a response; empty the .part if it starts at byte 0. Return its first byte, the file size."""
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             content_range = response.headers.get("Content-Range", "")
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range.strip())
             if match is None:
-                raise _PermanentError(f"sends a part without its range ({content_range!r})")
+                raise _PermanentError(f"sent a part with the invalid Content-Range {content_range!r}")
             first, total = int(match[1]), None if match[2] == "*" else int(match[2])
             changed = start > 0 and None not in (validator, new := _validator(response)) and validator != new
             if first != start or changed:
                 self._truncate()
                 raise _TransientError(
-                    "the file has changed" if changed else "sends another part than requested"
+                    "the file has changed" if changed else "sent another part than requested"
                 )
         elif response.status == HTTPStatus.OK:
             length = response.headers.get("Content-Length", "")
             first, total = 0, int(length) if length.isdecimal() else None
         else:
-            raise _PermanentError(f"answers {response.status} {response.reason}")
+            raise _PermanentError(f"responded {response.status} {response.reason}")
         size = self._archive.size
         if None not in (size, total) and total != size:
             raise _PermanentError(
-                f"its file is {total} bytes, the published one {size}: another file, or a page of errors"
+                f"its file has {total} bytes, the published one {size}; it is another file, or an error page"
             )
         total = size or total
-        if total is not None:  # archives are compressed, so that they unpack to at least their own size
+        if total is not None:  # the unpacked files are at least as large as the archive
             require_space(
                 self.path.parent, 2 * total - first, f"{self.path}: to download and unpack it, at least"
             )
@@ -184,7 +190,7 @@ class Download:
     def _receive(
         self, response: http.client.HTTPResponse, url: str, received: int, total: int | None
     ) -> None:
-        """Append a response to the .part, and record where its bytes are from."""
+        """Append a response to the .part, and write its address and validator to NAME.part.json."""
         stage = f"downloading {self.path.name}"
         self._progress.update(stage, received, total)
         try:
@@ -201,14 +207,14 @@ class Download:
                 os.fsync(file.fileno())
         except OSError as error:
             raise DownloadError(
-                f"{self.part}: cannot be written ({error.strerror or error}). It keeps {self._size()} bytes: "
-                "free disk space and run the same command to resume."
+                f"{self.part}: cannot be written ({error.strerror or error}). {self._size()} bytes are kept: "
+                "free disk space, and run the same command to resume."
             ) from None
         if total is not None and received > total:
             self._discard()
-            raise _PermanentError(f"sends more than the {total} bytes of the file")
+            raise _PermanentError(f"sent more than the {total} bytes of the file")
         if total is not None and received < total:
-            raise _TransientError(f"broke off after {received} of {total} bytes")
+            raise _TransientError(f"the connection was closed after {received} of {total} bytes")
 
     # ---- the .part ----------------------------------------------------------------------------------------
 
@@ -224,12 +230,8 @@ class Download:
             return "", None
 
     def _received(self, url: str) -> int:
-        """Return the number of bytes received from this address; 0 if those of the .part are from another."""
+        """Return the size of the .part, 0 if its bytes are from another address."""
         return self._size() if self._origin()[0] == url else 0
-
-    def _validator(self, url: str) -> str | None:
-        origin, validator = self._origin()
-        return validator if origin == url else None
 
     def _truncate(self) -> None:
         if self.part.exists():
@@ -241,12 +243,12 @@ class Download:
 
 
 def find_fault(archive: Archive, path: Path, progress: Progress) -> str | None:
-    """Return why a complete file is not the published archive (size, checksum, first bytes), or None."""
+    """Return why a complete file is not the published archive (by size, checksum or first bytes), or None."""
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
-        return f"is {size} bytes, the published file {archive.size}"
+        return f"has {size} bytes, the published file {archive.size}"
     if archive.checksum is None:
-        return None if kind_of(path) else "is not an archive by its first bytes, perhaps a page of errors"
+        return None if archive_format(path) else "is not a .tar.gz or .zip file; it may be an error page"
     kind, published = archive.checksum
     digest, done = hashlib.new(kind, usedforsecurity=False), 0
     with path.open("rb") as file:
@@ -255,7 +257,7 @@ def find_fault(archive: Archive, path: Path, progress: Progress) -> str | None:
             done += len(block)
             progress.update(f"verifying {path.name}", done, size)
     found = digest.hexdigest()
-    return None if found == published else f"has the {kind} {found}, the published file {published}"
+    return None if found == published else f"has the {kind} checksum {found}, the published file {published}"
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
@@ -269,14 +271,14 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:
-    """Return what may stand in If-Range: a strong ETag, else the date; weak ETags must not."""
+    """Return the value for If-Range: a strong ETag, else the date. Weak ETags are not allowed there."""
     tag, date = response.headers.get("ETag"), response.headers.get("Last-Modified")
     found = tag if tag is not None and not tag.startswith("W/") else date
     return None if found is None else str(found)
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """Return the next bytes of a response as they arrive; none at its end or after a disconnect."""
+    """Return the next bytes of a response; none at its end or if the connection was closed."""
     try:
         return response.read1(CHUNK)
     except (OSError, http.client.HTTPException) as error:
@@ -288,11 +290,11 @@ def _connection_error(error: OSError | http.client.HTTPException) -> _TransientE
     if isinstance(cause, ssl.SSLCertVerificationError):
         return _PermanentError(f"its certificate is not trusted ({cause.verify_message})")
     if isinstance(cause, TimeoutError):
-        return _TransientError("does not answer in time")
+        return _TransientError("did not respond in time")
     return _TransientError(str(cause) or type(cause).__name__)
 
 
 def _status_error(error: urllib.error.HTTPError) -> _TransientError | _PermanentError:
-    message = f"answers {error.code} {error.reason}".strip()
+    message = f"responded {error.code} {error.reason}".strip()
     retry = error.code in TRANSIENT or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR
     return _TransientError(message) if retry else _PermanentError(message)

@@ -15,20 +15,20 @@ def fetch(
 ) -> Path:
     """Download an archive into `folder` and unpack it there, unless it is unpacked already.
 
-    The archive itself is kept; one that exists is verified and used. An interrupted download is resumed.
+    The archive is kept; an existing one is verified, not downloaded. An interrupted download is resumed.
 
     Args:
-        archive: entry of the table.
-        folder: folder of the archive and of what it unpacks to; created if missing.
-        mirrors: web folders that may hold the archive under its own name, tried first, in order.
-        progress: receives the bytes downloaded, verified and unpacked.
+        archive: one of `archives.ARCHIVES`.
+        folder: folder to download and unpack into; created if missing.
+        mirrors: addresses of web folders that contain the archive, tried first, in order.
+        progress: stages of bytes downloaded, verified and unpacked.
 
     Returns:
         The unpacked folder.
 
     Raises:
-        DownloadError: no address gives the file, disk space is missing, another process downloads it, the
-            existing file is not the published one, or the archive cannot be unpacked.
+        DownloadError: the file is not available at any address, disk space is insufficient, another process
+            is downloading it, an existing file is not the published one, or the archive cannot be unpacked.
     """
     result, path = folder / archive.unpacks_to, folder / archive.file
     for mirror in mirrors:
@@ -47,7 +47,7 @@ def fetch(
             if not path.exists():
                 Download(archive, path, progress).run(archive.addresses(mirrors))
             elif fault := find_fault(archive, path, progress):
-                raise DownloadError(f"{path}: {fault}. Move it away to download it again.")
+                raise DownloadError(f"{path}: {fault}. Delete it to download it again.")
             require_space(folder, unpacked_size(path), f"{path}: to unpack it")
             unpack(path, folder, archive.unpacks_to, progress)
     except BlockingIOError as error:

@@ -1,4 +1,4 @@
-"""Unpack archives into a temporary folder that is renamed when complete; nothing is written outside it."""
+"""Unpack archives into a temporary folder that is moved into place when complete."""
 
 import gzip
 import shutil
@@ -18,19 +18,20 @@ BROKEN = (
     gzip.BadGzipFile,
     zlib.error,
     EOFError,
-    RuntimeError,  # of zipfile: encrypted, or compressed in an unknown way
+    RuntimeError,  # zipfile: encrypted, or unknown compression
 )
+"""Exceptions for broken archives."""
 
 
-def kind_of(path: Path) -> str | None:
-    """Return the kind of an archive by its first bytes, "gzip" or "zip", or None."""
+def archive_format(path: Path) -> str | None:
+    """Return "gzip" or "zip" by the first bytes of a file, or None."""
     with path.open("rb") as file:
         return {b"\x1f\x8b": "gzip", b"PK": "zip"}.get(file.read(2))
 
 
 def unpacked_size(path: Path) -> int:
-    """Return the bytes that a zip unpacks to; of a tar, a lower bound, its own size."""
-    if kind_of(path) != "zip":
+    """Return the number of bytes that a zip unpacks to; for a tar.gz a lower bound, its own size."""
+    if archive_format(path) != "zip":
         return path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -40,18 +41,18 @@ def unpacked_size(path: Path) -> int:
 
 
 def unpack(path: Path, folder: Path, result: str, progress: Progress) -> None:
-    """Unpack a .tar.gz or .zip so that `folder`/`result` appears, as the last thing.
+    """Unpack a .tar.gz or .zip; `folder`/`result` is created last, when everything else is in place.
 
-    If the archive holds `result`, all its contents go into `folder`, replacing files but not folders;
-    otherwise the folder `result` is created for them.
+    If the archive contains `result`, its members are moved to `folder`, where they replace files but not
+    folders. Otherwise all of them are moved to `folder`/`result`.
 
     Raises:
-        DownloadError: it is broken, a member leaves the folder or is a link or device, or the disk is full.
-            What was unpacked is removed.
+        DownloadError: the archive is broken, a member lies outside `folder` or is a link or device, or the
+            disk is full. Unpacked files are removed.
     """
     temporary = folder / f".{path.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
-    extract = _unzip if kind_of(path) == "zip" else _untar
+    extract = _unzip if archive_format(path) == "zip" else _untar
     try:
         temporary.mkdir()
         extract(path, temporary, progress)
@@ -60,8 +61,8 @@ def unpack(path: Path, folder: Path, result: str, progress: Progress) -> None:
         raise _broken(path, error) from None
     except OSError as error:
         raise DownloadError(
-            f"{temporary}: cannot be written ({error.strerror or error}), and is removed. "
-            f"{path} is kept: free disk space and run the same command."
+            f"{temporary}: cannot be written ({error.strerror or error}), and was removed. "
+            f"{path} is kept: free disk space, and run the same command again."
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -71,12 +72,12 @@ def _untar(path: Path, folder: Path, progress: Progress) -> None:
     stage, total = f"unpacking {path.name}", path.stat().st_size
     with path.open("rb") as raw, gzip.open(raw) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         while (member := tar.next()) is not None:
-            _refuse_unsafe(path, member.name, plain=member.isreg() or member.isdir())
+            _check_member(path, member.name, plain=member.isreg() or member.isdir())
             tar.extract(member, folder, filter="data")
-            # tarfile remembers every member; of a million small ones that is a gigabyte.
+            # tarfile keeps every member in memory: about 1 GB for a million small files.
             tar.members.clear()  # type: ignore[attr-defined]
             progress.update(stage, raw.tell(), total)
-        while stream.read(CHUNK):  # the checksum of gzip stands at the very end
+        while stream.read(CHUNK):  # gzip verifies its checksum at the end
             pass
     progress.update(stage, total, total)
 
@@ -85,7 +86,7 @@ def _unzip(path: Path, folder: Path, progress: Progress) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         for member in members:
-            _refuse_unsafe(path, member.filename, plain=not S_ISLNK(member.external_attr >> 16))
+            _check_member(path, member.filename, plain=not S_ISLNK(member.external_attr >> 16))
         done, total = 0, sum(member.file_size for member in members)
         for member in members:
             target = folder / member.filename
@@ -100,22 +101,22 @@ def _unzip(path: Path, folder: Path, progress: Progress) -> None:
                     progress.update(f"unpacking {path.name}", done, total)
 
 
-def _refuse_unsafe(path: Path, name: str, *, plain: bool) -> None:
-    """Refuse members outside the folder, and links, through which older tarfile modules leave it."""
+def _check_member(path: Path, name: str, *, plain: bool) -> None:
+    """Raise for members outside of the folder and for links, which could lead outside of it."""
     member = PurePosixPath(name)
     if member.is_absolute() or ".." in member.parts or "\\" in name:
         raise DownloadError(
-            f"{path}: holds {name!r}, which leaves the folder. Nothing was unpacked; delete it."
+            f"{path}: contains {name!r}, which lies outside of the folder. Nothing was unpacked; delete it."
         )
     if not plain:
         raise DownloadError(
-            f"{path}: holds {name!r}, which is neither a file nor a folder. Nothing was unpacked; "
+            f"{path}: contains {name!r}, which is neither a file nor a folder. Nothing was unpacked; "
             "inspect it, and unpack it yourself if you trust it."
         )
 
 
 def _publish(temporary: Path, folder: Path, result: str) -> None:
-    """Move what was unpacked to its place, `result` last."""
+    """Move the unpacked files to `folder`, `result` last."""
     target, found = folder / result, temporary / result
     target.parent.mkdir(parents=True, exist_ok=True)
     if not found.exists():
@@ -131,4 +132,4 @@ def _publish(temporary: Path, folder: Path, result: str) -> None:
 
 
 def _broken(path: Path, error: Exception) -> DownloadError:
-    return DownloadError(f"{path}: is a broken archive ({error}). Delete it and run the same command.")
+    return DownloadError(f"{path}: is a broken archive ({error}). Delete it, and run the same command again.")

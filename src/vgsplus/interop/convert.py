@@ -19,7 +19,7 @@ from vgsplus.interop.fast_vgs import UnusedTensors
 from vgsplus.interop.loading import FORMAT, MODEL_JSON, open_model, read_model_json
 from vgsplus.interop.mapping import LoadReport, StoredModel
 from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.tensor_files import Inert
+from vgsplus.tensor_files import Placeholder
 from vgsplus.training.checkpoint import MODEL_FILE
 
 UNUSED_FILE = "carried.safetensors"
@@ -74,7 +74,7 @@ def _unused_tensors(path: Path, model: StoredModel, report: LoadReport) -> Unuse
     if model.rules is not fast_vgs.RULES:
         return UnusedTensors({})
     args = fast_vgs.read_args(path / fast_vgs.ARGS if path.is_dir() else path)
-    plain = None if args is None else {k: v for k, v in args.items() if not isinstance(v, Inert)}
+    plain = None if args is None else {k: v for k, v in args.items() if not isinstance(v, Placeholder)}
     return UnusedTensors({name: model.stored[name].read() for name in report.unused}, plain)
 
 

@@ -1,1 +1,1 @@
-"""Region features of images: extract them, collect published ones, store and read them."""
+"""Region features of images: extract them, collect published files, store and read them."""

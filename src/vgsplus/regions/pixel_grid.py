@@ -1,9 +1,9 @@
-"""Region features without a detector: a 6x6 grid of cells, with features of their pixels only.
+"""Region features without a model: the pixels of the cells of a 6 x 6 grid.
 
-The window of a cell includes a margin of a quarter of its side all round. Its features are
-    192 values   the colours of the window, averaged to 8x8 RGB
-     32 values   gradient orientations: 8 directions in each quarter of the window
-They come from no trained model, so no label of an image can leak into training through them.
+The window of a cell includes a margin of a quarter of its side on all sides. Its features are
+    192 values   the colours of the window, averaged to 8 x 8 RGB
+     32 values   histograms of gradient orientations: 8 directions in each quarter of the window
+No model is involved, so no labels of images can leak into training.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ WINDOW = CELL + 2 * MARGIN
 # Standardise light drawings and photographs to about zero mean and unit scale.
 COLOUR_MEAN, COLOUR_SCALE = 0.7, 0.3
 GRADIENT_MEAN, GRADIENT_SCALE = 0.1, 0.2
-# Weaker gradients (of a range of 1) are noise and shading; a quarter with no others has an empty histogram.
+# Weaker gradients (of pixels in [0, 1]) are noise and shading: their histogram is near 0.
 GRADIENT_FLOOR = 0.02
 
 type Array = npt.NDArray[np.float32]
@@ -33,8 +33,8 @@ def grid_regions(image: Image.Image) -> tuple[Array, Array]:
     """Compute the features of the cells of an image.
 
     Args:
-        image: of any mode and size. Transparency is laid over white, and the image is resized to a square, so
-            that the cells cover all of it.
+        image: image of any mode and size. Transparent pixels are drawn over white, and the image is resized
+            to a square.
 
     Returns:
         float32 features (36, 224) and boxes (36, 4) as (x1, y1, x2, y2) in [0, 1], without the margin; cells
@@ -51,8 +51,8 @@ def grid_regions(image: Image.Image) -> tuple[Array, Array]:
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB, with transparency laid over white."""
-    if image.mode.startswith("I;16"):  # Pillow would cut these off at 255
+    """Convert an image to RGB, with transparent pixels drawn over white."""
+    if image.mode.startswith("I;16"):  # Pillow would clip these at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
@@ -61,9 +61,9 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 def _resized(image: Image.Image) -> Array:
-    """Resize an image over white to (96, 96, 3) in [0, 1]."""
+    """Resize an image to (96, 96, 3) in [0, 1], over white."""
     side = GRID * CELL
-    # Pillow's bilinear filter averages over the complete area when it shrinks.
+    # When shrinking, Pillow's bilinear filter averages over the complete area.
     resized = over_white(image).resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32) / 255.0
 
@@ -75,22 +75,22 @@ def _windows(padded: Array) -> Array:
 
 
 def _orientations(padded: Array) -> Array:
-    """Square roots of the share of each direction in each quarter of each window, (36, 32)."""
+    """Square roots of the fraction of each direction in each quarter of each window, (36, 32)."""
     down, across = np.gradient(padded.mean(axis=2))
     strength = np.hypot(down, across)
     turn = np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS
     lower = np.floor(turn)
-    share = turn - lower
+    fraction = turn - lower
     index = lower.astype(np.int64) % DIRECTIONS
-    # Each gradient is split between its two nearest directions, so the features change smoothly with angle.
+    # Each gradient is split between its two nearest directions, so features change smoothly with the angle.
     directions = np.eye(DIRECTIONS, dtype=np.float32)
-    votes = directions[index] * ((1 - share) * strength)[..., None]
-    votes += directions[(index + 1) % DIRECTIONS] * (share * strength)[..., None]
+    votes = directions[index] * ((1 - fraction) * strength)[..., None]
+    votes += directions[(index + 1) % DIRECTIONS] * (fraction * strength)[..., None]
     half = WINDOW // 2
     quarters = _windows(votes).reshape(GRID_REGIONS, 2, half, 2, half, DIRECTIONS).mean(axis=(2, 4))
     total = quarters.sum(axis=-1, keepdims=True)
-    shares: Array = np.sqrt(quarters / (total + GRADIENT_FLOOR))
-    return shares.reshape(GRID_REGIONS, -1)
+    fractions: Array = quarters / (total + GRADIENT_FLOOR)
+    return np.sqrt(fractions).reshape(GRID_REGIONS, -1)
 
 
 def grid_boxes() -> Array:

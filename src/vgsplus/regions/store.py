@@ -199,7 +199,7 @@ class RegionStore:
         """Return features (len(rows), R, F) as stored and boxes (len(rows), R, 4).
 
         Raises:
-            CorpusError: the file is cut off or cannot be read.
+            CorpusError: the file is truncated or cannot be read.
         """
         return self._read(self._features, rows), self._read(self._boxes, rows)
 
@@ -214,7 +214,7 @@ class RegionStore:
                 except HDF5_ERRORS as error:
                     raise self._broken(error) from None
             elif os.preadv(self._file.fileno(), [value], start + row * value.nbytes) < value.nbytes:
-                raise CorpusError(f"{self.path}: is cut off in row {row}. {self._remedy}")
+                raise CorpusError(f"{self.path}: is truncated in row {row}. {self._remedy}")
         return values
 
     def write(self, row: int, features: Array, boxes: Array) -> None:

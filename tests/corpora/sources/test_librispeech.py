@@ -109,7 +109,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(unpacked, tmp_path):
         "8000 Hz, 1 channel(s); expected 16000 Hz mono": 1,
         "shorter than 0.25 s": 1,
         "cannot be read as sound": 1,
-        "its header does not state how long it is": 1,
+        "its header does not state its length": 1,
         "no line in the transcript": 2 + 3,
         "no sound": 1,
         "speaker of SPEAKERS.TXT without a folder": 1,
