@@ -14,7 +14,7 @@ from vgsplus.report.paper import TITLES, phases_of
 from vgsplus.report.results import (
     AbxBaseline,
     AbxPoint,
-    AbxTask,
+    AbxSummary,
     GalleryItem,
     LossPoint,
     PhaseResult,
@@ -179,7 +179,7 @@ def make_results(names=TITLES, test_sets=("test",), gallery=6):
         },
         test_sets=test_sets,
         variants=tuple(variant(name, test_sets) for name in names),
-        abx=AbxTask(item="test.item", tokens=4321, baselines=BASELINES),
+        abx=AbxSummary(item="test.item", tokens=4321, baselines=BASELINES),
         gallery=tuple(gallery_item(n, test_sets[0]) for n in range(gallery)),
         seconds=21_000.0,
     )  # fmt: skip

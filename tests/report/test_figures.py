@@ -38,7 +38,7 @@ def test_loss_panels_hold_the_lines_that_have_a_loss(results):
     assert {line.name for line in av.lines} == set(TITLES) - {"W2V2"}
     assert {line.name for line in aud.lines} == set(TITLES) - {"VGS"}
     assert av.switches == aud.switches == (20.0,)
-    starts = {line.name: line.epochs[0] for line in av.lines}
+    starts = {line.name: line.x[0] for line in av.lines}
     assert (starts["VGS"], starts["(W2V2, VGS)"]) == (1, 21)
 
 
@@ -52,7 +52,7 @@ def test_additional_speech_has_a_panel_of_its_own(partial):
     heard = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
     own, additional = figures.loss_panels(heard, "validation")
     assert "additional speech" in additional.title
-    assert additional.lines[0].values == pytest.approx([2 * value for value in own.lines[0].values])
+    assert additional.lines[0].y == pytest.approx([2 * value for value in own.lines[0].y])
 
 
 def test_every_term_of_the_loss_has_a_panel_under_its_name(partial):
@@ -62,7 +62,7 @@ def test_every_term_of_the_loss_has_a_panel_under_its_name(partial):
     assert figures.loss_terms(changed) == ("grounding", "ssl", "vicreg_term")
     (panel,) = figures.loss_panels(changed, "validation", ["vicreg_term"])
     assert panel.title == "vicreg term"
-    assert set(panel.lines[0].values) == {0.5}
+    assert set(panel.lines[0].y) == {0.5}
 
 
 def test_points_of_an_epoch_are_averaged_and_what_a_log_axis_cannot_show_left_out(partial):
@@ -72,8 +72,8 @@ def test_points_of_an_epoch_are_averaged_and_what_a_log_axis_cannot_show_left_ou
     losses = tuple(dataclasses.replace(base, epoch=e, terms={"grounding": v}) for e, v in points)
     changed = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
     (panel,) = figures.loss_panels(changed, "train")
-    assert panel.lines[0].epochs == (20.0, 21.5)
-    assert panel.lines[0].values == (3.0, 1.0)
+    assert panel.lines[0].x == (20.0, 21.5)
+    assert panel.lines[0].y == (3.0, 1.0)
 
 
 def test_a_run_of_few_epochs_keeps_its_points_where_they_are(partial):
@@ -82,15 +82,15 @@ def test_a_run_of_few_epochs_keeps_its_points_where_they_are(partial):
     losses = tuple(dataclasses.replace(base, epoch=e, terms={"grounding": 4 - e}) for e in (0.8, 1.6, 2.4))
     changed = dataclasses.replace(partial, variants=(dataclasses.replace(variant, losses=losses),))
     (panel,) = figures.loss_panels(changed, "validation")
-    assert panel.lines[0].epochs == (0.8, 1.6, 2.4)
-    assert panel.lines[0].values == pytest.approx((3.2, 2.4, 1.6))
+    assert panel.lines[0].x == (0.8, 1.6, 2.4)
+    assert panel.lines[0].y == pytest.approx((3.2, 2.4, 1.6))
 
 
 def test_recall_panels_show_percent_at_the_largest_k_up_to_ten(partial):
     speech, _ = figures.recall_panels(partial, "validation")
     assert speech.title.startswith("R@10")
     last = partial.variants[-1].recalls[-1]
-    assert speech.lines[-1].values[-1] == pytest.approx(100 * last.speech_to_image[10])
+    assert speech.lines[-1].y[-1] == pytest.approx(100 * last.speech_to_image[10])
     assert figures.recall_panels(partial, "elsewhere") == ()
 
 
@@ -120,9 +120,9 @@ def test_abx_panels_show_layers_and_the_best_by_epoch(results):
     layers, epochs = figures.abx_panels(results, "layer"), figures.abx_panels(results, "epoch")
     assert [panel.axis for panel in (*layers, *epochs)] == ["layer", "layer", "epoch", "epoch"]
     line = layers[0].lines[0]
-    assert line.epochs == (1.0, 2.0, 3.0)
-    assert min(line.values) == line.values[1]
+    assert line.x == (1.0, 2.0, 3.0)
+    assert min(line.y) == line.y[1]
     best = epochs[0].lines[0]
-    assert best.epochs == (20, 45, 70)
-    assert best.values[-1] == pytest.approx(line.values[1])
+    assert best.x == (20, 45, 70)
+    assert best.y[-1] == pytest.approx(line.y[1])
     assert figures.abx_panels(dataclasses.replace(results, variants=()), "layer") == ()

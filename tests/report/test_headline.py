@@ -39,7 +39,7 @@ def test_the_headline_names_the_best_and_what_overlaps_it(results):
     assert "overlap those of (W2V2, VGS)," in sentences[1]
     clear = headline(run(results, {"VGS": 0.2, "VGS+": 0.5}), "test")
     assert clear[0].startswith("VGS+ has")
-    assert "clear above" in clear[1]
+    assert "entirely above" in clear[1]
     assert "50.0" in clear[0]
 
 

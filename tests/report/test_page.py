@@ -83,8 +83,8 @@ def test_the_page_shows_the_rows_figures_and_gallery(results, corpus):
     page = render(results, corpus)
     assert page.count('<th scope="row">') == 10 + 9 + 11 + 12 + 1
     assert page.count("<audio") == 6
-    assert page.count("✓ right picture") == 4
-    assert page.count("Right picture, not among the first 5") == 2
+    assert page.count("✓ correct picture") == 4
+    assert page.count("Correct picture, not among the first 5") == 2
     assert page.count("<figure>") == 5
     assert "prefers-color-scheme: dark" in page
     assert "speech_layers" in page
@@ -223,7 +223,7 @@ def contrast(first, second):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_colour_stands_out_from_its_ground(partial, scheme):
+def test_every_text_colour_stands_out_from_its_background(partial, scheme):
     page = render(partial)
     light, dark = re.findall(r":root \{(.*?)\}", page, flags=re.DOTALL)[:2]
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
@@ -240,10 +240,10 @@ def test_every_text_colour_stands_out_from_its_ground(partial, scheme):
         "fig-vgs-plus",
         "fig-other",
     ):
-        for ground in ("ground", "raised"):
-            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
-    assert contrast(colours["good"], colours["good-ground"]) >= 4.5
-    assert contrast(colours["bad"], colours["bad-ground"]) >= 4.5
+        for background in ("background", "raised"):
+            assert contrast(colours[text], colours[background]) >= 4.5, (text, background)
+    assert contrast(colours["good"], colours["good-background"]) >= 4.5
+    assert contrast(colours["bad"], colours["bad-background"]) >= 4.5
 
 
 def test_the_temporary_folder_of_a_killed_report_is_no_obstacle(partial, tmp_path):

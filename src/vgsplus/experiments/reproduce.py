@@ -48,7 +48,7 @@ from vgsplus.experiments.scoring import (
 from vgsplus.files import atomic_file
 from vgsplus.interop.loading import load_weights
 from vgsplus.progress import SILENT, Progress
-from vgsplus.report import Results, check_place, gallery_items, write_report
+from vgsplus.report import Results, check_report_folder, gallery_items, write_report
 from vgsplus.report import results as report
 from vgsplus.schedule import VARIANTS, Phase, parse_variant, variant_title
 from vgsplus.training.checkpoint import checkpoints, load_model
@@ -210,7 +210,7 @@ class _Study:
 
     def check(self) -> None:
         """Raise VgsplusError for whatever would stop the study later."""
-        check_place(self.out)
+        check_report_folder(self.out)
         for key, config in self.configs.items():
             check_run(config, self.scoring.corpus, load_weights)
             check_retrieval(config.model, self.scoring.corpus)
@@ -320,7 +320,7 @@ class _Study:
             )
         return outcomes, tuple(variants)
 
-    def _abx_results(self, task: AbxTask) -> report.AbxTask:
+    def _abx_results(self, task: AbxTask) -> report.AbxSummary:
         """The items, and the errors of log-Mel energies and of the model that every variant starts from."""
         self.progress.note("Evaluating the ABX of untrained features")
         config = self._first_config()
@@ -328,7 +328,7 @@ class _Study:
         untrained = untrained_model(config.model, indexed_seed(config.seed, RandomStream.MODEL)).to(device)
         rows = score_layers(untrained, task, features="untrained", device=device, cache=self.out)
         rows += score_log_mel(task, device=device)
-        return report.AbxTask(
+        return report.AbxSummary(
             item=task.items.path.name,
             tokens=len(task.items.tokens),
             baselines=tuple(curves.abx_baselines(rows)),

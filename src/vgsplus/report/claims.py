@@ -1,9 +1,9 @@
 """The paper's six claims, tested on the seeds that were run, and a headline in words.
 
-A claim is judged on numbers, one per seed: differences and shares whose 95 % interval is Student's t over the
-seeds. With one seed, the interval from resampling the test pictures is used for retrieval; ABX has no
-interval, and the claim stays undecided. A claim is "supported" or "not supported" only if the interval lies
-entirely on one side of the line that the claim draws.
+A claim is judged by one or more numbers (differences, shares) with a 95 % interval: Student's t over the
+seeds. With one seed, numbers on retrieval have the interval of the bootstrap over test images; numbers on ABX
+have none, and the claim is undecided. A claim is "supported" or "not supported" only if the interval is
+entirely on one side of a threshold.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 ALIKE = 5.0
-"""Points of recall within which two variants retrieve alike; the paper's VGS and VGS+ differ by 0.4."""
+"""Points of recall by which variants that retrieve alike may differ; in the paper they differ by 0.4."""
 FORGOTTEN, MUCH = 10.0, 25.0
-"""Percent of the recall above chance: less remains of what is forgotten, more of what is kept."""
+"""Percent of the recall above chance that remains: at most FORGOTTEN, or at least MUCH if much is kept."""
 
 type Verdict = Literal["supported", "not supported", "undecided", "not run"]
 
@@ -41,19 +41,20 @@ class Evidence:
     """One number that a claim depends on.
 
     Attributes:
-        what: what is compared, as "(W2V2, VGS) − VGS".
+        what: the comparison, for example "(W2V2, VGS) − VGS".
         unit: "points of recall", "% of the recall above chance", or "points of error".
-        by_seed: the number for each seed.
-        interval: of their mean, at 95 %, or None.
-        line: threshold of the claim.
-        expected: the claim expects the interval "above" the line, "below" it, or "within" it around 0.
+        by_seed: value for each seed.
+        interval: 95 % interval of the mean, or None.
+        threshold: threshold of the claim.
+        expected: where the claim expects the interval: "above" the threshold, "below" it, or "within" ±
+            threshold.
     """
 
     what: str
     unit: str
     by_seed: tuple[float, ...]
     interval: tuple[float, float] | None
-    line: float
+    threshold: float
     expected: Literal["above", "below", "within"]
 
     @property
@@ -68,10 +69,10 @@ class Evidence:
             return "undecided"
         low, high = self.interval
         if self.expected == "within":
-            if -self.line <= low and high <= self.line:
+            if -self.threshold <= low and high <= self.threshold:
                 return "supported"
-            return "not supported" if low > self.line or high < -self.line else "undecided"
-        above, below = low > self.line, high < self.line
+            return "not supported" if low > self.threshold or high < -self.threshold else "undecided"
+        above, below = low > self.threshold, high < self.threshold
         if self.expected == "below":
             above, below = below, above
         return "supported" if above else "not supported" if below else "undecided"
@@ -88,38 +89,38 @@ class Claim:
 
 
 def claims(results: Results, test_set: str) -> tuple[Claim, ...]:
-    """Judge the six claims, those of retrieval on one test set."""
-    study = _Study(results, test_set)
+    """Judge the six claims; those on retrieval by one test set."""
+    comparisons = _Comparisons(results, test_set)
     return (
         _claim(
             "W2V2 first, then VGS or VGS+, retrieves better than VGS or VGS+ alone.",
-            study.difference("(W2V2, VGS)", "VGS", 0.0, "above"),
-            study.difference("(W2V2, VGS+)", "VGS+", 0.0, "above"),
+            comparisons.difference("(W2V2, VGS)", "VGS", 0.0, "above"),
+            comparisons.difference("(W2V2, VGS+)", "VGS+", 0.0, "above"),
         ),
-        _claim("VGS and VGS+ retrieve alike.", study.difference("VGS", "VGS+", ALIKE, "within")),
+        _claim("VGS and VGS+ retrieve alike.", comparisons.difference("VGS", "VGS+", ALIKE, "within")),
         _claim(
             "(VGS, W2V2) forgets what VGS has learned, to chance.",
-            study.kept("(VGS, W2V2)", "VGS", FORGOTTEN, "below"),
+            comparisons.kept("(VGS, W2V2)", "VGS", FORGOTTEN, "below"),
         ),
         _claim(
             "(VGS+, W2V2) keeps much of what VGS+ has learned.",
-            study.kept("(VGS+, W2V2)", "VGS+", MUCH, "above"),
+            comparisons.kept("(VGS+, W2V2)", "VGS+", MUCH, "above"),
         ),
         _claim(
             "VGS tells phones apart better than W2V2, and (VGS+, VGS) best of all.",
-            study.fewer_errors("VGS", ["W2V2"]),
-            study.fewer_errors("(VGS+, VGS)", [name for name in TITLES if name != "(VGS+, VGS)"]),
+            comparisons.fewer_errors("VGS", ["W2V2"]),
+            comparisons.fewer_errors("(VGS+, VGS)", [name for name in TITLES if name != "(VGS+, VGS)"]),
         ),
         _claim(
             "ABX worsens when VGS or VGS+ is followed by W2V2.",
-            study.fewer_errors("VGS", ["(VGS, W2V2)"]),
-            study.fewer_errors("VGS+", ["(VGS+, W2V2)"]),
+            comparisons.fewer_errors("VGS", ["(VGS, W2V2)"]),
+            comparisons.fewer_errors("VGS+", ["(VGS+, W2V2)"]),
         ),
     )
 
 
 def claim_table(results: Results) -> pd.DataFrame:
-    """Return a row per number of a claim, for every test set: claim, verdict, number and interval."""
+    """Return a table with a row per test set, claim and number: verdict, number and interval."""
     columns = ["test set", "claim", "verdict", "what", "unit", "mean", "low", "high", "by seed", "note"]
     rows = []
     for test_set in results.test_sets:
@@ -135,7 +136,10 @@ def claim_table(results: Results) -> pd.DataFrame:
 
 
 def _claim(text: str, *parts: Evidence | str) -> Claim:
-    """Combine evidence, or the reasons why it is missing: supported if all of it is, not if any is not."""
+    """Combine evidence and reasons why evidence is missing.
+
+    A claim is supported if all evidence supports it, and not supported if any does not.
+    """
     evidence = tuple(part for part in parts if isinstance(part, Evidence))
     missing = list(dict.fromkeys(part for part in parts if isinstance(part, str)))
     verdicts = [part.verdict for part in evidence]
@@ -149,43 +153,44 @@ def _claim(text: str, *parts: Evidence | str) -> Claim:
     return Claim(text=text, evidence=evidence, verdict=verdict, note=" ".join(missing))
 
 
-class _Study:
-    """Evidence from the seeds of a run; each method returns a reason instead if something is missing."""
+class _Comparisons:
+    """Comparisons of variants over the seeds; each returns a reason instead if a variant is missing."""
 
     def __init__(self, results: Results, test_set: str) -> None:
         seeds = (results.variants, *(repeat.variants for repeat in results.repeats))
         self._seeds = [{variant.name: variant for variant in variants} for variants in seeds]
         self._test_set = test_set
 
-    def difference(self, a: str, b: str, line: float, expected: Literal["above", "within"]) -> Evidence | str:
-        """Points of recall by which `a` exceeds `b`."""
+    def difference(
+        self, a: str, b: str, threshold: float, expected: Literal["above", "within"]
+    ) -> Evidence | str:
+        """Return the points of recall by which `a` exceeds `b`."""
         found = self._scores(a, b)
         if isinstance(found, str):
             return found
         width = math.hypot(_half_width(found[0][0]), _half_width(found[0][1]))
         values = tuple(_recall(scores) - _recall(other) for scores, other in found)
-        return Evidence(f"{a} − {b}", "points of recall", values, _interval(values, width), line, expected)
+        return Evidence(
+            f"{a} − {b}", "points of recall", values, _interval(values, width), threshold, expected
+        )
 
     def kept(
-        self, after: str, before: str, line: float, expected: Literal["above", "below"]
+        self, after: str, before: str, threshold: float, expected: Literal["above", "below"]
     ) -> Evidence | str:
-        """Recall above chance of `after` in percent of that of `before`."""
+        """Return the recall above chance of `after` in percent of that of `before`."""
         found = self._scores(after, before)
         if isinstance(found, str):
             return found
         above = [(_recall(s) - _chance(s), _recall(o) - _chance(o)) for s, o in found]
         if any(learned <= _half_width(other) for (_, learned), (_, other) in zip(above, found, strict=True)):
-            return f"{before} itself did not rise above chance: there was nothing to keep."
+            return f"{before} itself did not rise above chance, so there is nothing to keep."
         values = tuple(100 * left / learned for left, learned in above)
         width = 100 * _half_width(found[0][0]) / above[0][1]
         what, unit = f"{after} of {before}", "% of the recall above chance"
-        return Evidence(what, unit, values, _interval(values, width), line, expected)
+        return Evidence(what, unit, values, _interval(values, width), threshold, expected)
 
     def fewer_errors(self, better: str, others: Sequence[str]) -> Evidence | str:
-        """Points by which the ABX error of `better` is below the lowest of the others.
-
-        The error is that of the best layer, averaged over the conditions.
-        """
+        """Return the points by which the ABX error (`_abx`) of `better` is below the lowest of the others."""
         if missing := self._missing([better, *others], lambda variant: bool(variant.abx)):
             return missing.replace("Needs", "Needs the ABX of")
         values = tuple(
@@ -196,7 +201,7 @@ class _Study:
         return Evidence(what, "points of error", values, _interval(values, None), 0.0, "above")
 
     def _scores(self, *names: str) -> list[tuple[RetrievalScores, ...]] | str:
-        """The scores of the named variants, a tuple per seed."""
+        """Return the scores of the named variants, a tuple per seed."""
         if missing := self._missing(names, lambda variant: self._test_set in variant.retrieval):
             return missing
         return [tuple(seed[name].retrieval[self._test_set] for name in names) for seed in self._seeds]
@@ -207,13 +212,13 @@ class _Study:
 
 
 def _recalls(scores: RetrievalScores) -> list[tuple[Estimate, float]]:
-    """The recalls of Table I, each with its chance level."""
-    sides = [scores.direction(direction) for direction in DIRECTIONS]
-    return [(side.recall[k], side.chance[k]) for side in sides for k in PAPER_KS if k in side.recall]
+    """Return the recalls of Table I, each with its chance level."""
+    both = [scores.direction(direction) for direction in DIRECTIONS]
+    return [(one.recall[k], one.chance[k]) for one in both for k in PAPER_KS if k in one.recall]
 
 
 def _recall(scores: RetrievalScores) -> float:
-    """R@1 and R@10 of both directions, averaged, in percent."""
+    """Return the mean of R@1 and R@10 of both directions, in percent."""
     return 100 * statistics.fmean(share.value for share, _ in _recalls(scores))
 
 
@@ -222,17 +227,17 @@ def _chance(scores: RetrievalScores) -> float:
 
 
 def _half_width(scores: RetrievalScores) -> float:
-    """Half the interval of `_recall` from its test pictures, as if its four recalls moved together."""
+    """Return half the width of the interval of `_recall`, as if its four recalls were fully correlated."""
     return 50 * statistics.fmean(share.high - share.low for share, _ in _recalls(scores))
 
 
 def _abx(variant: Variant) -> float:
-    """The error of the best layer in percent, averaged over the conditions."""
+    """Return the error of the best layer in percent, averaged over the conditions."""
     return 100 * statistics.fmean(min(errors.values()) for errors in variant.abx[-1].errors.values())
 
 
 def _interval(values: Sequence[float], width: float | None) -> tuple[float, float] | None:
-    """The interval of the mean: Student's t over seeds, or `width` to both sides of a single value."""
+    """Return the interval of the mean: Student's t over seeds, or a single value ± `width`."""
     mean = statistics.fmean(values)
     if len(values) > 1:
         spread = statistics.stdev(values) / math.sqrt(len(values))
@@ -244,18 +249,18 @@ def _interval(values: Sequence[float], width: float | None) -> tuple[float, floa
 
 
 def headline(results: Results, test_set: str) -> tuple[str, ...]:
-    """Return sentences on the variant with the highest R@1 (both directions averaged) and its lead.
+    """Return sentences on the variant with the highest R@1 (mean of both directions) and its lead.
 
-    Two recalls differ only if their 95 % intervals do not overlap. The intervals cover the choice of test
-    pictures, not the choice of a seed.
+    Two recalls differ if their 95 % intervals do not overlap. The intervals cover the choice of test images,
+    not of the seed.
     """
     scored = {v.name: v.retrieval[test_set] for v in ordered(results) if test_set in v.retrieval}
     if not scored:
         return (f"Nothing has been evaluated on {label(test_set)} yet.",)
 
     def first_recall(name: str) -> float:
-        sides = [scored[name].direction(direction).recall for direction in DIRECTIONS]
-        return sum(side[min(side)].value for side in sides)
+        both = [scored[name].direction(direction).recall for direction in DIRECTIONS]
+        return sum(recall[min(recall)].value for recall in both)
 
     best = max(scored, key=first_recall)
     tests = [share.low > chance for share, chance in _recalls(scored[best]) if chance < 1]
@@ -264,24 +269,24 @@ def headline(results: Results, test_set: str) -> tuple[str, ...]:
     first = min(scored[best].speech_to_image.recall)
     shares = []
     for direction in DIRECTIONS:
-        side = scored[best].direction(direction)
-        share = side.recall[first]
+        scores = scored[best].direction(direction)
+        share = scores.recall[first]
         ends = interval(100 * share.low, 100 * share.high).replace(DASH, f"{DASH}\N{WORD JOINER}")
         shares.append(
             f"{percent(100 * share.value)}\N{NO-BREAK SPACE}% ({ends}) from {direction.replace('_', ' ')}, "
-            f"where chance is {percent(100 * side.chance[first])}\N{NO-BREAK SPACE}%"
+            f"where chance is {percent(100 * scores.chance[first])}\N{NO-BREAK SPACE}%"
         )
     sentence = f"{best} has the highest mean R@{first} on {label(test_set)}: {' and '.join(shares)}."
     others = [name for name in scored if name != best]
     if level := [name for name in others if not _exceeds(scored[best], scored[name])]:
         listed = " and ".join(filter(None, (", ".join(level[:-1]), level[-1])))
-        return sentence, f"Its intervals overlap those of {listed}, so this run does not tell them apart."
+        return sentence, f"Its intervals overlap those of {listed}, so this run does not distinguish them."
     if not others:
         return (sentence,)
     compared = "the other variant" if len(others) == 1 else f"each of the other {len(others)} variants"
-    return sentence, f"In at least one recall its interval lies clear above that of {compared}."
+    return sentence, f"For at least one recall, its interval is entirely above that of {compared}."
 
 
 def _exceeds(a: RetrievalScores, b: RetrievalScores) -> bool:
-    """Whether the interval of any recall of `a` lies above that of `b`."""
+    """Return whether the interval of any recall of `a` is above that of `b`."""
     return any(x.low > y.high for (x, _), (y, _) in zip(_recalls(a), _recalls(b), strict=True))

@@ -1,7 +1,7 @@
 """Curves: the panels of the paper's Figs. 2 and 3, and recall and further scores by epoch.
 
-The colour of a line is that of its last phase, its dashes are those of its first; its name is at its end. On
-the page a figure is an SVG whose colours are CSS variables, so it follows the light and dark schemes; PNGs
+The colour of a line shows the last phase of the variant, its dashes the first; its name is at its end. On the
+page a figure is an SVG whose colours are CSS variables, so that it follows the light and dark schemes; PNGs
 have the light colours.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 type Points = list[tuple[float, float]]
 
 # Light colours by role; the page's style sheet defines --fig-ROLE for both schemes. Blue, vermilion and green
-# of Okabe and Ito's palette, darkened to stand out from paper.
+# of Okabe and Ito's palette, darkened for contrast with the background.
 COLOURS = {
     "w2v2": "#0067a6",
     "vgs": "#bf4e00",
@@ -46,25 +46,25 @@ COLOURS = {
     "ink": "#24211d",
     "muted": "#6a645b",
     "grid": "#e6e0d4",
-    "ground": "#fbf9f5",
+    "background": "#fbf9f5",
 }
 ROLES = {"W2V2": "w2v2", "VGS": "vgs", "VGS+": "vgs-plus"}
 DASHES = {"W2V2": "solid", "VGS": (0, (6, 2)), "VGS+": (0, (1.4, 1.6))}
 SIZE = (4.6, 3.6)  # inches of a panel
 FONT = 9.5
-LABEL_SHARE = 0.33  # of the panel's width, kept for names
-GAP = 0.058  # of the panel's height, between names
-MIN_POINTS = 14  # of a loss curve; a run of fewer epochs is averaged over shorter stretches
+LABEL_SHARE = 0.33  # share of the panel's width that is reserved for names
+GAP = 0.058  # minimum distance of names, as a share of the panel's height
+MIN_POINTS = 14  # minimum number of points of a loss curve; short runs are averaged over less than an epoch
 CONDITION_TITLES = {"within": "within speakers", "across": "across speakers"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A variant's curve. `epochs` are positions on the panel's axis, which may count layers."""
+    """The curve of a variant: its name, and points (epoch or layer, value)."""
 
     name: str
-    epochs: tuple[float, ...]
-    values: tuple[float, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        title: shown above the axes.
-        lines: to draw.
-        switches: epochs at which a phase ends.
+        title: title above the axes.
+        lines: lines to draw.
+        switches: epochs at which a phase ends and another begins.
         log: whether the vertical axis is logarithmic.
         chance: value of the line "chance", or None.
         axis: label of the horizontal axis.
@@ -99,7 +99,7 @@ def loss_terms(results: Results) -> tuple[str, ...]:
 def loss_panels(
     results: Results, split: Literal["train", "validation"], terms: Iterable[str] = tuple(LOSSES)
 ) -> tuple[Panel, ...]:
-    """Return a panel per term of the loss by epoch (Fig. 3), averaged over epochs; none without points."""
+    """Return a panel per term of the loss that has values: means over epochs, by epoch (Fig. 3)."""
     panels: list[Panel] = []
     for term in terms:
         _, title = LOSSES.get(term, ("", term.replace("_", " ").replace("/", ", ")))
@@ -136,7 +136,7 @@ def recall_sets(results: Results) -> tuple[str, ...]:
 def abx_panels(results: Results, axis: Literal["layer", "epoch"]) -> tuple[Panel, ...]:
     """Return ABX errors in percent (Fig. 2), a panel per condition.
 
-    By layer after the last epoch (left), or of the best layer by epoch (right).
+    By layer after the last epoch (left in the paper), or of the best layer by epoch (right).
     """
     panels: list[Panel] = []
     for condition in CONDITIONS:
@@ -176,7 +176,7 @@ def _panel(
     axis: str = "epoch",
     **options: Any,  # noqa: ANN401 - of Panel
 ) -> list[Panel]:
-    """A panel with a line per variant that has points, or none."""
+    """Return a panel with a line per variant that has points, or [] if no variant has."""
     found = {variant.name: points(variant) for variant in ordered(results)}
     lines = tuple(Line(n, tuple(x for x, _ in of), tuple(y for _, y in of)) for n, of in found.items() if of)
     marks = switches(results) if axis == "epoch" else ()
@@ -184,7 +184,7 @@ def _panel(
 
 
 def _by_epoch(variant: Variant, split: str, term: str) -> Points:
-    """Means over epochs, or over shorter stretches of a short run, each at the end of its stretch.
+    """Return means over epochs, or over shorter intervals of a short run, each at the end of its interval.
 
     Values that a log axis cannot show are skipped.
     """
@@ -194,10 +194,10 @@ def _by_epoch(variant: Variant, split: str, term: str) -> Points:
     for point in points:
         value = point.terms.get(term)
         if value is not None and np.isfinite(value) and value > 0:
-            stretch = int(np.ceil(point.epoch / width - 1e-9))
-            gathered[point.phase, stretch].append((point.epoch, value))
-    stretches = [np.array(gathered[key]) for key in sorted(gathered)]
-    return [(float(of[:, 0].max()), float(of[:, 1].mean())) for of in stretches]
+            interval = int(np.ceil(point.epoch / width - 1e-9))
+            gathered[point.phase, interval].append((point.epoch, value))
+    intervals = [np.array(gathered[key]) for key in sorted(gathered)]
+    return [(float(of[:, 0].max()), float(of[:, 1].mean())) for of in intervals]
 
 
 def switches(results: Results) -> tuple[float, ...]:
@@ -234,18 +234,18 @@ def png(panels: Sequence[Panel]) -> bytes:
 
 
 def png_bytes(figure: Figure, **options: Any) -> bytes:  # noqa: ANN401 - of matplotlib
-    """Return a figure as PNG on the page's background; `options` as of `savefig`."""
+    """Return a figure as PNG on the page's background; `options` are passed to `savefig`."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    ground = COLOURS["ground"]
-    figure.savefig(buffer, format="png", dpi=160, facecolor=ground, metadata={"Software": None}, **options)
+    options |= {"facecolor": COLOURS["background"], "metadata": {"Software": None}}
+    figure.savefig(buffer, format="png", dpi=160, **options)
     return buffer.getvalue()
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move positions as little as possible to be `gap` apart and between `low` and `high`.
+    """Move positions as little as possible to be at least `gap` apart and between `low` and `high`.
 
-    Order is kept. If they do not all fit, the gap shrinks.
+    The order is preserved. The gap shrinks if not all of them fit.
     """
     if not positions:
         return []
@@ -283,25 +283,25 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 
 def _draw(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
-        marker = {"marker": "o", "markersize": 3.5} if len(line.epochs) == 1 else {}
-        axes.plot(line.epochs, line.values, **_style(line.name), **marker)  # type: ignore[arg-type] # mixed keywords
-    _dress(axes, panel)
+        marker = {"marker": "o", "markersize": 3.5} if len(line.x) == 1 else {}
+        axes.plot(line.x, line.y, **_style(line.name), **marker)  # type: ignore[arg-type] # mixed keywords
+    _format_axes(axes, panel)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        # Lines begin after the start of training, so that the left end of this one stays free.
+        # Curves begin after the start of training, so that the left end of this line is free.
         axes.text(0.01, panel.chance, "chance", transform=axes.get_yaxis_transform(), ha="left", va="bottom",
                   color=COLOURS["muted"], fontsize=FONT - 1.5)  # fmt: skip
     for epoch in panel.switches:
         axes.axvline(epoch, color=COLOURS["muted"], linewidth=0.8, zorder=1)
         axes.text(epoch, 1.015, "switch", transform=axes.get_xaxis_transform(), ha="center", va="bottom",
                   color=COLOURS["muted"], fontsize=FONT - 1.5)  # fmt: skip
-    _name_lines(axes, panel)
+    _label_lines(axes, panel)
 
 
-def _dress(axes: Axes, panel: Panel) -> None:
-    """Scales, ticks, grid and title."""
-    last = max(epoch for line in panel.lines for epoch in line.epochs)
-    first = min(epoch for line in panel.lines for epoch in line.epochs)
+def _format_axes(axes: Axes, panel: Panel) -> None:
+    """Set scales, ticks, grid and title."""
+    last = max(x for line in panel.lines for x in line.x)
+    first = min(x for line in panel.lines for x in line.x)
     axes.set_xlim(min(first, 0.0) if panel.axis == "epoch" else first, last if last > first else last + 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     if panel.log:
@@ -329,17 +329,17 @@ def _dress(axes: Axes, panel: Panel) -> None:
     )
 
 
-def _name_lines(axes: Axes, panel: Panel) -> None:
+def _label_lines(axes: Axes, panel: Panel) -> None:
     """Write each line's name next to its last point; names that would overlap are moved apart."""
     to_axes = axes.transData + axes.transAxes.inverted()
     groups: dict[float, list[tuple[Line, float]]] = defaultdict(list)
     for line in panel.lines:
-        x, y = to_axes.transform((line.epochs[-1], line.values[-1]))
+        x, y = to_axes.transform((line.x[-1], line.y[-1]))
         groups[round(float(x), 3)].append((line, float(y)))
     for x, members in groups.items():
         at_edge = x > 1 - 1e-3
-        ground = {"facecolor": COLOURS["ground"], "edgecolor": "none", "pad": 0.6, "alpha": 0.7}
-        box = None if at_edge else ground
+        background = {"facecolor": COLOURS["background"], "edgecolor": "none", "pad": 0.6, "alpha": 0.7}
+        box = None if at_edge else background
         heights = spread([y for _, y in members], GAP / 0.74, 0.0, 1.0)
         for (line, y), height in zip(members, heights, strict=True):
             colour = _style(line.name)["color"]
@@ -351,11 +351,9 @@ def _name_lines(axes: Axes, panel: Panel) -> None:
 
 
 def describe(panels: Sequence[Panel]) -> str:
-    """Return an alternative text: the titles, and the last value of every line."""
+    """Return a text alternative: the titles, and the last value of every line."""
     parts = []
     for panel in panels:
-        ends = [
-            f"{line.name} {line.values[-1]:.3g} at {panel.axis} {line.epochs[-1]:g}" for line in panel.lines
-        ]
+        ends = [f"{line.name} {line.y[-1]:.3g} at {panel.axis} {line.x[-1]:g}" for line in panel.lines]
         parts.append(f"{panel.title}, last values: {'; '.join(ends)}.")
     return " ".join(parts)

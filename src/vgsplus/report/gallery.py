@@ -1,4 +1,4 @@
-"""Test captions with their sound and the images they retrieved, embedded in the page."""
+"""The gallery: test captions with their sounds and the images that they retrieved, embedded in the page."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Card(NamedTuple):
     """An item of the gallery with its media.
 
     Attributes:
-        item: as saved in the results.
+        item: the item, as saved in the results.
         variant: name of the variant that retrieved the images.
         sound: data URI of the caption, or None.
         images: (name, data URI or None) of the retrieved images, best first.
-        missed: the same of the caption's own image if it was not retrieved.
+        missed: the same for the caption's own image if it was not retrieved, else None.
     """
 
     item: GalleryItem
@@ -53,11 +53,11 @@ def gallery_items(
 ) -> tuple[GalleryItem, ...]:
     """Return up to `count` of the captions that `evaluate` drew, one per image, for `variant` (its key).
 
-    They are evenly spaced and independent of the success of retrieval.
+    They are evenly spaced in the corpus, whether or not their images were retrieved.
     """
     drawn = [caption for caption in corpus.captions(result.split) if caption.id in result.retrieved]
     one_per_image = list({caption.image: caption for caption in drawn}.values())
-    # Neighbours in a corpus are similar.
+    # Consecutive captions of a corpus are similar.
     total = len(one_per_image)
     spaced = (
         [one_per_image[index * total // count] for index in range(count)] if total > count else one_per_image
@@ -78,7 +78,7 @@ def gallery_items(
 
 
 def cards(results: Results, corpus: Corpus | None) -> list[Card]:
-    """Return up to `CARDS` cards, alternating between test sets and variants; without a corpus, no media."""
+    """Return up to `CARDS` cards, equally many of each test set and variant; without media if no corpus."""
     media = _Media(corpus)
     names = {variant.key: variant.name for variant in results.variants}
     groups: dict[tuple[str, str], list[GalleryItem]] = defaultdict(list)
@@ -98,7 +98,7 @@ def cards(results: Results, corpus: Corpus | None) -> list[Card]:
 
 
 class _Media:
-    """Makes data URIs of images and sounds until the budget is spent.
+    """Create data URIs of images and sounds, up to `BUDGET` characters in total.
 
     Files that cannot be read are skipped: a report after days of training must not fail because of them.
     """
@@ -140,15 +140,15 @@ def _thumbnail(corpus: Corpus, image: str) -> bytes:
     with Image.open(corpus.image_path(image)) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGBA")
     upright.thumbnail((THUMBNAIL, THUMBNAIL))
-    ground = Image.new("RGB", upright.size, "white")
-    ground.paste(upright, mask=upright)
-    ground.save(buffer, "JPEG", quality=84)
+    background = Image.new("RGB", upright.size, "white")
+    background.paste(upright, mask=upright)
+    background.save(buffer, "JPEG", quality=84)
     return buffer.getvalue()
 
 
 def _flac(corpus: Corpus, caption: Caption) -> bytes:
     samples = audio.read(corpus.audio_path(caption), SECONDS * audio.SAMPLE_RATE)
-    # Floating-point files may go beyond full scale, which 16 bits would clip.
+    # Floating-point files may exceed full scale, which 16 bits would clip.
     samples = samples / max(1.0, float(np.abs(samples).max()))
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, audio.SAMPLE_RATE, format="FLAC", subtype="PCM_16")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 SCORES, CONFUSION, PICTURE = "scores.csv", "confusion.csv", "confusion.png"
 CELL = 0.115  # inches per word
-MARGINS = (1.1, 1.3)  # inches left and right of the matrix, above and below it
+MARGINS = (1.1, 1.3)  # inches left and right of the matrix, and above and below it
 SMALLEST, LARGEST = 3.0, 24.0  # inches of the matrix
-LABELLED = 200  # words at most whose names are drawn
+LABELLED = 200  # maximum number of words whose names are drawn
 
 
 def score_table(result: Separability) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def score_table(result: Separability) -> pd.DataFrame:
 
 
 def confusion_table(result: Separability) -> pd.DataFrame:
-    """Return counts of neighbours: a row for the queries of each word, a column for each neighbour's word."""
+    """Return counts of neighbours: rows are words of queries, columns words of neighbours."""
     index = pd.Index(result.words, name="word")
     return pd.DataFrame(result.confusion, index=index, columns=list(result.words))
 
@@ -48,7 +48,7 @@ def confusion_png(result: Separability) -> bytes:
     size = min(FONT - 1, 72 * 0.85 * side / words)
     shares = result.confusion / result.confusion.sum(axis=1, keepdims=True)
     colours = LinearSegmentedColormap.from_list(
-        "share", [COLOURS["ground"], COLOURS["w2v2"], COLOURS["ink"]], N=256
+        "share", [COLOURS["background"], COLOURS["w2v2"], COLOURS["ink"]], N=256
     )
     with mpl.rc_context({"font.size": FONT, "font.family": "sans-serif"}):
         width, height = side + 2 * MARGINS[0], side + 2 * MARGINS[1]

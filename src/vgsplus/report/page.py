@@ -30,23 +30,25 @@ FOLDER = "report"
 PAGE, DATA = "index.html", "results.json"
 
 
-def check_place(out: Path) -> None:
+def check_report_folder(out: Path) -> None:
     """Raise VgsplusError if `out`/report holds something that is not a report."""
     target = out / FOLDER
     if target.exists() and not (target / DATA).is_file() and (target.is_file() or any(target.iterdir())):
-        raise VgsplusError(f"{target}: is not a report (no {DATA} in it), so it is left alone. Move it away.")
+        raise VgsplusError(
+            f"{target}: is not a report (no {DATA} in it), so it is not replaced. Move it away."
+        )
 
 
 def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -> Path:
     """Write `out`/report: index.html, results.json, the tables as CSV and the figures as PNG.
 
-    table1.csv (recalls), table2.csv and abx.csv (ABX, if measured), claims.csv, curves.csv, and scores.csv if
-    there are further scores. An earlier report is replaced when the new one is complete.
+    The tables are table1.csv (recalls), claims.csv, curves.csv, with ABX table2.csv and abx.csv, and with
+    further scores scores.csv. An earlier report is replaced when the new one is complete.
 
     Args:
-        results: a complete or partial run.
-        out: the run's folder; made if missing.
-        corpus: source of the gallery's pictures and sounds. Without it the gallery shows their names.
+        results: results of a complete or partial reproduction.
+        out: folder of the reproduction; made if missing.
+        corpus: source of the gallery's images and sounds. Without it the gallery shows their names.
 
     Returns:
         The path of index.html.
@@ -55,7 +57,7 @@ def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -
         VgsplusError: `out`/report holds something that is not a report.
         OSError: the report cannot be written.
     """
-    check_place(out)
+    check_report_folder(out)
     with atomic_folder(out / FOLDER, replace=True) as folder:
         results.save(folder / DATA)
         (folder / PAGE).write_text(render(results, corpus), encoding="utf-8")
@@ -96,7 +98,7 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
         "percent": tables.percent,
         "date": _date,
         "plain": _plain,
-        "points": _points,
+        "evidence": _evidence,
     }
     recalls = {test_set: tables.recalls(results, test_set) for test_set in results.test_sets}
     variants = {name: table.drop(tables.CHANCE, errors="ignore") for name, table in recalls.items()}
@@ -115,7 +117,7 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
         corpus_name=str(results.corpus.get("name", "a corpus without a name")),
         headlines=[headline(results, test_set) for test_set in results.test_sets],
         details=ordered(results),
-        # Any scores on a test set state its size.
+        # The scores of any variant on a test set state its size.
         sizes={name: v.retrieval[name] for v in results.variants for name in v.retrieval},
         tables={name: table.to_dict("index") for name, table in recalls.items()},
         highest={name: table.max() for name, table in variants.items()},
@@ -134,12 +136,12 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
 
 
 def _split(results: Results) -> Literal["train", "validation"]:
-    """The split whose losses are drawn first: validation if a run has it."""
+    """Return the split whose losses are drawn first: validation if a variant has it."""
     return "validation" if figures.loss_panels(results, "validation") else "train"
 
 
 def _figures(results: Results) -> list[tuple[str, list[str], str]]:
-    """The figures of the page: title, panels as <svg> elements, and the same in words."""
+    """Return the figures of the page: title, panels as <svg> elements, and a text alternative."""
     split = _split(results)
     words = {"train": "training", "validation": "validation"}
     views = [(f"Losses by epoch ({words[split]})", figures.loss_panels(results, split))]
@@ -154,8 +156,8 @@ def _figures(results: Results) -> list[tuple[str, list[str], str]]:
         for test_set in figures.recall_sets(results)
     ]
     views += [
-        ("ABX error by layer, at the end", figures.abx_panels(results, "layer")),
-        ("ABX error of the best layer, by epoch", figures.abx_panels(results, "epoch")),
+        ("ABX error by layer after training", figures.abx_panels(results, "layer")),
+        ("ABX error of the best layer by epoch", figures.abx_panels(results, "epoch")),
         ("Further scores by epoch", figures.score_panels(results)),
     ]
     return [
@@ -170,7 +172,7 @@ def _figures(results: Results) -> list[tuple[str, list[str], str]]:
 
 
 def _best(table: pd.DataFrame, lower_is_better: tuple[str, ...]) -> dict[str, float]:
-    """The best value of each column."""
+    """Return the best value of each column."""
     columns = {str(name): values for name, values in table.items()}
     return {
         name: values.min() if name.startswith(lower_is_better) else values.max()
@@ -197,7 +199,7 @@ def _plain(value: JsonValue) -> str:
             return str(value)
 
 
-def _points(evidence: Evidence) -> str:
+def _evidence(evidence: Evidence) -> str:
     """Format evidence: mean, interval, and the values of several seeds."""
     text = f"{evidence.mean:+.1f}" if evidence.unit.startswith("points") else f"{evidence.mean:.0f}"
     if evidence.interval is not None:

@@ -1,6 +1,6 @@
 """The numbers of the paper: Khorrami, Cruz Blandón, Virtanen, Räsänen, EUSIPCO 2023, Tables I and II.
 
-SpokenCOCO, 5,000 test pictures with 25,000 captions; LibriSpeech dev-clean for ABX.
+Recalls are on SpokenCOCO (5,000 test images with 25,000 captions), ABX errors on LibriSpeech dev-clean.
 """
 
 import pandas as pd
@@ -25,13 +25,13 @@ PAPER = pd.DataFrame.from_dict(
         *("within", "within layer", "across", "across layer"),
     ],
 ).rename(index=variant_title)
-"""Recalls (%), and the lowest ABX errors (%) with their layers (from 1), by the name of the variant."""
+"""Recalls (%), and the lowest ABX errors (%) with their layers (from 1), by name of the variant."""
 PAPER_KS = (1, 10)
 TITLES: tuple[str, ...] = tuple(PAPER.index)
 """The variants in the paper's order and spelling."""
 
 
 def phases_of(name: str) -> tuple[str, str]:
-    """Return the first and the last phase of a variant by its name; equal for a base model."""
+    """Return the first and the last phase in the name of a variant; they are equal for one phase."""
     parts = name.strip("()").split(", ")
     return parts[0], parts[-1]

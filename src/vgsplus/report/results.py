@@ -1,4 +1,4 @@
-"""The data that a report shows, which is saved next to it so that the report can be written again."""
+"""The data of a report, saved next to it so that the report can be written again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ _LOSSES_OF_FORMAT_2 = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseResult:
-    """One phase of a schedule. `shared` phases of equal name are one run that several variants start from."""
+    """One phase of a variant. `shared` phases of the same name are one run that several variants share."""
 
     name: str
     epochs: float
@@ -35,11 +35,11 @@ class LossPoint:
     """The terms of the loss at a point of a variant's training.
 
     Attributes:
-        epoch: counted from the start of the variant's first phase, through all of its phases.
+        epoch: epochs since the start of the variant's first phase.
         phase: index of the phase, from 0.
-        step: counted as `epoch`.
-        split: whether the values are of training or validation batches.
-        terms: value by name; None if it was not finite.
+        step: updates since the start of the variant's first phase.
+        split: whether the values are from training or validation batches.
+        terms: {name: value, or None if it was not finite}.
     """
 
     epoch: float
@@ -73,7 +73,7 @@ type AbxErrors = dict[str, dict[int, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbxPoint:
-    """ABX errors of every layer during training, corrected, and as published where a phase ended.
+    """ABX errors of every layer during training, corrected and, at the end of a phase, as published.
 
     `epoch` as in LossPoint.
     """
@@ -85,7 +85,7 @@ class AbxPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbxBaseline:
-    """ABX errors {condition: error} of untrained features; `layer` is None for features without layers."""
+    """ABX errors {condition: error} of untrained features; `layer` is None if they have no layers."""
 
     features: str
     layer: int | None
@@ -94,8 +94,8 @@ class AbxBaseline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AbxTask:
-    """The ABX test: name of the item file, number of tokens, and errors of untrained features."""
+class AbxSummary:
+    """The ABX test of all variants: item file, number of tokens, and errors of untrained features."""
 
     item: str
     tokens: int
@@ -112,9 +112,9 @@ class ScorePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One of the nine: `key` as in settings ("w2v2,vgs+"), `name` as in the paper ("(W2V2, VGS+)").
+    """One of the nine variants: `key` as in settings ("w2v2,vgs+"), `name` as in the paper ("(W2V2, VGS+)").
 
-    The last of `abx` and of `scores` are those of the finished model.
+    The last points of `abx` and of `scores` are those of the finished model.
     """
 
     key: str
@@ -138,7 +138,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryItem:
-    """A test caption (by id), its picture, and the pictures that `variant` retrieved, best first."""
+    """A test caption (its id), its image, and the images that `variant` retrieved, best first."""
 
     test_set: str
     variant: str
@@ -154,13 +154,14 @@ class Results:
     """The outcome of `vgsplus reproduce`, complete or partial.
 
     Attributes:
-        created: ISO time.
-        versions: shown as they are, as are `machine`, `corpus` and `settings`.
-        variants: those of the first seed, which tables and curves show.
-        repeats: those of the other seeds, which the verdicts on the claims also use.
+        created: time in ISO format.
+        versions: versions of packages; the page shows them without change, as it does `machine`, `corpus` and
+            `settings`.
+        variants: variants of the first seed, which tables and curves show.
+        repeats: variants of the other seeds, which the verdicts on the claims also use.
         abx: None if ABX was not measured.
         lower_is_better: prefixes of the names in `Variant.scores` whose lowest value is the best.
-        seconds: wall time of everything, including evaluation.
+        seconds: total wall time, including evaluation.
     """
 
     format: Annotated[Literal[3], BeforeValidator(lambda found: FORMAT if found == 2 else found)] = FORMAT
@@ -173,7 +174,7 @@ class Results:
     test_sets: tuple[str, ...]
     variants: tuple[Variant, ...]
     repeats: tuple[Repeat, ...] = ()
-    abx: AbxTask | None = None
+    abx: AbxSummary | None = None
     lower_is_better: tuple[str, ...] = ()
     gallery: tuple[GalleryItem, ...]
     seconds: float
@@ -188,7 +189,7 @@ class Results:
         """Read a file written by `save`, of format 2 or 3.
 
         Raises:
-            VgsplusError: the file is missing or holds something else; names the first wrong fields.
+            VgsplusError: the file is missing or has other contents.
         """
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
@@ -200,6 +201,6 @@ class Results:
 
 
 def ordered(results: Results) -> tuple[Variant, ...]:
-    """Return the variants: the paper's in its order, then any others."""
+    """Return the variants: those of the paper in its order, then any others."""
     rank = {name: index for index, name in enumerate(TITLES)}
     return tuple(sorted(results.variants, key=lambda variant: rank.get(variant.name, len(rank))))

@@ -1,7 +1,7 @@
-"""Every table as one data frame, from which CSV files, the page and the terminal are written.
+"""Tables as data frames, from which CSV files, the page and the output in the terminal are made.
 
-Frames hold numbers; only the functions at the top of this module format them. NaN stands for what was not
-measured.
+Data frames hold numbers, with NaN for what was not measured. Only the functions in the first section format
+them.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ LOSSES = {
     "ssl": ("L_AUD", "L_AUD, self-supervision"),
     "additional_speech/ssl": ("L_AUD additional", "L_AUD, additional speech"),
 }
-"""Metric in curves.csv and title of the figure for the losses of the paper; others keep their own names."""
+"""{term: (metric in curves.csv, title of figure)} of the paper's losses; others have their term's name."""
 RETRIEVAL_FILE, BY_SPEAKER_FILE, BY_LENGTH_FILE = "retrieval.csv", "by_speaker.csv", "by_length.csv"
 BEST = "*"
-WIDE = 110  # columns of a terminal with enough space for intervals
+WIDE = 110  # minimum number of columns of a terminal for intervals
 
 # ---- numbers as text --------------------------------------------------------------------------------------
 
 
 def percent(value: float, small: int = 2) -> str:
-    """Format a percentage with one decimal, or with `small` of them below 1 %."""
+    """Format a percentage with one decimal, or with `small` decimals below 1 %."""
     if math.isnan(value):
         return DASH
     return f"{value:.{small}f}" if 0 < value < 0.995 else f"{value:.1f}"
@@ -59,7 +59,7 @@ def interval(low: float, high: float) -> str:
 
 
 def error_text(row: Mapping[str, float], column: str) -> str:
-    """Format an ABX error in percent, and in brackets its layer if it has one."""
+    """Format an ABX error in percent, followed by its layer in brackets if it has one."""
     error, layer = row[column], row[f"{column} layer"]
     if pd.isna(error):
         return DASH
@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
 
 
 def label(test_set: str) -> str:
-    """Return the name of a test set with spaces."""
+    """Return the name of a test set with spaces instead of underscores."""
     return test_set.replace("_", " ")
 
 
@@ -90,8 +90,8 @@ def label(test_set: str) -> str:
 def recalls(results: Results, test_set: str) -> pd.DataFrame:
     """Return Table I for one test set, in percent.
 
-    Rows are the nine variants, then others, then chance if anything was scored. Columns are
-    "<direction> R@k", the same with " low" and " high" for the 95 % interval, and "paper <direction> R@k".
+    Rows are the nine variants, then others, then chance if a variant was scored. Columns are "<direction>
+    R@k", the same followed by " low" and " high" for the 95 % interval, and "paper <direction> R@k".
     """
     scored = {v.name: v.retrieval[test_set] for v in ordered(results) if test_set in v.retrieval}
     rows: dict[str, dict[str, float]] = {name: {} for name in scored}
@@ -108,20 +108,19 @@ def recalls(results: Results, test_set: str) -> pd.DataFrame:
             for direction in DIRECTIONS
             for k, share in first.direction(direction).chance.items()
         }
-    columns = [
-        f"{direction} R@{k}{end}" for direction in DIRECTIONS for k in KS for end in ("", " low", " high")
-    ]
+    suffixes = ("", " low", " high")
+    columns = [f"{direction} R@{k}{suffix}" for direction in DIRECTIONS for k in KS for suffix in suffixes]
     ours = pd.DataFrame(list(rows.values()), index=list(rows), columns=columns, dtype=float)
     return ours.reindex(names).join(PAPER.filter(like="R@").add_prefix("paper "))
 
 
 def _estimate(name: str, share: Estimate, unit: float = 1) -> dict[str, float]:
-    """The columns of an estimate: its value and the ends of its interval, times `unit`."""
+    """Return the columns of an estimate: its value and the ends of its interval, times `unit`."""
     return {name: unit * share.value, f"{name} low": unit * share.low, f"{name} high": unit * share.high}
 
 
 def table1(results: Results) -> pd.DataFrame:
-    """Return Table I with nine rows for all test sets; columns "<test set> <direction> R@k", as `recalls`."""
+    """Return Table I for all test sets, with nine rows and the columns of `recalls` after "<test set> "."""
     tables = {test_set: recalls(results, test_set).loc[list(TITLES)] for test_set in results.test_sets}
     paper = PAPER.filter(like="R@").add_prefix("paper ")
     ours = [table.drop(columns=paper.columns).add_prefix(f"{name} ") for name, table in tables.items()]
@@ -129,7 +128,7 @@ def table1(results: Results) -> pd.DataFrame:
 
 
 def abx_errors(results: Results) -> pd.DataFrame:
-    """Return every ABX error of every seed, one per row, in [0, 1]."""
+    """Return every ABX error of every seed in [0, 1], one per row."""
     columns = ["features", "seed", "epoch", "condition", "protocol", "layer", "error"]
     return pd.DataFrame(list(_abx_errors(results)), columns=columns).astype({"layer": "Int64"})
 
@@ -153,7 +152,7 @@ def table2(results: Results) -> pd.DataFrame:
     """Return Table II: the error of the best layer after training in percent, and that layer.
 
     Rows ("features") are the nine variants, then others and untrained features. Columns are "<condition>",
-    the same with " as published", and "paper <condition>", each followed by one with " layer".
+    "<condition> as published" and "paper <condition>", each followed by the same with " layer".
     """
     final = {v.name: v.abx[-1] for v in ordered(results) if v.abx}
     best: dict[str, dict[str, float]] = {name: {} for name in [*TITLES, *final]}
@@ -164,17 +163,17 @@ def table2(results: Results) -> pd.DataFrame:
             row |= {column: 100 * error, f"{column} layer": math.nan if layer is None else layer}
 
     for name, point in final.items():
-        for end, errors in (("", point.errors), (" as published", point.published)):
+        for suffix, errors in (("", point.errors), (" as published", point.published)):
             for condition, of_layers in errors.items():
                 for layer, error in sorted(of_layers.items()):
-                    add(name, condition + end, error, layer)
+                    add(name, condition + suffix, error, layer)
     for baseline in results.abx.baselines if results.abx else ():
-        for end, found in (("", baseline.errors), (" as published", baseline.published)):
+        for suffix, found in (("", baseline.errors), (" as published", baseline.published)):
             for condition, error in found.items():
-                add(baseline.features, condition + end, error, baseline.layer)
-    parts = [(c, f"{c} as published", f"paper {c}") for c in CONDITIONS]
-    columns = [f"{name}{end}" for part in parts for name in part for end in ("", " layer")]
-    paper = PAPER[[f"{c}{end}" for c in CONDITIONS for end in ("", " layer")]].add_prefix("paper ")
+                add(baseline.features, condition + suffix, error, baseline.layer)
+    errors_of = [name for c in CONDITIONS for name in (c, f"{c} as published", f"paper {c}")]
+    columns = [f"{name}{suffix}" for name in errors_of for suffix in ("", " layer")]
+    paper = PAPER[[f"{c}{suffix}" for c in CONDITIONS for suffix in ("", " layer")]].add_prefix("paper ")
     ours = pd.DataFrame(list(best.values()), index=list(best)).join(paper).reindex(columns=columns).round(4)
     table = ours.astype({column: "Int64" for column in columns if column.endswith("layer")})
     return table.rename_axis("features").reset_index()
@@ -209,7 +208,7 @@ def further_scores(results: Results) -> pd.DataFrame:
 
 
 def times(results: Results) -> pd.DataFrame:
-    """Return every phase that was run, shared ones once, with its `PhaseResult` fields and its variants."""
+    """Return the `PhaseResult` and the variants of every phase that was trained; shared phases once."""
     users: dict[tuple[str, str], list[str]] = {}
     phases: dict[tuple[str, str], PhaseResult] = {}
     for variant in ordered(results):
@@ -226,7 +225,7 @@ def times(results: Results) -> pd.DataFrame:
 
 
 def retrieval_table(scores: RetrievalScores) -> pd.DataFrame:
-    """Return the recalls of a run with intervals and chance in [0, 1], and median ranks, a row per k."""
+    """Return recalls with intervals and chance in [0, 1], and median ranks: a row per direction and k."""
     return pd.DataFrame(
         {
             "direction": direction,
@@ -243,7 +242,7 @@ def retrieval_table(scores: RetrievalScores) -> pd.DataFrame:
 
 
 def part_table(parts: Sequence[PartScores], heading: str) -> pd.DataFrame:
-    """Return the recalls from speech to image of parts of a split in [0, 1], with lengths in seconds."""
+    """Return the recalls from speech to image in [0, 1] and the lengths in seconds: a row per part."""
     rows = []
     for part in parts:
         row: dict[str, object] = {heading: part.name, "captions": part.captions, "pictures": part.images}
@@ -267,7 +266,7 @@ def abx_table(rows: Sequence[AbxRow]) -> pd.DataFrame:
 
 
 def write_csv(table: pd.DataFrame, path: Path, *, index: bool = False) -> None:
-    """Write a table atomically; makes its folder."""
+    """Write a table atomically, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(table.to_csv(index=index).encode())
@@ -288,7 +287,7 @@ def write_retrieval(
 def terminal_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], title: str, caption: str | None = None
 ) -> Table:
-    """Return a table for the terminal, its first column to the left and the others to the right."""
+    """Return a table for the terminal, with the first column left-aligned and the others right-aligned."""
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index else "left", no_wrap=bool(index), overflow="fold")
@@ -300,7 +299,7 @@ def terminal_table(
 def print_tables(results: Results, console: Console) -> None:
     """Print Table I for each test set with the paper's numbers, and further scores if there are any.
 
-    A narrow terminal gets the paper's k only, without intervals.
+    In a narrow terminal, print only the paper's values of k, without intervals.
     """
     for test_set in results.test_sets:
         console.print(_recall_table(recalls(results, test_set), label(test_set), narrow=console.width < WIDE))
@@ -375,7 +374,7 @@ def part_terminal(parts: Sequence[PartScores], title: str) -> Table:
 
 
 def abx_terminal(rows: Sequence[AbxRow], title: str) -> Table:
-    """Return the errors in percent, a row per layer; the model's lowest of each column has a star."""
+    """Return the errors in percent, a row per layer; a star marks the model's lowest error of a column."""
     cells: dict[tuple[str, str], dict[str, float]] = {}
     for row in abx_table(rows).to_dict("records"):
         column = row["condition"] + (", as published" if row["protocol"] == "as published" else "")
