@@ -122,7 +122,7 @@ def parse_model(raw: Mapping[str, Any]) -> ModelConfig:
     """Build a validated ModelConfig from plain values.
 
     Raises:
-        ConfigError: as `from_dict`.
+        ConfigError: names the dotted path and reason of every problem.
     """
     config: ModelConfig = validate(ModelConfig, dict(raw), "model")
     return config
@@ -130,10 +130,8 @@ def parse_model(raw: Mapping[str, Any]) -> ModelConfig:
 
 def presets() -> tuple[str, ...]:
     """Return the names of the configurations that are part of the package."""
-    folder = resources.files("vgsplus") / "presets"
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+    names = [file.name for file in (resources.files("vgsplus") / "presets").iterdir()]
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
 
 
 def _read(path_or_preset: str | Path) -> tuple[str, str]:
@@ -149,9 +147,7 @@ def _read(path_or_preset: str | Path) -> tuple[str, str]:
         raise ConfigError(f"{name}: cannot be read ({error})") from None
     except VgsplusError as error:
         raise ConfigError(str(error)) from None
-    raise ConfigError(
-        f"{name}: is neither a file nor a preset; the presets are {', '.join(presets()) or '(none)'}"
-    )
+    raise ConfigError(f"{name}: is neither a file nor a preset; the presets are {', '.join(presets())}")
 
 
 def _parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401 - any YAML value

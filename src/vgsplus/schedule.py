@@ -18,7 +18,6 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunction
 from vgsplus.errors import ConfigError
 from vgsplus.validation import config_dataclass
 
-type OptimizerName = Literal["bertadam", "adamw"]
 type Decay = Literal["linear", "cosine", "constant"]
 type _Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -150,7 +149,7 @@ class OptimizerSettings:
             "polynomial_decay"), transformers `lr_scheduler_type`.
     """
 
-    name: OptimizerName = "bertadam"
+    name: Literal["bertadam", "adamw"] = "bertadam"
     lr: Annotated[float, Field(gt=0)] = 1e-4
     betas: tuple[_Fraction, _Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-6

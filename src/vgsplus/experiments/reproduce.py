@@ -55,7 +55,7 @@ from vgsplus.training.checkpoint import checkpoints, load_model
 from vgsplus.training.checks import check_run
 from vgsplus.training.data import open_additional_speech
 from vgsplus.training.log import read_log
-from vgsplus.training.run_folder import CONFIG_FILE, check_resumable, data_fingerprint, resolve_precision
+from vgsplus.training.run_folder import CONFIG_FILE, data_fingerprint, load_latest, resolve_precision
 from vgsplus.training.runtime import RandomStream, device_name, indexed_seed, versions
 from vgsplus.training.trainer import train
 
@@ -216,7 +216,7 @@ class _Study:
             check_retrieval(config.model, self.scoring.corpus)
             data = data_fingerprint(self.scoring.corpus, open_additional_speech(config.schedule))
             for repeat in range(self.seeds):
-                check_resumable(self._run(key, repeat), self._config(key, repeat), data)
+                load_latest(self._run(key, repeat), self._config(key, repeat), data)
         task, noted = self.scoring.abx, self.out / ITEMS
         if task is not None:
             check_task(task, self._first_config().model)

@@ -32,7 +32,6 @@ FORMAT = 1
 FOLDER = "checkpoints"
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
-KEEP = 2
 SHOWN_NAMES = 5
 _NAME = re.compile(r"step-(\d+)(-end-of-.+)?")
 
@@ -78,12 +77,6 @@ class TrainingState:
         """Whether the phase is complete."""
         return self.step == self.steps
 
-    @property
-    def folder_name(self) -> str:
-        """Name of the checkpoint folder."""
-        end = f"-end-of-{self.phase_name}" if self.end_of_phase else ""
-        return f"step-{self.global_step:08d}{end}"
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -111,7 +104,8 @@ def save_checkpoint(
         text = json.dumps(dataclasses.asdict(state), indent=1, ensure_ascii=False)
         (folder / STATE_FILE).write_text(text, encoding="utf-8")
 
-    return _publish(run, state.folder_name, fill)
+    end = f"-end-of-{state.phase_name}" if state.end_of_phase else ""
+    return _publish(run, f"step-{state.global_step:08d}{end}", fill)
 
 
 def link_checkpoint(checkpoint: Path, run: Path) -> Path:
@@ -127,7 +121,7 @@ def link_checkpoint(checkpoint: Path, run: Path) -> Path:
     return _publish(run, checkpoint.name, fill)
 
 
-def prune(run: Path, keep: int = KEEP) -> None:
+def prune(run: Path, keep: int = 2) -> None:
     """Remove all checkpoints except the newest `keep` and those at the end of a phase.
 
     If a folder cannot be deleted yet, it keeps a hidden name and is deleted later.
@@ -157,12 +151,11 @@ def _publish(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
     return target
 
 
-def _link_or_copy(source: str, target: str) -> str:
+def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-    return target
 
 
 # ---- finding ----------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def load_batches(
         pin_memory: copy the tensors into page-locked memory.
 
     Raises:
-        AudioError, CorpusError: as the datasets raise them, from workers too.
+        AudioError, CorpusError: a dataset, here or in a worker, could not read a batch.
     """
     datasets, samplers = zip(*streams, strict=True)
     loader: DataLoader[list[Batch] | VgsplusError] = DataLoader(
@@ -263,7 +263,7 @@ def open_additional_speech(schedule: Schedule) -> dict[str, Corpus]:
     """Open the corpora of additional speech by the names of their phases, each folder once.
 
     Raises:
-        CorpusError: as `Corpus.open`.
+        CorpusError: a folder is not a prepared corpus.
     """
     folders = {
         phase.name: speech.corpus for phase in schedule.phases if (speech := phase.active_additional_speech)

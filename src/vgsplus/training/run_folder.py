@@ -90,7 +90,7 @@ def open_run(
     """
     if not resume and ((run / CONFIG_FILE).exists() or (run / LOG_FILE).exists() or latest_path(run)):
         raise CheckpointError(f"{run}: holds a run already. Resume it by --resume, or choose another folder.")
-    found = check_resumable(run, config, data)
+    found = load_latest(run, config, data)
     origin = _load_origin(start, config, data) if found is None and start is not None else None
     try:
         save_config(config, run / CONFIG_FILE)
@@ -105,11 +105,16 @@ def open_run(
 # ---- settings ---------------------------------------------------------------------------------------------
 
 
-def load_latest(run: Path, config: RunConfig) -> Checkpoint | None:
-    """Return the newest checkpoint of `run`, or None; its settings must be those of `config`.
+def load_latest(run: Path, config: RunConfig, data: Mapping[str, Any] | None = None) -> Checkpoint | None:
+    """Return the newest checkpoint of a run, or None, after checking that the run can resume from it.
+
+    Args:
+        run: the run folder.
+        config: settings; they may differ from those of the run in `RESUMABLE_CHANGES` only.
+        data: the `data_fingerprint` of the corpora, which must be that of the checkpoint; None: not compared.
 
     Raises:
-        CheckpointError: the settings differ (all differences are named), or the checkpoint is broken.
+        CheckpointError: settings or corpora differ (all differences are named), or the checkpoint is broken.
         ConfigError: config.yaml cannot be read, and there is no checkpoint.
     """
     path = latest_path(run)
@@ -125,17 +130,10 @@ def load_latest(run: Path, config: RunConfig) -> Checkpoint | None:
             f"{run}: its settings have changed:\n{_listed(changed)}\nChange them back, or choose another "
             "folder."
         )
-    return Checkpoint(path, state) if path and state else None
-
-
-def check_resumable(run: Path, config: RunConfig, data: Mapping[str, Any]) -> Checkpoint | None:
-    """As `load_latest`; the corpora must also be those of the checkpoint.
-
-    Raises:
-        CheckpointError: settings or corpora differ, or the checkpoint is broken.
-    """
-    found = load_latest(run, config)
-    if found:
+    if not path or not state:
+        return None
+    found = Checkpoint(path, state)
+    if data is not None:
         _require_same_data(found, data, [phase.name for phase in config.schedule.phases])
     return found
 
