@@ -4,8 +4,7 @@ Padding is included in normalisation, convolutions and the feature penalty, so t
 depends on its batch; and all utterances of a batch have the same number of masked frames.
 """
 
-from collections.abc import Sequence
-
+import torch
 from torch import Tensor
 
 from vgsplus.functional import lengths_to_mask, upcast
@@ -17,19 +16,6 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 class PublishedSpeechEncoder(SpeechEncoder):
     """Run a batch at once; padding is masked in attention only."""
-
-    def forward(
-        self,
-        waveforms: Tensor,
-        num_samples: Tensor,
-        mask: Tensor | None,
-        layers: Sequence[int],
-        *,
-        masked_only: bool = False,
-    ) -> tuple[SpeechFeatures, list[Tensor]]:
-        """See `SpeechEncoder.forward`."""
-        features = self.extract_features(waveforms, num_samples)
-        return features, self.encode(features, mask, layers, masked_only=masked_only)
 
     def frame_lengths(self, num_samples: Tensor, row_samples: int) -> Tensor:
         """Divide the row evenly into frames, and count those that begin before the utterance ends."""
@@ -43,6 +29,9 @@ class PublishedSpeechEncoder(SpeechEncoder):
         lengths = self.frame_lengths(num_samples, waveforms.shape[1])
         attention_mask = lengths_to_mask(lengths, raw.shape[1])
         return SpeechFeatures(self.norm(raw), upcast(raw).square().mean(), attention_mask, lengths)
+
+    def _buckets(self, num_samples: Tensor) -> tuple[Tensor, ...]:
+        return (torch.arange(len(num_samples)),)
 
     def _mask_padding(self, x: Tensor, attention_mask: Tensor) -> Tensor:
         del attention_mask

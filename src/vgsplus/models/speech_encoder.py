@@ -112,7 +112,7 @@ class SpeechEncoder(nn.Module):
             The features, and for each of `layers` (B, 1 + T, D) with the CLS token first, (B, T, D) without
             one, or (B, M, D).
         """
-        buckets = bucket_by_length(num_samples, self.bucket_samples)
+        buckets = self._buckets(num_samples)
         if len(buckets) < 2:
             features = self.extract_features(waveforms, num_samples)
             return features, self.encode(features, mask, layers, masked_only=masked_only)
@@ -197,6 +197,9 @@ class SpeechEncoder(nn.Module):
     def without_cls(self, hidden_state: Tensor) -> Tensor:
         """Return the frames (B, T, D) of a hidden state (B, 1 + T, D)."""
         return hidden_state if self.cls is None else hidden_state[:, 1:]
+
+    def _buckets(self, num_samples: Tensor) -> tuple[Tensor, ...]:
+        return bucket_by_length(num_samples, self.bucket_samples)
 
     def _prepend_cls(self, x: Tensor) -> Tensor:
         """Map (B, T, D) to (B, 1 + T, D), or return it unchanged in a model without CLS token."""
