@@ -163,7 +163,6 @@ class AdditionalSpeech:
     """Additional speech of a phase, trained with the self-supervised loss only (FaST-VGS+, Peng & Harwath).
 
     Every update adds a batch of it: total = α · grounding + (1 - α) · ssl + weight · ssl(additional speech).
-    The length of the phase is still counted in epochs of the captions.
 
     Attributes:
         corpus: folder of a prepared corpus; its images, if any, are not used.
@@ -189,7 +188,8 @@ class Phase:
         optimizer: restarts in each phase.
         init: path of weights to load before the phase, instead of continuing with those of the phase before.
             fairseq `checkpoint.finetune_from_model`, transformers `model_name_or_path`.
-        additional_speech: or None.
+        additional_speech: adds self-supervised batches; the length of the phase is still counted in epochs of
+            the captions.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w+.-]+$")]

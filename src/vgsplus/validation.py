@@ -23,18 +23,18 @@ def config_dataclass[T](cls: type[T]) -> type[T]:
     Constructing it with impossible values raises ConfigError.
     """
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
-    construct = made.__init__
+    wrapped: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    construct = wrapped.__init__
 
     @functools.wraps(construct)
     def __init__(self: T, *args: object, **kwargs: object) -> None:  # noqa: N807 - replaces it
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:
-            raise _ProblemsError(_describe(made, error)) from None
+            raise _ProblemsError(_describe(wrapped, error)) from None
 
-    made.__init__ = __init__
-    validated: type[T] = made
+    wrapped.__init__ = __init__
+    validated: type[T] = wrapped
     return validated
 
 

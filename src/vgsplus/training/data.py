@@ -80,7 +80,7 @@ def batches_per_epoch(num_captions: int, batch_size: int) -> int:
 class BatchSampler:
     """Yields the `BatchIndices` of consecutive steps, a function of (seed, stream, phase, epoch).
 
-    No earlier step is replayed. Data-parallel training would take a share of each batch here.
+    No earlier step is replayed. Data-parallel training would take a part of each batch here.
 
     Attributes:
         num_captions: captions in the split.

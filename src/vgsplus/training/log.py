@@ -89,7 +89,7 @@ def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
 
 
 def throughput(batches: tuple[Batch, ...], seconds: float) -> Record:
-    """Return the speed of a step of `seconds`, reading included, and the share of its crops that were moved.
+    """Return the speed of a step of `seconds`, reading included, and the fraction of crops that were moved.
 
     The first batch holds captions; additional speech counts as audio only.
     """

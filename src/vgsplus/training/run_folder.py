@@ -82,7 +82,7 @@ def open_run(
         config: the settings.
         data: the `data_fingerprint` of the corpora.
         start: a run or checkpoint at the end of a phase, whose log and checkpoint a new run takes over.
-        resume: whether the folder may hold a run.
+        resume: whether the folder may contain a run.
 
     Raises:
         CheckpointError: the folder holds a run and `resume` is false; settings or corpora differ from those
@@ -180,8 +180,8 @@ def _listed(lines: list[str]) -> str:
 def fingerprint(corpus: Corpus) -> dict[str, Any]:
     """Return a fingerprint of a corpus that does not depend on its location.
 
-    It holds the hash of captions.jsonl, and the number, size and model of the region features, whose values
-    would take minutes to read.
+    It consists of the hash of captions.jsonl, and the number, size and model of the region features, whose
+    values would take minutes to read.
     """
     with (corpus.root / CAPTIONS_FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -342,8 +342,8 @@ def train(
     if resume and (finished := _load_finished(config, out, evaluate)):
         return finished
     corpus = Corpus.open(config.corpus)
-    begun = load_latest(out, config) if resume else None
-    check_run(config, corpus, load_weights, first_phase=begun.state.phase + 1 if begun else 0)
+    started = load_latest(out, config) if resume else None
+    check_run(config, corpus, load_weights, first_phase=started.state.phase + 1 if started else 0)
     additional_speech = open_additional_speech(config.schedule)
     trainer = Trainer(
         config,
