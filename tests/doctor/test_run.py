@@ -174,7 +174,7 @@ def test_what_a_kill_left_is_a_hint(run, found):
     (run / f".{LOG_FILE}.writing").touch()
     (run / ".gitignore").touch()
     hint = dict(found(examine(run), "hint"))["leftovers"]
-    assert "2 names" in hint
+    assert "2 paths" in hint
     assert ".step-00000003.writing" in hint
     assert "gitignore" not in hint
 

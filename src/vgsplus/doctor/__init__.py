@@ -1,7 +1,7 @@
-"""Check the machine, a corpus, a run or a reproduction: what exists, what is wrong, how to fix it.
+"""Check the machine, a corpus, a run or a reproduction: what exists, what is wrong, and how to fix it.
 
-Every subject has a module that collects findings as data; `print_diagnosis` alone displays them. The modules
-are imported when they are needed, so that the machine can be examined where the package cannot be imported.
+Every subject has a module that returns findings as data, which `print_diagnosis` displays. A module is
+imported when it is needed, so that the machine can be examined even if others cannot be imported.
 """
 # ruff: noqa: PLC0415 - see above
 
@@ -24,7 +24,7 @@ STYLES = {"ok": "green", "hint": "yellow", "fault": "bold red"}
 def examine(what: str | Path) -> Diagnosis:
     """Examine the machine ("machine"), or the corpus, run or reproduction in a folder.
 
-    Changes nothing on disk and executes no code from the files read.
+    Changes nothing on disk, and executes no code from the files that it reads.
 
     Raises:
         VgsplusError: `what` is none of these.
@@ -59,7 +59,7 @@ def _contains(folder: Path, names: tuple[str, ...]) -> bool:
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
-    """Print the findings as a table and, on one line of its own, the command that resumes the work."""
+    """Print the findings as a table and, on a separate line, the command that resumes the work."""
     levels = [finding.level for finding in diagnosis.findings]
     totals = f"{count(levels.count('fault'), 'fault')}, {count(levels.count('hint'), 'hint')}"
     table = Table("", title=Text(diagnosis.subject), title_justify="left", caption=Text(totals))

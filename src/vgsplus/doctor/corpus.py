@@ -1,4 +1,4 @@
-"""Examine a prepared corpus: its contents, its faults, and what to expect in training."""
+"""Examine a prepared corpus: its contents, its faults, and hints for training."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket
 from vgsplus.training.data import TRAIN, VALIDATION, epoch_order
 
 BATCH_SIZE = 64
-"""Captions per batch for which padding is reported: that of the paper."""
+"""Batch size for which padding is reported: that of the paper."""
 PREPARE_AGAIN = "Fix or skip what it was made from, and prepare it again: vgsplus data …"
 
 
@@ -79,10 +79,10 @@ def _split(split: str, captions: Sequence[Caption]) -> Finding:
 
 
 def padding_share(captions: Sequence[Caption], batch_size: int = BATCH_SIZE, seed: int = 0) -> float:
-    """Return the padding that the encoder computes for random batches, as a share of the speech.
+    """Return the padding in random batches, as a share of the speech.
 
-    As in training, a batch runs in chunks of similar length, each padded to its longest caption, rounded up
-    to `LENGTH_MULTIPLE`. Nothing is cropped, and the last batch may be smaller.
+    As in training, a batch is split into chunks of similar length, each padded to its longest caption,
+    rounded up to `LENGTH_MULTIPLE`. Nothing is cropped, and the last batch may be smaller.
     """
     lengths = np.array([caption.num_samples for caption in captions])
     shuffled = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)[0]])
@@ -111,7 +111,7 @@ def _items(corpus: Corpus) -> Iterator[Finding]:
         yield Finding("hint", "ABX items", "none, so that ABX is not measured on this corpus", remedy)
     for path in files:
         try:
-            # A corpus of one speaker, which "across" rejects, is a hint of its own.
+            # "across" rejects a corpus of one speaker, which is reported as a hint.
             items = read_items(path, conditions=("within",), audio_root=corpus.audio_root)
         except CorpusError as error:
             more = f"; {count(len(error.faults) - 1, 'more fault')}" if len(error.faults) > 1 else ""
@@ -154,6 +154,6 @@ def _split_hints(splits: dict[str, list[Caption]]) -> Iterator[Finding]:
         yield Finding("hint", "splits", f"there is no split {VALIDATION}", remedy)
     tests = [members for split, members in splits.items() if split.startswith("test") and members]
     if not any(all(caption.image is not None for caption in members) for members in tests):
-        what = "there is no test split with pictures: retrieval cannot be scored, and reproduce refuses it"
+        what = "there is no test split with pictures, which retrieval and `vgsplus reproduce` need"
         remedy = "Hold captions out in a split whose name starts with test."
         yield Finding("hint", "splits", what, remedy)

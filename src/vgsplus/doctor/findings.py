@@ -1,4 +1,4 @@
-"""Findings of the doctor, as data."""
+"""The findings of `vgsplus doctor` as data."""
 
 import re
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ class Finding:
     """Result of one check.
 
     Attributes:
-        level: "ok", "hint" (worth knowing) or "fault" (wrong).
-        about: what was checked, in a word or two.
-        what: what was found.
+        level: "ok", "hint" (possibly a problem) or "fault".
+        about: what was checked, in a few words.
+        what: the result.
         remedy: what to do about it, or "".
     """
 
@@ -32,8 +32,8 @@ class Diagnosis:
     """All findings about one subject.
 
     Attributes:
-        subject: what was examined, as a title.
-        findings: in reading order.
+        subject: title that names what was examined.
+        findings: findings in the order of display.
         command: command that resumes unfinished work, or "".
     """
 
@@ -48,7 +48,7 @@ class Diagnosis:
 
 
 def leftovers(*folders: Path, name: str = "") -> Iterator[Finding]:
-    """Yield a hint if killed processes left files directly in `folders`; with `name`, of that file only."""
+    """Yield a hint if a killed process left temporary files in `folders` (with `name`: of that file)."""
     paths = [
         path
         for folder in folders
@@ -57,11 +57,11 @@ def leftovers(*folders: Path, name: str = "") -> Iterator[Finding]:
         if TEMPORARY_NAME.fullmatch(path.name) and path.name.startswith(f".{name}")
     ]
     if paths:
-        what = f"{count(len(paths), 'name')} of unfinished writes: {', '.join(map(str, paths))}"
+        what = f"{count(len(paths), 'path')} not completely written: {', '.join(map(str, paths))}"
         remedy = "Remove them, unless a process is writing them now."
         yield Finding("hint", "leftovers", what, remedy)
 
 
 def count(number: int, noun: str) -> str:
-    """Format a number and its noun: "1 picture", "2 pictures"."""
+    """Format a number with its noun: "1 picture", "2 pictures"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,6 +1,6 @@
 """Examine this machine: versions, devices, memory, disk, and the libraries that read and synthesise sound.
 
-PyTorch, which takes seconds to import, is only imported if there may be a GPU, or if the system is not Linux.
+PyTorch, which takes seconds to import, is imported only if there may be a GPU or the system is not Linux.
 """
 # ruff: noqa: PLC0415 - see above
 
@@ -37,7 +37,7 @@ EXTRAS = {
 
 
 def examine_machine() -> Diagnosis:
-    """Check all that the package needs of the machine; nothing is timed."""
+    """Check everything that the package needs from the machine; speed is not measured."""
     findings = [_versions(), _processor(), *_gpus(), _precision(), _disk(Path.cwd()), _memory()]
     findings += [_speech(), _decoding(), *map(_extra, EXTRAS)]
     return Diagnosis(f"machine {platform.node()}", tuple(findings))
@@ -77,7 +77,7 @@ def _processor() -> Finding:
 
 
 def _cpuinfo(key: str) -> str | None:
-    """Return what Linux reports of the first core under a key, or None."""
+    """Return a value that Linux reports for the first core, or None."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith(key):
@@ -91,7 +91,7 @@ def _may_have_gpu() -> bool:
 
 def _gpus() -> Iterator[Finding]:
     if not _may_have_gpu():
-        yield Finding("ok", "CUDA GPUs", "none: the system shows none; training uses the processor")
+        yield Finding("ok", "CUDA GPUs", "none found; training uses the processor")
         return
     import torch
 
@@ -103,7 +103,7 @@ def _gpus() -> Iterator[Finding]:
         gpu = torch.cuda.get_device_properties(index)
         memory = decimal(gpu.total_memory)
         what = f"{gpu.name}, {memory}, compute capability {gpu.major}.{gpu.minor}"
-        # A kernel runs on every later minor version of its own major version.
+        # A kernel also runs on later minor versions of its major version.
         if not built or any(major == gpu.major and minor <= gpu.minor for major, minor in built):
             yield Finding("ok", f"CUDA GPU {index}", what)
         else:
@@ -125,7 +125,7 @@ def _no_gpu() -> Finding:
     if torch.version.cuda is None:
         reason = "this build of PyTorch is without CUDA"
     elif not device.exists():
-        reason = "the system shows none"
+        reason = "none found"
     else:
         try:
             torch.zeros(1, device="cuda")
@@ -170,7 +170,7 @@ def _memory() -> Finding:
 
 
 def _free_memory() -> int | None:
-    """Return the bytes available on Linux, or up to the limit of a container if that is lower."""
+    """Return the available bytes on Linux, or those below the limit of the container if they are fewer."""
     free = None
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -207,7 +207,7 @@ def _decoding() -> Finding:
 
 
 def _decodes(name: str) -> bool:
-    """Return whether a tone written in a format can be read again."""
+    """Return whether a tone can be written in a format and read again."""
     tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE // 4) / SAMPLE_RATE)).astype(np.float32)
     buffer = io.BytesIO()
     try:

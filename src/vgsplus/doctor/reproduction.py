@@ -16,7 +16,7 @@ from vgsplus.schedule import VARIANTS, variant_title
 from vgsplus.training.checkpoint import checkpoints, latest_path
 from vgsplus.training.run_folder import CONFIG_FILE
 
-AGAIN = "Run the same vgsplus reproduce command again; it resumes where it stopped."
+RUN_AGAIN = "Run the same vgsplus reproduce command again; it resumes where it stopped."
 
 
 def examine_reproduction(out: Path) -> Diagnosis:
@@ -34,19 +34,16 @@ def examine_reproduction(out: Path) -> Diagnosis:
         if (variant_folder(out, key, repeat) / CONFIG_FILE).is_file()
         or checkpoints(variant_folder(out, key, repeat))
     ]
-    findings = [*_corpus(out)]
-    unfinished = False
-    for key, repeat in runs:
-        finding, finished = _variant(out, key, repeat)
-        findings.append(finding)
-        unfinished |= not finished
-    findings += _not_started(runs, seeds)
+    variants = [_variant(out, key, repeat) for key, repeat in runs]
     report = _report(out, runs)
-    findings += [report, *leftovers(out, out / RUNS, out / FOLDER)]
-    command = recorded_command(out) if unfinished or report.level != "ok" else ""
-    if not command and (unfinished or report.level != "ok"):
-        what = f"none is recorded in {out}; the settings of its runs are in {out / RUNS}/…/{CONFIG_FILE}"
-        findings.append(Finding("hint", "command", what, AGAIN))
+    findings = [*_corpus(out), *variants, *_not_started(runs, seeds), report]
+    findings += leftovers(out, out / RUNS, out / FOLDER)
+    command = ""
+    if any(finding.level != "ok" for finding in (*variants, report)):
+        command = recorded_command(out)
+        if not command:
+            what = f"none is recorded in {out}; the settings of its runs are in {out / RUNS}/…/{CONFIG_FILE}"
+            findings.append(Finding("hint", "command", what, RUN_AGAIN))
     return Diagnosis(f"reproduction {out}", tuple(findings), command)
 
 
@@ -62,15 +59,15 @@ def _corpus(out: Path) -> Iterator[Finding]:
         yield Finding("ok", "corpus", f"{own}; its files were not read: vgsplus doctor {own}")
 
 
-def _variant(out: Path, key: str, repeat: int) -> tuple[Finding, bool]:
-    """Return the finding about a variant, and whether it is finished."""
+def _variant(out: Path, key: str, repeat: int) -> Finding:
+    """Return the progress of a variant, "ok" if it is finished."""
     run = variant_folder(out, key, repeat)
     about = f"{variant_title(key)}, seed-{repeat}" if repeat else variant_title(key)
     try:
         progress = run_progress(run, latest_path(run), load_config(run / CONFIG_FILE), evaluated=True)
     except VgsplusError as error:
-        return Finding("fault", about, str(error), f"For details: vgsplus doctor {run}"), False
-    return Finding("ok" if progress.finished else "hint", about, str(progress)), progress.finished
+        return Finding("fault", about, str(error), f"For details: vgsplus doctor {run}")
+    return Finding("ok" if progress.finished else "hint", about, str(progress))
 
 
 def _not_started(runs: list[tuple[str, int]], seeds: int) -> Iterator[Finding]:
@@ -91,12 +88,12 @@ def _report(out: Path, runs: list[tuple[str, int]]) -> Finding:
     try:
         results = Results.load(saved)
     except VgsplusError as error:
-        return Finding("fault", "report", str(error), AGAIN)
+        return Finding("fault", "report", str(error), RUN_AGAIN)
     if not page.is_file():
         return Finding("fault", "report", f"{page} is missing", f"vgsplus report {out}")
     shown = {(variant.key, 0) for variant in results.variants}
     for repeat, repetition in enumerate(results.repeats, start=1):
         shown |= {(variant.key, repeat) for variant in repetition.variants}
     if missing := set(runs) - shown:
-        return Finding("hint", "report", f"{page} lacks {count(len(missing), 'run')}", AGAIN)
+        return Finding("hint", "report", f"{page} lacks {count(len(missing), 'run')}", RUN_AGAIN)
     return Finding("ok", "report", f"{page}, written {results.created}")

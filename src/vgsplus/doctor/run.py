@@ -39,8 +39,8 @@ class RunProgress:
 
     Attributes:
         state: state of the checkpoint; None without a checkpoint.
-        steps: updates of the complete schedule; None without a checkpoint.
-        missing: evaluations ("validation", "evaluation") that are due after the last update and not logged.
+        steps: number of updates in the complete schedule; None without a checkpoint.
+        missing: what is due after the last update ("validation", "evaluation") but not in the log.
     """
 
     state: TrainingState | None
@@ -54,7 +54,7 @@ class RunProgress:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all updates and evaluations are done."""
         return self.trained and not self.missing
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ def run_progress(run: Path, path: Path | None, config: RunConfig, *, evaluated: 
     if path is None:
         return RunProgress(None, None)
     state = load_state(path)
-    # The steps per epoch, and so of the schedule, follow from the state alone: the corpus may be gone.
+    # The number of steps is computed from the state alone, because the corpus may have been removed.
     schedule = settings.from_dict(state.run).schedule
     before = sum(phase.epochs for phase in schedule.phases[: state.phase])
     last = schedule.plan(round(state.step / (state.epoch - before)))[-1]
@@ -137,7 +137,7 @@ def _reproduction_of(run: Path) -> Path | None:
     path = run.resolve()
     runs = path.parent.parent if re.fullmatch(r"seed-\d+", path.parent.name) else path.parent
     names = {variant_folder(Path(), key, 0).name for key in VARIANTS}
-    # A run of `train` may lie in a folder "runs" under the name of a variant, too.
+    # A run of `vgsplus train` may also have the name of a variant and be in a folder "runs".
     made = any((runs.parent / name).exists() for name in (SECONDS, CORPUS))
     return runs.parent if runs.name == RUNS and path.name in names and made else None
 
@@ -179,12 +179,12 @@ def _newest_is_readable(run: Path) -> bool:
 
 def _precision(config: RunConfig) -> Finding:
     precision = config.precision
-    # Without a GPU, "cuda" is a fault of its own.
+    # "cuda" without a GPU is reported as another fault.
     here = native_precision("cpu" if device_name("auto") == "cpu" else config.accelerator)
     if precision != "bf16-mixed" or here == precision:
         what = f"{precision}; this machine would choose {here} for a new run"
         return Finding("ok", "precision", what)
-    what = f"started in {precision}, which this machine only emulates: many times slower than {here}"
+    what = f"started in {precision}, which this machine emulates, many times slower than {here}"
     remedy = "The precision of a run is fixed; resume on a machine with native bfloat16."
     return Finding("hint", "precision", what, remedy)
 
@@ -192,7 +192,7 @@ def _precision(config: RunConfig) -> Finding:
 def _versions(old: dict[str, str]) -> Iterator[Finding]:
     if changed := settings.differences(old, versions()):
         what = f"the newest checkpoint was written by other versions: {', '.join(changed)}"
-        remedy = "Weights repeat bit for bit only if all versions are the same."
+        remedy = "Weights are reproduced bit for bit only if all versions are the same."
         yield Finding("hint", "versions", what, remedy)
 
 
@@ -264,11 +264,11 @@ def _log(run: Path, progress: RunProgress | None) -> Iterator[Finding]:
         again = f", {later:,} of them after the checkpoint, to be repeated" if later > 0 else ""
         minutes = count(round((time.time() - path.stat().st_mtime) / 60), "minute")
         yield Finding("ok", "log", f"{count(len(steps), 'step')}{again}; last written {minutes} ago")
-    yield from _numbers(records)
+    yield from _values(records)
 
 
-def _numbers(records: Sequence[Record]) -> Iterator[Finding]:
-    """Report values that are not finite, why the run stopped, and the last losses and scores."""
+def _values(records: Sequence[Record]) -> Iterator[Finding]:
+    """Report values that are not finite, the reason of a stop, and the last losses and scores."""
     skipped = 0
     for record in records:
         values = record.get("scores", record)
@@ -292,7 +292,7 @@ def _numbers(records: Sequence[Record]) -> Iterator[Finding]:
         what = (
             f"stopped after step {stop['step']:,} in phase {stop['phase']}: {', '.join(stop['not_finite'])} "
         )
-        remedy = "It would stop there again. Retrain with a lower learning rate, a longer warm-up or 32-true."
+        remedy = "It would stop there again. Retrain with a lower learning rate, longer warm-up or 32-true."
         yield Finding("fault", "stop", f"{what}not finite in the next one", remedy)
     for kind in ("train", "validation"):
         if kind not in last:
@@ -359,7 +359,7 @@ def _additional_speech(config: RunConfig, progress: RunProgress | None) -> Itera
 
 
 def _resumable(config: RunConfig, corpus: Corpus) -> Finding:
-    """Run the checks that training makes before it starts."""
+    """Run the checks that precede training."""
     try:
         check_run(config, corpus, load_weights)
     except VgsplusError as error:

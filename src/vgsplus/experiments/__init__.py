@@ -1,1 +1,1 @@
-"""Studies of several runs: the nine variants from start to report."""
+"""Experiments of several runs: train and evaluate the nine variants, and report."""

@@ -1,6 +1,6 @@
-"""Convert between the log of a run and what a report shows: phases, losses and scores.
+"""Convert scores to the flat names of the log, and records of the log to the phases and curves of a report.
 
-In a log, scores have flat names: "test/speech_to_image/R@10", "abx/across/3", "abx as published/across/3".
+Flat names are, for example, "test/speech_to_image/R@10", "abx/across/3" and "abx as published/across/3".
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from vgsplus.training.log import Record, losses_in
 
 ABX, ABX_PUBLISHED = "abx", "abx as published"
 TRAIN_POINTS = 200
-"""Points of a phase's training curve, each the mean of neighbouring steps."""
+"""Approximate number of points of a phase's training curve, each the mean of consecutive steps."""
 
 
 def phase_result(records: Sequence[Record], config: RunConfig, index: int) -> report.PhaseResult:
@@ -31,7 +31,7 @@ def phase_result(records: Sequence[Record], config: RunConfig, index: int) -> re
 
 
 def losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]:
-    """Yield all validation losses, and the training losses averaged over neighbouring steps."""
+    """Yield all validation losses, then the training losses averaged over consecutive steps."""
     for record in records:
         if record["kind"] == "validation":
             yield _loss_point([record], "validation")
@@ -43,7 +43,7 @@ def losses(records: Sequence[Record], phases: int) -> Iterator[report.LossPoint]
 
 
 def _loss_point(group: Sequence[Record], split: Literal["train", "validation"]) -> report.LossPoint:
-    """The mean of each term over the records that have it, at the position of the last."""
+    """Return the mean of each term over the records that have it, at the position of the last record."""
     found = [losses_in(record) for record in group]
     terms: dict[str, float | None] = {}
     for name in dict.fromkeys(name for values in found for name in values if name != "total"):
@@ -59,7 +59,7 @@ def _loss_point(group: Sequence[Record], split: Literal["train", "validation"]) 
 
 
 def recall_scores(split: str, scores: RetrievalScores) -> dict[str, float]:
-    """Return the recalls on a split by flat name."""
+    """Return the recalls on a split, {flat name: recall}."""
     return {
         f"{split}/{direction}/R@{k}": estimate.value
         for direction in DIRECTIONS
@@ -81,7 +81,7 @@ def recall_points(records: Iterable[Record], test_sets: Sequence[str]) -> Iterat
 
 
 def abx_scores(rows: Iterable[AbxRow]) -> dict[str, float]:
-    """Return ABX errors by flat name."""
+    """Return ABX errors, {flat name: error}."""
     return {
         f"{ABX_PUBLISHED if row.as_published else ABX}/{condition}/{row.layer}": error
         for row in rows
@@ -103,7 +103,7 @@ def abx_points(records: Iterable[Record]) -> Iterator[report.AbxPoint]:
 
 
 def abx_baselines(rows: Sequence[AbxRow]) -> Iterator[report.AbxBaseline]:
-    """Yield the errors of untrained features, both protocols together."""
+    """Yield the errors of untrained features, with both protocols in one object."""
     published = {(row.features, row.layer): row.errors for row in rows if row.as_published}
     for row in rows:
         if not row.as_published:
@@ -116,7 +116,7 @@ def abx_baselines(rows: Sequence[AbxRow]) -> Iterator[report.AbxBaseline]:
 
 
 def score_points(records: Iterable[Record], test_sets: Sequence[str]) -> Iterator[report.ScorePoint]:
-    """Yield the scores of every evaluation that are neither recalls nor ABX errors, if it has any."""
+    """Yield the scores that are neither recalls nor ABX errors of every evaluation that has any."""
     known = {ABX, ABX_PUBLISHED, *test_sets}
     for record in _evaluations(records):
         scores = {path: score for path, score in record["scores"].items() if path.split("/")[0] not in known}

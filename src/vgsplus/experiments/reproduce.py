@@ -1,14 +1,15 @@
 """Train and evaluate the paper's nine variants, and write the report.
 
-OUT/corpus/          the corpus, for presets that make their own
+OUT/corpus/          the corpus, if the preset makes it
 OUT/runs/VARIANT/    a run folder per variant: "vgs+", "w2v2-then-vgs+"
-OUT/runs/seed-1/…    the same, trained again from the next seed
+OUT/runs/seed-1/…    the same variants, trained from the next seed
 OUT/report/          see `report.page`
 OUT/command.json     the arguments of the command, as {"argv": […]}
 OUT/seconds          wall time spent so far
 OUT/items            the SHA-256 of the ABX item file, or "none"
 
-Variants with the same first phase share it: the first of them trains it, the others start from its end.
+Variants with the same first phase share it: the first of them trains it, and the others start from the
+checkpoint at its end.
 """
 
 import contextlib
@@ -62,9 +63,9 @@ from vgsplus.training.trainer import train
 CORPUS, RUNS, SECONDS, ITEMS, COMMAND = "corpus", "runs", "seconds", "items", "command.json"
 NO_ITEMS = "none"
 OWN_CORPUS = ("smoke", "toy", "stamps")
-"""The presets that make their own corpus."""
+"""The presets that make a corpus."""
 SELECTION_K = 10
-"""The k of the recall that selects the gallery's variant."""
+"""The k of the recall by which the gallery's variant is selected."""
 
 
 def reproduce(
@@ -81,25 +82,25 @@ def reproduce(
 ) -> Path:
     """Train and evaluate the paper's variants (Tables I and II, Figs. 2 and 3) and write the report.
 
-    The same call resumes where an earlier one stopped; what is finished is not done again.
+    The same call resumes an interrupted one; finished work is not repeated.
 
     Args:
-        preset: a preset's name, or a YAML file whose schedule is a variant.
-        out: folder of everything that is made.
-        variants: names of those to train; all nine by default.
-        corpus: a prepared corpus, in place of the one that the preset makes.
+        preset: name of a preset, or a YAML file whose schedule is a variant.
+        out: output folder.
+        variants: names of the variants to train; all nine by default.
+        corpus: a prepared corpus to use instead of the one that the preset makes.
         overrides: settings such as "schedule.epochs=2".
         stamps_root: the folder of stamps from which the preset "stamps" makes its corpus.
-        seeds: number of runs per variant, from the setting `seed` and those that follow it.
-        abx: an item file and the folder of its sounds, in place of those of the corpus's test set.
+        seeds: number of runs per variant, with consecutive seeds from the setting `seed`.
+        abx: an item file and the folder of its sounds, to use instead of those of the corpus.
         progress: receives the stages of training, and a line per variant.
 
     Returns:
         The path of the report's page.
 
     Raises:
-        VgsplusError: the variants, settings, corpus, items or machine do not fit; nothing was trained.
-        Interrupted: SIGINT or SIGTERM; the run is saved.
+        VgsplusError: the variants, settings, corpus, items or machine do not fit; raised before any training.
+        Interrupted: by SIGINT or SIGTERM; the run is saved.
     """
     selected = {parse_variant(name) for name in variants or VARIANTS}
     overrides = list(overrides)
@@ -130,8 +131,8 @@ def reproduce(
             *(("--item", item), ("--audio", audio)),
             *(("--set", override) for override in overrides),
         ]
-        argv = [str(word) for option in options if option[1] is not None for word in option]
-        _write(out / COMMAND, json.dumps({"argv": ["reproduce", preset, "--out", str(out), *argv]}))
+        words = [str(word) for option in options if option[1] is not None for word in option]
+        _write(out / COMMAND, json.dumps({"argv": ["reproduce", preset, "--out", str(out), *words]}))
         study.train()
         return write_report(study.results(seconds), out, corpus=opened)
 
@@ -142,7 +143,7 @@ def reproduce(
 def _open_corpus(
     preset: str, out: Path, given: Path | None, config: RunConfig, stamps: Path | None, progress: Progress
 ) -> Corpus:
-    """Open the given corpus, that of the preset, which is made first, or that of the settings."""
+    """Open the corpus: the given one, or the preset's, made if it does not exist, or that of the settings."""
     if given is not None:
         if not given.is_dir():
             raise VgsplusError(f"{given}: there is no such folder; --corpus names a prepared corpus")
@@ -174,7 +175,7 @@ def _open_corpus(
 
 @contextlib.contextmanager
 def _timed(out: Path) -> Iterator[Callable[[], float]]:
-    """Provide the wall time spent on `out` so far, including earlier calls, and save it at the end."""
+    """Yield a function that returns the wall time spent on `out` in all calls, and save the time on exit."""
     file = out / SECONDS
     before = float(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
     started = time.monotonic()
@@ -199,7 +200,7 @@ def _write(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class _Study:
-    """The variants of one call, on one corpus, trained from one seed or several."""
+    """The variants of one call of `reproduce`, trained on one corpus from one seed or several."""
 
     preset: str
     out: Path
@@ -209,7 +210,7 @@ class _Study:
     progress: Progress
 
     def check(self) -> None:
-        """Raise VgsplusError for whatever would stop the study later."""
+        """Raise VgsplusError for anything that would stop the study later, and record the ABX items."""
         check_report_folder(self.out)
         for key, config in self.configs.items():
             check_run(config, self.scoring.corpus, load_weights)
@@ -217,19 +218,19 @@ class _Study:
             data = data_fingerprint(self.scoring.corpus, open_additional_speech(config.schedule))
             for repeat in range(self.seeds):
                 load_latest(self._run(key, repeat), self._config(key, repeat), data)
-        task, noted = self.scoring.abx, self.out / ITEMS
+        task, file = self.scoring.abx, self.out / ITEMS
         if task is not None:
             check_task(task, self._first_config().model)
-        given = NO_ITEMS if task is None else items_digest(task.items.path)
+        digest = NO_ITEMS if task is None else items_digest(task.items.path)
         started = any((self._run(key, 0) / CONFIG_FILE).is_file() for key in VARIANTS)
-        if started and noted.is_file() and (known := noted.read_text(encoding="utf-8").strip()) != given:
-            before = "without ABX items" if known == NO_ITEMS else "on other ABX items"
+        if started and file.is_file() and (recorded := file.read_text(encoding="utf-8").strip()) != digest:
+            before = "without ABX items" if recorded == NO_ITEMS else "on other ABX items"
             raise VgsplusError(
                 f"{self.out}: its runs were scored {before}. Give --item and --audio as before, or choose "
                 "another folder."
             )
         self.out.mkdir(parents=True, exist_ok=True)
-        _write(noted, f"{given}\n")
+        _write(file, f"{digest}\n")
 
     def train(self) -> None:
         """Train every variant that is not finished."""
@@ -257,7 +258,7 @@ class _Study:
                     shared[first] = end
 
     def results(self, seconds: Callable[[], float]) -> Results:
-        """Evaluate the trained variants in full and gather what the report shows."""
+        """Evaluate the trained variants and return the data of the report."""
         outcomes, variants = self._evaluate(0)
         repeats = tuple(
             report.Repeat(seed=self._first_config().seed + repeat, variants=self._evaluate(repeat)[1])
@@ -295,7 +296,7 @@ class _Study:
     def _evaluate(
         self, repeat: int
     ) -> tuple[dict[str, dict[str, RetrievalResult]], tuple[report.Variant, ...]]:
-        """The retrieval of each variant on each test set, and the variants as the report shows them."""
+        """Return the retrieval of each variant on each test set, and the variants' data for the report."""
         outcomes: dict[str, dict[str, RetrievalResult]] = {}
         variants = []
         names = self.scoring.test_sets
@@ -321,7 +322,7 @@ class _Study:
         return outcomes, tuple(variants)
 
     def _abx_results(self, task: AbxTask) -> report.AbxSummary:
-        """The items, and the errors of log-Mel energies and of the model that every variant starts from."""
+        """Return the item file, and the errors of log-Mel energies and of the variants' initial model."""
         self.progress.note("Evaluating the ABX of untrained features")
         config = self._first_config()
         device = device_name(config.accelerator)
@@ -361,7 +362,7 @@ def corpus_of(out: Path, keys: Iterable[str]) -> Corpus | None:
 
 
 def items_digest(path: Path) -> str:
-    """Return the SHA-256 of an ABX item file, by which a reproduction identifies it."""
+    """Return the SHA-256 of an ABX item file, as OUT/items records it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -372,12 +373,12 @@ def variant_folder(out: Path, key: str, repeat: int) -> Path:
 
 
 def _end_of_phase(run: Path, phase: Phase) -> Path | None:
-    """The checkpoint at the end of a run's phase, or None if it was removed."""
+    """Return the checkpoint at the end of a run's phase, or None if it was removed."""
     return next((path for path in checkpoints(run) if path.name.endswith(f"-end-of-{phase.name}")), None)
 
 
 def _best(outcomes: Mapping[str, Mapping[str, RetrievalResult]]) -> str:
-    """The variant with the best recall, of those that end in VGS if there are any."""
+    """Return the key of the variant with the best recall, among those that end in VGS if there are any."""
 
     def quality(key: str) -> float:
         return sum(r.scores.speech_to_image.recall[SELECTION_K].value for r in outcomes[key].values())

@@ -1,4 +1,4 @@
-"""The measures of a model during training and afterwards. To add one, add an entry to `MEASURES`."""
+"""Measures that score a model during and after training. To add one, add an entry to `MEASURES`."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 @dataclass(frozen=True)
 class Scoring:
-    """Scores every model of a study on the same data.
+    """Score models on the same data.
 
     Attributes:
-        corpus: holds the test sets.
-        test_sets: splits for retrieval.
+        corpus: a corpus with the test sets.
+        test_sets: names of splits for retrieval.
         abx: the ABX task, or None.
         cache: folder for temporary files of ABX; None keeps all frames in memory.
     """
@@ -36,12 +36,12 @@ class Scoring:
     cache: Path | None = None
 
     def __call__(self, model: VGSPlus, phase_ended: bool, *, config: RunConfig) -> dict[str, float]:
-        """Return the scores of a model that are due, by flat name.
+        """Return the scores of a model that are due, {flat name: score}.
 
         Args:
-            model: on any device.
+            model: a model on any device.
             phase_ended: whether a phase of the schedule has just ended.
-            config: the settings of its run.
+            config: the settings of the model's run.
 
         Raises:
             VgsplusError: as `embed_run` and `score_layers`.
@@ -57,11 +57,11 @@ class Measure(NamedTuple):
     """An entry of `MEASURES`.
 
     Attributes:
-        prefix: of the flat names of its scores.
-        due: at every evaluation, or only when a phase ends.
+        prefix: prefix of the flat names of its scores.
+        due: whether it is computed at every evaluation, or only when a phase ends.
         higher_is_better: whether the highest score is the best.
-        score: (scoring, model, settings, whether a phase ended) -> {flat name: score}; empty if it does not
-            apply to the study.
+        score: function (scoring, model, settings, whether a phase ended) -> {flat name: score}, which is
+            empty if the measure does not apply.
     """
 
     prefix: str
@@ -71,7 +71,7 @@ class Measure(NamedTuple):
 
 
 def recalls(model: VGSPlus, config: RunConfig, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
-    """Return the recalls of a model on each split, by flat name; raises as `embed_run`."""
+    """Return the recalls of a model on each split, {flat name: recall}; raises as `embed_run`."""
     found: dict[str, float] = {}
     for split in splits:
         ranks = rank_split(embed_run(model, config, corpus, split))
@@ -84,7 +84,7 @@ def _recalls(scoring: Scoring, model: VGSPlus, config: RunConfig, _phase_ended: 
 
 
 def _abx_errors(scoring: Scoring, model: VGSPlus, _: RunConfig, phase_ended: bool) -> dict[str, float]:
-    """ABX errors of all layers; as published, which takes as long again, only when a phase ended."""
+    """Return the ABX errors of all layers; those as published, which double the time, only at phase ends."""
     if scoring.abx is None:
         return {}
     task = scoring.abx if phase_ended else dataclasses.replace(scoring.abx, as_published=False)
@@ -101,7 +101,7 @@ MEASURES = (
 
 
 def abx_task(item: Path, audio: Path) -> AbxTask:
-    """Return the ABX task of an item file, of both protocols and conditions; raises as `read_items`."""
+    """Return the ABX task of an item file, with both protocols and conditions; raises as `read_items`."""
     return AbxTask(items=read_items(item, audio_root=audio), as_published=True)
 
 
@@ -112,7 +112,7 @@ def own_abx_task(corpus: Corpus, test_sets: Sequence[str]) -> AbxTask | None:
 
 
 def test_sets(corpus: Corpus) -> tuple[str, ...]:
-    """Return the splits for retrieval: those named test… whose captions all have an image."""
+    """Return the splits for retrieval: those named "test…" in which every caption has an image."""
     return tuple(
         split
         for split in corpus.splits
@@ -152,7 +152,7 @@ def embed_run(model: VGSPlus, config: RunConfig, corpus: Corpus, split: str) -> 
 
 
 def evaluate_run(model: VGSPlus, config: RunConfig, corpus: Corpus, split: str) -> RetrievalResult:
-    """Score the retrieval of a run's model on a split in full; raises as `embed_run`."""
+    """Score the retrieval of a run's model on a complete split; raises as `embed_run`."""
     return evaluate(embed_run(model, config, corpus, split), seed=config.seed)
 
 
