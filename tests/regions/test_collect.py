@@ -213,8 +213,11 @@ def test_after_an_image_without_regions_nothing_is_read_again(data, monkeypatch)
     [
         ({"features": "AAA*"}, r"b\.tsv:1: image .*42: features is not valid base64"),
         ({"objects_conf": np.ones(2, np.float32)}, r"b\.tsv:1: .*objects_conf holds 8 bytes; expected 12"),
-        ({"features": np.ones(7, np.float32)}, "features holds 7 numbers, which 3 boxes cannot share"),
-        ({"features": np.ones((3, 6), np.float32)}, r"shape \(3, 6\), those of most are \(3, 5\)"),
+        (
+            {"features": np.ones(7, np.float32)},
+            "holds 7 numbers, which is not a multiple of 3 boxes",
+        ),
+        ({"features": np.ones((3, 6), np.float32)}, r"shape \(3, 6\), most have \(3, 5\)"),
         ({"num_boxes": 0}, "num_boxes is 0"),
         ({"num_boxes": "many"}, "num_boxes is 'many', not an integer"),
         ({"features": np.full((3, 5), np.nan, np.float32)}, "features holds values that are not finite"),
@@ -246,14 +249,14 @@ def test_a_truncated_last_line_is_a_fault(data):
     data.write()
     path = data.files[1]
     path.write_bytes(path.read_bytes().rsplit(b"\t", 2)[0])
-    with pytest.raises(CorpusError, match=r"b\.tsv:3: .*has 8 of 10 columns; the file breaks off here"):
+    with pytest.raises(CorpusError, match=r"b\.tsv:3: .*has 8 of 10 columns; the file ends here"):
         data.collect()
 
 
 def test_values_beyond_float16_are_a_fault(data):
     data.records[42]["features"] *= np.float32(1e6)
     data.write()
-    with pytest.raises(CorpusError, match="beyond float16; ask for --dtype float32"):
+    with pytest.raises(CorpusError, match="beyond float16; use --dtype float32"):
         data.collect(dtype="float16")
 
 
@@ -305,7 +308,7 @@ def test_an_odd_first_record_is_the_one_at_fault_and_can_be_skipped(data):
     with pytest.raises(CorpusError) as error:
         data.collect()
     (fault,) = error.value.faults
-    where, what = "a.tsv:1: image COCO_train2014_000000000009", "shape (2, 5), those of most are (3, 5)"
+    where, what = "a.tsv:1: image COCO_train2014_000000000009", "shape (2, 5), most have (3, 5)"
     assert fault.endswith(f"{where}: has features of {what}")
     _, missing, _ = data.collect(partial=True)
     assert list(missing) == [image_name(9)]

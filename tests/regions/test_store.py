@@ -52,9 +52,9 @@ def test_a_row_of_another_shape_or_beyond_the_type_is_refused(tmp_path):
     create_store(tmp_path / "a.h5", IDS, (3, 5), "float16")
     with RegionStore(tmp_path / "a.h5", writable=True) as store:
         features, boxes = regions(0)
-        with pytest.raises(ValueError, match=r"shape \(3, 4\), those of most are \(3, 5\)"):
+        with pytest.raises(ValueError, match=r"shape \(3, 4\), most have \(3, 5\)"):
             store.write(0, features[:, :4], boxes)
-        with pytest.raises(ValueError, match="beyond float16; ask for --dtype float32"):
+        with pytest.raises(ValueError, match="beyond float16; use --dtype float32"):
             store.write(0, features * 1e6, boxes)
 
 

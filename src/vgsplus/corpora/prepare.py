@@ -210,7 +210,7 @@ def describe_images(
             features, boxes = grid_regions(picture)
             return features.astype(dtype, copy=False), boxes
         found = store.find(image, hashlib.sha256(path.read_bytes()).hexdigest())
-        return found or f"{path}: {store.absence()}"
+        return found or f"{path}: {store.not_found()}"
 
     missing: dict[str, str] = {}
     described = parallel_map(describe, images, progress, "pictures", at_once=IMAGES_AT_ONCE)

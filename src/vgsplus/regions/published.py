@@ -1,17 +1,17 @@
-"""Files of region features by a detector (bottom-up attention), as LXMERT's programs and ours write them.
+"""Read published files of region features, and those of `vgsplus data regions`.
 
-    obj36 TSV    an image per line, the columns of `COLUMNS` separated by tabs; arrays are base64 of int64
-                 (ids) and float32, little-endian; boxes in pixels as (x1, y1, x2, y2)
-    6 columns    the same with `SIX_COLUMNS`, as bottom-up attention's own program writes it; without
-                 confidences, so regions stay in the order of the file
-    store        HDF5 with the data sets `STORED`, an image per row, of the published FaST-VGS code
-    regions      HDF5 of `vgsplus data regions` (see `store`): boxes in [0, 1], regions in order
+    obj36 TSV        LXMERT: one image per line with the tab-separated `COLUMNS`; arrays are base64 of
+                     little-endian int64 (ids) or float32; boxes in pixels as (x1, y1, x2, y2)
+    6-column TSV     bottom-up attention: the same with `SIX_COLUMNS`; there are no confidences, so regions
+                     keep the order of the file
+    FaST-VGS HDF5    data sets `STORED`, one image per row
+    own HDF5         see `store`: boxes in [0, 1]; regions keep their order
 
-The published store of Places truncates image names to 27 bytes; the full names are read from the JSON next
-to it, which maps names to rows.
+The published HDF5 file of Places truncates image names to 27 bytes. The full names are read from the JSON
+file next to it, which maps names to rows.
 
-A file is split into parts that are read independently, by several processes: of a TSV the lines that start in
-a range of bytes, of HDF5 a range of rows.
+Files are split into parts that several processes can read: the lines of a TSV that start in a range of bytes,
+or a range of rows of an HDF5 file.
 """
 
 import binascii
@@ -38,18 +38,18 @@ COLUMNS = (
 )
 SIX_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 HEADERS = frozenset({COLUMNS[0], SIX_COLUMNS[0]})
-"""First column of a header."""
+"""First column of the header of a TSV."""
 STORED = ("img_id", "img_h", "img_w", "objects_conf", "boxes", "features")
 INT64, FLOAT32 = np.dtype("<i8"), np.dtype("<f4")
 MOST_PIXELS = 1_000_000
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
-"""From the URL-safe alphabet of base64 to the standard one."""
+"""Maps the URL-safe alphabet of base64 to the standard one."""
 OVERSHOOT = 1.0
-"""Pixels by which a box may exceed its image, as detectors count from 0 or from 1; it is clipped."""
+"""Pixels by which a box may exceed its image, because some detectors count from 1. It is clipped."""
 TSV_PART_BYTES, STORE_PART_ROWS = 64 << 20, 256
 NUMBER = re.compile(r"(?:^|_)(\d+)$")
 NAMES_FILE = "{}_imgid2idex.json"
-"""Name of the JSON from names to rows in the published code, for the name of the store."""
+"""Name of the JSON file from names to rows in FaST-VGS, given the name of the HDF5 file."""
 PICTURE_ENDINGS = {".jpg", ".jpeg", ".png"}
 
 type Regions = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -60,7 +60,7 @@ type Regions = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 class Part:
     """The lines of a TSV that start in [start, stop) bytes, or the rows [start, stop) of an HDF5 file.
 
-    `names` is the JSON of the image names of a store that truncates them.
+    `names` is the JSON file of the image names, if the HDF5 file truncates them.
     """
 
     path: Path
@@ -70,10 +70,9 @@ class Part:
     names: Path | None = None
 
     def records(self) -> Iterator[tuple[int, str, Callable[[], Regions] | None]]:
-        """Yield (index in the part, image name, function that decodes the regions) of each record.
+        """Yield (index in the part, image name, function that decodes the regions) for each record.
 
-        The function raises a ValueError that states what is wrong with the record. It is None for the header
-        of a TSV.
+        The function is None for the header of a TSV. It raises ValueError for faulty records.
 
         Raises:
             CorpusError: image names cannot be read.
@@ -84,7 +83,7 @@ class Part:
                     yield index, image, partial(_decode_row, store, self.start + index)
             return
         with self.path.open("rb") as file:
-            if self.start:  # the line of the byte before belongs to the previous part
+            if self.start:  # a line that starts earlier belongs to the previous part
                 file.seek(self.start - 1)
                 file.readline()
             index = 0
@@ -96,7 +95,7 @@ class Part:
                 index += 1
 
     def place(self, index: int, lines: int) -> str:
-        """Return where a record is, "file:line" or "file: row n"; `lines` precede the part."""
+        """Return the place of a record, "file:line" or "file: row n"; `lines` precede the part."""
         return f"{self.path}: row {self.start + index}" if self.hdf5 else f"{self.path}:{lines + index + 1}"
 
     def _image_names(self, store: h5py.File) -> Sequence[str]:
@@ -110,7 +109,7 @@ class Part:
 
 
 def coco_number(image: str) -> int | None:
-    """Return the number of an MS-COCO image from its path, name or bare number; None if it has none."""
+    """Return the number in the path or name of an MS-COCO image, or None."""
     found = NUMBER.search(Path(image).stem)
     return int(found[1]) if found else None
 
@@ -126,11 +125,11 @@ def stem_key(image: str) -> str | None:
 
 
 def split_file(path: Path) -> list[Part]:
-    """Split a file into parts. HDF5 with image_ids is of `vgsplus data regions`, other HDF5 a store.
+    """Split a file into parts. HDF5 files with image_ids are own ones, others those of FaST-VGS.
 
     Raises:
-        CorpusError: the file is missing or empty, a store lacks a data set, or it truncates image names and
-            there is no JSON with the full names.
+        CorpusError: the file is missing or empty, a data set is missing, or image names are truncated and
+            there is no JSON file with the full names.
     """
     if not is_file(path):
         raise CorpusError(f"{path}: there is no such file of region features.")
@@ -159,7 +158,7 @@ def split_file(path: Path) -> list[Part]:
 
 
 def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
-    """Return the JSON with the full names of a store that truncates them, or None."""
+    """Return the JSON file with the full names if the HDF5 file truncates them, else None."""
     text = h5py.check_string_dtype(ids.dtype)
     if text is None:
         raise CorpusError(f"{path}: its img_id are {ids.dtype}, not text. Make the file again.")
@@ -171,18 +170,18 @@ def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
     name = NAMES_FILE.format(path.stem)
     for names in (path.with_name(name), path.absolute().parent.parent / "metadata" / name):
         if names.is_file():
-            cut = [name.encode()[:width] for name in _read_names(names, names.stat().st_mtime_ns)]
-            if cut != stored:
+            truncated = [name.encode()[:width] for name in _read_names(names, names.stat().st_mtime_ns)]
+            if truncated != stored:
                 raise CorpusError(f"{names}: its names are not those of {path}. Make both again.")
             return names
     raise CorpusError(
-        f"{path}: its image names are cut to {width} bytes. Put {name}, from names to rows, next to it."
+        f"{path}: its image names are truncated to {width} bytes. Put {name}, from names to rows, next to it."
     )
 
 
 @lru_cache(maxsize=8)
 def _read_names(path: Path, written: int) -> tuple[str, ...]:  # noqa: ARG001
-    """Read the names in a JSON from names to rows, in the order of the rows; `written` renews the cache."""
+    """Read a JSON file from names to rows: the names by row. The mtime `written` invalidates the cache."""
     try:
         rows = json.loads(read_text(path))
     except (ValueError, RecursionError, VgsplusError) as error:
@@ -196,7 +195,7 @@ def _read_names(path: Path, written: int) -> tuple[str, ...]:  # noqa: ARG001
 def _decode_line(line: bytes) -> Regions:
     columns = line.rstrip(b"\r\n").split(b"\t")
     if len(columns) not in (len(COLUMNS), len(SIX_COLUMNS)):
-        ending = "" if line.endswith(b"\n") else "; the file breaks off here"
+        ending = "" if line.endswith(b"\n") else "; the file ends here"
         raise ValueError(f"has {len(columns)} of {len(COLUMNS)} columns{ending}")
     six = len(columns) == len(SIX_COLUMNS)
     cells = dict(zip(SIX_COLUMNS if six else COLUMNS, columns, strict=True))
@@ -213,7 +212,7 @@ def _decode_line(line: bytes) -> Regions:
     boxes = _array("boxes", cells["boxes"], FLOAT32, count * 4).reshape(count, 4)
     features = _array("features", cells["features"], FLOAT32, None)
     if features.size == 0 or features.size % count:
-        raise ValueError(f"features holds {features.size} numbers, which {count} boxes cannot share")
+        raise ValueError(f"features holds {features.size} numbers, which is not a multiple of {count} boxes")
     return _checked(height, width, confidence, boxes, features.reshape(count, -1))
 
 
@@ -249,7 +248,7 @@ def _integer(name: str, text: bytes) -> int:
 
 
 def _array[T: np.generic](name: str, text: bytes, kind: np.dtype[T], count: int | None) -> npt.NDArray[T]:
-    """Decode base64 of either alphabet, with or without padding, or as Python prints bytes: b'…'."""
+    """Decode base64 of either alphabet, with or without padding, or printed as Python bytes: b'…'."""
     if text.startswith(b"b'") and text.endswith(b"'"):
         text = text[2:-1]
     text = text.translate(URL_SAFE).rstrip(b"=")
@@ -261,7 +260,7 @@ def _array[T: np.generic](name: str, text: bytes, kind: np.dtype[T], count: int 
         expected = f"{count * kind.itemsize} ({count} of {kind.name})"
         raise ValueError(f"{name} holds {len(data)} bytes; expected {expected}")
     if len(data) % kind.itemsize:
-        raise ValueError(f"{name} holds {len(data)} bytes, not of {kind.name}")
+        raise ValueError(f"{name} holds {len(data)} bytes, which is not a multiple of {kind.name}")
     return np.frombuffer(data, kind)
 
 
@@ -272,7 +271,7 @@ def _checked(
     boxes: npt.NDArray[np.float32],
     features: npt.NDArray[np.float32],
 ) -> Regions:
-    """Sort regions by decreasing confidence, equal ones in their order, and scale their boxes (in pixels)."""
+    """Sort regions by decreasing confidence (stable), and scale boxes from pixels to [0, 1]."""
     if height <= 0 or width <= 0:
         raise ValueError(f"the picture is {width} x {height} pixels")
     for name, array in (("objects_conf", confidence), ("boxes", boxes), ("features", features)):
@@ -289,5 +288,5 @@ def _checked(
     if not (boxes[:, :2] <= boxes[:, 2:]).all():
         raise ValueError("a box ends before it starts; expected (x1, y1, x2, y2)")
     order = np.argsort(-confidence, kind="stable")
-    # Division may leave [0, 1] by a rounding.
+    # Division may exceed [0, 1] by rounding.
     return features[order], np.clip(boxes[order], 0, 1)

@@ -1,4 +1,4 @@
-"""Make a store of regions in parts, so that the work can be resumed after a kill."""
+"""Fill a store of regions in parts, resumable after a kill."""
 
 import hashlib
 import json
@@ -16,23 +16,23 @@ JOURNAL = "resume.jsonl"
 def resumable_store(
     folder: Path, task: object, create: Callable[[Path], None]
 ) -> Iterator[tuple[Path, list[Any], Callable[[Any], None]]]:
-    """Resume the store in a folder, or create it if the folder holds none of the same task.
+    """Open the incomplete store in a folder to resume a task, or create one for a new task.
 
-    The folder holds the store and a journal: a digest of the task, then the records of the finished parts.
+    The folder contains the store and a journal: a digest of the task, then one record per finished part.
 
     Args:
-        folder: belongs to one process at a time.
-        task: describes the work and its inputs, as values for JSON.
+        folder: folder of the store. The caller must exclude other processes.
+        task: description of the task and its inputs, serialisable as JSON.
         create: creates the store at a path.
 
     Yields:
-        The path of the store, the records of the parts that are finished, and a function that records
-        another one; the rows of that part must be on disk.
+        The path of the store, the records of finished parts, and a function to record another one, to be
+        called when the rows of that part are on disk.
     """
     path, journal = folder / REGIONS_FILE, folder / JOURNAL
     digest = hashlib.sha256(json.dumps(task, sort_keys=True, default=str).encode()).hexdigest()
     content = journal.read_bytes() if journal.is_file() else b""
-    complete = content[: content.rfind(b"\n") + 1]  # without a line that a kill cut off
+    complete = content[: content.rfind(b"\n") + 1]  # without a truncated last line
     found, *records = map(json.loads, complete.splitlines() or [b"null"])
     if found != digest:
         journal.unlink(missing_ok=True)

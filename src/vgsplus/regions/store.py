@@ -1,14 +1,15 @@
-"""The store of region features, one HDF5 file: regions.h5 of a corpus, or a file of `vgsplus data regions`.
+"""The store of region features: regions.h5 of a corpus, or an HDF5 file of `vgsplus data regions`.
 
     image_ids    (n,) UTF-8: path of the image relative to the folder of images
     features     (n, R, F) float16 or float32
-    boxes        (n, R, 4) as (x1, y1, x2, y2) in [0, 1]
+    boxes        (n, R, 4) float32 as (x1, y1, x2, y2) in [0, 1]
     sha256       (n,) of the image files, in hexadecimal; optional
-    attribute "provenance": JSON, the model of the features and its settings; optional
+    attribute "provenance": JSON object, the model of the features and its settings; optional
 
-Rows are read and written at their byte offset in the file. This is several times as fast as a selection of
-h5py, several processes may write at once, and a kill or a full disk cannot damage the file. (HDF5 itself ends
-the process when a write fails, a memory map when the disk is full or the file was truncated.)
+n images, R regions per image, F features per region. Rows are read and written at their byte offset in the
+file. This is several times as fast as indexing with h5py, allows several processes to write, and a kill or a
+full disk cannot damage the file. (After a failed write HDF5 aborts the process; so do memory maps if the disk
+is full or the file was truncated.)
 """
 
 import errno
@@ -32,9 +33,9 @@ REGIONS_FILE = "regions.h5"
 REGION_SETS = ("image_ids", "features", "boxes")
 SHA256, PROVENANCE = "sha256", "provenance"
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, AttributeError)
-"""Raised by h5py for files that are broken."""
+"""Exceptions of h5py for broken files."""
 TEXT_BYTES, HEADER_BYTES = 64, 1 << 20
-"""Upper bounds of what HDF5 needs for a text besides its characters, and for everything else."""
+"""Upper bounds of the overhead of HDF5 in bytes: per text, and in total."""
 
 type Dtype = Literal["float16", "float32"]
 type Array = npt.NDArray[np.floating]
@@ -49,18 +50,18 @@ def create_store(
     sha256: Sequence[str] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Create a store whose rows are to be written by `RegionStore.write`. Its disk space is reserved.
+    """Create a store with reserved disk space, to be filled by `RegionStore.write`.
 
     Args:
-        path: the file, which is overwritten.
+        path: the file to create; an existing one is overwritten.
         image_ids: one per row.
-        shape: (R, F), regions per image and features per region.
-        dtype: of the stored features, float16 or float32.
+        shape: (R, F).
+        dtype: data type of the features, float16 or float32.
         sha256: digests of the image files, one per row.
-        provenance: any JSON object.
+        provenance: JSON object.
 
     Raises:
-        OSError: the disk has no space for all rows, or the file cannot be written.
+        OSError: there is not enough disk space for all rows, or the file cannot be written.
     """
     texts = {"image_ids": image_ids} | ({} if sha256 is None else {SHA256: sha256})
     text_bytes = sum(len(text.encode()) + TEXT_BYTES for values in texts.values() for text in values)
@@ -79,7 +80,7 @@ def create_store(
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Allocate disk space for the first `size` bytes of a file, or remove the file if there is not enough."""
+    """Allocate disk space for `size` bytes of a file; remove the file if there is not enough."""
     with path.open("ab") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -90,20 +91,20 @@ def _reserve(path: Path, size: int) -> None:
 
 
 class RegionStore:
-    """An open store. Reading is safe in several threads, but not in a process forked after opening.
+    """An open store. Reading is thread-safe. A forked process must open the store again.
 
     Args:
         path: the HDF5 file.
-        remedy: ends the messages of errors.
-        writable: whether rows may be written.
+        remedy: last sentence of error messages.
+        writable: whether to open the file for writing.
 
     Attributes:
         shape: (n, R, F).
-        dtype: of the stored features.
-        by_content: whether images are identified by the SHA-256 of their file rather than by their id.
+        dtype: data type of the features.
+        by_content: whether `find` identifies images by the SHA-256 of their file instead of their id.
 
     Raises:
-        CorpusError: the file is missing or not HDF5, lacks a data set, or its data sets do not fit together.
+        CorpusError: the file is missing or not HDF5, or a data set is missing or has the wrong shape or type.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class RegionStore:
             raise CorpusError(f"{self.path}: lacks {', '.join(missing)}. {self._remedy}")
         sets = {name: self._hdf5[name] for name in (*REGION_SETS, SHA256) if name in self._hdf5}
         for name, data_set in sets.items():
-            kinds = "fiu" if name in ("features", "boxes") else "OS"  # of NumPy: numbers, texts
+            kinds = "fiu" if name in ("features", "boxes") else "OS"  # NumPy kinds: numbers, texts
             if not isinstance(data_set, h5py.Dataset) or data_set.dtype.kind not in kinds:
                 raise CorpusError(f"{self.path}: {name} is not a data set of its type. {self._remedy}")
         ids, features, boxes = (sets[name].shape for name in REGION_SETS)
@@ -152,7 +153,7 @@ class RegionStore:
 
     @property
     def provenance(self) -> dict[str, Any] | None:
-        """What `provenance_of` returns."""
+        """The provenance of the features, see `provenance_of`."""
         return provenance_of(self.path)
 
     @cached_property
@@ -162,7 +163,7 @@ class RegionStore:
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        """The row of each image, by digest or by id."""
+        """The row of each image by its digest, or else its id."""
         keys = self._texts(SHA256) if self.by_content else self.image_ids
         if not self.by_content and (twice := [key for key, count in Counter(keys).items() if count > 1]):
             raise CorpusError(f"{self.path}: holds {twice[0]} more than once. {self._remedy}")
@@ -175,11 +176,11 @@ class RegionStore:
             raise self._broken(error) from None
 
     def find(self, image_id: str, sha256: str) -> tuple[Array, Array] | None:
-        """Return features (R, F) as stored and boxes (R, 4) of an image, or None if the store lacks it.
+        """Return features (R, F) as stored and boxes (R, 4) of an image, or None if it is not in the store.
 
         Args:
-            image_id: identifies the image unless `by_content`.
-            sha256: digest of the image's file in hexadecimal; identifies the image if `by_content`.
+            image_id: id of the image, used unless `by_content`.
+            sha256: digest of the image file in hexadecimal, used if `by_content`.
 
         Raises:
             CorpusError: an image is stored twice, or the file cannot be read.
@@ -190,8 +191,8 @@ class RegionStore:
         features, boxes = self.read([row])
         return features[0], boxes[0]
 
-    def absence(self) -> str:
-        """Return the message for an image that `find` does not find."""
+    def not_found(self) -> str:
+        """Return the error message for images for which `find` returns None."""
         how = "an image of these contents" if self.by_content else "an image of this name"
         return f"{self.path}: holds no regions of {how}. Make them with: vgsplus data regions"
 
@@ -205,7 +206,7 @@ class RegionStore:
 
     def _read(self, data_set: h5py.Dataset, rows: Sequence[int]) -> Array:
         values: Array = np.empty((len(rows), *data_set.shape[1:]), data_set.dtype)
-        # Files of earlier versions and of other programs may be chunked or compressed: h5py reads these.
+        # Chunked or compressed files, of earlier versions and other programs, are read by h5py.
         start = data_set.id.get_offset() if data_set.chunks is None else None
         for row, value in zip(rows, values, strict=True):
             if start is None:
@@ -218,17 +219,17 @@ class RegionStore:
         return values
 
     def write(self, row: int, features: Array, boxes: Array) -> None:
-        """Write features (R, F) and boxes (R, 4) to a row of a store of `create_store`.
+        """Write features (R, F) and boxes (R, 4) to a row of a store made by `create_store`.
 
         Raises:
-            ValueError: they have another shape than the store, or do not fit its data type.
+            ValueError: the features have another shape than the store, or exceed the range of its data type.
         """
         if features.shape != self.shape[1:]:
-            raise ValueError(f"has features of shape {features.shape}, those of most are {self.shape[1:]}")
+            raise ValueError(f"has features of shape {features.shape}, most have {self.shape[1:]}")
         with np.errstate(over="ignore"):
             stored = features.astype(self.dtype)
         if not np.isfinite(stored).all():
-            raise ValueError(f"features holds values beyond {self.dtype}; ask for --dtype float32")
+            raise ValueError(f"features holds values beyond {self.dtype}; use --dtype float32")
         for data_set, values in ((self._features, stored), (self._boxes, boxes.astype(self._boxes.dtype))):
             self._file.seek(data_set.id.get_offset() + row * values.nbytes)
             self._file.write(values.tobytes())
@@ -250,40 +251,45 @@ class RegionStore:
 
 
 class RegionAppender:
-    """Writes a store whose number of images is not known in advance; rows wait in a temporary file.
+    """Writes a store whose number of images is not known in advance, via a temporary file of rows.
 
-    The first image, of which `features` (R, F) are, decides the shape and the type (float16, else float32).
+    Args:
+        path: the store to create.
+        features: features (R, F) of the first image, which determine R, F and the data type (float16, or
+            else float32).
     """
 
     def __init__(self, path: Path, features: Array) -> None:
         self.path = path
         self.shape: tuple[int, int] = (features.shape[0], features.shape[1])
         self._dtype = np.float16 if features.dtype == np.float16 else np.float32
-        self._waiting = path.with_suffix(".rows").open("w+b")
+        self._buffer = path.with_suffix(".rows").open("w+b")
 
     def append(self, features: Array, boxes: Array) -> None:
-        """Add the regions of an image: features (R, F) and boxes (R, 4)."""
-        self._waiting.write(features.astype(self._dtype).tobytes() + boxes.astype(np.float32).tobytes())
+        """Append the regions of an image: features (R, F) and boxes (R, 4)."""
+        self._buffer.write(features.astype(self._dtype).tobytes() + boxes.astype(np.float32).tobytes())
 
     def complete(self, image_ids: Sequence[str]) -> None:
-        """Write the store, whose rows are these images."""
-        self._waiting.flush()
-        row = np.dtype([("features", self._dtype, self.shape), ("boxes", np.float32, (self.shape[0], 4))])
+        """Write the store; `image_ids` are those of the appended rows."""
+        self._buffer.flush()
+        row_type = np.dtype(
+            [("features", self._dtype, self.shape), ("boxes", np.float32, (self.shape[0], 4))]
+        )
         create_store(self.path, image_ids, self.shape, self._dtype)
         with RegionStore(self.path, writable=True) as store:
-            for index, waiting in enumerate(np.memmap(self._waiting, row, "r")):
-                store.write(index, waiting["features"], waiting["boxes"])
+            for index, row in enumerate(np.memmap(self._buffer, row_type, "r")):
+                store.write(index, row["features"], row["boxes"])
             store.sync()
         self.close()
 
     def close(self) -> None:
         """Remove the temporary file."""
-        self._waiting.close()
-        Path(self._waiting.name).unlink(missing_ok=True)
+        self._buffer.close()
+        Path(self._buffer.name).unlink(missing_ok=True)
 
 
 def region_faults(features: Array, boxes: Array) -> list[str]:
-    """Return what is wrong with the features (R, F) and boxes (R, 4) of one image."""
+    """Return the faults of the features (R, F) and boxes (R, 4) of one image."""
     if features.ndim != 2 or boxes.shape != (len(features), 4) or features.size == 0:
         return [f"expected features (R, F) and boxes (R, 4), got {features.shape} and {boxes.shape}"]
     faults = []
@@ -297,10 +303,10 @@ def region_faults(features: Array, boxes: Array) -> list[str]:
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """Return the provenance of the features in a file; None if it states none or is not HDF5.
+    """Return the provenance of the features in a file; None if there is none or the file is not HDF5.
 
     Raises:
-        CorpusError: it starts as HDF5 but cannot be read, or the provenance is not a JSON object.
+        CorpusError: the HDF5 file is broken, or the provenance is not a JSON object.
     """
     if not h5py.is_hdf5(path):
         return None

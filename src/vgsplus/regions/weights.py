@@ -1,4 +1,4 @@
-"""Optional libraries of image models, and their weights, which are read without executing code."""
+"""Optional libraries of image models, and weights, which are read without executing code."""
 
 import hashlib
 import importlib
@@ -16,9 +16,9 @@ from vgsplus.tensor_files import read_tensors
 
 EXTRA = "uv pip install -e '.[vision]' in the checkout (vgsplus[vision]; docs/regions.md)"
 WRAPPERS = ("state_dict", "model")
-"""Keys under which training programs save the tensors of a model."""
+"""Keys under which checkpoints may nest the state dict of the model."""
 SHOWN = 5
-"""Faults of a file of weights that its error lists."""
+"""Maximum number of faults in an error message."""
 
 
 def optional_module(name: str) -> Any:  # noqa: ANN401 - a module
@@ -35,14 +35,14 @@ def optional_module(name: str) -> Any:  # noqa: ANN401 - a module
 
 @contextmanager
 def downloading(model: str) -> Iterator[None]:
-    """Turn every error of a library that neither finds nor downloads the weights of `model` into one.
+    """Raise all errors of a library that loads or downloads the weights of `model` as VgsplusError.
 
     Raises:
-        VgsplusError: the error of the library, and the ways to provide the weights.
+        VgsplusError: the error of the library, and how to provide the weights.
     """
     try:
         yield
-    # The libraries raise the errors of their network clients, which have no common class.
+    # The libraries raise the exceptions of their network clients, which have no common base class.
     except Exception as error:  # noqa: BLE001
         what = (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")
         raise VgsplusError(
@@ -53,7 +53,7 @@ def downloading(model: str) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights from a safetensors or PyTorch file, which may hold further tensors.
+    """Load the weights of a model from a safetensors or PyTorch file; further tensors are ignored.
 
     Raises:
         VgsplusError: a tensor of the model is missing or has another shape.
@@ -65,7 +65,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     faults = []
     for name, own in model.state_dict().items():
         if name not in stored:
-            # Used in training only; files from before PyTorch 0.4.1 lack them.
+            # Only used in training, and missing in files of PyTorch before 0.4.1.
             if not name.endswith("num_batches_tracked"):
                 faults.append(f"{name} is absent")
         elif stored[name].shape != tuple(own.shape):
@@ -82,7 +82,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256, in hexadecimal, of the names, types, shapes and bytes of a model's tensors."""
+    """Return the SHA-256 of the names, types, shapes and bytes of the tensors of a model, in hexadecimal."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -92,7 +92,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def provenance_of_weights(model: str, network: nn.Module, path: Path | None, library: str) -> dict[str, Any]:
-    """Return name, weights (`path` None: those of the library) and library of a model for provenance."""
+    """Return the provenance of a model: name, weights (`path` None: those of the library), library."""
     return {
         "model": model,
         "weights": "the library's own" if path is None else path.name,

@@ -106,7 +106,7 @@ def test_a_store_that_cuts_names_is_read_by_the_names_beside_it(places, folder):
     store = places.root / "places_imgfeat" / "train_2020.hdf5"
     store.parent.mkdir()
     places.detected.write_store(store)
-    with pytest.raises(CorpusError, match=r"cut to 27 bytes\. Put train_2020_imgid2idex\.json"):
+    with pytest.raises(CorpusError, match=r"truncated to 27 bytes\. Put train_2020_imgid2idex\.json"):
         places.prepare(features=[store])
     names = store.parent if folder == "." else places.root / folder
     rows = {image: row for row, image in enumerate(ALL_IMAGES)}
