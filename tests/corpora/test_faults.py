@@ -179,12 +179,12 @@ CORPUS_FAULTS = {
     "a speaker with a blank": (first_caption(speaker="a b"), r"speaker must hold no blank, is 'a b'"),
     "a caption without a field": (
         captions(lambda records: [{"id": "x"}, *records[1:]]),
-        r"captions\.jsonl:1: is no caption \(missing",
+        r"captions\.jsonl:1: is not a caption \(missing",
     ),
-    "a caption with a field too many": (first_caption(colour="red"), r"captions\.jsonl:1: is no caption"),
+    "a caption with a field too many": (first_caption(colour="red"), r"captions\.jsonl:1: is not a caption"),
     "an image that is a list": (
         first_caption(image=["a.png"]),
-        r"captions\.jsonl:1: is no caption \(unhashable",
+        r"captions\.jsonl:1: is not a caption \(unhashable",
     ),
     "a line that is no JSON": (
         lambda corpus: (corpus / "captions.jsonl").write_text("{\n"),
@@ -207,7 +207,7 @@ CORPUS_FAULTS = {
     ),
     "an ABX item beyond the end": (
         item("test-000-0 0.1 99 a k t ann"),
-        r"test\.item:\d+: 0\.1 to 99 s is no span inside caption test-000-0",
+        r"test\.item:\d+: 0\.1 to 99 s exceeds caption test-000-0",
     ),
     "an ABX item of six columns": (
         item("test-000-0 0.1 0.2 a k t"),

@@ -55,7 +55,7 @@ def write_regions(root, *images):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": ""}, "id must be a text that is not empty"),
+        ({"id": ""}, "id must be a non-empty text"),
         ({"id": "a b"}, "id must hold no blank"),
         ({"speaker": "Jane Doe"}, "speaker must hold no blank"),
         ({"num_samples": 0}, "num_samples must be a whole number > 0"),
@@ -81,7 +81,7 @@ def test_a_caption_and_an_image_come_once(tmp_path):
         ("b", FEATURES, BOXES - 1, r"image b: holds a box outside \[0, 1\]"),
         ("b", FEATURES, BOXES[:, [2, 3, 0, 1]], "end lies before its start"),
         ("b", FEATURES, BOXES[:2], "image b: expected features"),
-        ("b", FEATURES[:, :2], BOXES, "those before had"),
+        ("b", FEATURES[:, :2], BOXES, "of earlier images"),
         ("../b", FEATURES, BOXES, "relative to image_root"),
         ("/b", FEATURES, BOXES, "relative to image_root"),
     ],
@@ -166,7 +166,7 @@ def test_a_link_leads_to_the_folder_that_is_written(tmp_path):
 def test_a_folder_that_is_no_corpus_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("dear")
-    with pytest.raises(CorpusError, match="is not a corpus, so it stays"):
+    with pytest.raises(CorpusError, match="is not a corpus, so it is not replaced"):
         write_small(tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "dear"
 

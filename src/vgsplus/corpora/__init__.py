@@ -1,4 +1,4 @@
-"""Corpora: the format on disk, reading, writing, checking and packing; `sources` prepares them."""
+"""Corpora: format, reading, writing, validation, packing; `sources` prepares them."""
 
 from vgsplus.corpora.format import Caption
 from vgsplus.corpora.reader import Corpus

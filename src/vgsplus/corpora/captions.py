@@ -1,7 +1,7 @@
-"""Captions on disk: each line of captions.jsonl is checked once and parsed again on access.
+"""Sequences of captions that stay on disk: captions.jsonl is checked when opened, and lines parsed on access.
 
-In memory a caption is a few numbers in arrays, which forked workers share: 592,000 of them take less than
-20 MB, whereas as many objects take hundreds, copied into every worker by reference counting.
+Only offsets, lengths and image rows are in memory, as arrays that forked workers share: 592,000 captions take
+less than 20 MB. As many objects would take hundreds, and reference counting would copy them in every worker.
 """
 
 import json
@@ -19,19 +19,19 @@ from vgsplus.corpora.format import CAPTION_FIELDS, Caption
 from vgsplus.errors import CorpusError
 
 NO_IMAGE = -1
-
+"""Image row of captions without an image."""
 
 _FIELDS = frozenset(CAPTION_FIELDS)
 
 
 class Captions(Sequence[Caption]):
-    """The captions of a split, in the order of captions.jsonl, each parsed on access.
+    """The captions of a split, in the order of captions.jsonl, parsed on access.
 
-    May be passed to forked and spawned workers: each process opens the file by its path.
+    Can be passed to forked and spawned workers, because each process opens the file itself.
 
     Attributes:
-        num_samples: (n,) int64 at 16 kHz.
-        image_rows: (n,) int64, rows of regions.h5; NO_IMAGE for captions without an image.
+        num_samples: (n,) int64, lengths at 16 kHz.
+        image_rows: (n,) int64, rows of regions.h5; NO_IMAGE without an image.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Captions(Sequence[Caption]):
     def _read(self, start: int, end: int) -> Caption:
         if self._file is None:
             self._file = FileIO(self._path)
-        # Unlike seek and read, pread has no position that forked processes would share.
+        # pread, because forked processes share the file position of seek and read.
         line = os.pread(self._file.fileno(), end - start, start)
         try:
             return Caption(**json.loads(line))
@@ -81,25 +81,31 @@ class Captions(Sequence[Caption]):
 def index_captions(
     path: Path, splits: Sequence[str], image_rows: Mapping[str, int]
 ) -> tuple[dict[str, Captions], list[str]]:
-    """Return the captions of captions.jsonl by split, those of `splits` first, and every fault of it.
+    """Return the captions of captions.jsonl by split, and all faults.
 
-    A line that does not parse is a fault "FILE:LINE: …". A caption of an image that is not in `image_rows`,
-    or whose length is not an integer, is a fault that names the caption.
+    Args:
+        path: captions.jsonl.
+        splits: names of the splits that are returned first, also if they are empty.
+        image_rows: row in regions.h5 by image id.
+
+    Returns:
+        The captions by split, and the faults: "FILE:LINE: …" for lines that cannot be parsed, then captions
+        of unknown images and lengths that are not integers, by the id of the caption.
 
     Raises:
         CorpusError: there is no such file.
     """
-    faults: list[str] = []
-    misfits: list[str] = []
+    line_faults: list[str] = []
+    caption_faults: list[str] = []
     rows: dict[str | None, int] = {None: NO_IMAGE}
     rows.update(image_rows)
     columns: dict[str, array[int]] = {split: array("q") for split in splits}
-    for start, end, record in _records(path, faults):
+    for start, end, record in _records(path, line_faults):
         row = rows.get(record["image"])
         if row is None:
-            misfits.append(f"{path}: caption {record['id']} names the unknown image {record['image']}")
+            caption_faults.append(f"{path}: caption {record['id']} names the unknown image {record['image']}")
         elif not isinstance(record["num_samples"], int):
-            misfits.append(f"{path}: caption {record['id']}: num_samples is {record['num_samples']!r}")
+            caption_faults.append(f"{path}: caption {record['id']}: num_samples is {record['num_samples']!r}")
         else:
             flat = columns.setdefault(record["split"], array("q"))
             flat.extend((start, end, record["num_samples"], row))
@@ -108,11 +114,11 @@ def index_captions(
         split: Captions(path, table[:, :2].copy(), table[:, 2].copy(), table[:, 3].copy())
         for split, table in tables.items()
     }
-    return captions, faults + misfits
+    return captions, line_faults + caption_faults
 
 
 def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
-    """Return the captions of captions.jsonl that parse, and a fault "FILE:LINE: …" for each other line.
+    """Return the captions of captions.jsonl, and a fault "FILE:LINE: …" for each line that cannot be parsed.
 
     Raises:
         CorpusError: there is no such file.
@@ -122,7 +128,7 @@ def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
 
 
 def _records(path: Path, faults: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(start, end, fields of a `Caption`) of each line, start and end in bytes; faults of the other lines."""
+    """Yield (first byte, end, fields of the caption) of each line; other lines are added to `faults`."""
     if not path.is_file():
         raise CorpusError(f"{path}: is missing. Prepare the corpus again.")
     end = 0
@@ -132,12 +138,12 @@ def _records(path: Path, faults: list[str]) -> Iterator[tuple[int, int, dict[str
             try:
                 record = json.loads(line)
                 if not isinstance(record, dict) or record.keys() != _FIELDS:
-                    Caption(**record)  # names the field that is absent or unknown
-                hash((record["id"], record["split"], record["image"]))  # fails for lists and objects
+                    Caption(**record)  # raises TypeError with the name of the field
+                hash((record["id"], record["split"], record["image"]))  # TypeError for lists and objects
             except ValueError as error:
                 faults.append(f"{path}:{number}: is not valid JSON ({error})")
             except TypeError as error:
                 what = str(error).removeprefix("Caption.__init__() ")
-                faults.append(f"{path}:{number}: is no caption ({what})")
+                faults.append(f"{path}:{number}: is not a caption ({what})")
             else:
                 yield start, end, record

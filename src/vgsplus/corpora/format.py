@@ -1,19 +1,20 @@
-"""The on-disk format of every corpus, and its captions as stored and as listed.
+"""The format of corpora on disk, captions as stored, and captions as listed by a source.
 
     corpus.json      format, name, version, sample_rate (16000), counts {split: {captions, images, seconds}},
-                     audio_root and image_root (relative to the corpus folder, or absolute; image_root null
-                     where only the images' regions are available), regions {count, dim} or null, provenance,
-                     licence, skipped {reason: count}, changed {kind: count} of sounds whose level was
-                     changed; further keys depend on the source
-    captions.jsonl   one spoken caption per line, the fields of `Caption`
+                     audio_root and image_root (absolute, or relative to the corpus folder; image_root is
+                     null if there are only region features), regions {count, dim} or null, provenance,
+                     licence, skipped {reason: number of captions}, changed {kind: number of sounds whose
+                     level was changed}; further keys depend on the source
+    captions.jsonl   one spoken caption per line: the fields of `Caption`
     regions.h5       image_ids (n,) utf-8, features (n, R, F) float16/32, boxes (n, R, 4) in [0, 1] as
                      (x1, y1, x2, y2) over (width, height); absent in a speech-only corpus
-    images/          an image id is a path relative to image_root
-    audio/           16 kHz mono WAV PCM16 or FLAC
-    *.item           ABX: "#file onset offset #phone prev-phone next-phone speaker"; a #file is a caption id
-    skipped.jsonl    what was skipped and why; absent if nothing was
+    images/          images; an image id is a path relative to image_root
+    audio/           sounds that were converted, as 16 kHz mono WAV PCM16
+    *.item           ABX items: "#file onset offset #phone prev-phone next-phone speaker"; #file: a caption id
+    skipped.jsonl    {reason, what} of each skipped caption; absent if there are none
 
-Splits share no image, except for those listed in corpus.json: "shared_images": [["train", "test_x"], ...].
+No image is in two splits, except for pairs of splits listed in corpus.json as "shared_images":
+[["train", "test_x"], ...].
 """
 
 from dataclasses import dataclass, fields
@@ -25,7 +26,7 @@ ITEM_COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:
-    """A spoken caption as stored: `num_samples` at 16 kHz; `audio` relative to audio_root, or absolute."""
+    """A spoken caption as stored; `num_samples` at 16 kHz, `audio` relative to audio_root or absolute."""
 
     id: str
     split: str
@@ -45,13 +46,15 @@ class CaptionEntry:
     """A caption as a source lists it.
 
     Attributes:
-        origin: where it is listed, as "FILE:LINE", for faults.
-        audio: sound, or part of a file (see `vgsplus.audio`), relative to audio_root or absolute.
-        start: seconds at which it starts in the sound, None for its start; only where sounds are converted.
-        end: likewise, at which it ends.
-        num_samples: length at 16 kHz that the list states, or None.
+        origin: its place in the list, such as "FILE:LINE", for messages.
+        audio: path of the sound or part of a file (see `vgsplus.audio_files`), relative to audio_root or
+            absolute.
+        start: start of the caption in the sound in seconds, None for the start of the sound. Not supported
+            with sounds in place.
+        end: end of the caption in the sound, likewise.
+        num_samples: length at 16 kHz as stated by the list, or None.
         image: image id, or None.
-        problem: why the caption cannot be used, a short phrase that repeats, or None.
+        problem: the reason for which the caption cannot be used, a phrase to count captions by, or None.
     """
 
     origin: str
@@ -69,5 +72,5 @@ class CaptionEntry:
 
     @property
     def line(self) -> int:
-        """LINE of the origin."""
+        """LINE in `origin`."""
         return int(self.origin.rpartition(":")[2])

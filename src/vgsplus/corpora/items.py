@@ -1,11 +1,11 @@
-"""ABX item files: one phone token per line, in the variants of the field.
+"""ABX item files: one phone token per line, in all variants of the format.
 
     #file onset offset #phone prev-phone next-phone speaker
 
-These are the columns of the ZeroSpeech challenges, separated by spaces or tabs, in the order of the header.
-Also accepted are `file` for `#file`, `phone` for `#phone`, `talker` for `speaker`, one column `context` for
-both neighbouring phones (ZeroSpeech 2015), no context, and further columns, which are ignored. Times are in
-seconds. `#file` names a sound by the end of its path, with or without its suffix.
+These are the columns of the ZeroSpeech challenges, separated by spaces or tabs, in any order. Also accepted:
+`file` for `#file`, `phone` for `#phone`, `talker` for `speaker`, one column `context` instead of both
+neighbouring phones (ZeroSpeech 2015), and no context. Further columns are ignored. Times are in seconds.
+`#file` is the end of the path of a sound, with or without its suffix.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ NAMES = {
     "#phone": ("#phone", "phone"),
     "speaker": ("speaker", "talker"),
 }
-"""The columns of every item file, with their alternative names."""
+"""The required columns, with their alternative names."""
 CONTEXTS = (("prev-phone", "next-phone"), ("context",))
-"""The columns of the context of a phone; the first group that a header names completely is used."""
-ALSO_TAKEN = (
-    "Also taken: file for #file, phone for #phone, talker for speaker, and context for prev-phone next-phone"
+"""Columns of the context of a phone; the first group that is complete in the header is used."""
+ALIASES_HINT = (
+    "Also accepted: file for #file, phone for #phone, talker for speaker, and context for both neighbours"
 )
 TIME_TOLERANCE = Decimal("0.01")
-"""Seconds by which a token may end after its sound: alignments round to hundredths."""
+"""Seconds by which a token may exceed its sound, because alignments are rounded to hundredths."""
 SAME_DECIMALS = 4
-"""Precision of comparing times: 0.1 may be written as 0.10000000149."""
+"""Decimals for comparisons of times, because 0.1 may be written as 0.10000000149."""
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
 LONGEST_NUMBER = 100
-"""Maximum characters of a time, because exact arithmetic on long numbers is slow."""
+"""Maximum number of characters of a time, because exact arithmetic with long numbers is slow."""
 LATEST = 10**9
-"""Seconds (30 years). Times in milliseconds or samples, a common mistake, lie below it."""
+"""Maximum time in seconds (30 years)."""
 FORBIDDEN = re.compile(r"[^\S \t]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
-"""Control characters, and blanks that some programs take for the end of a column or line."""
+"""Control characters, and white space that some programs treat as the end of a column or line."""
 SHOWN_CHARACTERS = 40
 
 
@@ -55,7 +55,7 @@ SHOWN_CHARACTERS = 40
 class Token:
     """One line of an item file: a phone from `onset` to `offset` seconds of a file.
 
-    `previous` and `following` are the neighbouring phones, or the column `context` and "".
+    `previous` and `following` are the neighbouring phones, or the column `context` and an empty string.
     """
 
     line: int
@@ -70,7 +70,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items:
-    """An item file: its tokens in order, whether it has contexts, and optionally the sound of each file."""
+    """An item file: its tokens in order, whether it has contexts, and optionally the path of each #file."""
 
     path: Path
     tokens: tuple[Token, ...]
@@ -103,16 +103,16 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
     if fault := _character_fault(first):
         raise CorpusError(f"{path}:{line}: {fault}")
     header = _fields(first)
-    held = {column: [name for name in header if name in names] for column, names in NAMES.items()}
-    wrong = [column for column, found in held.items() if len(found) != 1]
+    found = {column: [name for name in header if name in names] for column, names in NAMES.items()}
+    wrong = [column for column, names in found.items() if len(names) != 1]
     wrong += [name for names in CONTEXTS for name in names if header.count(name) > 1]
     if wrong:
         raise CorpusError(
             f"{path}:{line}: the header must name {', '.join(wrong)} once. "
-            f"Expected: {' '.join(ITEM_COLUMNS)}. {ALSO_TAKEN}."
+            f"Expected: {' '.join(ITEM_COLUMNS)}. {ALIASES_HINT}."
         )
     context = next((names for names in CONTEXTS if all(name in header for name in names)), ())
-    places = [header.index(name) for name in (*(found[0] for found in held.values()), *context)]
+    places = [header.index(name) for name in (*(names[0] for names in found.values()), *context)]
     parsed = [(number, _token(number, row, len(header), places)) for number, row in rest]
     faults = [f"{path}:{number}: {fault}" for number, fault in parsed if isinstance(fault, str)]
     tokens = tuple(token for _, token in parsed if isinstance(token, Token))
@@ -120,11 +120,11 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
 
 
 def repeat_faults(items: Items, sounds: Mapping[str, Hashable] | None = None) -> Iterator[str]:
-    """Yield a fault for each token whose sound, onset and offset are those of an earlier token, to 0.1 ms.
+    """Yield a fault for each token that repeats sound, onset and offset (to 0.1 ms) of an earlier one.
 
     Args:
         items: the item file.
-        sounds: identifies the sound of a name, if several names mean one sound.
+        sounds: maps #file to an identifier of its sound, because several names may mean one sound.
     """
     seen: dict[tuple[Hashable, Decimal, Decimal], Token] = {}
     for token in items.tokens:
@@ -136,11 +136,11 @@ def repeat_faults(items: Items, sounds: Mapping[str, Hashable] | None = None) ->
         place = f"{items.where(token)}: {shown(token.file)} from {token.onset} to {token.offset} s"
         labels = (token.phone, token.previous, token.following, token.speaker)
         if labels == (first.phone, first.previous, first.following, first.speaker):
-            yield f"{place} is in line {first.line} already and counts once. Leave one of the lines out."
+            yield f"{place} is in line {first.line} already and counts once. Remove one of the lines."
         else:
             yield (
                 f"{place} is {_described(token)} here and {_described(first)} in line {first.line}. "
-                "Leave the wrong line out."
+                "Remove the wrong line."
             )
 
 
@@ -157,16 +157,16 @@ def label_faults(items: Items) -> Iterator[str]:
                 reported.add(label)
                 yield (
                     f"{items.where(token)}: {shown(label)} is written in another Unicode form than in line "
-                    f"{first.line}, and would count as another label. Write both in one form, as NFC."
+                    f"{first.line}, and would count as another label. Write both in NFC."
                 )
 
 
 class SoundIndex:
     """Finds sounds by their names in item files.
 
-    A name with suffix, as "dev/a.wav", is the file of exactly that name, else the sound whose path without
-    suffix ends with it. In both cases a path relative to `root` that equals the name has precedence. NFC and
-    NFD are one name.
+    A name, such as "dev/a.wav", matches the sounds whose paths end with it; if there are none, those whose
+    paths without suffix end with it. Among several, a sound whose path relative to `root` equals the name is
+    preferred. Names are compared in NFC.
     """
 
     def __init__(self, root: Path, paths: Iterable[Path]) -> None:
@@ -177,11 +177,11 @@ class SoundIndex:
                 self._sounds[nfc(name)].append(path)
 
     def find(self, file: str) -> list[Path]:
-        """Return the sounds that a name may mean."""
+        """Return the sounds that match a name."""
         wanted = PurePosixPath(nfc(file)).parts
         candidates = self._sounds.get(wanted[-1], []) if wanted else []
-        for whole in (True, False):
-            parts = {path: _parts(path if whole else path.with_suffix("")) for path in candidates}
+        for with_suffix in (True, False):
+            parts = {path: _parts(path if with_suffix else path.with_suffix("")) for path in candidates}
             ending = [path for path in candidates if parts[path][-len(wanted) :] == wanted]
             if ending:
                 exact = [path for path in ending if len(path.parts) - self._depth == len(wanted)]
@@ -190,7 +190,7 @@ class SoundIndex:
 
 
 def shown(text: str) -> str:
-    """Return a field for an error, shortened if it is very long."""
+    """Return a field for a message, truncated if it is very long."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
@@ -229,7 +229,7 @@ def _rows(path: Path) -> list[tuple[int, str]]:
 
 
 def _token(number: int, line: str, columns: int, places: Sequence[int]) -> Token | str:
-    """The token of a line, or its fault; `places` are those of file, times, phone, speaker and context."""
+    """Parse a line; `places` are the columns of file, onset, offset, phone, speaker and context."""
     fields = _fields(line)
     if fault := _character_fault(line):
         return fault
@@ -261,5 +261,5 @@ def _time_fault(onset: str, offset: str) -> str | None:
     if end <= start:
         return f"offset {shown(offset)} must be after onset {shown(onset)}."
     if end > LATEST:
-        return f"{times} must be seconds, and no sound lasts so long."
+        return f"{times} must be seconds, less than {LATEST:,}."
     return None

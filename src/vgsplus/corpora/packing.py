@@ -1,12 +1,12 @@
 """Pack the sounds of a corpus into few large tar files, for cluster file systems and object stores.
 
-    corpus.json, captions.jsonl, regions.h5    like any corpus; `audio` of the captions is
-                                               "SPLIT-000000.tar:START:SIZE" (see `vgsplus.audio`)
-    shards/SPLIT-000000.tar                    for each caption KEY.wav or KEY.flac, the file as it was or
-                                               decoded, and KEY.json, its fields: a webdataset sample
+    corpus.json, captions.jsonl, regions.h5    as in any corpus; `audio` of a caption is
+                                               "SPLIT-000000.tar:START:SIZE" (see `vgsplus.audio_files`)
+    shards/SPLIT-000000.tar                    for each caption KEY.wav or KEY.flac, the original or decoded
+                                               file, and KEY.json, its fields: a sample of webdataset
 
-Packed captions can be read in any order, so order and resumption are those of any corpus. Shards are plain
-tar files (ustar), byte for byte the same for the same corpus.
+Captions are read by random access, so shuffling and resumption are the same as with any corpus. Shards are
+plain tar files (ustar) and deterministic.
 """
 
 import io
@@ -22,7 +22,7 @@ from pathlib import Path
 from vgsplus import audio
 from vgsplus.corpora.format import Caption
 from vgsplus.corpora.reader import Corpus
-from vgsplus.corpora.writer import OWN_KEYS, CorpusWriter, Summary
+from vgsplus.corpora.writer import RESERVED_KEYS, CorpusWriter, Summary
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import REGIONS_FILE
@@ -41,22 +41,21 @@ def pack(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Summary:
-    """Pack the corpus at `source` as one at `root`.
+    """Pack the corpus at `source` into a new corpus at `root`.
 
-    Images are used in place. ABX items are not copied, because ABX reads sounds from files.
+    Images are used in place. ABX items are not copied, because ABX requires sound files.
 
     Args:
         source: a prepared corpus.
-        root: the corpus folder to make.
-        shard_bytes: a shard ends with the sound that reaches this size.
-        decode: whether to store FLAC as WAV: the same samples in up to twice the bytes, read 2.5 to 3 times
-            as fast. FLAC of more than 16 bits stays as it is.
+        root: the corpus folder to create.
+        shard_bytes: minimum size of a shard in bytes, except for the last one of a split.
+        decode: whether to store 16-bit FLAC as WAV: up to twice the size, read 2.5 to 3 times as fast.
         overwrite: whether to replace an existing corpus.
-        progress: stages "packing", of captions, and "checking", of sounds.
+        progress: stages "packing" and "checking".
 
     Raises:
-        CorpusError: `source` is not a corpus, is packed already or is faulty, or `root` is taken.
-        AudioError: a sound is absent, broken or not 16 kHz mono.
+        CorpusError: `source` is not a corpus, is packed or faulty, or `root` exists.
+        AudioError: a sound is missing, broken or not 16 kHz mono.
     """
     corpus = Corpus.open(source)
     splits = [split for split in corpus.splits if corpus.info["counts"].get(split, {}).get("captions")]
@@ -73,11 +72,11 @@ def pack(
         overwrite=overwrite,
         progress=progress,
     ) as writer:
-        for key in sorted(corpus.info.keys() - OWN_KEYS):
-            writer.note(key, corpus.info[key])
+        for key in sorted(corpus.info.keys() - RESERVED_KEYS):
+            writer.set_info(key, corpus.info[key])
         if corpus.info["regions"] is not None:
             copied = Path(shutil.copyfile(corpus.root / REGIONS_FILE, writer.folder / f"{REGIONS_FILE}.copy"))
-            writer.adopt_regions(copied)
+            writer.move_regions(copied)
         folder = writer.folder / SHARDS_FOLDER
         folder.mkdir()
         packed = (c for split in splits for c in _pack_split(corpus, split, folder, shard_bytes, decode))
@@ -90,17 +89,17 @@ def pack(
 def _pack_split(
     corpus: Corpus, split: str, folder: Path, shard_bytes: int, decode: bool
 ) -> Iterator[Caption]:
-    """Write the shards of a split to `folder`; yield its captions as the packed corpus has them."""
+    """Write the shards of a split to `folder`; yield its captions with `audio` in the shards."""
     shards = 0
     shard: tarfile.TarFile | None = None
     with ExitStack() as opened:
         for index, caption in enumerate(corpus.captions(split)):
             path = corpus.audio_path(caption)
             if PACKED.fullmatch(str(path)):
-                raise CorpusError(f"{path}: the corpus is packed already. Pack the one it was made from.")
+                raise CorpusError(f"{path}: the corpus is packed already. Pack the original corpus.")
             if audio.num_samples(path) != caption.num_samples:
                 raise AudioError(
-                    f"{path}: is not of {caption.num_samples} samples as caption {caption.id} states."
+                    f"{path}: is not of {caption.num_samples} samples as stated by caption {caption.id}."
                 )
             if shard is None or shard.offset >= shard_bytes:
                 opened.close()
@@ -114,7 +113,7 @@ def _pack_split(
 
 
 def _append(shard: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a file without owner and time; return the offset of its content."""
+    """Append a file without owner and time to a shard; return the offset of its content."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     start = shard.offset + tarfile.BLOCKSIZE

@@ -1,8 +1,8 @@
-"""The pipeline from the captions that a source lists to a corpus.
+"""The pipeline from the captions listed by a source to a corpus.
 
-A source yields a `CaptionEntry`, or a fault as text, for every caption. `prepare` reads the sounds (only
-their headers where they are used in place), adds the regions of the images, and writes the captions. What
-cannot be used is skipped or a fault; all faults are reported together.
+A source yields a `CaptionEntry` or a fault (text) for every caption. `prepare` reads the sounds (only headers
+of those used in place), adds the region features of the images, and writes the captions. Unusable captions
+are skipped or are faults, depending on the reason; all faults are reported together.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vgsplus.audio import SCALED
 from vgsplus.corpora.format import Caption, CaptionEntry
-from vgsplus.corpora.sounds import Sound, nearest, phrase, read_headers, read_recordings
+from vgsplus.corpora.sounds import Sound, read_headers, read_recordings, skip_reason, spelling_hint
 from vgsplus.corpora.writer import CorpusWriter, Summary
 from vgsplus.errors import CorpusError
 from vgsplus.files import is_file
@@ -31,12 +31,12 @@ from vgsplus.regions.store import Dtype, RegionStore
 NO_SPLIT = "picture of no split"
 NO_REGIONS = "picture without regions"
 IMAGES_AT_ONCE = 512
-"""Images whose regions are held in memory."""
+"""Number of images whose regions are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
-    """What corpus.json states of a source; `label` names a skipped entry in skipped.jsonl."""
+    """Entries of corpus.json for a source; `label` returns the name of a skipped entry for skipped.jsonl."""
 
     name: str
     licence: str
@@ -47,9 +47,9 @@ class SourceInfo:
 type Regions = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
 type Usable = tuple[CaptionEntry, Sound]
 type Review = Callable[[CorpusWriter, list[Usable]], Iterable[Usable | str]]
-"""Returns the usable captions with their final split, or faults; may add notes and files to the corpus."""
+"""Called with the writer and the usable captions; returns those to write, with their splits, and faults."""
 type AddImages = Callable[[CorpusWriter, Sequence[str]], Mapping[str, str]]
-"""Adds the regions of images, given by their ids, to the corpus; returns why some have none."""
+"""Called with the writer and image ids; adds their regions, and returns faults of the others by image id."""
 
 
 def prepare(
@@ -60,33 +60,34 @@ def prepare(
     audio_root: Path | None = None,
     image_root: str | Path | None = None,
     add_images: AddImages | None = None,
-    skip: Collection[str] | None = (),
-    copy: bool = False,
+    skip: Collection[str] | Literal["all"] = (),
+    convert_all: bool = False,
     review: Review = lambda _, usable: usable,
     overwrite: bool = False,
     progress: Progress = SILENT,
     check_contents: bool = True,
 ) -> Summary:
-    """Write the captions that a source lists as a corpus at `root`.
+    """Write the captions listed by a source as a corpus at `root`.
 
     Args:
-        source: what to state in corpus.json.
-        entries: captions, and faults of the lists. Read once, after `root` is found to be free.
-        root: the corpus folder to make.
+        source: entries of corpus.json.
+        entries: captions, and faults of the lists. Iterated once, after `root` was checked.
+        root: the corpus folder to create.
         audio_root: folder of the sounds, which are used in place. None: sounds of any format are decoded, and
             converted into the corpus unless they are 16 kHz mono WAV (PCM16) or FLAC.
-        image_root: folder of the images; None if there are none.
+        image_root: folder of the images, or None.
         add_images: adds the regions of the images.
-        skip: reasons for which captions are skipped and counted instead of being faults. None: all reasons.
-        copy: whether to convert all sounds.
-        review: called with the usable captions before they are written.
+        skip: reasons for which captions are skipped and counted; other reasons are faults.
+        convert_all: whether to convert also sounds that could be used in place.
+        review: may change splits, add faults, and add entries and files to the corpus before captions are
+            written.
         overwrite: whether to replace an existing corpus.
         progress: stages "sounds" and "checking".
-        check_contents: whether the writer reads every sound, image and feature again.
+        check_contents: whether to validate also the contents of sounds, images and features at the end.
 
     Raises:
-        CorpusError: `root` is taken, or every fault. Where sounds are used in place, faults of lists and
-            sounds are raised before images are read, which can take long.
+        CorpusError: all faults, or `root` exists. With `audio_root`, faults of lists and sounds are raised
+            before images are read, which can take hours.
     """
     with CorpusWriter(
         root,
@@ -101,7 +102,15 @@ def prepare(
         check_contents=check_contents,
     ) as writer:
         _write_captions(
-            writer, source, entries, audio_root, add_images, skip, review, copy=copy, progress=progress
+            writer,
+            source,
+            entries,
+            audio_root,
+            add_images,
+            skip,
+            review,
+            convert_all=convert_all,
+            progress=progress,
         )
         return writer.finish()
 
@@ -112,26 +121,28 @@ def _write_captions(
     entries: Iterable[CaptionEntry | str],
     audio_root: Path | None,
     add_images: AddImages | None,
-    skip: Collection[str] | None,
+    skip: Collection[str] | Literal["all"],
     review: Review,
     *,
-    copy: bool,
+    convert_all: bool,
     progress: Progress,
 ) -> None:
-    """Write everything but corpus.json; the entries are released before the corpus is validated."""
+    """Write everything except corpus.json; the entries are released before the corpus is validated."""
     read = list(entries)
     listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
     faults = [fault for fault in read if isinstance(fault, str)]
-    usable, unusable = _read_sounds(source, listed, writer, audio_root, skip, copy=copy, progress=progress)
+    usable, unusable = _read_sounds(
+        source, listed, writer, audio_root, skip, convert_all=convert_all, progress=progress
+    )
     faults += unusable
     if faults and audio_root is not None:
         raise CorpusError(_by_line(faults))
     if add_images is not None:
         # To report all faults together, images of captions without a usable sound are read too.
         missing = _read_images(listed, writer, add_images)
-        faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip is not None]
+        faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip != "all"]
         for entry, _ in usable:
-            if skip is None and entry.image in missing:
+            if skip == "all" and entry.image in missing:
                 writer.skip(NO_REGIONS, source.label(entry))
         usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
     for reviewed in review(writer, usable):
@@ -147,17 +158,19 @@ def _read_sounds(
     listed: Sequence[CaptionEntry],
     writer: CorpusWriter,
     audio_root: Path | None,
-    skip: Collection[str] | None,
+    skip: Collection[str] | Literal["all"],
     *,
-    copy: bool,
+    convert_all: bool,
     progress: Progress,
 ) -> tuple[list[Usable], list[str]]:
-    """The entries with their sounds, and the faults of the others that are not skipped."""
-    good = [entry for entry in listed if entry.problem is None]
+    """Return the usable entries with their sounds, and the faults; skip the others."""
+    candidates = [entry for entry in listed if entry.problem is None]
     if audio_root is not None:
-        read = read_headers(good, audio_root, progress)
+        read = read_headers(candidates, audio_root, progress)
     else:
-        read = read_recordings(good, writer.folder / "audio", copy=copy, progress=progress)
+        read = read_recordings(
+            candidates, writer.folder / "audio", convert_all=convert_all, progress=progress
+        )
     usable: list[Usable] = []
     faults: list[str] = []
     for entry in listed:
@@ -165,8 +178,8 @@ def _read_sounds(
         if isinstance(sound, Sound):
             usable.append((entry, sound))
             continue
-        reason = phrase(sound, (audio_root or Path()) / entry.audio)
-        if skip is None or reason in skip:
+        reason = skip_reason(sound, (audio_root or Path()) / entry.audio)
+        if skip == "all" or reason in skip:
             writer.skip(reason, source.label(entry))
         else:
             where = f"{entry.audio}: " if entry.problem else ""
@@ -177,7 +190,7 @@ def _read_sounds(
 def _read_images(
     entries: Iterable[CaptionEntry], writer: CorpusWriter, add_images: AddImages
 ) -> dict[str | None, tuple[str, str]]:
-    """Add the regions of all images; the first origin of each image without regions, and why it has none."""
+    """Add the regions of all images; return (first origin, fault) of each image without regions."""
     origins: dict[str, str] = {}
     for entry in entries:
         if entry.image is not None and entry.problem is None:
@@ -185,7 +198,7 @@ def _read_images(
     return {image: (origins[image], why) for image, why in add_images(writer, list(origins)).items()}
 
 
-def describe_images(
+def add_image_regions(
     writer: CorpusWriter,
     images: Sequence[str],
     image_root: Path,
@@ -194,18 +207,26 @@ def describe_images(
     dtype: Dtype = "float32",
     progress: Progress = SILENT,
 ) -> dict[str, str]:
-    """Add the regions of images: those in `store`, or of a grid of pixels as `dtype`.
+    """Add the regions of images to a corpus.
+
+    Args:
+        writer: writer of the corpus.
+        images: image ids, paths relative to `image_root`.
+        image_root: folder of the images.
+        store: regions of the images. None: the pixel grid.
+        dtype: data type of the features of the pixel grid.
+        progress: stage "pictures".
 
     Returns:
-        Why images have no regions, by image id.
+        The faults of images without regions, by image id.
     """
 
-    def describe(image: str) -> Regions | str:
+    def regions_of(image: str) -> Regions | str:
         path = image_root / image
         try:
             picture = open_image(path)
         except CorpusError as error:
-            return f"{error}{'' if is_file(path) else nearest(path)}"
+            return f"{error}{'' if is_file(path) else spelling_hint(path)}"
         if store is None:
             features, boxes = grid_regions(picture)
             return features.astype(dtype, copy=False), boxes
@@ -213,12 +234,12 @@ def describe_images(
         return found or f"{path}: {store.not_found()}"
 
     missing: dict[str, str] = {}
-    described = parallel_map(describe, images, progress, "pictures", at_once=IMAGES_AT_ONCE)
-    for image, outcome in zip(images, described, strict=True):
-        if isinstance(outcome, str):
-            missing[image] = outcome
+    found = parallel_map(regions_of, images, progress, "pictures", at_once=IMAGES_AT_ONCE)
+    for image, regions in zip(images, found, strict=True):
+        if isinstance(regions, str):
+            missing[image] = regions
         else:
-            writer.add_regions(image, *outcome)
+            writer.add_regions(image, *regions)
     return missing
 
 
@@ -239,7 +260,7 @@ def _add_caption(writer: CorpusWriter, entry: CaptionEntry, sound: Sound) -> Non
 
 
 def unique_ids(names: Sequence[str], lines: Sequence[int]) -> list[str]:
-    """Append its line to each name that repeats an earlier one, so that all differ."""
+    """Make names unique by appending its line to each name that repeats an earlier one."""
     taken, seen = set(names), set[str]()
     ids = []
     for name, line in zip(names, lines, strict=True):
@@ -256,7 +277,7 @@ def unique_ids(names: Sequence[str], lines: Sequence[int]) -> list[str]:
 
 
 def _by_line(faults: Sequence[str]) -> list[str]:
-    """Faults by file and line, those without a line last."""
+    """Sort faults by file and line; those without a line are last."""
     files: dict[str, int] = {}
 
     def place(fault: str) -> tuple[int, int]:

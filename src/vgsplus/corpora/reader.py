@@ -1,4 +1,4 @@
-"""Read a corpus, whose format (see `format`) is not validated again."""
+"""Read a corpus (see `format`). Only captions.jsonl and the shape of regions.h5 are validated."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from vgsplus.regions.store import REGIONS_FILE, RegionStore
 
 
 class Corpus:
-    """A corpus on disk. May be passed to forked and spawned workers: each process opens regions.h5 itself."""
+    """A corpus on disk. Can be passed to forked and spawned workers, which open regions.h5 themselves."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class Corpus:
         """Open the corpus at `root`.
 
         Raises:
-            CorpusError: no such folder or file, not a corpus, a bad line (file:line), a caption of an
-                unknown image, no captions at all.
+            CorpusError: `root` is not a corpus, a file is missing, captions.jsonl is faulty (all lines are
+                listed), or there are no captions.
         """
         root = Path(root)
         info = read_info(root)
@@ -84,11 +84,11 @@ class Corpus:
         Raises:
             CorpusError: the split is unknown or empty.
         """
-        there = ", ".join(f"{name} ({len(captions)} captions)" for name, captions in self._captions.items())
+        splits = ", ".join(f"{name} ({len(captions)} captions)" for name, captions in self._captions.items())
         if split not in self._captions:
-            raise CorpusError(f"{self.root}: there is no split {split!r}; there are {there}.")
+            raise CorpusError(f"{self.root}: there is no split {split!r}; there are {splits}.")
         if not self._captions[split]:
-            raise CorpusError(f"{self.root}: the split {split!r} is empty; there are {there}.")
+            raise CorpusError(f"{self.root}: the split {split!r} is empty; there are {splits}.")
         return self._captions[split]
 
     def audio_path(self, caption: Caption) -> Path:
@@ -99,7 +99,7 @@ class Corpus:
         """Return the path of an image.
 
         Raises:
-            CorpusError: the corpus has no images, only their regions (image_root is null).
+            CorpusError: the corpus has only the regions of the images (image_root is null).
         """
         if self.info["image_root"] is None:
             raise CorpusError(f"{self.root}: was prepared without its pictures, only with their regions.")
@@ -128,9 +128,9 @@ class Corpus:
     def stored_regions(
         self, image_ids: Sequence[str]
     ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
-        """Return the same as `regions` in the stored data types, float16 or float32."""
+        """Like `regions`, but features in the stored data type, float16 or float32."""
         rows = [self.image_row(image_id) for image_id in image_ids]
-        # An HDF5 handle inherited through fork shares its file position: each process opens its own.
+        # Forked processes would share the file position of an HDF5 handle, so each process opens its own.
         if self._opened is None or self._opened_pid != os.getpid():
             self._opened, self._opened_pid = open_regions(self.root), os.getpid()
         return self._opened.read(rows)
@@ -148,7 +148,7 @@ def _rows(image_ids: Sequence[str]) -> dict[str, int]:
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """Read corpus.json and check the keys that reading depends on."""
+    """Read corpus.json and check the keys that are required for reading."""
     path = root / INFO_FILE
     if not root.is_dir():
         raise CorpusError(f"{root}: there is no such folder. Prepare a corpus there with: vgsplus data …")
@@ -168,15 +168,17 @@ def read_info(root: Path) -> dict[str, Any]:
     if missing := [key for key in keys if key not in info]:
         raise CorpusError(f"{path}: lacks {', '.join(missing)}. Prepare the corpus again.")
     counts, regions = info["counts"], info["regions"]
-    known = {
+    valid = {
         "counts": isinstance(counts, dict) and all(isinstance(count, dict) for count in counts.values()),
         "regions": regions is None
         or (isinstance(regions, dict) and all(type(regions.get(key)) is int for key in ("count", "dim"))),
         "audio_root": isinstance(info["audio_root"], str),
         "image_root": info["image_root"] is None or isinstance(info["image_root"], str),
     }
-    if odd := [key for key, fits in known.items() if not fits]:
-        raise CorpusError(f"{path}: {odd[0]} is {str(info[odd[0]])[:40]!r}. Prepare the corpus again.")
+    if invalid := [key for key, is_valid in valid.items() if not is_valid]:
+        raise CorpusError(
+            f"{path}: {invalid[0]} is {str(info[invalid[0]])[:40]!r}. Prepare the corpus again."
+        )
     return info
 
 

@@ -1,4 +1,4 @@
-"""Read the sounds of listed captions: headers of those used in place, samples of those converted."""
+"""Read the sounds of listed captions: headers of sounds used in place, samples of sounds to convert."""
 
 import hashlib
 import re
@@ -25,20 +25,19 @@ from vgsplus.parallel import parallel_map
 from vgsplus.progress import Progress
 
 MIN_SECONDS = 0.25
-"""12 frames of speech: one masked span (10 frames) and some context to predict it from."""
+"""Minimum length of a caption: 12 frames, for one masked span (10 frames) and some context."""
 MIN_SAMPLES = int(MIN_SECONDS * SAMPLE_RATE)
 TOO_SHORT = f"shorter than {MIN_SECONDS} s"
 EMPTY = "holds no samples"
 TIME_TOLERANCE = 0.01
-"""Seconds by which a segment may end after its recording: times are often rounded to hundredths."""
+"""Seconds by which a segment may exceed its recording, because times are often rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """A usable sound: `audio` as the corpus names it, samples at 16 kHz.
+    """A usable sound: `audio` of the caption in the corpus, number of samples at 16 kHz.
 
-    Where it was decoded, `digest` is the SHA-256 of its samples and `scaled` says whether its level had to
-    be changed to store it.
+    If it was decoded, `digest` is the SHA-256 of its samples. `scaled` is whether its level was changed.
     """
 
     audio: str
@@ -50,7 +49,7 @@ class Sound:
 def read_headers(
     entries: Sequence[CaptionEntry], audio_root: Path, progress: Progress
 ) -> Iterator[Sound | str]:
-    """Length of each sound, or why it cannot be used in place."""
+    """Return each sound, to be used in place, or its fault."""
 
     def read(entry: CaptionEntry) -> Sound | str:
         path = audio_root / entry.audio
@@ -66,26 +65,29 @@ def read_headers(
 
 
 def read_recordings(
-    entries: Sequence[CaptionEntry], folder: Path, *, copy: bool, progress: Progress
+    entries: Sequence[CaptionEntry], folder: Path, *, convert_all: bool, progress: Progress
 ) -> Iterator[Sound | str]:
-    """Decode every recording once, and write to `folder` what cannot be used in place."""
+    """Decode each recording once; return the sound of each entry or its fault.
+
+    Sounds that cannot be used in place, or all if `convert_all`, are written to `folder`.
+    """
     recordings: dict[str, list[CaptionEntry]] = defaultdict(list)
     for entry in entries:
         recordings[entry.audio].append(entry)
-    read = partial(_read_recording, folder, copy)
+    read = partial(_read_recording, folder, convert_all)
     found = parallel_map(read, list(recordings.values()), progress, "sounds")
     by_recording = {audio: iter(sounds) for audio, sounds in zip(recordings, found, strict=True)}
     return (next(by_recording[entry.audio]) for entry in entries)
 
 
-def _read_recording(folder: Path, copy: bool, entries: Sequence[CaptionEntry]) -> list[Sound | str]:
-    """The sounds of the entries of one recording, or why they cannot be used."""
+def _read_recording(folder: Path, convert: bool, entries: Sequence[CaptionEntry]) -> list[Sound | str]:
+    """Return the sounds of the entries of one recording, or their faults."""
     path = Path(entries[0].audio)
     try:
         rate, frames = header(path)
-        signal = load_any(path) if copy or needs_conversion(path) else None
+        signal = load_any(path) if convert or needs_conversion(path) else None
     except AudioError as error:
-        return [f"{error}{'' if sound_exists(path) else nearest(path)}"] * len(entries)
+        return [f"{error}{'' if sound_exists(path) else spelling_hint(path)}"] * len(entries)
     sounds: dict[tuple[float | None, float | None], Sound | str] = {}
     for entry in entries:
         span = entry.start, entry.end
@@ -97,7 +99,7 @@ def _read_recording(folder: Path, copy: bool, entries: Sequence[CaptionEntry]) -
 def _read_segment(
     folder: Path, entry: CaptionEntry, signal: Signal | None, rate: int, frames: int
 ) -> Sound | str:
-    """The sound of an entry: cut from `signal` and stored, or a part of the file where that is None."""
+    """Return the sound of an entry: cut from `signal` and written, or a part of the file if that is None."""
     start, end, audio = entry.start, entry.end, entry.audio
     place = audio if (start, end) == (None, None) else f"{audio} from {start or 0:g} s"
     seconds = frames / rate
@@ -118,7 +120,7 @@ def _read_segment(
     if len(part) < MIN_SAMPLES:
         return _too_short(place, len(part))
     if is_silent(part):
-        return f"{place}: is silent from start to end. Leave it out."
+        return f"{place}: is silent from start to end. Remove it from the list."
     digest = hashlib.sha256(part.tobytes()).hexdigest()
     if signal is None:
         return Sound(audio, len(part), digest)
@@ -128,13 +130,13 @@ def _read_segment(
 
 
 def _too_short(place: str | Path, length: int) -> str:
-    return f"{place}: {TOO_SHORT} ({length / SAMPLE_RATE:.2f} s). Leave it out."
+    return f"{place}: {TOO_SHORT} ({length / SAMPLE_RATE:.2f} s). Remove it from the list."
 
 
-def nearest(path: Path) -> str:
-    """Hint at the file that an absent path may mean, "" if there is none."""
+def spelling_hint(path: Path) -> str:
+    """Return a sentence that suggests a file with a similar name for a missing one, or ""."""
     if re.match(r"[A-Za-z]:[\\/]", path.name):
-        return f" {path.name} is a path of Windows: name the file as it is called here."
+        return f" {path.name} is a Windows path. Use the path of the file on this machine."
     try:
         names = [
             other.name
@@ -143,9 +145,9 @@ def nearest(path: Path) -> str:
         ]
     except (OSError, ValueError):
         return ""
-    return f" There is {names[0]}, in other letters: spell it like that." if names else ""
+    return f" There is {names[0]}: correct upper and lower case." if names else ""
 
 
-def phrase(fault: str, path: Path) -> str:
-    """Shorten a fault of the sound at `path` to a phrase that repeats, without the path and the remedy."""
+def skip_reason(fault: str, path: Path) -> str:
+    """Return a fault of the sound at `path` without the path, the numbers and the remedy, to count it by."""
     return fault.removeprefix(f"{path}: ").split(" (")[0].split(". ")[0].removesuffix(".")

@@ -1,4 +1,4 @@
-"""Check a corpus on disk: every fault with its file and line, before any long work starts."""
+"""Validate a corpus on disk: find all faults, with file and line."""
 
 import contextlib
 import json
@@ -29,16 +29,16 @@ BLANK = re.compile(r"\s")
 
 
 def validate(root: str | Path, progress: Progress = SILENT, *, contents: bool = True) -> list[str]:
-    """Return every fault of the corpus at `root`, an empty list if it has none.
+    """Return all faults of the corpus at `root`, an empty list if there are none.
 
-    Checks files, headers, rates, channels, lengths (num_samples against the sound), empty and silent clips,
-    broken and missing images, non-finite features, boxes outside [0, 1], ids that are unknown or repeated,
-    splits that share images, empty splits, counts, and the ABX item files.
+    Checks the files, headers, sample rates and channels, lengths (num_samples against the sound), empty and
+    silent sounds, missing and broken images, non-finite features, boxes outside [0, 1], unknown and repeated
+    ids, splits that share images, empty splits, counts, and ABX item files.
 
     Args:
         root: the corpus folder.
-        progress: stage "checking", of sounds decoded.
-        contents: whether to read the sounds, images and features, rather than only the other files.
+        progress: stage "checking", counted in sounds.
+        contents: whether to also read the contents of sounds, images and features.
     """
     root = Path(root)
     try:
@@ -77,14 +77,14 @@ def caption_faults(caption: Caption) -> list[str]:
     for field in ("id", "split", "audio", "speaker", "language"):
         value = getattr(caption, field)
         if not isinstance(value, str) or not value:
-            faults.append(f"caption {caption.id}: {field} must be a text that is not empty, is {value!r}")
+            faults.append(f"caption {caption.id}: {field} must be a non-empty text, is {value!r}")
     for field in ("image", "text"):
         value = getattr(caption, field)
         if value is not None and (not isinstance(value, str) or not value):
             faults.append(f"caption {caption.id}: {field} must be a text or null, is {value!r}")
     faults += [
         f"caption {caption.id!r}: {field} must hold no blank, is {getattr(caption, field)!r}"
-        for field in ("id", "speaker")  # ABX item files separate their columns with blanks
+        for field in ("id", "speaker")  # blanks separate the columns of ABX item files
         if BLANK.search(str(getattr(caption, field)))
     ]
     if not isinstance(caption.num_samples, int) or caption.num_samples <= 0:
@@ -95,7 +95,7 @@ def caption_faults(caption: Caption) -> list[str]:
 
 
 def _id_faults(root: Path, captions: list[Caption], image_ids: Sequence[str]) -> Iterator[str]:
-    """Image ids that are unknown, and ids that repeat."""
+    """Find unknown image ids, and repeated ids."""
     known = {None, *image_ids}
     for caption in captions:
         if caption.image not in known:
@@ -179,12 +179,12 @@ def _image_fault(path: Path) -> str | None:
     try:
         with Image.open(path):
             return None
-    except Exception as error:  # noqa: BLE001 - Pillow's readers raise errors of nearly every kind
+    except Exception as error:  # noqa: BLE001 - Pillow's readers raise exceptions of many types
         return f"{path}: cannot be read as a picture ({error})"
 
 
 def _item_faults(path: Path, audio_root: Path, captions: Sequence[Caption]) -> list[str]:
-    """Faults of an ABX item file, whose names are resolved as `evaluate abx` resolves them."""
+    """Find faults of an ABX item file, whose #file are resolved as in `evaluate abx`."""
     try:
         items, faults = parse_items(path)
     except CorpusError as error:
@@ -209,7 +209,7 @@ def _item_faults(path: Path, audio_root: Path, captions: Sequence[Caption]) -> l
         caption = spoken[found[0]]
         limit = Decimal(caption.num_samples) / SAMPLE_RATE + TIME_TOLERANCE
         faults += [
-            f"{items.where(token)}: {token.onset} to {token.offset} s is no span inside caption {caption.id}"
+            f"{items.where(token)}: {token.onset} to {token.offset} s exceeds caption {caption.id}"
             for token in tokens
             if token.offset > limit
         ]

@@ -1,4 +1,4 @@
-"""Write a corpus to a temporary folder, validate it and rename it to its place."""
+"""Write a corpus to a temporary folder, validate it, and rename the folder."""
 
 import json
 import os
@@ -23,16 +23,16 @@ from vgsplus.files import atomic_folder, lock_file
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import REGIONS_FILE, RegionAppender, region_faults
 
-OWN_KEYS = frozenset(
+RESERVED_KEYS = frozenset(
     {"format", "name", "version", "sample_rate", "counts", "audio_root", "image_root", "regions"}
     | {"provenance", "licence", "skipped", "changed"}
 )
-"""Keys of corpus.json that every corpus has, so no note may have them."""
+"""Keys of corpus.json in every corpus, which `set_info` cannot set."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitCount:
-    """Size of a split; `seconds` of speech."""
+    """Size of a split: number of captions, number of images, seconds of speech."""
 
     captions: int
     images: int
@@ -41,7 +41,7 @@ class SplitCount:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Sizes of the splits of a prepared corpus; captions skipped, by reason; sounds changed, by kind."""
+    """Sizes of the splits of a corpus, number of skipped captions by reason, of changed sounds by change."""
 
     name: str
     root: Path
@@ -65,23 +65,25 @@ class Summary:
 class CorpusWriter:
     """Context manager that writes a corpus to `root`.
 
-    All files go to `folder`, a hidden sibling of `root`. `finish`, called at the latest when the block ends,
-    validates the corpus and renames the folder. An exception removes it, and the next writer removes what a
-    killed one left. Only one process at a time can write to a root.
+    All files are written to `folder`, a hidden sibling of `root`. `finish`, which is called at the end of the
+    block unless it was called before, validates the corpus and renames the folder. After an exception the
+    folder is removed; after a kill the next writer removes it. Only one process can write to `root`.
 
     Args:
-        root: the corpus folder to make.
-        name: of the corpus, as are `version`, `provenance` (any JSON value) and `licence`.
-        image_root: folder of the images, absolute or relative to the corpus folder. None: images are not
-            available.
-        audio_root: likewise, of the sounds.
-        overwrite: whether to replace an existing corpus (but no other folder).
-        progress: stage "checking", of sounds decoded.
-        check_contents: whether `finish` reads every sound, image and feature again.
+        root: the corpus folder to create.
+        name: name of the corpus.
+        version: version of the corpus.
+        provenance: any JSON value.
+        licence: licence of the corpus.
+        image_root: folder of the images, absolute or relative to the corpus folder. None: no images.
+        audio_root: folder of the sounds, absolute or relative to the corpus folder.
+        overwrite: whether to replace an existing corpus. Other folders are never replaced.
+        progress: stage "checking", counted in sounds.
+        check_contents: whether `finish` validates also the contents of sounds, images and features.
 
     Raises:
-        CorpusError: `root` exists and is not empty or not to be replaced; another process is writing to it;
-            a caption or region that is added is faulty; the finished corpus is faulty.
+        CorpusError: `root` exists and is not an empty folder or a corpus to replace; another process is
+            writing to it; an added caption or region, or the finished corpus is faulty.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class CorpusWriter:
         self.root = Path(root).resolve()
         self.folder = self.root
         self.skipped: list[tuple[str, str]] = []
-        """(reason, what) of everything that was skipped."""
+        """(reason, label) of each skipped caption."""
         self._overwrite = overwrite
         self._progress = progress
         self._check_contents = check_contents
@@ -156,10 +158,10 @@ class CorpusWriter:
             opened.__exit__(kind, error, trace)
 
     def add_caption(self, caption: Caption) -> None:
-        """Append a spoken caption. Its sound may be written before or after, until `finish`.
+        """Append a spoken caption. Its sound must exist when `finish` is called.
 
         Raises:
-            CorpusError: a field is faulty, or the id was added before.
+            CorpusError: a field is faulty, or the id repeats.
         """
         assert self._captions is not None, "CorpusWriter is used in a with block"
         faults = caption_faults(caption)
@@ -182,10 +184,10 @@ class CorpusWriter:
     ) -> None:
         """Append the regions of an image: features (R, F), stored as float16 or float32, and boxes (R, 4).
 
-        The first image determines R, F and the type.
+        The first image determines R, F and the data type.
 
         Raises:
-            CorpusError: a shape differs, a value is not finite, a box leaves [0, 1], an image is added twice.
+            CorpusError: a shape differs, a value is not finite, a box exceeds [0, 1], or the image repeats.
         """
         assert self._open is not None, "CorpusWriter is used in a with block"
         faults = [f"image {image_id}: {fault}" for fault in region_faults(features, boxes)]
@@ -193,10 +195,10 @@ class CorpusWriter:
             faults.append(f"image {image_id}: is added twice")
         path = Path(image_id)
         if not image_id or path.is_absolute() or ".." in path.parts:
-            faults.append(f"image {image_id!r}: an image id is the picture's path relative to image_root")
+            faults.append(f"image {image_id!r}: an image id must be a path relative to image_root")
         if self._shape is not None and features.shape != self._shape:
             faults.append(
-                f"image {image_id}: features of shape {features.shape}, those before had {self._shape}"
+                f"image {image_id}: features of shape {features.shape}, of earlier images {self._shape}"
             )
         if faults:
             raise CorpusError(faults)
@@ -207,35 +209,35 @@ class CorpusWriter:
         self._image_ids[image_id] = None
         self._regions.append(features, boxes)
 
-    def adopt_regions(self, path: Path) -> None:
-        """Move a finished and checked regions.h5 into the corpus.
+    def move_regions(self, path: Path) -> None:
+        """Move a complete and valid regions.h5 into the corpus, instead of calling `add_regions`.
 
-        The file is on the same file system. The corpus gets no other regions.
+        The file must be on the same file system.
         """
-        assert self._regions is None, "regions come from one place: add_regions or adopt_regions"
+        assert self._regions is None, "either add_regions or move_regions"
         path.replace(self.folder / REGIONS_FILE)
         with open_regions(self.folder) as store:
             self._shape, self._image_ids = store.shape[1:], dict.fromkeys(store.image_ids)
 
     def skip(self, reason: str, what: str) -> None:
-        """Record that `what` was skipped because of `reason`, a short phrase that repeats."""
+        """Record that the caption `what` was skipped for `reason`, a phrase to count captions by."""
         self.skipped.append((reason, what))
 
     def count_change(self, kind: str) -> None:
-        """Count a sound that is stored with a change, of which `kind` is a short phrase."""
+        """Count a sound that was changed; `kind` is a phrase to count sounds by."""
         self._changed[kind] += 1
 
-    def note(self, key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Add a key to corpus.json."""
-        if key in OWN_KEYS:
-            raise ValueError(f"corpus.json: the key {key!r} is the format's own")
+    def set_info(self, key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Set a further key of corpus.json."""
+        if key in RESERVED_KEYS:
+            raise ValueError(f"corpus.json: the key {key!r} is reserved")
         self._notes[key] = value
 
     def finish(self) -> Summary:
-        """Complete, validate and rename the corpus; on a fault remove it.
+        """Complete, validate and rename the corpus. It is removed if it is faulty.
 
         Raises:
-            CorpusError: every fault of the corpus.
+            CorpusError: all faults of the corpus.
             OSError: it cannot be written.
         """
         if self._open is None:
@@ -253,7 +255,7 @@ class CorpusWriter:
         return summary
 
     def _complete(self) -> Summary:
-        """Write everything but the sounds and images."""
+        """Write regions.h5, corpus.json and skipped.jsonl; close captions.jsonl."""
         assert self._captions is not None
         self._captions.close()
         if self._regions is not None:
@@ -279,15 +281,15 @@ class CorpusWriter:
         return Summary(self._info["name"], self.root, kept, skipped, changed)
 
     def _check_target(self) -> None:
-        """Raise unless `root` is absent, an empty folder, or a corpus that is to be replaced."""
+        """Raise unless `root` does not exist, is an empty folder, or is a corpus to replace."""
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             return
         if not (self.root / INFO_FILE).is_file():
-            raise CorpusError(f"{self.root}: exists and is not a corpus, so it stays. Choose another folder.")
-        if not self._overwrite:
             raise CorpusError(
-                f"{self.root}: is a corpus already. Choose another folder or ask to overwrite it."
+                f"{self.root}: exists and is not a corpus, so it is not replaced. Choose another folder."
             )
+        if not self._overwrite:
+            raise CorpusError(f"{self.root}: is a corpus already. Choose another folder, or add --overwrite.")
         for used in (self._info["audio_root"], self._info["image_root"]):
             if used and Path(used).is_absolute() and Path(used).resolve().is_relative_to(self.root):
                 raise CorpusError(
@@ -297,6 +299,6 @@ class CorpusWriter:
 
 
 def _name_file(error: BaseException | None, root: Path) -> None:
-    """Name the corpus in an error of writing that names no file."""
+    """Set the file name of an OSError without one to the corpus folder."""
     if isinstance(error, OSError) and error.filename is None:
         error.filename = str(root)

@@ -393,8 +393,8 @@ def test_a_file_may_be_named_by_its_address_on_this_machine(mine):
     ("name", "message"),
     [
         ("https://example.org/a.wav", "is an address. Download the file"),
-        ("C:\\daten\\a.wav", "is a path of Windows"),
-        ("clips/C1.WAV", "There is c1.wav, in other letters"),
+        ("C:\\daten\\a.wav", "is a Windows path"),
+        ("clips/C1.WAV", "There is c1.wav: correct upper and lower case"),
         ("~nobody-of-this-name/a.wav", "there is no such sound file"),
         ("a" * 5000 + ".wav", "there is no such sound file"),
     ],

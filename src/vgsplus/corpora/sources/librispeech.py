@@ -99,7 +99,7 @@ def prepare_librispeech(
                 writer.skip(ABSENT_SPEAKER, f"{subset}/{speaker}")
         if sexes:
             known = sorted({entry.speaker for entry, _ in usable})
-            writer.note("sex_of_speakers", {speaker: sexes.get(speaker) for speaker in known})
+            writer.set_info("sex_of_speakers", {speaker: sexes.get(speaker) for speaker in known})
         for subset, path in item_files.items():
             shutil.copyfile(path, writer.folder / f"{subset}.item")
         yield from usable
@@ -119,7 +119,7 @@ def prepare_librispeech(
         entries(),
         root,
         audio_root=top,
-        skip=None,
+        skip="all",
         review=review,
         overwrite=overwrite,
         progress=progress,

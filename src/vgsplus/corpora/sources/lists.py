@@ -17,7 +17,7 @@ import ijson
 
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.prepare import NO_SPLIT, SourceInfo, Usable, describe_images, prepare
+from vgsplus.corpora.prepare import NO_SPLIT, SourceInfo, Usable, add_image_regions, prepare
 from vgsplus.corpora.sounds import EMPTY, TOO_SHORT
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, is_file
@@ -99,7 +99,7 @@ def prepare_lists(
 
     def add_images(writer: CorpusWriter, image_ids: Sequence[str]) -> Mapping[str, str]:
         if image_root is not None and not features:
-            return describe_images(writer, image_ids, image_root, dtype=dtype, progress=progress)
+            return add_image_regions(writer, image_ids, image_root, dtype=dtype, progress=progress)
         path, missing, others = collect_regions(
             features,
             {key: image for key, (image, _) in listed.items()},
@@ -109,13 +109,13 @@ def prepare_lists(
             partial=skip_faulty,
             progress=progress,
         )
-        writer.adopt_regions(path)
-        writer.note("regions_of_no_caption", others)
+        writer.move_regions(path)
+        writer.set_info("regions_of_no_caption", others)
         return missing
 
     def review(writer: CorpusWriter, usable: list[Usable]) -> Iterator[Usable]:
         for key, value in notes(Counter(split for _, split in listed.values() if split is not None)).items():
-            writer.note(key, value)
+            writer.set_info(key, value)
         return _skip_repeats(writer, usable)
 
     info = SourceInfo(
@@ -136,7 +136,7 @@ def prepare_lists(
         audio_root=audio_root.absolute(),
         image_root=None if image_root is None else image_root.absolute(),
         add_images=add_images,
-        skip=None if skip_faulty else {TOO_SHORT, EMPTY, NO_SPLIT},
+        skip="all" if skip_faulty else {TOO_SHORT, EMPTY, NO_SPLIT},
         review=review,
         overwrite=options.get("overwrite", False),
         progress=progress,

@@ -116,7 +116,7 @@ def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = Fal
     targets = {split: folder / FILES[split] for split in sounds}
     if not overwrite:
         faults += [
-            f"{path}: is there already. Choose another folder or ask to overwrite it."
+            f"{path}: is there already. Choose another folder or add --overwrite."
             for path in targets.values()
             if path.exists()
         ]

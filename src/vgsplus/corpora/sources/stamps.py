@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.prepare import SourceInfo, Usable, describe_images, prepare
+from vgsplus.corpora.prepare import SourceInfo, Usable, add_image_regions, prepare
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
 from vgsplus.errors import CorpusError
 from vgsplus.images import open_image
@@ -93,7 +93,7 @@ def prepare_stamps(
 
     def add_images(writer: CorpusWriter, images: Sequence[str]) -> Mapping[str, str]:
         images = sorted(images, key=lambda image: image.removesuffix(".png"))
-        missing = describe_images(writer, images, stamps, store=store, progress=progress)
+        missing = add_image_regions(writer, images, stamps, store=store, progress=progress)
         if missing:
             raise CorpusError(list(missing.values()))
         for image in images:
@@ -106,7 +106,7 @@ def prepare_stamps(
         if not usable:
             raise CorpusError(f"{stamps}: none of {len(entries)} recordings is usable. {HINT_FOLDER}")
         usable = unite_copies(usable, writer.folder / "audio")
-        writer.note("shared_images", SHARED_IMAGES)
+        writer.set_info("shared_images", SHARED_IMAGES)
         _note_oddities(writer, usable, digests)
         splits = assign_splits(usable, digests, seed)
         return ((replace(entry, split=splits[entry.id]), sound) for entry, sound in usable)
@@ -122,8 +122,8 @@ def prepare_stamps(
             root,
             image_root="images",
             add_images=add_images,
-            skip=None,
-            copy=True,
+            skip="all",
+            convert_all=True,
             review=review,
             overwrite=overwrite,
             progress=progress,
@@ -222,8 +222,8 @@ def _note_oddities(writer: CorpusWriter, usable: Sequence[Usable], digests: Mapp
     for image, digest in digests.items():
         same[digest].append(image)
     copies = Counter(sound.digest for _, sound in usable)
-    writer.note("same_pictures", [sorted(images) for images in same.values() if len(images) > 1])
-    writer.note("copied_recordings", sum(count for count in copies.values() if count > 1))
-    writer.note("without_text", sum(entry.text is None for entry, _ in usable))
+    writer.set_info("same_pictures", [sorted(images) for images in same.values() if len(images) > 1])
+    writer.set_info("copied_recordings", sum(count for count in copies.values() if count > 1))
+    writer.set_info("without_text", sum(entry.text is None for entry, _ in usable))
     doubled = [entry.origin for entry, _ in usable if re.search(r"(\.\w+)\1$", entry.origin)]
-    writer.note("doubled_endings", doubled)
+    writer.set_info("doubled_endings", doubled)

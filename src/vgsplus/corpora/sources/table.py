@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vgsplus.corpora import CorpusWriter, Summary
-from vgsplus.corpora.prepare import SourceInfo, Usable, describe_images, prepare, unique_ids
+from vgsplus.corpora.prepare import SourceInfo, Usable, add_image_regions, prepare, unique_ids
 from vgsplus.corpora.sources.table_rows import Table, read_table
 from vgsplus.errors import CorpusError
 from vgsplus.parallel import parallel_map
@@ -119,7 +119,7 @@ def prepare_rows(
             [*table.faults, *entries],
             root,
             image_root=image_root,
-            add_images=lambda writer, images: describe_images(
+            add_images=lambda writer, images: add_image_regions(
                 writer,
                 sorted(images, key=Path),
                 image_root or Path(),
