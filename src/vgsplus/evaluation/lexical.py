@@ -337,7 +337,7 @@ def check_layer(model: VGSPlus, layer: int | None, mode: Mode = "utterance") -> 
     layers = len(model.speech.layers)
     if layer is None and mode == "utterance" and not model.config.grounded:
         raise VgsplusError(
-            f"The model has no speech embedding, as it has no grounding side: name a layer, 1 to {layers}."
+            f"The model has no speech embedding, as it has no grounding modules: name a layer, 1 to {layers}."
         )
     if layer is not None and not 1 <= layer <= layers:
         raise VgsplusError(f"There is no layer {layer}: the model has layers 1 to {layers}.")

@@ -252,7 +252,7 @@ class _Study:
                     )
                 except Interrupted:
                     raise Interrupted(
-                        f"stopped as asked; {run} is saved. Run the same command again to resume."
+                        f"stopped by a signal; {run} is saved. Run the same command again to resume."
                     ) from None
                 if first not in shared and (end := _end_of_phase(run, first)):
                     shared[first] = end

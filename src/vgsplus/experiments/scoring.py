@@ -126,7 +126,7 @@ def test_sets(corpus: Corpus) -> tuple[str, ...]:
 def check_retrieval(model: ModelConfig, corpus: Corpus) -> None:
     """Raise VgsplusError if a model of these sizes cannot retrieve in a corpus."""
     if not model.grounded:
-        raise VgsplusError("The model has no grounding side (model.grounded): it cannot retrieve.")
+        raise VgsplusError("The model has no grounding modules (model.grounded): it cannot retrieve.")
     if corpus.feature_dim != model.feature_dim:
         raise VgsplusError(
             f"{corpus.root}: its regions have {corpus.feature_dim} features, but the model takes "
