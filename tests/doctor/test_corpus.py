@@ -18,15 +18,15 @@ def captions(*lengths):
     return [dataclasses.replace(first, num_samples=length) for length in lengths]
 
 
-def test_a_sound_corpus_is_well_and_counted(tiny_corpus, found):
+def test_a_sound_corpus_is_ok_and_counted(tiny_corpus, found):
     diagnosis = examine(tiny_corpus)
     assert diagnosis.ok
-    told = dict(found(diagnosis, "ok"))
-    assert "16 captions of 8 pictures, 3 speakers, 1 language" in told["train"]
+    reported = dict(found(diagnosis, "ok"))
+    assert "16 captions of 8 pictures, 3 speakers, 1 language" in reported["train"]
     seconds = [caption.num_samples / SAMPLE_RATE for caption in Corpus.open(tiny_corpus).captions("test")]
-    assert f"{min(seconds):.2f} to {max(seconds):.2f}" in told["test"]
-    assert "16 pictures of 5 regions with 12 features, float32" in told["regions"]
-    assert "32 tokens of 2 phones in 8 sounds" in told["ABX items"]
+    assert f"{min(seconds):.2f} to {max(seconds):.2f}" in reported["test"]
+    assert "16 pictures of 5 regions with 12 features, float32" in reported["regions"]
+    assert "32 tokens of 2 phones in 8 sounds" in reported["ABX items"]
 
 
 def test_padding_is_what_batches_add_to_the_speech():
@@ -79,12 +79,12 @@ def test_twenty_faults_are_shown_and_the_others_counted(corpus, found):
 def test_items_of_a_sound_that_is_gone_are_a_fault(corpus, found):
     with (corpus / "test.item").open("a") as items:
         items.write("nobody 0.1 0.2 a k t ann\n")
-    told = [text for about, text in found(examine(corpus), "fault") if about == "ABX items"]
-    assert len(told) == 1
-    assert "nobody" in told[0]
+    reported = [text for about, text in found(examine(corpus), "fault") if about == "ABX items"]
+    assert len(reported) == 1
+    assert "nobody" in reported[0]
 
 
-def test_what_a_kill_left_is_a_hint(corpus, found):
+def test_what_a_killed_process_left_is_a_hint(corpus, found):
     (corpus.parent / f".{corpus.name}.preparing").mkdir()
     (corpus.parent / ".another.preparing").mkdir()
     (hint,) = [text for about, text in found(examine(corpus), "hint") if about == "leftovers"]
@@ -105,15 +105,15 @@ def test_a_corpus_of_one_voice_and_one_caption_a_picture_gets_hints(tmp_path, fo
     diagnosis = examine(root)
     assert diagnosis.ok
     hints = found(diagnosis, "hint")
-    told = dict(hints)
-    assert "one only, s" in told["speakers"]
-    assert "1 of 1 picture have one caption only" in told["pictures"]
-    assert "toy 1 after 2.5 s" in told["cropping"]
-    assert "paper 1 after 8 s" in told["cropping"]
+    reported = dict(hints)
+    assert "one only, s" in reported["speakers"]
+    assert "1 of 1 picture have one caption only" in reported["pictures"]
+    assert "toy 1 after 2.5 s" in reported["cropping"]
+    assert "paper 1 after 8 s" in reported["cropping"]
     splits = [text for name, text in hints if name == "splits"]
     assert any("no split validation" in text for text in splits)
     assert any("no test split" in text for text in splits)
-    assert told["ABX items"].startswith("none")
+    assert reported["ABX items"].startswith("none")
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_samples", "many"), ("audio", None), ("split", 3)])

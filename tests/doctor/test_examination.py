@@ -13,7 +13,7 @@ def doctor(capsys, what):
 
 
 @pytest.mark.parametrize("name", ["", "absent"])
-def test_what_is_none_of_the_subjects_is_told_what_was_looked_for(tmp_path, name):
+def test_what_is_not_a_subject_lists_what_was_expected(tmp_path, name):
     with pytest.raises(VgsplusError) as error:
         examine(tmp_path / name)
     message = str(error.value)
@@ -27,7 +27,7 @@ def test_a_folder_is_recognised_by_what_it_holds(tiny_corpus, trained, reproduct
     assert subjects == [f"corpus {tiny_corpus}", f"run {trained}", f"reproduction {reproduction}"]
 
 
-def test_the_command_ends_with_0_where_all_is_well_and_with_1_where_not(corpus, tmp_path, capsys):
+def test_the_command_ends_with_0_where_all_is_ok_and_with_1_where_not(corpus, tmp_path, capsys):
     code, out, _ = doctor(capsys, corpus)
     assert code == 0
     assert "0 faults" in out
@@ -42,7 +42,7 @@ def test_the_command_ends_with_0_where_all_is_well_and_with_1_where_not(corpus, 
     assert "Name the word machine" in err
 
 
-def test_the_command_that_goes_on_is_printed_on_one_line(run, capsys):
+def test_the_command_that_resumes_is_printed_on_one_line(run, capsys):
     newest = max((run / "checkpoints").iterdir())
     for file in newest.iterdir():
         file.unlink()

@@ -15,15 +15,15 @@ def of(about):
     return next(finding for finding in examine("machine").findings if finding.about == about)
 
 
-def test_this_machine_is_well_and_told_about():
+def test_this_machine_is_ok_and_reported():
     diagnosis = examine("machine")
     assert diagnosis.ok
-    told = {finding.about: finding.what for finding in diagnosis.findings}
-    assert f"torch {torch.__version__.split('+')[0]}" in told["versions"]
-    assert "FLAC, OGG, MP3" in told["libsndfile"]
-    assert "free" in told["disk"]
-    assert told["precision"].startswith("auto chooses ")
-    assert "core" in told["processor"]
+    reported = {finding.about: finding.what for finding in diagnosis.findings}
+    assert f"torch {torch.__version__.split('+')[0]}" in reported["versions"]
+    assert "FLAC, OGG, MP3" in reported["libsndfile"]
+    assert "free" in reported["disk"]
+    assert reported["precision"].startswith("auto chooses ")
+    assert "core" in reported["processor"]
 
 
 def test_what_it_says_of_precision_is_what_training_chooses():

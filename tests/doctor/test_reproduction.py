@@ -23,13 +23,13 @@ def recorded(reproduction):
     return reproduction
 
 
-def test_finished_and_absent_variants_and_the_missing_report_are_told(reproduction, found):
+def test_finished_and_absent_variants_and_the_missing_report_are_reported(reproduction, found):
     diagnosis = examine(reproduction)
     assert diagnosis.ok
-    told = dict(found(diagnosis, "ok"))
-    assert f"finished after {STEPS} steps" in told[TITLE]
-    assert "VGS+; (W2V2, VGS+)" in told["not started"]
-    assert TITLE not in told["not started"]
+    reported = dict(found(diagnosis, "ok"))
+    assert f"finished after {STEPS} steps" in reported[TITLE]
+    assert "VGS+; (W2V2, VGS+)" in reported["not started"]
+    assert TITLE not in reported["not started"]
     assert "report" in dict(found(diagnosis, "hint"))
 
 
@@ -71,7 +71,7 @@ def test_a_broken_run_is_a_fault_that_points_to_its_own_examination(reproduction
     assert f"vgsplus doctor {run}" in fault
 
 
-def test_a_report_that_is_none_and_leftovers_are_told(reproduction, found):
+def test_a_broken_report_and_leftovers_are_reported(reproduction, found):
     (reproduction / "report").mkdir()
     (reproduction / "report" / "results.json").write_text("{}")
     (reproduction / ".report-abc").mkdir()

@@ -33,16 +33,16 @@ def write(run, lines):
     (run / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_a_finished_run_is_well_and_needs_no_command(trained, found):
+def test_a_finished_run_is_ok_and_needs_no_command(trained, found):
     diagnosis = examine(trained)
     assert diagnosis.ok
     assert not diagnosis.command
-    told = dict(found(diagnosis, "ok"))
-    assert f"finished after {STEPS} steps" in told["progress"]
-    assert "2 of 2 complete" in told["checkpoints"]
-    assert "the one that was trained on" in told["corpus"]
-    assert "R@10 0.500" in told["last scores"]
-    assert "grounding" in told["last train"]
+    reported = dict(found(diagnosis, "ok"))
+    assert f"finished after {STEPS} steps" in reported["progress"]
+    assert "2 of 2 complete" in reported["checkpoints"]
+    assert "the one that was trained on" in reported["corpus"]
+    assert "R@10 0.500" in reported["last scores"]
+    assert "grounding" in reported["last train"]
 
 
 def test_the_command_of_an_unfinished_run_finishes_it(run, found):
@@ -105,7 +105,7 @@ def test_a_step_logged_twice_and_a_broken_line_are_faults(run, found):
     assert ":1: is not JSON" in dict(found(examine(run), "fault"))["log"]
 
 
-def test_a_stop_by_a_loss_that_is_not_finite_is_told_until_the_run_has_gone_on(run, found):
+def test_a_stop_by_a_loss_that_is_not_finite_is_reported_until_the_run_has_resumed(run, found):
     lines = [r for r in records(run) if r["step"] <= FIRST_STEPS]
     stop = {key: lines[-1][key] for key in ("step", "phase", "phase_index", "phase_step", "epoch")}
     stop |= {"kind": "stopped", "not_finite": ["grounding"]}
@@ -169,7 +169,7 @@ def test_other_versions_are_a_hint(run, found, monkeypatch):
     assert "'9.9'" in dict(found(examine(run), "hint"))["versions"]
 
 
-def test_what_a_kill_left_is_a_hint(run, found):
+def test_what_a_killed_process_left_is_a_hint(run, found):
     (run / "checkpoints" / ".step-00000003.writing").mkdir()
     (run / f".{LOG_FILE}.writing").touch()
     (run / ".gitignore").touch()

@@ -97,7 +97,7 @@ def test_the_dialects_of_the_field_are_read(tmp_path, header, line, previous, fo
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("f0 0.1 0.2 a k t", "has 6 columns, the header names 7"),
         ("f0 0.1 0.2 a k t s0 more", "has 8 columns, the header names 7"),
@@ -122,11 +122,11 @@ def test_the_dialects_of_the_field_are_read(tmp_path, header, line, previous, fo
         ("f0 0.2 0.1 a k t s0", "offset 0.1 must be after onset 0.2"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, said):
+def test_a_bad_line_is_named(tmp_path, line, message):
     item = write(tmp_path / "a.item", *GOOD, line)
     (fault,) = faults_of(item)
     assert fault.startswith(f"{item}:6: ")
-    assert said in fault
+    assert message in fault
 
 
 def test_times_are_read_exactly_however_they_are_written(tmp_path):
@@ -140,7 +140,7 @@ def test_times_are_read_exactly_however_they_are_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (GOOD[1], "f0 from 0.1 to 0.25 s is in line 3 already and counts once. Remove one of the lines."),
         ("f0 1.0e-1 0.2500 e k t s0", "f0 from 0.10 to 0.2500 s is in line 3 already"),
@@ -159,11 +159,11 @@ def test_times_are_read_exactly_however_they_are_written(tmp_path):
         ),
     ],
 )
-def test_a_token_listed_twice_is_refused_with_both_lines(tmp_path, line, said):
+def test_a_token_listed_twice_is_refused_with_both_lines(tmp_path, line, message):
     item = write(tmp_path / "a.item", *GOOD, line)
     (fault,) = faults_of(item)
     assert fault.startswith(f"{item}:6: f0 from ")
-    assert said in fault
+    assert message in fault
 
 
 def test_a_token_of_the_same_time_in_another_file_or_of_other_times_is_another(tmp_path):
@@ -219,13 +219,13 @@ def test_all_faults_come_at_once(tmp_path):
         ":4",
     ]
     text = "\n".join(faults)
-    for said in (
+    for message in (
         "one phone only, 'a'",
         "one speaker only, 's0'",
         f"there is no sound f2 below {tmp_path}/sounds (2 lines).",
         "offset 0.9 is after the end of f1, 0.500 s",
     ):
-        assert said in text
+        assert message in text
     with pytest.raises(CorpusError, match=r"a\.item:8: has 3 columns"):
         read_items(item, audio_root=tmp_path / "sounds")
 
@@ -238,7 +238,7 @@ def test_one_speaker_is_enough_within_speakers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty. Its first line must be: #file onset"),
         (b"\n \n", "is empty"),
@@ -256,12 +256,12 @@ def test_one_speaker_is_enough_within_speakers(tmp_path):
         (None, "there is no such item file"),
     ],
 )
-def test_what_is_no_item_file_is_refused(tmp_path, content, said):
+def test_what_is_not_an_item_file_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.item").write_bytes(content)
     (fault,) = faults_of(tmp_path / "a.item")
     assert fault.startswith(f"{tmp_path}/a.item")
-    assert said in fault
+    assert message in fault
 
 
 # ---- sound ------------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_a_name_with_its_ending_is_the_file_of_that_name(tmp_path):
         assert items.audio == {name: places[file]}
 
 
-def test_names_with_dots_are_whole(tmp_path):
+def test_names_with_dots_are_complete(tmp_path):
     places = {name: sound(tmp_path / f"{name}.wav") for name in ("clip.v1", "clip.v2", "clip")}
     lines = [f"{name} 0 0.{n} {p} k t s{n}" for n, name in enumerate(places, 1) for p in "a"]
     item = write(tmp_path / "a.item", *lines, "clip 0.3 0.4 e k t s1")
@@ -356,7 +356,7 @@ def test_what_is_no_sound_is_passed_over(tmp_path):
     assert read_items(item, conditions=["within"], audio_root=tmp_path / "s").audio == {"f0": place}
 
 
-def test_a_root_that_is_no_folder_of_sounds_is_told_once(tmp_path):
+def test_a_root_without_sounds_is_reported_once(tmp_path):
     item = write(tmp_path / "a.item", *GOOD)
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "f0.m4a").write_text("of a telephone")

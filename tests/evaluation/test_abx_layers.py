@@ -81,13 +81,13 @@ def test_published_rows_come_beside_the_corrected_ones(task, make_model):
 
 
 def test_one_pass_serves_all_layers(task, monkeypatch, make_model):
-    model, heard = make_model(), []
+    model, lengths = make_model(), []
     run = model.speech_layers
     monkeypatch.setattr(
-        model, "speech_layers", lambda waves, samples: heard.extend(samples.tolist()) or run(waves, samples)
+        model, "speech_layers", lambda waves, samples: lengths.extend(samples.tolist()) or run(waves, samples)
     )
     score_layers(model, dataclasses.replace(task, as_published=True))
-    assert sorted(heard) == sorted(len(audio.read(path)) for path in task.items.audio.values())
+    assert sorted(lengths) == sorted(len(audio.read(path)) for path in task.items.audio.values())
 
 
 def test_batches_are_bounded_and_longest_first(task, monkeypatch, make_model):
@@ -335,16 +335,16 @@ def test_the_command_takes_every_option(toy, run_folder, tmp_path, capsys, monke
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--layers", "4"], "There is no layer '4'"),
         (["--condition", "between"], "Choose from within, across; got between"),
     ],
 )
-def test_the_command_says_what_is_wrong(toy, run_folder, capsys, arguments, said):
+def test_the_command_reports_what_is_wrong(toy, run_folder, capsys, arguments, message):
     code, _, err = command(capsys, run_folder, toy / "test.item", toy / "audio", *arguments)
     assert code == 1
-    assert said in err
+    assert message in err
 
 
 def test_the_command_checks_the_items_before_the_model(toy, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""ABX errors beside fastabx's own pipeline, put together as its documentation does.
+"""Compare ABX errors with those of fastabx, used as in its documentation.
 
 Shared with ours: fastabx's cells (`Task`), its counting within a cell and averaging over cells (`Score`), and
 torchdtw's alignment. Not shared: reading the item file, from times to frames and the cutting of tokens

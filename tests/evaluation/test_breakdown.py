@@ -39,7 +39,7 @@ def random_case(seed, pictures=40, captions=200):
 
 @pytest.mark.parametrize("by", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_parts_add_up_to_the_whole(by, seed):
+def test_the_parts_add_up_to_the_split(by, seed):
     captions, found = random_case(seed)
     parts = breakdown(captions, found, by, replicates=10)
     whole = score(found, replicates=10).speech_to_image
@@ -83,7 +83,7 @@ def test_captions_of_one_length_are_in_one_quarter():
     assert (part.captions, part.shortest, part.longest) == (200, 2.0, 2.0)
 
 
-def test_a_part_that_is_the_whole_has_its_intervals():
+def test_a_part_with_all_captions_has_its_intervals():
     captions, found = random_case(6)
     alike = [caption(number, "ann", c.num_samples) for number, c in enumerate(captions)]
     (part,) = breakdown(alike, found, "speaker", seed=9)

@@ -30,7 +30,7 @@ def test_a_sequence_costs_nothing_against_itself_and_pairs_are_symmetric():
         assert cost(a, a.repeat(3, axis=0)) == 0, "staying on a frame costs its distance alone"
 
 
-def test_frames_that_differ_in_their_last_digits_are_told_apart():
+def test_frames_that_differ_in_their_last_digits_are_distinguished():
     near = np.full((1, 3), 1e4)
     assert cost(near, near + np.array([[1e-9, 0, 0]])) == pytest.approx(1e-9, rel=1e-2)
 

@@ -133,7 +133,7 @@ def test_embedding_leaves_modes_and_generator_alone(folder, make_model):
 
 
 @pytest.mark.parametrize(
-    ("samples", "said"),
+    ("samples", "message"),
     [
         (np.zeros((2, 16_000)), r"\(S,\) of one channel at 16 kHz, not float64 \(2, 16000\)"),
         (np.zeros(16_000, dtype=complex), "real numbers"),
@@ -142,13 +142,13 @@ def test_embedding_leaves_modes_and_generator_alone(folder, make_model):
         (np.ones(0), "0 samples"),
     ],
 )
-def test_samples_that_cannot_be_heard_are_refused(model, samples, said):
-    with pytest.raises(AudioError, match=said):
+def test_samples_that_cannot_be_used_are_refused(model, samples, message):
+    with pytest.raises(AudioError, match=message):
         vgsplus.embed(model, samples)
     assert vgsplus.embed(model, np.arange(FIELD))[1].shape == (1, 8)
 
 
-def test_a_diverged_model_is_told(folder, make_model):
+def test_a_diverged_model_is_reported(folder, make_model):
     broken = make_model()
     with torch.no_grad():
         broken.speech.layers[1].ffn_norm.bias.fill_(math.nan)
@@ -186,7 +186,7 @@ def test_tensors_are_no_larger_than_their_sounds(folder, model, tmp_path):
         assert path.stat().st_size < torch.load(path, weights_only=True).numel() * 4 + 4096
 
 
-def test_an_hdf5_file_tells_where_features_come_from(folder, model, tmp_path):
+def test_an_hdf5_file_holds_the_origin_of_its_features(folder, model, tmp_path):
     embed_all(model, find_sounds(folder), tmp_path / "out.h5", "hdf5", (3, 1))
     with h5py.File(tmp_path / "out.h5") as file:
         assert file.attrs["layers"].tolist() == [3, 1]
@@ -210,7 +210,7 @@ def test_one_pass_serves_all_layers_and_progress_ends_at_the_total(
 
 
 @pytest.mark.parametrize("form", ["npy", "pt", "hdf5"])
-def test_an_interrupted_export_leaves_whole_files_and_goes_on(form, folder, model, tmp_path):
+def test_an_interrupted_export_leaves_complete_files_and_resumes(form, folder, model, tmp_path):
     sounds, out = find_sounds(folder), tmp_path / "out"
 
     with pytest.raises(KeyboardInterrupt):
@@ -228,7 +228,7 @@ def test_an_interrupted_export_leaves_whole_files_and_goes_on(form, folder, mode
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_a_failed_write_is_told_and_leaves_no_half_file(folder, model, tmp_path, monkeypatch):
+def test_a_failed_write_is_reported_and_leaves_no_half_file(folder, model, tmp_path, monkeypatch):
     def fail(file, _features):
         file.write(b"half")
         raise OSError(28, "No space left on device")
@@ -320,18 +320,18 @@ def test_places_are_found_under_another_unicode_form(tmp_path, given, stored):
 # ---- what is refused --------------------------------------------------------------------------------------
 
 
-def test_sounds_of_one_name_are_told_together(tmp_path):
+def test_sounds_of_one_name_are_reported_together(tmp_path):
     for name in ("a.wav", "a.flac", "x/b.ogg", "x/b.wav"):
         write_sound(tmp_path / name, 0.1)
-    with pytest.raises(CorpusError) as told:
+    with pytest.raises(CorpusError) as caught:
         find_sounds(tmp_path)
-    lines = str(told.value).splitlines()
+    lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert "a.flac and" in lines[0]
     assert "have one name, x/b" in lines[1]
 
 
-def test_faults_of_sounds_are_told_together_and_nothing_is_written(model, tmp_path):
+def test_faults_of_sounds_are_reported_together_and_nothing_is_written(model, tmp_path):
     sounds = tmp_path / "sounds"
     write_sound(sounds / "good.wav", 0.2)
     (sounds / "text.wav").write_text("no sound")
@@ -340,11 +340,16 @@ def test_faults_of_sounds_are_told_together_and_nothing_is_written(model, tmp_pa
     soundfile.write(sounds / "cut.flac", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     whole = (sounds / "cut.flac").read_bytes()
     (sounds / "cut.flac").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CorpusError) as told:
+    with pytest.raises(CorpusError) as caught:
         embed_all(model, find_sounds(sounds), tmp_path / "out")
-    assert len(str(told.value).splitlines()) == 4
-    for said in ("text.wav: cannot be read", "short.wav: 399 samples", "silent.wav: is silent", "cut.flac"):
-        assert said in str(told.value)
+    assert len(str(caught.value).splitlines()) == 4
+    for message in (
+        "text.wav: cannot be read",
+        "short.wav: 399 samples",
+        "silent.wav: is silent",
+        "cut.flac",
+    ):
+        assert message in str(caught.value)
     assert everything_in(tmp_path) == [
         "sounds",
         *(f"sounds/{path.name}" for path in sorted(sounds.iterdir())),
@@ -383,7 +388,7 @@ def test_places_that_cannot_be_written_are_refused(form, folder, model, tmp_path
     assert everything_in(tmp_path) == ["file"]
 
 
-def test_a_full_disk_is_told_before_the_model_runs(folder, model, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_model_runs(folder, model, tmp_path, monkeypatch):
     sounds = find_sounds(folder)
     size = sum(alone(model, path).numel() for path in sounds.values()) * 4
     monkeypatch.setattr(exporting.shutil, "disk_usage", lambda _: SimpleNamespace(free=size - 1))
@@ -474,7 +479,7 @@ def test_frames_of_a_wide_encoder_come_where_they_hear(dataset, tmp_path, make_m
     np.testing.assert_array_equal(found[:2], found[[2, 2]])
 
 
-def test_an_interrupted_submission_is_not_there_and_goes_on(dataset, model, tmp_path):
+def test_an_interrupted_submission_leaves_no_folder_and_resumes(dataset, model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         submit(model, dataset, tmp_path / "out", batch_seconds=0.1, progress=StopAfterTwo())
     assert not (tmp_path / "out").exists()
@@ -512,12 +517,12 @@ def command(capsys, *arguments):
 def test_the_command_embeds_all_layers_and_skips_what_is_there(run, folder, model, tmp_path, capsys):
     code, out, err = command(capsys, run, folder, tmp_path / "out")
     assert code == 0, err
-    assert f"3 sounds embedded, 0 existed already; {tmp_path / 'out'}" in out
+    assert f"3 sounds embedded, 0 existed; {tmp_path / 'out'}" in out
     found = written("npy", tmp_path / "out")
     assert {name: len(features) for name, features in found.items()} == dict.fromkeys(NAMES, 3)
     np.testing.assert_allclose(found["b"], alone(model, folder / "b.wav"), atol=1e-5)
     code, out, _ = command(capsys, run, folder, tmp_path / "out")
-    assert (code, "0 sounds embedded, 3 existed already" in out) == (0, True)
+    assert (code, "0 sounds embedded, 3 existed" in out) == (0, True)
 
 
 @pytest.mark.parametrize("form", ["npy", "pt", "hdf5"])
@@ -541,7 +546,7 @@ def test_the_command_writes_a_submission_and_says_what_is_absent(run, dataset, t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{run}", "{empty}", "{out}"], "holds no sound files (.aif, "),
         (["{run}", "{empty}/none", "{out}"], "there is no such file or folder"),
@@ -555,8 +560,8 @@ def test_the_command_writes_a_submission_and_says_what_is_absent(run, dataset, t
         (["{run}", "{dataset}", "{taken}", "--format", "zerospeech", "--layers", "1"], "exists already"),
     ],
 )
-def test_the_command_says_what_is_wrong_and_writes_nothing(
-    run, folder, dataset, tmp_path, capsys, arguments, said
+def test_the_command_reports_what_is_wrong_and_writes_nothing(
+    run, folder, dataset, tmp_path, capsys, arguments, message
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken").write_text("kept")
@@ -564,7 +569,7 @@ def test_the_command_says_what_is_wrong_and_writes_nothing(
     places |= {name: tmp_path / name for name in ("empty", "out", "taken")}
     code, _, err = command(capsys, *(argument.format(**places) for argument in arguments))
     assert code == 1
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert everything_in(tmp_path) == ["empty", "taken"]
     assert (tmp_path / "taken").read_text() == "kept"

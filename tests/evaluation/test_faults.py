@@ -163,7 +163,7 @@ def fails(arguments, capsys):
 
 
 @pytest.mark.parametrize("fault", ITEM_FAULTS)
-def test_a_fault_of_an_item_file_is_told_and_nothing_is_written(run, work, capsys, fault):
+def test_a_fault_of_an_item_file_is_reported_and_nothing_is_written(run, work, capsys, fault):
     inject, message = ITEM_FAULTS[fault]
     inject(work)
     arguments = ["evaluate", "abx", run, work / "x.item", work / "sounds", "--out", work / "out"]
@@ -172,7 +172,7 @@ def test_a_fault_of_an_item_file_is_told_and_nothing_is_written(run, work, capsy
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS)
-def test_a_fault_of_a_folder_of_sounds_is_told_and_nothing_is_written(run, work, capsys, fault):
+def test_a_fault_of_a_folder_of_sounds_is_reported_and_nothing_is_written(run, work, capsys, fault):
     inject, message = FOLDER_FAULTS[fault]
     inject(work)
     assert re.search(message, fails(["embed", run, work / "sounds", work / "out"], capsys))

@@ -23,7 +23,7 @@ def cosine_distance(a, b):
 
 
 def path_cost(a, b):
-    """The recursion over whole prefixes, cell by cell; frames that hold NaN are left out."""
+    """Compute the recursion over prefixes, cell by cell, without frames that contain NaN."""
     a, b = ([frame for frame in np.asarray(x, dtype=float) if not np.isnan(frame).any()] for x in (a, b))
     cost = {}
     for t, frame in enumerate(a):

@@ -64,7 +64,7 @@ def encoded(encoder, column, items, size=2, task=BOTH):
     )
 
 
-def heard(model, signals):
+def embed_sounds(model, signals):
     """The model's own embeddings of 16 kHz signals, one at a time."""
     with torch.no_grad():
         return torch.cat(
@@ -77,7 +77,7 @@ def heard(model, signals):
         )
 
 
-def seen(model, pictures):
+def embed_images(model, pictures):
     with torch.no_grad():
         return torch.cat(
             [
@@ -105,14 +105,16 @@ def test_sounds_keep_their_order_and_do_not_depend_on_their_batch(encoder, model
     sounds = [sound(samples, seed=n) for n, samples in enumerate([9000, 400, 16_000, 5000, 12_345])]
     vectors = encoded(encoder, "audio", sounds, size)
     assert (vectors.dtype, vectors.requires_grad) == (torch.float32, False)
-    torch.testing.assert_close(vectors, heard(model, [s["array"] for s in sounds]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        vectors, embed_sounds(model, [s["array"] for s in sounds]), rtol=1e-4, atol=1e-5
+    )
     assert torch.pdist(vectors).min() > 1e-3
 
 
 def test_pictures_keep_their_order_and_become_grid_cells(encoder, model):
     pictures = [picture(n) for n in range(5)]
     vectors = encoded(encoder, "image", pictures)
-    torch.testing.assert_close(vectors, seen(model, pictures), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vectors, embed_images(model, pictures), rtol=1e-4, atol=1e-5)
     assert torch.pdist(vectors).min() > 1e-3
 
 
@@ -127,14 +129,14 @@ def test_other_rates_are_resampled_and_channels_averaged(encoder, model):
         (left + right) / 2,
         left,
     ]
-    torch.testing.assert_close(vectors, heard(model, signals), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vectors, embed_sounds(model, signals), rtol=1e-4, atol=1e-5)
 
 
-def test_the_first_ten_seconds_are_heard(encoder, model):
+def test_the_first_ten_seconds_are_used(encoder, model):
     long = sound(170_000)
     vectors = encoded(encoder, "audio", [long])
-    torch.testing.assert_close(vectors, heard(model, [long["array"][:160_000]]), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(vectors, heard(model, [long["array"]]), rtol=1e-3)
+    torch.testing.assert_close(vectors, embed_sounds(model, [long["array"][:160_000]]), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(vectors, embed_sounds(model, [long["array"]]), rtol=1e-3)
 
 
 def test_a_prepared_corpus_embeds_alike(tiny_corpus, make_model):
@@ -178,7 +180,7 @@ def test_similarity_is_the_dot_product(encoder):
         ({"array": [[0.1, -0.1] * 9000, [-0.1, 0.1] * 9000], "sampling_rate": 16_000}, "cancel each other"),
     ],
 )
-def test_a_sound_that_is_none_is_refused(encoder, item, message):
+def test_a_value_that_is_not_a_sound_is_refused(encoder, item, message):
     with pytest.raises(VgsplusError, match=message):
         encoded(encoder, "audio", [item])
 
@@ -247,7 +249,7 @@ def test_regions_that_do_not_fit_together_are_refused(model):
         encoded(MtebEncoder(model, regions=without_boxes), "image", pictures)
 
 
-def test_sounds_that_cannot_be_heard_are_refused(encoder):
+def test_sounds_that_cannot_be_used_are_refused(encoder):
     with pytest.raises(VgsplusError, match=r"399 samples at 16 kHz.*at least 400"):
         encoded(encoder, "audio", [sound(8000), sound(399)])
     broken = sound(8000)
@@ -391,14 +393,14 @@ def test_mteb_finds_the_recall_that_we_find(mteb, datasets, model, material, cat
         s["array"] if s["sampling_rate"] == 16_000 else audio.resample(s["array"], s["sampling_rate"])
         for s in sounds.values()
     ]
-    similarity = seen(model, pictures.values()) @ heard(model, signals).T
+    similarity = embed_images(model, pictures.values()) @ embed_sounds(model, signals).T
     expected = recall(similarity, list(pictures), list(picture_of.values()), ks=(1, 3, 5))[direction]
     assert {k: scores[f"hit_rate_at_{k}"] for k in (1, 3, 5)} == pytest.approx(expected, abs=1e-5)
     assert 0 < expected[3] < expected[5] < 1, "the case tells nothing"
     assert scores["main_score"] == scores["hit_rate_at_1"]
 
 
-def test_mteb_sees_an_encoder_whose_revision_tells_its_weights(mteb, model, make_model):
+def test_mteb_accepts_the_encoder_whose_revision_depends_on_its_weights(mteb, model, make_model):
     encoder = MtebEncoder(model, name="lab/first")
     assert isinstance(encoder, mteb.models.EncoderProtocol)
     meta = encoder.mteb_model_meta

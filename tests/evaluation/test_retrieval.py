@@ -257,11 +257,11 @@ class PitchModel(torch.nn.Module):
         self.widths.append(waveforms.shape[1])
         vectors = []
         for wave, samples in zip(waveforms, num_samples, strict=True):
-            heard = wave[:samples]
+            crop = wave[:samples]
             assert not wave[samples:].any()
-            assert abs(float(heard.mean())) < 1e-3
-            assert float(heard.std()) == pytest.approx(1, abs=1e-3)
-            crossings = (heard[1:] * heard[:-1] < 0).sum() / samples * torch.pi
+            assert abs(float(crop.mean())) < 1e-3
+            assert float(crop.std()) == pytest.approx(1, abs=1e-3)
+            crossings = (crop[1:] * crop[:-1] < 0).sum() / samples * torch.pi
             vectors.append(round((float(crossings) - 0.05) / 0.05))
         return self.sign * torch.nn.functional.one_hot(torch.tensor(vectors), 8).float()
 

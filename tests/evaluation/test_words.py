@@ -64,9 +64,9 @@ def test_embeddings_are_what_the_model_gives_each_recording_alone(model, folder,
     assert (vectors.shape, means.shape, len(frames), len(tapped)) == ((9, 8), (9, 8), 9, 9)
     with torch.no_grad():
         for index, path in enumerate(recordings.values()):
-            heard = alone(path)
-            layers, _ = model.speech_layers(*heard)
-            torch.testing.assert_close(vectors[index], model.embed_speech(*heard)[0], atol=1e-5, rtol=1e-4)
+            inputs = alone(path)
+            layers, _ = model.speech_layers(*inputs)
+            torch.testing.assert_close(vectors[index], model.embed_speech(*inputs)[0], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(means[index], layers[2][0].mean(0), atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(frames[index], layers[0][0], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(tapped[index], layers[1][0], atol=1e-5, rtol=1e-4)
@@ -82,9 +82,9 @@ def test_in_published_mode_too_a_recording_is_embedded_alone(folder, make_model)
 
 
 def test_a_model_without_grounding_needs_a_layer(folder, make_model):
-    heard = make_model(grounded=False)
+    ungrounded = make_model(grounded=False)
     with pytest.raises(VgsplusError, match=r"no speech embedding.*layer, 1 to 3"):
-        embed_words(heard, find_words(folder, heard), "utterance")
+        embed_words(ungrounded, find_words(folder, ungrounded), "utterance")
 
 
 def test_modes_come_back_and_progress_ends_at_the_total(model, folder, recorded_progress):
@@ -95,7 +95,7 @@ def test_modes_come_back_and_progress_ends_at_the_total(model, folder, recorded_
     model.eval()
 
 
-def test_a_model_that_diverged_is_told(folder, make_model):
+def test_a_model_that_diverged_is_reported(folder, make_model):
     broken = make_model()
     with torch.no_grad():
         broken.speech.cls.fill_(math.nan)
@@ -109,7 +109,7 @@ def test_a_layer_that_the_model_lacks_is_refused(model, folder, layer):
         embed_words(model, find_words(folder, model), "frame", layer)
 
 
-def test_every_fault_of_a_folder_is_told_at_once(model, tmp_path):
+def test_every_fault_of_a_folder_is_reported_at_once(model, tmp_path):
     rng = np.random.default_rng(2)
     for name, samples in (("a_1", FRAME), ("a_2", FRAME - 1), ("b_1", 800)):
         write_wav(tmp_path / f"{name}.wav", rng.normal(0, 0.1, samples).astype(np.float32))
@@ -119,8 +119,10 @@ def test_every_fault_of_a_folder_is_told_at_once(model, tmp_path):
         find_words(tmp_path, model)
     lines = str(error.value).splitlines()
     assert len(lines) == 4
-    for line, said in zip(lines, ("have one: 'c'", "a_2.wav: 399 samples", "silent", "c_1.wav"), strict=True):
-        assert said in line
+    for line, message in zip(
+        lines, ("have one: 'c'", "a_2.wav: 399 samples", "silent", "c_1.wav"), strict=True
+    ):
+        assert message in line
         assert str(tmp_path) in line
 
 
@@ -207,19 +209,19 @@ def test_the_command_knows_the_rule_of_cdi(model, run, tmp_path, capsys):
     assert next(iter(find_words(tmp_path, model, cdi_word))) == "all_by_Aq"
     out = tmp_path / "out"
     assert command(capsys, run, tmp_path, "--out", out)[0] == 1
-    code, said, err = command(capsys, run, tmp_path, "--out", out, "--rule", "cdi")
+    code, message, err = command(capsys, run, tmp_path, "--out", out, "--rule", "cdi")
     assert code == 0, err
-    assert "4 tokens of 2 words" in said
+    assert "4 tokens of 2 words" in message
     assert pd.read_csv(out / "scores.csv").word.tolist() == ["allby", "allgone"]
 
 
-def test_the_command_says_what_is_wrong_before_the_model_runs(run, folder, tmp_path, capsys, monkeypatch):
+def test_the_command_reports_what_is_wrong_before_the_model_runs(run, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(VGSPlus, "speech_layers", None)
     monkeypatch.setattr(VGSPlus, "embed_speech", None)
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
-    for arguments, said in (
+    for arguments, message in (
         ([tmp_path / "empty", folder, "--out", out], "holds no model"),
         ([run, folder, "--out", out, "--layer", 4], "no layer 4"),
         ([run, tmp_path / "empty", "--out", out], "holds no sound files"),
@@ -227,6 +229,6 @@ def test_the_command_says_what_is_wrong_before_the_model_runs(run, folder, tmp_p
     ):
         code, _, err = command(capsys, *arguments)
         assert code == 1
-        assert said in err
+        assert message in err
         assert "Traceback" not in err
     assert command(capsys, run, folder, "--out", out, "--mode", "word")[0] == 2

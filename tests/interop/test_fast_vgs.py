@@ -179,6 +179,6 @@ def test_a_missing_tensor_is_named(published):
 
 def test_sizes_are_read_off_the_tensors_where_arguments_are_missing(published):
     state, meta, _ = published
-    told = fast_vgs.build(state, meta["args"]).config
+    caught = fast_vgs.build(state, meta["args"]).config
     seen = fast_vgs.build(state, {"layer_use": meta["args"]["layer_use"]}).config
-    assert seen == told
+    assert seen == caught

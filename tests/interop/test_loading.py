@@ -98,7 +98,7 @@ def test_conversion_replaces_nothing_unasked(bundle, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
-def test_a_phase_is_initialised_from_a_bundle_or_told_what_does_not_fit(bundle, golden):
+def test_a_phase_is_initialised_from_a_bundle_or_refused_with_what_does_not_fit(bundle, golden):
     sizes = golden[0].config
     model = build_model(sizes)
     assert "speech.layers" in load_weights(model, str(bundle))
@@ -295,12 +295,12 @@ FOREIGN_SETTINGS = [
 @pytest.mark.parametrize("place", ["args", "cfg", "flat"])
 def test_settings_of_another_network_are_refused_wherever_they_stand(tiny, tmp_path, setting, value, place):
     args = FAIRSEQ_ARGS | {setting: value}
-    told = {
+    caught = {
         "args": {"args": argparse.Namespace(**args)},
         "cfg": {"cfg": {"model": args}},
         "flat": {"cfg": args},
     }
-    torch.save({"model": fairseq_tensors(tiny)} | told[place], tmp_path / "other.pt")
+    torch.save({"model": fairseq_tensors(tiny)} | caught[place], tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=f"{setting} = {value!r}"):
         vgsplus.load(tmp_path / "other.pt")
 
@@ -338,7 +338,7 @@ def test_a_speech_encoder_that_lacks_a_tensor_is_refused(tiny, tmp_path, name):
         vgsplus.load(tmp_path / "w2v.pt")
 
 
-def test_a_checkpoint_that_lacks_one_kind_of_tensor_is_told_which(tiny, tmp_path):
+def test_a_checkpoint_that_lacks_one_kind_of_tensor_is_refused_with_its_name(tiny, tmp_path):
     tensors = fairseq_tensors(tiny)
     tensors = {name: x for name, x in tensors.items() if not name.startswith("post_extract_proj")}
     torch.save({"model": tensors, "args": argparse.Namespace(**FAIRSEQ_ARGS)}, tmp_path / "w2v.pt")
@@ -458,7 +458,7 @@ def test_the_text_of_convolutions_is_read_and_never_run():
         convolutions("x", "__import__('os').system('true')")
 
 
-def test_our_own_folder_must_be_whole(tiny, tmp_path):
+def test_our_own_folder_must_be_complete(tiny, tmp_path):
     torch.save({"model": fairseq_tensors(tiny), "args": None}, tmp_path / "w2v.pt")
     convert(tmp_path / "w2v.pt", tmp_path / "ours")
     assert same(vgsplus.load(tmp_path / "ours" / "model.safetensors"), tiny)
@@ -541,7 +541,7 @@ def test_nothing_in_the_arguments_of_a_bundle_is_run(tmp_path, marker, name, pro
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_whole_file_of_code_is_refused(tmp_path, marker, name):
+def test_a_file_of_code_is_refused(tmp_path, marker, name):
     torch.save(hostile(marker)[name], tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match="is not a known kind of checkpoint"):
         vgsplus.load(tmp_path / "evil.pth")
@@ -554,7 +554,7 @@ def test_a_whole_file_of_code_is_refused(tmp_path, marker, name):
 # ---- what is broken ---------------------------------------------------------------------------------------
 
 
-def test_files_that_are_no_checkpoints_are_told_apart(tmp_path):
+def test_files_that_are_not_checkpoints_are_distinguished(tmp_path):
     def refused(path, match):
         with pytest.raises(VgsplusError, match=match) as error:
             vgsplus.load(path)

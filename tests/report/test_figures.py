@@ -94,7 +94,7 @@ def test_recall_panels_show_percent_at_the_largest_k_up_to_ten(partial):
     assert figures.recall_panels(partial, "elsewhere") == ()
 
 
-def test_an_svg_is_well_formed_follows_the_scheme_and_keeps_its_ids_apart(results):
+def test_an_svg_is_ok_formed_follows_the_scheme_and_keeps_its_ids_apart(results):
     panel = figures.loss_panels(results, "validation")[0]
     first, second = figures.svg(panel, "one"), figures.svg(panel, "two")
     ids = [set(re.findall(r'id="([^"]+)"', text)) for text in (first, second)]

@@ -62,7 +62,7 @@ def test_a_report_has_all_its_files_and_can_be_drawn_again(results, corpus, tmp_
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["report"]
 
 
-def test_the_page_is_sound_and_stands_alone(results, corpus):
+def test_the_page_is_valid_and_self_contained(results, corpus):
     checker = Checker(render(results, corpus))
     assert len(set(checker.ids)) == len(checker.ids)
     for tag, found in checker.attributes:
@@ -223,7 +223,7 @@ def contrast(first, second):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_colour_stands_out_from_its_background(partial, scheme):
+def test_every_text_colour_contrasts_with_its_background(partial, scheme):
     page = render(partial)
     light, dark = re.findall(r":root \{(.*?)\}", page, flags=re.DOTALL)[:2]
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))

@@ -90,7 +90,7 @@ def test_files_hold_what_was_found(scored, tmp_path):
         assert table["longest"].tolist() == [part.longest for part in parts]
 
 
-def test_a_folder_that_cannot_be_written_is_told(scored, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(scored, tmp_path):
     (tmp_path / SCORES).mkdir()
     (tmp_path / SCORES / "full").touch()
     with pytest.raises(IsADirectoryError):
@@ -128,7 +128,7 @@ def test_the_command_breaks_down(run_folder, capsys, by, names):
     assert not list(run_folder.glob("*.csv"))
 
 
-def test_the_command_writes_everything_and_prints_the_whole(run_folder, tmp_path, capsys):
+def test_the_command_writes_everything_and_prints_the_split(run_folder, tmp_path, capsys):
     code, out, err = command(capsys, run_folder, "--split", "validation", "--out", tmp_path / "a" / "b")
     assert code == 0, err
     assert "quarter" not in out
@@ -136,7 +136,7 @@ def test_the_command_writes_everything_and_prints_the_whole(run_folder, tmp_path
         assert len(pd.read_csv(tmp_path / "a" / "b" / name)) >= 3
 
 
-def test_a_bad_folder_is_told_before_anything_is_embedded(run_folder, tmp_path, capsys):
+def test_a_bad_folder_is_reported_before_anything_is_embedded(run_folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     code, _, err = command(capsys, run_folder, "--split", "absent", "--out", tmp_path / "file")
     assert code == 1

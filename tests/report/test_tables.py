@@ -145,7 +145,7 @@ def test_every_error_of_every_seed_has_a_row(results):
     assert table["error"].between(0, 1).all()
 
 
-def test_further_scores_have_a_table_of_their_own(partial, tmp_path):
+def test_further_scores_have_a_table(partial, tmp_path):
     scored = tuple(
         dataclasses.replace(
             variant,

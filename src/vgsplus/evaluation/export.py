@@ -1,4 +1,4 @@
-"""Write hidden states of sounds as files for other programs: .npy, .pt or HDF5.
+"""Write hidden states of sounds as files for other programs (`vgsplus embed`): .npy, .pt or HDF5.
 
 All layers of a sound come from one pass of the model. Memory holds the outputs of one batch.
 

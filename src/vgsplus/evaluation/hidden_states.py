@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def frame_rate(model: VGSPlus) -> Fraction:
-    """Frames per second of the hidden states, from the strides of the convolutions."""
+    """Return the number of frames per second, from the strides of the convolutions."""
     return Fraction(audio.SAMPLE_RATE, model.speech.waveform.stride)
 
 
@@ -230,7 +230,7 @@ def iterate_hidden_states(
 
 
 def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, Tensor]:
-    """Return the hidden states of one sound: {layer from 1: (T, D) float32 on the CPU}.
+    """Return the hidden states of all layers of one sound: {layer from 1: (T, D) float32 on the CPU}.
 
     The complete sound is normalised as in training; the model runs in evaluation mode and its modes are
     restored.
