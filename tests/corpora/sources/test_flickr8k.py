@@ -148,7 +148,7 @@ def test_faults_of_the_lists_are_told_with_their_line(flickr):
     with pytest.raises(CorpusError, match=r"wav2capt\.txt:11: expected a wav, a picture and a #number"):
         flickr.prepare()
     flickr.captions[-1] = flickr.captions[0]
-    with pytest.raises(CorpusError, match=r"wav2capt\.txt:11: the uttid 1000268201_693b08cb0e_0 has come"):
+    with pytest.raises(CorpusError, match=r"wav2capt\.txt:11: the uttid 1000268201_693b08cb0e_0 repeats"):
         flickr.prepare()
     flickr.captions.pop()
     with flickr.list("test").open("a") as file:

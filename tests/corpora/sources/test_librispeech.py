@@ -263,7 +263,9 @@ def test_an_utterance_with_two_lines_or_two_sounds_is_a_fault(unpacked, tmp_path
         prepare_librispeech(unpacked, tmp_path / "out")
     line, other = error.value.faults
     assert line == f"{chapter}/103-1240.trans.txt:4: 103-1240-0001 is in line 2 already. Remove one."
-    assert other.startswith(f"{chapter}/103-1240-0002.wav: is the utterance of {chapter}/103-1240-0002.flac")
+    assert other.startswith(
+        f"{chapter}/103-1240-0002.wav: is the same utterance as {chapter}/103-1240-0002.flac"
+    )
 
 
 def test_a_speaker_listed_twice_is_a_fault(unpacked, tmp_path):

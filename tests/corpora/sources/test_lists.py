@@ -63,11 +63,11 @@ def lists(tmp_path, detected):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (entry(3, id="u0"), r"entry 3: the uttid u0 has come before \(x\.json: entry 0\)"),
-        (entry(3, audio="u0.wav"), r"entry 3: the wav u0\.wav has come before \(x\.json: entry 0\)"),
+        (entry(3, id="u0"), r"entry 3: the uttid u0 repeats that of x\.json: entry 0"),
+        (entry(3, audio="u0.wav"), r"entry 3: the wav u0\.wav repeats that of x\.json: entry 0"),
         (entry(3, split="test"), r"entry 3: a\.jpg is in the split 'train' already"),
-        (entry(3, image="../a.jpg"), r"entry 3: '\.\./a\.jpg' is no picture of X's images"),
-        (entry(3, image=""), "entry 3: '' is no picture of X's images"),
+        (entry(3, image="../a.jpg"), r"entry 3: '\.\./a\.jpg' is not a picture of X's images"),
+        (entry(3, image=""), "entry 3: '' is not a picture of X's images"),
         (entry(3), r"entry 3: .*/wavs/u3\.wav: there is no such sound file"),
         (entry(3, problem="unknown speaker"), r"entry 3: u3\.wav: unknown speaker"),
         (entry(4, audio="copy.wav", image="d.jpg"), r"d\.jpg: no file of --features holds its regions"),
@@ -99,8 +99,8 @@ def test_faulty_captions_are_skipped_and_counted_on_request(lists):
         "picture without regions": 2,
         "there is no such sound file": 1,
         "unknown speaker": 1,
-        "uttid that has come before": 1,
-        "wav that has come before": 1,
+        "repeated uttid": 1,
+        "repeated wav": 1,
     }
     corpus = Corpus.open(lists.root / "out/c")
     assert [caption.id for caption in corpus.captions("train")] == ["u0"]
@@ -142,7 +142,7 @@ def test_without_features_the_regions_are_a_grid(lists):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": ()}, "or the pictures with --images"),
+        ({"features": ()}, "or the folder of the pictures with --images"),
         ({"audio_root": "absent"}, "absent: there is no such folder, the folder of the wavs"),
         ({"image_root": "absent"}, "absent: there is no such folder, the folder of the pictures"),
         ({"features": ["absent.tsv"]}, r"absent\.tsv: there is no such file of region features"),

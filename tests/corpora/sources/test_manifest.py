@@ -173,7 +173,7 @@ def test_manifests_that_are_there_stay_unless_asked(pair, tmp_path):
     corpus = Corpus.open(tmp_path / "out")
     (tmp_path / "back").mkdir()
     (tmp_path / "back/valid.tsv").write_text("mine")
-    with pytest.raises(CorpusError, match=re.escape("valid.tsv: is there already")):
+    with pytest.raises(CorpusError, match=re.escape("valid.tsv: exists")):
         write_manifests(corpus, tmp_path / "back")
     assert not (tmp_path / "back/train.tsv").exists()
     write_manifests(corpus, tmp_path / "back", overwrite=True)

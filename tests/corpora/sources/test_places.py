@@ -125,8 +125,8 @@ def test_a_store_that_cuts_names_is_read_by_the_names_beside_it(places, folder):
     [
         ({"uttid": "x", "wav": "y"}, r"train_2020\.json: entry 3: lacks speaker, image; lacks asr_text"),
         (entry(ALL_IMAGES[0]) | {"uttid": "a b"}, "has a blank in uttid 'a b'"),
-        (entry(ALL_IMAGES[0]) | {"uttid": "b", "image": "../x.jpg"}, "is no picture of Places"),
-        (entry(ALL_IMAGES[0]) | {"speaker": [1]}, r"has speaker = '\[1\]', which is no text"),
+        (entry(ALL_IMAGES[0]) | {"uttid": "b", "image": "../x.jpg"}, "is not a picture of Places"),
+        (entry(ALL_IMAGES[0]) | {"speaker": [1]}, r"has speaker = '\[1\]', which is not text"),
     ],
 )
 def test_faults_are_told_with_their_entry(places, item, message):

@@ -110,7 +110,7 @@ def test_float16_is_the_default_and_unrolled_lists_give_the_same(data):
 @pytest.mark.parametrize(
     ("split", "entry", "message"),
     [
-        ("train", {"image": "dog.jpg", "captions": [spoken(9, 7)]}, "'dog.jpg' is no picture of MS-COCO"),
+        ("train", {"image": "dog.jpg", "captions": [spoken(9, 7)]}, "'dog.jpg' is not a picture of MS-COCO"),
         ("train", {"image": image_name(9)}, 'neither a "caption" nor'),
         ("train", {"image": image_name(9), "caption": {"text": "A"}}, "lacks speaker, uttid, wav"),
         (
@@ -159,11 +159,11 @@ def test_a_file_of_other_splits_is_refused(data):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"data": [{"image": "a', "breaks off"),
-        ('{"data": [{"image": "a"}', "breaks off"),
+        ('{"data": [{"image": "a', "truncated"),
+        ('{"data": [{"image": "a"}', "truncated"),
         ("[]", 'has no list "data"'),
         ('{"info": 1}', 'has no list "data"'),
-        ("", "breaks off|no list"),
+        ("", "truncated|no list"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_refused(tmp_path, text, message):

@@ -24,18 +24,18 @@ from vgsplus.corpora.sources.lists import ListOptions, prepare_lists
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import stem_key
 
-DIGITS = 9
-"""Upper bound of the length of a caption's number."""
+MAX_DIGITS = 9
+"""Maximum number of digits in the number of a caption."""
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
-"""Splits, and their names in the files of Flickr8k."""
+"""Names of the splits in the files of Flickr8k."""
 LICENCE = (
     "The spoken captions under Creative Commons BY-SA, the written captions by Flickr8k's own terms, the "
     "pictures under their photographers' licences on Flickr."
 )
 
 
-type Texts = tuple[dict[str, str], dict[tuple[str, int], str]]
-"""The split of each image, and the captions by image and number."""
+type SplitsAndTexts = tuple[dict[str, str], dict[tuple[str, int], str]]
+"""The split of each image, and the text of each caption by image and number."""
 
 
 def prepare_flickr8k(root: Path, *, audio: Path, text: Path, **options: Unpack[ListOptions]) -> Summary:
@@ -43,13 +43,13 @@ def prepare_flickr8k(root: Path, *, audio: Path, text: Path, **options: Unpack[L
 
     Args:
         root: the corpus folder to make.
-        audio: the folder of wav2capt.txt, wav2spk.txt and wavs/.
-        text: the folder of Flickr8k's lists, or Karpathy's JSON.
+        audio: folder of wav2capt.txt, wav2spk.txt and wavs/.
+        text: folder of the lists of Flickr8k, or dataset_flickr8k.json.
         options: see `ListOptions`.
 
     Raises:
-        CorpusError: `root` is taken; every fault of the texts and speakers; then of the captions and sounds;
-            then of the regions.
+        CorpusError: `root` exists; all faults of the texts and speakers; all faults of the captions and
+            sounds; or all faults of the regions.
     """
     faults: list[str] = []
     splits, texts = read_karpathy(text, faults) if text.is_file() else read_texts(text, faults)
@@ -62,7 +62,7 @@ def prepare_flickr8k(root: Path, *, audio: Path, text: Path, **options: Unpack[L
         for origin, line in _lines(files["captions"]):
             columns = line.split()
             number = columns[2].removeprefix("#") if len(columns) == 3 else ""
-            if not number.isdecimal() or len(number) > DIGITS:
+            if not number.isdecimal() or len(number) > MAX_DIGITS:
                 yield f"{origin}: expected a wav, a picture and a #number, found {line!r}"
                 continue
             wav, image, _ = columns
@@ -93,8 +93,8 @@ def prepare_flickr8k(root: Path, *, audio: Path, text: Path, **options: Unpack[L
     )
 
 
-def read_texts(folder: Path, faults: list[str]) -> Texts:
-    """Read Flickr8k's own lists; images in two of them and lines that cannot be read are added to `faults`.
+def read_texts(folder: Path, faults: list[str]) -> SplitsAndTexts:
+    """Read the lists of Flickr8k; faulty lines and images in two splits are added to `faults`.
 
     Raises:
         CorpusError: a list is absent.
@@ -113,7 +113,7 @@ def read_texts(folder: Path, faults: list[str]) -> Texts:
     for origin, line in _lines(folder / "Flickr8k.token.txt"):
         name, _, caption = line.partition("\t")
         image, _, number = name.rpartition("#")
-        if not image or not number.isdecimal() or len(number) > DIGITS or not caption.strip():
+        if not image or not number.isdecimal() or len(number) > MAX_DIGITS or not caption.strip():
             faults.append(f"{origin}: expected a picture#number, a tab and a caption, found {line!r}")
             continue
         key = (image, int(number))
@@ -124,8 +124,8 @@ def read_texts(folder: Path, faults: list[str]) -> Texts:
     return splits, texts
 
 
-def read_karpathy(path: Path, faults: list[str]) -> Texts:
-    """Read Karpathy's JSON of Flickr8k; images that lack a field are added to `faults`.
+def read_karpathy(path: Path, faults: list[str]) -> SplitsAndTexts:
+    """Read dataset_flickr8k.json; images that lack a field are added to `faults`.
 
     Raises:
         CorpusError: it is not JSON, or has no list "images".
@@ -152,7 +152,7 @@ def read_karpathy(path: Path, faults: list[str]) -> Texts:
 
 
 def _read_speakers(path: Path, faults: list[str]) -> dict[str, str]:
-    """The speaker of each wav that has one."""
+    """Return the speaker of each wav; faulty lines are added to `faults`."""
     speakers = {wav: (line, rest) for wav, (line, rest) in keyed_lines(path, faults).items() if rest}
     faults += [
         f"{path}:{line}: expected a wav and its speaker, found {f'{wav} {rest}'!r}"
@@ -163,5 +163,5 @@ def _read_speakers(path: Path, faults: list[str]) -> dict[str, str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """("FILE:LINE", text) of each line that is not blank."""
+    """Yield ("FILE:LINE", text) of each line that is not blank."""
     return ((f"{path}:{number}", line) for number, line in numbered_lines(path))

@@ -1,13 +1,13 @@
-"""Kaldi data folders, as tables of recordings without images.
+"""Data folders of Kaldi: recordings without images.
 
-    wav.scp     RECORDING FILE                   a sound of any format, its path from the working directory
-    segments    UTTERANCE RECORDING START END    seconds, END -1 for the recording's; without this file each
-                                                 recording is an utterance
+    wav.scp     RECORDING FILE                   sound of any format; path relative to the working directory
+    segments    UTTERANCE RECORDING START END    seconds, END -1: end of the recording; optional, by default
+                                                 each recording is one utterance
     utt2spk     UTTERANCE SPEAKER
     text        UTTERANCE WORDS …                optional
     utt2lang    UTTERANCE LANGUAGE               optional
 
-Other files of the folder are not read. (Kaldi documentation, "Data preparation".)
+Other files of the folder are ignored. See "Data preparation" in the documentation of Kaldi.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ TO_THE_END = "-1"
 type Entries = dict[str, tuple[int, str]]
 """Line number and text after the key, by the key."""
 type Segment = tuple[str, float | None, float | None]
-"""Recording, start and end in seconds, None for those of the recording."""
+"""Recording, start and end in seconds; None for the start or end of the recording."""
 
 
 def prepare_kaldi(
@@ -35,11 +35,11 @@ def prepare_kaldi(
 ) -> Summary:
     """Prepare Kaldi data folders, by split, as a corpus without images at `root`.
 
-    A caption's id is the utterance's. Sounds that are 16 kHz mono WAV (PCM16) or FLAC are used in place,
-    others are converted into the corpus.
+    Caption ids are utterance ids. Sounds that are 16 kHz mono WAV (PCM16) or FLAC are used in place, others
+    are converted into the corpus.
 
     Raises:
-        CorpusError: every fault of the folders, with its file and line; or `root` is taken.
+        CorpusError: all faults of the folders, with file and line; or `root` exists.
     """
     table = Table(folders["train"])
     for split, folder in folders.items():
@@ -60,7 +60,7 @@ def prepare_kaldi(
 
 
 def _read_folder(table: Table, folder: Path, split: str) -> None:
-    """Add the utterances of a folder and its faults to a table."""
+    """Add the utterances and faults of a folder to the table."""
     if not folder.is_dir():
         table.faults.append(f"{folder}: there is no such folder of wav.scp and utt2spk.")
         return
@@ -99,10 +99,10 @@ def _read_folder(table: Table, folder: Path, split: str) -> None:
 
 
 def _entries(table: Table, path: Path, *, optional: bool = False) -> Entries:
-    """The lines of a file by their keys; faults go to the table."""
+    """Return the lines of a file by key; faults are added to the table."""
     if not is_file(path):
         if not optional:
-            table.faults.append(f"{path}: there is no such file; a data folder of Kaldi has one.")
+            table.faults.append(f"{path}: there is no such file; data folders of Kaldi require it.")
         return {}
     try:
         entries = keyed_lines(path, table.faults)
@@ -117,15 +117,15 @@ def _entries(table: Table, path: Path, *, optional: bool = False) -> Entries:
 
 
 def _recordings(table: Table, folder: Path) -> Entries:
-    """The recordings of wav.scp with their files; outputs of commands are faults."""
+    """Return the recordings of wav.scp with their files; commands are faults."""
     path = folder / "wav.scp"
     found: Entries = {}
     for key, (line, name) in _entries(table, path).items():
         if name.endswith("|"):
             table.fault(
                 line,
-                f"{key} is the output of a command, and no command is run. Name the sound file itself; .sph, "
-                ".flac, .mp3 and others are read as they are.",
+                f"{key} is the output of a command, and commands are not executed. Name the sound file; "
+                ".sph, .flac, .mp3 and other formats are supported.",
                 path,
             )
             continue
@@ -136,7 +136,7 @@ def _recordings(table: Table, folder: Path) -> Entries:
 
 
 def _segments(table: Table, path: Path) -> dict[str, tuple[int, Segment]]:
-    """The utterances of segments with their lines."""
+    """Return the utterances of the file segments with their lines."""
     found: dict[str, tuple[int, Segment]] = {}
     for key, (line, rest) in _entries(table, path).items():
         fields = rest.split()
@@ -154,7 +154,7 @@ def _segments(table: Table, path: Path) -> dict[str, tuple[int, Segment]]:
 
 
 def _check_utterances(table: Table) -> None:
-    """Add the faults of utterances that are in two folders, or whose ids lead out of one."""
+    """Add faults for utterances in two folders, and for ids that are not relative paths."""
     first: dict[str, CaptionEntry] = {}
     for entry in table.entries:
         other = first.setdefault(entry.id, entry)

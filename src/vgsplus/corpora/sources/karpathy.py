@@ -11,7 +11,7 @@ from vgsplus.corpora.sources.lists import entries_of
 from vgsplus.errors import CorpusError
 
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
-"""The split of a corpus for each of Karpathy's."""
+"""The split of the corpus for each of Karpathy's splits."""
 
 
 def karpathy_images(path: Path) -> Iterator[tuple[str, dict[str, Any], str | None]]:
@@ -29,7 +29,7 @@ def coco_splits(path: Path) -> dict[int, str]:
     """Return the split of each image of dataset_coco.json, by its COCO number.
 
     Raises:
-        CorpusError: it is not JSON, has no list "images", or every image that lacks its number or split.
+        CorpusError: it is not JSON, has no list "images", or all images without number or split.
     """
     splits: dict[int, str] = {}
     origins: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Text files whose lines begin with a unique key, as transcripts and lists of speakers."""
+"""Text files whose lines begin with a unique key, such as transcripts and lists of speakers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +25,14 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def keyed_lines(path: Path, faults: list[str]) -> dict[str, tuple[int, str]]:
-    """Read (line number, text after the key) of each line by its key, which a blank or tab ends.
+    """Read the lines of a file by their key, which ends at the first space or tab.
 
     Args:
         path: the file.
-        faults: to which lines that repeat a key are added.
+        faults: list to which repeated keys are added.
+
+    Returns:
+        (line number, text after the key) by key.
 
     Raises:
         CorpusError: the file is absent or not UTF-8.

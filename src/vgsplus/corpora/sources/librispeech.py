@@ -6,8 +6,8 @@
 
     small/SPEAKER/BOOK/NAME.flac                                   Libri-Light, also medium and large
 
-Sounds are used in place. A caption's id is the utterance's, as ABX item files name it; in Libri-Light, which
-has no transcripts, it is SPEAKER/BOOK/NAME.
+Sounds are used in place. The id of a caption is SPEAKER-CHAPTER-NNNN, the #file of ABX items; in Libri-Light,
+which has no transcripts, it is SPEAKER/BOOK/NAME.
 """
 
 import shutil
@@ -30,7 +30,7 @@ FOLDER = "LibriSpeech"
 TRAINING_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
 VALIDATION_SUBSETS = ("dev-clean",)
 UNTRANSCRIBED_SUBSETS = ("small", "medium", "large")
-"""Of Libri-Light."""
+"""The subsets of Libri-Light."""
 SPEAKERS_FILE = "SPEAKERS.TXT"
 SPEAKERS_COLUMNS = 5
 ABSENT_SPEAKER = f"speaker of {SPEAKERS_FILE} without a folder"
@@ -48,24 +48,24 @@ def prepare_librispeech(
 ) -> Summary:
     """Prepare subsets of LibriSpeech as a corpus without images at `root`.
 
-    Skipped and counted by reason: sounds without a line in the transcript and lines without a sound, broken
-    headers, other formats than 16 kHz mono, sounds under 0.25 s, and speakers whom SPEAKERS.TXT lists in a
-    subset that has no folder of theirs.
+    The following are skipped and counted by reason: sounds that are not in the transcript and lines of the
+    transcript without a sound, broken headers, formats other than 16 kHz mono, sounds under 0.25 s, and
+    speakers of SPEAKERS.TXT without a folder in their subset.
 
     Args:
-        source: the folder that contains LibriSpeech, or LibriSpeech itself.
-        root: the corpus folder to make.
-        train: subsets to train on. Default: the existing ones of the three training subsets, else those of
-            Libri-Light.
-        validation: subsets of the split "validation". Default: dev-clean, optional with Libri-Light.
-        items: folder with ABX item files SUBSET.item at any depth, which are copied into the corpus.
+        source: the folder LibriSpeech, or the folder that contains it.
+        root: the corpus folder to create.
+        train: subsets of the split "train". Default: the existing training subsets of LibriSpeech, or else
+            of Libri-Light.
+        validation: subsets of the split "validation". Default: dev-clean, with Libri-Light if it exists.
+        items: folder of ABX item files SUBSET.item, at any depth, which are copied into the corpus.
         overwrite: whether to replace an existing corpus.
         progress: stages "chapters", "sounds" and "checking".
 
     Raises:
-        CorpusError: a subset is absent, named twice or has no usable utterance; an utterance has two lines in
-            a transcript or two sounds; an item file names sounds that are not in its subset; SPEAKERS.TXT
-            cannot be read or lists a speaker twice; a sound breaks off; or `root` is taken.
+        CorpusError: a subset is missing, named twice or without usable utterances; an utterance has two lines
+            in a transcript or two sounds; an item file names sounds that are not in its subset; SPEAKERS.TXT
+            is faulty; a sound is truncated; or `root` exists.
     """
     top = Path(source).absolute()
     top = top / FOLDER if (top / FOLDER).is_dir() else top
@@ -77,7 +77,7 @@ def prepare_librispeech(
     chapters = {subset: _chapters(top / subset) for subset in splits}
     item_files = {} if items is None else _item_files(Path(items), splits)
     sexes, speakers = _read_speakers(top / SPEAKERS_FILE)
-    unknown = [_unknown_item_files(path, chapters[subset]) for subset, path in item_files.items()]
+    unknown = [_unknown_files(path, chapters[subset]) for subset, path in item_files.items()]
     if faults := list(chain.from_iterable(unknown)):
         raise CorpusError(faults)
 
@@ -94,8 +94,8 @@ def prepare_librispeech(
                     f"{top / subset}: no utterance of its {len(found)} chapters can be used"
                     f"{_main_reason(writer, subset)}."
                 )
-            there = {folder.parent.name for folder in found}
-            for speaker in sorted(speakers[subset] - there):
+            present = {folder.parent.name for folder in found}
+            for speaker in sorted(speakers[subset] - present):
                 writer.skip(ABSENT_SPEAKER, f"{subset}/{speaker}")
         if sexes:
             known = sorted({entry.speaker for entry, _ in usable})
@@ -131,25 +131,27 @@ def prepare_librispeech(
 
 def _training_subsets(top: Path) -> tuple[str, ...]:
     for subsets in (TRAINING_SUBSETS, UNTRANSCRIBED_SUBSETS):
-        if there := tuple(subset for subset in subsets if (top / subset).is_dir()):
-            return there
+        if found := tuple(subset for subset in subsets if (top / subset).is_dir()):
+            return found
     raise CorpusError(
         f"{top}: holds none of {', '.join(TRAINING_SUBSETS)}, nor of Libri-Light's "
         f"{', '.join(UNTRANSCRIBED_SUBSETS)}. Name the folder with {FOLDER} in it, or subsets to train on; "
-        "`vgsplus data table` takes recordings in other folders."
+        "`vgsplus data table` prepares other recordings."
     )
 
 
 def _splits(top: Path, train: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
-    """The split of each subset."""
+    """Return the split of each subset."""
     splits: dict[str, str] = {}
     faults = []
     for split, subsets in (("train", train), ("validation", validation)):
         for subset in subsets:
             if subset in splits:
-                faults.append(f"{subset}: is named twice. A subset trains or validates, once.")
+                faults.append(f"{subset}: is named twice. Use a subset once, for training or validation.")
             elif not (top / subset).is_dir():
-                faults.append(f"{top / subset}: there is no such subset. Unpack it there, or leave it out.")
+                faults.append(
+                    f"{top / subset}: there is no such subset. Unpack it there, or remove the option."
+                )
             splits[subset] = split
     if faults:
         raise CorpusError(faults)
@@ -157,13 +159,13 @@ def _splits(top: Path, train: Sequence[str], validation: Sequence[str]) -> dict[
 
 
 def _chapters(subset: Path) -> list[Path]:
-    """The folders of chapters or books, by speaker and name."""
+    """Return the folders of chapters or books, sorted by speaker and name."""
     folders = [path for path in subset.glob("*/*") if path.is_dir() and "__MACOSX" not in path.parts]
     return sorted(folders, key=lambda path: path.parts)
 
 
 def _read_speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """The sex of each speaker and the speakers of each subset; both empty if the file is absent."""
+    """Return the sex of each speaker and the speakers of each subset, both empty if there is no such file."""
     sexes: dict[str, str] = {}
     subsets: dict[str, set[str]] = defaultdict(set)
     lines: dict[str, int] = {}
@@ -171,7 +173,7 @@ def _read_speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
     for number, line in numbered_lines(path) if path.is_file() else ():
         if line.startswith(";"):
             continue
-        # Some readers' names contain a bar.
+        # Some names contain a bar.
         cells = [cell.strip() for cell in line.split("|", SPEAKERS_COLUMNS - 1)]
         if len(cells) < SPEAKERS_COLUMNS:
             faults.append(f"{path}:{number}: expected ID | SEX | SUBSET | MINUTES | NAME. Unpack it again.")
@@ -191,7 +193,7 @@ def _read_speakers(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
 
 
 def _item_files(folder: Path, splits: Mapping[str, str]) -> dict[str, Path]:
-    """The item file of each subset that has one below `folder`."""
+    """Return the item files of subsets in `folder`, at any depth."""
     found = {subset: sorted(folder.rglob(f"{subset}.item")) for subset in splits}
     if not any(found.values()):
         names = ", ".join(f"{subset}.item" for subset in splits)
@@ -205,8 +207,8 @@ def _item_files(folder: Path, splits: Mapping[str, str]) -> dict[str, Path]:
     return {subset: paths[0] for subset, paths in found.items() if paths}
 
 
-def _unknown_item_files(path: Path, chapters: Sequence[Path]) -> Iterator[str]:
-    """A fault for each sound that an item file names and the subset lacks."""
+def _unknown_files(path: Path, chapters: Sequence[Path]) -> Iterator[str]:
+    """Yield a fault for each #file of an item file that is not in the subset."""
     known = {ITEM_COLUMNS[0], *(sound.stem for folder in chapters for sound in _sounds(folder))}
     for number, line in numbered_lines(path):
         file = line.split()[0]
@@ -218,7 +220,7 @@ def _unknown_item_files(path: Path, chapters: Sequence[Path]) -> Iterator[str]:
 
 
 def _main_reason(writer: CorpusWriter, subset: str) -> str:
-    """The reason for which most utterances of a subset were skipped."""
+    """Return the most frequent reason for which utterances of a subset were skipped."""
     reasons = Counter(reason for reason, what in writer.skipped if what.startswith(f"{subset}/"))
     if not reasons:
         return ": there are no sounds"
@@ -232,7 +234,7 @@ def _main_reason(writer: CorpusWriter, subset: str) -> str:
 def _read_chapter(
     top: Path, splits: Mapping[str, str], chapter: tuple[Path, str]
 ) -> list[CaptionEntry | str]:
-    """The utterances of a (folder, subset): its sounds, and the lines of its transcript without a sound."""
+    """Return the utterances of a (folder, subset): sounds, and lines of the transcript without a sound."""
     folder, subset = chapter
     speaker = folder.parent.name
     transcript = folder / f"{speaker}-{folder.name}.trans.txt"
@@ -245,7 +247,7 @@ def _read_chapter(
     for path in _sounds(folder):
         other = sounds.setdefault(path.stem, path)
         if other != path:
-            found.append(f"{path}: is the utterance of {other}, too. Remove one of them.")
+            found.append(f"{path}: is the same utterance as {other}. Remove one of them.")
     for utterance in sorted(texts.keys() - sounds.keys()):
         origin = f"{transcript.relative_to(top)}: {utterance}"
         found.append(CaptionEntry(origin=origin, audio=utterance, id=utterance, problem="no sound"))
@@ -268,6 +270,6 @@ def _read_chapter(
 
 
 def _sounds(folder: Path) -> list[Path]:
-    """The sound files of a chapter, without the companions that a Mac adds."""
+    """Return the sound files of a chapter, without the files "._NAME" of macOS."""
     files = (path for path in folder.iterdir() if not path.name.startswith("._"))
     return sorted(path for path in files if path.suffix.lower() in SUFFIXES)

@@ -1,6 +1,7 @@
-"""Sources that are lists of captions of images, read aloud: the captions and the regions become a corpus.
+"""The pipeline for sources that are lists of spoken captions of images.
 
-Sounds are used in place. The regions come from files of `regions.published` or from a grid of pixels.
+Sounds are used in place. Region features are read from files (see `regions.published`) or computed by
+`regions.pixel_grid`.
 """
 
 import codecs
@@ -30,13 +31,13 @@ class ListOptions(TypedDict, total=False):
     """Options of all sources that are lists.
 
     Attributes:
-        features: files of region features. Default: none, regions are the cells of a grid.
-        image_root: folder of the images, needed without `features`.
-        dtype: of the stored features, "float16" (default) or "float32".
-        skip_faulty: whether to skip captions whose sound is absent or faulty, whose speaker is unknown, whose
-            image has no regions, or whose id or sound repeats. Sounds under 0.25 s and images of no split are
-            always skipped. Default: false.
-        overwrite: whether to replace an existing corpus. Default: false.
+        features: files of region features. Default: compute them with the pixel grid.
+        image_root: folder of the images, required without `features`.
+        dtype: data type of the stored features, "float16" (default) or "float32".
+        skip_faulty: whether to skip captions whose sound is missing or faulty, whose speaker is unknown,
+            whose image has no regions, or whose id or sound repeats. Default: False, these are faults.
+            Sounds under 0.25 s and images without a split are always skipped.
+        overwrite: whether to replace an existing corpus. Default: False.
         progress: stages "sounds", "regions" or "pictures", and "checking".
     """
 
@@ -65,20 +66,20 @@ def prepare_lists(
     """Prepare listed captions as a corpus at `root`.
 
     Args:
-        entries: the captions, with sounds relative to `audio_root`, and the faults of the lists.
-        root: the corpus folder to make.
-        name: of the corpus.
-        title: of the corpus, for people.
-        licence: of the corpus.
-        files: from which the captions are read, by purpose.
-        images: the collection of the images, for people.
-        image_key: returns the key of an image name in the lists and in the files of regions.
+        entries: captions, with sounds relative to `audio_root`, and faults of the lists.
+        root: the corpus folder to create.
+        name: name of the corpus.
+        title: name of the corpus in messages and in its provenance.
+        licence: licence of the corpus.
+        files: the lists, by purpose, for the provenance.
+        images: name of the collection of images, for messages.
+        image_key: maps names of images, in the lists and in files of regions, to keys.
         audio_root: folder of the sounds.
-        notes: returns further keys of corpus.json from the number of images of each split.
+        notes: returns further entries of corpus.json from the number of images of each split.
         options: see `ListOptions`.
 
     Raises:
-        CorpusError: `root` is taken; every fault of the lists and sounds; then of the regions.
+        CorpusError: `root` exists; all faults of the lists and sounds; or all faults of the regions.
     """
     features, image_root = options.get("features", ()), options.get("image_root")
     dtype: Dtype = options.get("dtype", "float16")
@@ -88,7 +89,7 @@ def prepare_lists(
     resume_folder = Path(root).resolve().with_name(f".{Path(root).resolve().name}.regions")
 
     def check() -> Iterator[CaptionEntry | str]:
-        yield from _check_entries(entries, image_key, images, listed, repeats=skip_faulty)
+        yield from _check_entries(entries, image_key, images, listed, allow_repeats=skip_faulty)
         if image_root is not None and (features or not skip_faulty):
             paths = (image_root / image for image, _ in listed.values())
             yield from (
@@ -147,14 +148,14 @@ def prepare_lists(
 
 
 def _check_inputs(title: str, audio_root: Path, features: Sequence[Path], image_root: Path | None) -> None:
-    """Raise for absent folders and files before anything is read."""
+    """Raise for missing folders and files."""
     for what, folder in (("the folder of the wavs", audio_root), ("the folder of the pictures", image_root)):
         if folder is not None and not folder.is_dir():
             raise CorpusError(f"{folder}: there is no such folder, {what}.")
     if not features and image_root is None:
         raise CorpusError(
-            f"{title}: no file of region features. Name one or more with --features, or the pictures with "
-            "--images, whose regions are then the cells of a grid."
+            f"{title}: no region features. Name files of them with --features, or the folder of the pictures "
+            "with --images, to compute them from pixels."
         )
     if absent := [path for path in features if not path.is_file()]:
         raise CorpusError([f"{path}: there is no such file of region features." for path in absent])
@@ -166,11 +167,11 @@ def _check_entries(
     images: str,
     listed: dict[int | str, tuple[str, str | None]],
     *,
-    repeats: bool,
+    allow_repeats: bool,
 ) -> Iterator[CaptionEntry | str]:
-    """The entries, with one image id for each image, and their faults; fills `listed`.
+    """Yield the entries, with one image id for each image, and their faults; fill `listed`.
 
-    Repeated ids and sounds are faults unless `repeats`.
+    Repeated ids and sounds are faults unless `allow_repeats`.
     """
     origins: dict[tuple[str, str], str] = {}
     for entry in entries:
@@ -180,11 +181,11 @@ def _check_entries(
         assert entry.image is not None, "every listed caption has an image"
         key = image_key(entry.image)
         if key is None or ".." in Path(entry.image).parts or Path(entry.image).is_absolute():
-            yield f"{entry.origin}: {entry.image!r} is no picture of {images}"
+            yield f"{entry.origin}: {entry.image!r} is not a picture of {images}"
             continue
         names = (("uttid", entry.id), ("wav", entry.audio))
-        if not repeats and (repeated := next((name for name in names if name in origins), None)):
-            yield f"{entry.origin}: the {' '.join(repeated)} has come before ({origins[repeated]})"
+        if not allow_repeats and (repeated := next((name for name in names if name in origins), None)):
+            yield f"{entry.origin}: the {' '.join(repeated)} repeats that of {origins[repeated]}"
         origins |= dict.fromkeys(names, entry.origin)
         image, split = listed.setdefault(key, (entry.image, entry.split))
         if split != entry.split:
@@ -198,9 +199,9 @@ def _skip_repeats(writer: CorpusWriter, usable: list[Usable]) -> Iterator[Usable
     sounds: set[str] = set()
     for entry, sound in usable:
         if entry.id in ids:
-            writer.skip("uttid that has come before", _label(entry))
+            writer.skip("repeated uttid", _label(entry))
         elif entry.audio in sounds:
-            writer.skip("wav that has come before", _label(entry))
+            writer.skip("repeated wav", _label(entry))
         else:
             ids.add(entry.id)
             sounds.add(entry.audio)
@@ -217,7 +218,7 @@ def lists_by_name(
     """Return the lists in `folders` by split: files whose name matches the pattern of a split.
 
     Args:
-        folders: where to look.
+        folders: folders of the lists.
         patterns: regular expression of the file name of each split.
         exclude: splits to ignore.
 
@@ -243,10 +244,10 @@ def lists_by_name(
 
 
 def entries_of(path: Path, key: str = "data") -> Iterator[Any]:
-    """Yield the members of the list `key` in a JSON file, without reading the complete file into memory.
+    """Yield the entries of the list `key` in a JSON file, without loading the complete file into memory.
 
     Raises:
-        CorpusError: the file is absent, not JSON or cut off, or has no list `key` or an empty one.
+        CorpusError: the file is missing, not JSON or truncated, or the list is missing or empty.
     """
     if not is_file(path):
         raise CorpusError(f"{path}: there is no such list of captions.")
@@ -261,7 +262,7 @@ def entries_of(path: Path, key: str = "data") -> Iterator[Any]:
         except (ijson.JSONError, ValueError, OverflowError, RecursionError) as error:
             what = " ".join(str(error).split())
             raise CorpusError(
-                f"{path}: is not valid JSON or breaks off after {entries} entries ({what}). "
+                f"{path}: is not valid JSON or truncated after {entries} entries ({what}). "
                 "Fetch the file again."
             ) from None
     if not entries:
@@ -269,14 +270,14 @@ def entries_of(path: Path, key: str = "data") -> Iterator[Any]:
 
 
 def as_text(value: Any) -> str | None:  # noqa: ANN401 - as the file has it
-    """Return a text, stripped, or an integer as text; None for other values and empty texts."""
+    """Return a stripped text, or an integer as text; None for empty texts and other values."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return (value.strip() or None) if isinstance(value, str) else None
 
 
 def fields_of(item: Any, names: Sequence[str], *, unbroken: Collection[str]) -> dict[str, str] | str:  # noqa: ANN401 - as the file has it
-    """Return the fields of an entry as texts, or their faults as one text; `unbroken` may hold no blanks."""
+    """Return fields of an entry as texts, or their faults as a text; `unbroken` ones must have no blanks."""
     values = item if isinstance(item, dict) else {}
     found = {name: as_text(values.get(name)) for name in names}
     texts = {name: text for name, text in found.items() if text is not None}
@@ -284,7 +285,7 @@ def fields_of(item: Any, names: Sequence[str], *, unbroken: Collection[str]) -> 
     if absent := [name for name in names if values.get(name) in (None, "")]:
         faults.append(f"lacks {', '.join(absent)}")
     faults += [
-        f"has {name} = {str(values[name])[:40]!r}, which is no text"
+        f"has {name} = {str(values[name])[:40]!r}, which is not text"
         for name in names
         if name not in texts and name not in absent
     ]

@@ -1,4 +1,4 @@
-"""fairseq manifests: read as a corpus without images, and written from any corpus.
+"""fairseq manifests: read them as a corpus without images, or write them from any corpus.
 
     /folder/of/the/sounds
     relative/path.flac<TAB>number of samples
@@ -6,8 +6,8 @@
     long.wav:START:COUNT<TAB>number of samples
     …
 
-The second and third form name a sound stored in an archive by its bytes, and a range of samples of a file
-(see `vgsplus.audio`). `train.tsv` is the split "train", `valid.tsv` the split "validation".
+The first line is the folder of the sounds. all.zip:START:SIZE is a sound in an archive, long.wav:START:COUNT
+a range of samples (see `vgsplus.audio_files`). train.tsv is the split "train", valid.tsv "validation".
 """
 
 import os
@@ -28,7 +28,7 @@ from vgsplus.progress import SILENT, Progress
 FILES = {"train": "train.tsv", "validation": "valid.tsv"}
 """The manifest of each split."""
 COUNT = re.compile(r"(\d{1,18})(\.0+)?", re.ASCII)
-"""A number of samples; pandas writes whole numbers with a decimal point too."""
+"""Matches a number of samples; pandas may write 16000.0."""
 
 
 def prepare_manifests(
@@ -39,11 +39,11 @@ def prepare_manifests(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Summary:
-    """Prepare the sounds that manifests name as a corpus without images at `root`; they are used in place.
+    """Prepare the sounds of manifests as a corpus without images at `root`. Sounds are used in place.
 
-    A first line that is a relative path is relative to the working directory, as in fairseq. A caption's id
-    is the sound's path without suffix, and the range of a part of a file; speaker, language and text are
-    unknown. Sounds under 0.25 s are skipped and counted.
+    A relative path in the first line is relative to the working directory, as in fairseq. The id of a caption
+    is the path of the sound without suffix, and the range of a part; speaker, language and text are unknown.
+    Sounds under 0.25 s are skipped and counted.
 
     Args:
         train: manifest of the split "train".
@@ -53,9 +53,9 @@ def prepare_manifests(
         progress: stages "sounds" and "checking".
 
     Raises:
-        CorpusError: every fault of the manifests, with its line: no such file, not two columns, a sound that
-            is absent, broken, not 16 kHz mono, of another length than stated or named twice; or `root` is
-            taken.
+        CorpusError: all faults of the manifests, with their lines: no such file, not two columns, a sound
+            that is missing, broken, not 16 kHz mono, of another length than stated or named twice; or `root`
+            exists.
     """
     faults: list[str] = []
     manifests = {"train": Path(train)} | ({} if valid is None else {"validation": Path(valid)})
@@ -89,8 +89,8 @@ def prepare_manifests(
 def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = False) -> dict[Path, int]:
     """Write train.tsv, and valid.tsv if the corpus has a split "validation".
 
-    The first line is the deepest folder that contains all sounds of the corpus. A sound of several captions
-    is named once.
+    The first line is the deepest folder that contains all sounds of the corpus. Sounds of several captions
+    are listed once.
 
     Returns:
         The number of sounds in each file.
@@ -116,7 +116,7 @@ def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = Fal
     targets = {split: folder / FILES[split] for split in sounds}
     if not overwrite:
         faults += [
-            f"{path}: is there already. Choose another folder or add --overwrite."
+            f"{path}: exists. Choose another folder, or add --overwrite."
             for path in targets.values()
             if path.exists()
         ]
@@ -136,14 +136,14 @@ def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = Fal
 
 
 def _read_manifest(path: Path, split: str, faults: list[str]) -> Iterator[CaptionEntry]:
-    """The sounds that a manifest names, with absolute paths; the faults of its lines go to `faults`."""
+    """Yield the sounds of a manifest, with absolute paths; append faults to `faults`."""
     if not is_file(path):
         faults.append(f"{path}: there is no such manifest.")
         return
     try:
         first, *lines = read_text(path).split("\n")
     except VgsplusError as error:
-        faults.append(f"{error} Names of other encodings have to be changed on disk, too.")
+        faults.append(f"{error} File names in other encodings must be renamed, too.")
         return
     top = Path(first.strip())
     if fault := _root_fault(first.strip()):
@@ -170,7 +170,7 @@ def _read_manifest(path: Path, split: str, faults: list[str]) -> Iterator[Captio
 
 
 def _root_fault(first: str) -> str | None:
-    """The fault of the first line of a manifest, or None."""
+    """Return the fault of the first line of a manifest, or None."""
     if not first:
         return "must be the folder of the sounds, is empty."
     if first.startswith("{"):
@@ -186,14 +186,14 @@ def _root_fault(first: str) -> str | None:
 
 
 def _found(cells: list[str]) -> str:
-    """What a line contains instead of two columns."""
+    """Describe a line that does not have two columns."""
     if len(cells) == 1:
         return "; there is no tab (blanks do not separate columns)"
     return f"; there are {len(cells)} columns" if len(cells) > 2 else ""
 
 
 def _on_disk(path: Path) -> Path:
-    """The path, or part of a file, in the Unicode form that it has on disk."""
+    """Return a path, or part of a file, in its Unicode form on disk."""
     part = PART.fullmatch(str(path))
     if part is None or is_file(path):
         return as_on_disk(path)
@@ -201,12 +201,12 @@ def _on_disk(path: Path) -> Path:
 
 
 def _absolute(path: Path) -> Path:
-    """The path from the root, without '..'; links stay as they are."""
+    """Return an absolute path without ".."; links are not resolved."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve follows links
 
 
 def _repeats(entries: list[CaptionEntry]) -> Iterator[str]:
-    """A fault for each sound that is named twice, by any names."""
+    """Yield a fault for each sound that is named twice, also by different names."""
     first: dict[tuple[object, ...], CaptionEntry] = {}
     for entry in entries:
         part = None if is_file(Path(entry.audio)) else PART.fullmatch(entry.audio)
@@ -219,7 +219,7 @@ def _repeats(entries: list[CaptionEntry]) -> Iterator[str]:
 
 
 def _name(relative: str, audio: Path) -> str:
-    """The path without suffix, and the range of a part of a file."""
+    """Return the id of a sound: its path without suffix, and the range of a part of a file."""
     part = None if is_file(audio) else PART.fullmatch(relative)
     path = Path(part["file"] if part else relative)
     path = path.with_suffix("") if path.name else path

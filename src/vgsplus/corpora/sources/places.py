@@ -1,4 +1,4 @@
-"""Spoken Places: images of Places205 described aloud, PlacesAudio400k and its splits of 2020.
+"""Spoken Places: spoken descriptions of images of Places205, PlacesAudio400k and its splits of 2020.
 
     {"image_base_path": …, "audio_base_path": …,
      "data": [{"uttid": "A2WQ…-GSUN_4213…", "speaker": "A2WQ…", "asr_text": …,
@@ -24,16 +24,16 @@ LIST_NAMES = {
     "test": r"test_seen_2020\.json",
     "test_unseen": r"test_unseen_2020\.json",
 }
-"""File names of the list of each split."""
+"""Patterns of the file names of the lists, by split."""
 FIELDS = ("uttid", "speaker", "wav", "image")
 LICENCE = "Spoken Places' and Places205's own, by their distributors' terms."
 
 
 def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
-    """Return the lists of captions in `root` and `root`/metadata, without those of the splits `exclude`.
+    """Return the lists of captions in `root` and `root`/metadata by split, except the splits `exclude`.
 
     Raises:
-        CorpusError: two files are of one split.
+        CorpusError: there are two lists of one split.
     """
     return lists_by_name([root, root / "metadata"], LIST_NAMES, exclude)
 
@@ -44,13 +44,13 @@ def prepare_places(
     """Prepare Spoken Places as a corpus at `root`.
 
     Args:
-        root: the corpus folder to make.
+        root: the corpus folder to create.
         lists: lists of captions by split.
         audio_root: folder of the wavs.
         options: see `ListOptions`.
 
     Raises:
-        CorpusError: `root` is taken; every fault of the lists and sounds; then of the regions.
+        CorpusError: `root` exists; all faults of the lists and sounds; or all faults of the regions.
     """
     if "train" not in lists:
         raise CorpusError("Spoken Places: no list of training captions. Name one with --train.")
@@ -72,16 +72,15 @@ def read_list(path: Path, split: str) -> Iterator[CaptionEntry | str]:
     """Yield the captions of a list, or the fault "FILE: entry N: …" of those that cannot be read.
 
     Raises:
-        CorpusError: the file is absent, not JSON or cut off, or has no list "data".
+        CorpusError: the file is missing, not JSON or truncated, or has no list "data".
     """
     for number, item in enumerate(entries_of(path), start=1):
         origin = f"{path}: entry {number}"
         found = fields_of(item, FIELDS, unbroken=("uttid", "speaker"))
         text = item.get("asr_text") if isinstance(item, dict) else None
         if isinstance(found, str) or not isinstance(text, str):
-            faults = ([found] if isinstance(found, str) else []) + (
-                [] if isinstance(text, str) else ["lacks asr_text"]
-            )
+            faults = [found] if isinstance(found, str) else []
+            faults += [] if isinstance(text, str) else ["lacks asr_text"]
             yield f"{origin}: {'; '.join(faults)}"
         else:
             yield CaptionEntry(

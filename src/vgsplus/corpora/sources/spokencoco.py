@@ -1,4 +1,4 @@
-"""SpokenCOCO: captions of MS-COCO read aloud.
+"""SpokenCOCO: spoken captions of MS-COCO.
 
 grouped     {"data": [{"image": "val2014/COCO_val2014_….jpg",
                        "captions": [{"text": …, "speaker": …, "uttid": …, "wav": …}, …]}, …]}
@@ -29,15 +29,15 @@ from vgsplus.regions.published import coco_number
 
 FIELDS = ("text", "speaker", "uttid", "wav")
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
-"""Splits, and their names in the files of SpokenCOCO."""
+"""Names of the splits in the files of SpokenCOCO."""
 LIST_NAME = r"SpokenCOCO_{}(_unrolled)?(_karpathy)?\.json"
 TRAINING_LISTS = {
     113_287: "Karpathy's training split (train and restval)",
     118_287: "the published runs' list (all but 5,000 pictures of train2014 and val2014)",
 }
-"""Number of images of the lists in use."""
+"""Training lists in use, by number of images."""
 NEAR = 500
-"""Number of images by which a list may differ from one of these to be identified with it."""
+"""Maximum difference in the number of images for which a list is identified."""
 LICENCE = (
     "SpokenCOCO's and MS-COCO's own: the spoken captions by their distributors' terms, the written captions "
     "under Creative Commons BY 4.0, the pictures under their photographers' licences on Flickr."
@@ -45,16 +45,16 @@ LICENCE = (
 
 
 def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
-    """Return the lists SpokenCOCO_train.json etc. in `root`, without those of the splits `exclude`.
+    """Return the lists SpokenCOCO_train.json etc. in `root` by split, except the splits `exclude`.
 
     Raises:
-        CorpusError: two files are of one split.
+        CorpusError: there are two lists of one split.
     """
     return lists_by_name([root], {split: LIST_NAME.format(name) for split, name in SPLITS.items()}, exclude)
 
 
 def training_list(images: int) -> str:
-    """Return which of the training lists in use a list of this many images resembles, in words."""
+    """Describe a training list by its number of images: which of the lists in use it is."""
     for size, name in TRAINING_LISTS.items():
         if abs(images - size) <= NEAR:
             return f"{images:,} training pictures, as in {name}: {size:,}"
@@ -73,7 +73,7 @@ def prepare_spokencoco(
     """Prepare SpokenCOCO as a corpus at `root`.
 
     Args:
-        root: the corpus folder to make.
+        root: the corpus folder to create.
         lists: lists of captions by split.
         audio_root: folder of the wavs.
         karpathy: Karpathy's dataset_coco.json, whose splits replace those of the lists. Captions of images
@@ -81,7 +81,7 @@ def prepare_spokencoco(
         options: see `ListOptions`; `image_root` contains train2014/ and val2014/.
 
     Raises:
-        CorpusError: `root` is taken; every fault of the lists and sounds; then of the regions.
+        CorpusError: `root` exists; all faults of the lists and sounds; or all faults of the regions.
     """
     if "train" not in lists:
         raise CorpusError("SpokenCOCO: no list of training captions. Name one with --train.")
@@ -116,7 +116,7 @@ def read_list(path: Path, split: str) -> Iterator[CaptionEntry | str]:
     """Yield the captions of a list, or the fault "FILE: entry N: …" of those that cannot be read.
 
     Raises:
-        CorpusError: the file is absent, not JSON or cut off, or has no list "data".
+        CorpusError: the file is missing, not JSON or truncated, or has no list "data".
     """
     for number, item in enumerate(entries_of(path), start=1):
         origin = f"{path}: entry {number}"
@@ -137,7 +137,7 @@ def read_list(path: Path, split: str) -> Iterator[CaptionEntry | str]:
 
 
 def _captions_of(item: Any) -> Iterator[dict[str, str] | str]:  # noqa: ANN401 - as the file has it
-    """The fields of each caption of an entry, with its "image", or its faults."""
+    """Yield the fields of each caption of an entry, with its "image", or its faults."""
     image = as_text(item.get("image")) if isinstance(item, dict) else None
     if image is None:
         yield 'names no "image"'

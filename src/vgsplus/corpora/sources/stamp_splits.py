@@ -1,4 +1,4 @@
-"""Splits of the recordings of stamps (see `stamps`)."""
+"""Assignment of splits to recordings of stamps (see `stamps`)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from vgsplus.corpora.prepare import Usable
 
 TEST_IMAGES = 100
 VALIDATION_RECORDINGS = 200
-# Upper bounds for small collections, as shares of the images.
-TEST_IMAGES_SHARE, VALIDATION_SHARE = 1 / 7, 1 / 3
-LEAST_LEFT = 2
-"""Recordings of an image that stay in train when one of them is held out."""
+# Upper bounds for small collections, as fractions of the images.
+TEST_IMAGES_FRACTION, VALIDATION_FRACTION = 1 / 7, 1 / 3
+MIN_IN_TRAIN = 2
+"""Minimum number of recordings of an image in train if one is held out."""
 SAME_SOUND = 0.95
-"""Correlation of two recordings of one length above which they are one recording, encoded twice."""
+"""Correlation above which recordings of equal length are treated as one, encoded twice."""
 
 
 def unite_copies(usable: Sequence[Usable], audio: Path) -> list[Usable]:
-    """Give recordings that are one recording encoded twice the same digest; reads the sounds in `audio`.
+    """Assign the same digest to copies of one recording; the sounds are read from `audio`.
 
-    Such copies have the same language and length and correlate at 0.98 and more; different recordings of one
-    length stay below 0.7.
+    Copies have the same language and length, and their correlation is at least 0.98. That of different
+    recordings of equal length is below 0.7.
     """
     alike: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     for entry, sound in usable:
@@ -42,31 +42,31 @@ def unite_copies(usable: Sequence[Usable], audio: Path) -> list[Usable]:
 
 
 def assign_splits(usable: Sequence[Usable], digests: Mapping[str, str], seed: int) -> dict[str, str]:
-    """Assign a split to each recording, by its id; a function of its arguments.
+    """Assign a split to each recording, deterministically. Returns splits by id.
 
-    Held-out recordings are spread over the languages in equal shares of what each language offers.
+    From each language, about the same fraction of the recordings is held out.
 
     Args:
         usable: the recordings and their sounds.
-        digests: of the images.
-        seed: of the choice.
+        digests: digests of the images.
+        seed: random seed.
     """
     by_image: dict[str, list[Usable]] = defaultdict(list)
     for entry, sound in usable:
         by_image[_stem(entry.image)].append((entry, sound))
-    marks = {
+    contents = {
         name: {digests[f"{name}.png"], *(sound.digest for _, sound in own)} for name, own in by_image.items()
     }
-    counts = Counter(mark for own in marks.values() for mark in own)
-    unique = sorted(name for name, own in marks.items() if all(counts[mark] == 1 for mark in own))
+    counts = Counter(digest for own in contents.values() for digest in own)
+    unique = sorted(name for name, own in contents.items() if all(counts[digest] == 1 for digest in own))
     order = np.random.default_rng([seed, 0]).permutation(len(unique))
-    test_images = min(TEST_IMAGES, int(len(marks) * TEST_IMAGES_SHARE))
+    test_images = min(TEST_IMAGES, int(len(contents) * TEST_IMAGES_FRACTION))
     new = {unique[index] for index in order[:test_images]}
     splits = {entry.id: "test_images" if _stem(entry.image) in new else "train" for entry, _ in usable}
     known = {name: own for name, own in by_image.items() if name not in new}
     sizes = {
         "test_recordings": len(known),
-        "validation": min(VALIDATION_RECORDINGS, int(len(known) * VALIDATION_SHARE)),
+        "validation": min(VALIDATION_RECORDINGS, int(len(known) * VALIDATION_FRACTION)),
     }
     for phase, (split, size) in enumerate(sizes.items(), start=1):
         generator = np.random.default_rng([seed, phase])
@@ -84,11 +84,11 @@ def _stem(image: str | None) -> str:
 def _hold_out(
     left: Mapping[str, Sequence[Usable]], counts: Counter[str], size: int, generator: np.random.Generator
 ) -> list[str]:
-    """Choose a recording each of up to `size` images, whose sound belongs to no other image; their ids."""
+    """Choose one recording of up to `size` images, not shared with other images; return the ids."""
     candidates = {
         name: [entry for entry, sound in own if counts[sound.digest] == 1]
         for name, own in sorted(left.items())
-        if len(own) > LEAST_LEFT
+        if len(own) > MIN_IN_TRAIN
     }
     names = [name for name, own in candidates.items() if own]
     offered = Counter(entry.language for name in names for entry in candidates[name])

@@ -1,17 +1,17 @@
-"""Human speech about images: the stamps of Tux Paint, described aloud by volunteers in 14 languages.
+"""The stamps of Tux Paint: images with spoken descriptions by volunteers in 14 languages.
 
 The folder contains NAME.png, NAME.txt (English on the first line, then `lang.utf8=text`) and the recordings
 NAME_desc.ogg (English) and NAME_desc_LANG.ogg. NAME.ogg without `_desc` is a sound effect, not speech.
 
 The splits:
-    test_images      images of no other split, with all their recordings
-    test_recordings  one recording each of images whose other recordings train
-    validation       likewise, of fewer images. Its recordings are new and its images are not, because most
-                     stamps show a thing that no other stamp shows: new ones are too hard to select models by
-    train            the rest
+    test_images      images that are in no other split, with all their recordings
+    test_recordings  one recording of each image whose other recordings are in train
+    validation       one recording of fewer images, likewise. Its images are in train: most stamps show
+                     objects that no other stamp shows, so recall of new images is too low to select models
+    train            the remaining recordings
 
-Some recordings were copied from one stamp to another of the same thing. Images that share a sound or their
-pixels (as is or mirrored) therefore stay together in train, and no copied sound is held out.
+Some recordings were copied from one stamp to another of the same object. Images that share a sound or their
+pixels (also mirrored) are therefore kept in train, and copied sounds are not held out.
 """
 
 import hashlib
@@ -77,16 +77,16 @@ def prepare_stamps(
     Recordings without an image or a text, and broken, silent or short ones, are skipped and counted.
 
     Args:
-        stamps: the folder of stamps.
-        root: the corpus folder to make.
-        regions: a file of regions (see `regions.store`); None: regions are the cells of a grid.
-        seed: of the splits.
+        stamps: folder of the stamps.
+        root: the corpus folder to create.
+        regions: file of region features (see `regions.store`). None: the pixel grid.
+        seed: random seed of the splits.
         overwrite: whether to replace an existing corpus.
         progress: stages "sounds", "pictures" and "checking".
 
     Raises:
-        CorpusError: `stamps` is not a folder of stamps or has no usable recording; `root` is taken; or every
-            image that `regions` lacks.
+        CorpusError: `stamps` is not a folder of stamps or has no usable recording; `root` exists; or all
+            images that are not in `regions`.
     """
     stamps = Path(stamps)
     entries, digests = find_recordings(stamps)
@@ -107,7 +107,7 @@ def prepare_stamps(
             raise CorpusError(f"{stamps}: none of {len(entries)} recordings is usable. {HINT_FOLDER}")
         usable = unite_copies(usable, writer.folder / "audio")
         writer.set_info("shared_images", SHARED_IMAGES)
-        _note_oddities(writer, usable, digests)
+        _set_statistics(writer, usable, digests)
         splits = assign_splits(usable, digests, seed)
         return ((replace(entry, split=splits[entry.id]), sound) for entry, sound in usable)
 
@@ -184,14 +184,14 @@ def find_recordings(stamps: Path) -> tuple[list[CaptionEntry], dict[str, str]]:
 
 
 def _problem(stem: str, names: set[str]) -> str | None:
-    """Why a recording cannot be used, by the names of the files alone."""
+    """Return why a recording cannot be used, by the names of the files, or None."""
     if f"{stem}.png" not in names:
         return "picture only as SVG" if f"{stem}.svg" in names else "no picture"
     return None if f"{stem}.txt" in names else "no text"
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """The texts of a stamp by language: English on the first line, then `lang.utf8=text`."""
+    """Return the texts of a stamp by language."""
     first, *others = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() or [""]
     texts = {"en": first.strip()}
     for line in others:
@@ -209,15 +209,15 @@ def _read_digest(path: Path) -> str | None:
 
 
 def image_digest(image: Image.Image) -> str:
-    """SHA-256 of an image's pixels over white, the same for its mirror image."""
+    """Return the SHA-256 of the pixels of an image over white, equal to that of its mirror image."""
     layered = image.convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
     views = (flat.tobytes(), ImageOps.mirror(flat).tobytes())
     return min(hashlib.sha256(repr(flat.size).encode() + view).hexdigest() for view in views)
 
 
-def _note_oddities(writer: CorpusWriter, usable: Sequence[Usable], digests: Mapping[str, str]) -> None:
-    """State in corpus.json what is unusual about the images and recordings."""
+def _set_statistics(writer: CorpusWriter, usable: Sequence[Usable], digests: Mapping[str, str]) -> None:
+    """State copies, missing texts and repeated suffixes in corpus.json."""
     same: dict[str, list[str]] = defaultdict(list)
     for image, digest in digests.items():
         same[digest].append(image)

@@ -1,7 +1,4 @@
-"""A user's own corpus, from a table of recordings with or without images (see docs/own-data.md).
-
-Faults of the table and its files are reported with their lines.
-"""
+"""A corpus from a table of recordings, with or without images (see docs/own-data.md)."""
 
 import hashlib
 import os
@@ -22,9 +19,9 @@ from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import RegionStore
 
-HELD_OUT_SHARE = 0.1
-"""Of the images, or else recordings, for validation and for test each, if the table names no splits."""
-LEAST_TO_SPLIT = 3
+HELD_OUT_FRACTION = 0.1
+"""Fraction of the images, or else recordings, in validation and in test, if the table has no splits."""
+MIN_TO_SPLIT = 3
 
 
 def prepare_table(
@@ -39,7 +36,7 @@ def prepare_table(
     """Prepare the table at `csv_path` as a corpus at `root`; see `prepare_rows`.
 
     Raises:
-        CorpusError: every fault of the table, with its line; or `root` is taken.
+        CorpusError: all faults of the table, with their lines; or `root` exists.
     """
     table = read_table(Path(csv_path))
     return prepare_rows(
@@ -67,23 +64,23 @@ def prepare_rows(
 ) -> Summary:
     """Prepare the rows of a table as a corpus at `root`.
 
-    Without splits in the table, `seed` assigns 80/10/10 % of the images to train, validation and test, and
-    rows without an image to train; if no row has one, it assigns recordings. Images, and sounds that are 16
-    kHz mono WAV (PCM16) or FLAC, are used in place; other sounds are converted into the corpus.
+    If the table has no splits, 80/10/10 % of the images are assigned to train, validation and test at random,
+    and rows without an image to train; if there are no images, recordings are assigned. Images, and sounds
+    that are 16 kHz mono WAV (PCM16) or FLAC, are used in place; other sounds are converted into the corpus.
 
     Args:
         table: rows and faults of the table.
-        root: the corpus folder to make.
-        name: of the corpus.
-        provenance: for corpus.json.
-        regions: a file of regions (see `regions.store`); None: regions are the cells of a grid.
-        seed: of the splits.
+        root: the corpus folder to create.
+        name: name of the corpus.
+        provenance: entry of corpus.json.
+        regions: file of region features (see `regions.store`). None: the pixel grid.
+        seed: random seed of the splits.
         overwrite: whether to replace an existing corpus.
         progress: stages "sounds", "pictures" and "checking".
 
     Raises:
-        CorpusError: every fault of the table, with its line, including images that `regions` lacks; or `root`
-            is taken.
+        CorpusError: all faults of the table, with their lines, including images that are not in `regions`; or
+            `root` exists.
     """
     if not table.entries:
         raise CorpusError(table.faults)
@@ -133,7 +130,7 @@ def prepare_rows(
 
 
 def _image_root(table: Table) -> Path | None:
-    """The table's folder if it contains all images, else the deepest that does; None without images."""
+    """Return the folder of the table if it contains all images, else the deepest one that does, or None."""
     folder = table.path.parent.absolute()
     parents = [str(Path(entry.image).parent) for entry in table.entries if entry.image is not None]
     if not parents:
@@ -148,7 +145,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _copy_faults(files: Sequence[tuple[Usable, str, str]]) -> Iterator[str]:
-    """A fault for each copy of a file in another split; `files` are (caption, path, digest)."""
+    """Yield a fault for each copy of a file in another split; `files` are (caption, path, digest)."""
     first: dict[str, tuple[Usable, str]] = {}
     for (entry, sound), path, digest in files:
         (other, _), other_path = first.setdefault(digest, ((entry, sound), path))
@@ -162,27 +159,27 @@ def _copy_faults(files: Sequence[tuple[Usable, str, str]]) -> Iterator[str]:
 def _assign_splits(
     table: Table, usable: list[Usable], digests: Mapping[str, str], seed: int, *, complete: bool
 ) -> Iterator[Usable | str]:
-    """Assign random splits, so that rows that share an image or a recording stay together."""
+    """Assign random splits; rows that share an image or a recording are in the same split."""
     groups = _groups_by_image(usable, digests) if digests else _groups_by_sound(usable)
     members = sorted(set(groups.values()))
-    if len(members) < LEAST_TO_SPLIT and complete:
+    if len(members) < MIN_TO_SPLIT and complete:
         what = "picture" if digests else "recording"
         yield (
             f"{table.path}: {len(members)} {what}(s) cannot be split into train, validation and test. "
-            f"Name {LEAST_TO_SPLIT} or more, or add a column 'split'."
+            f"Name {MIN_TO_SPLIT} or more, or add a column 'split'."
         )
-    held = max(1, round(len(members) * HELD_OUT_SHARE))
+    held = max(1, round(len(members) * HELD_OUT_FRACTION))
     order = np.random.default_rng([seed]).permutation(len(members))
     names = ["validation"] * held + ["test"] * held + ["train"] * len(members)
     splits = {members[index]: name for index, name in zip(order, names, strict=False)}
     for entry, sound in usable:
-        # Retrieval needs images, so that recordings without one train.
+        # Retrieval requires images, so recordings without one are in train.
         split = splits[groups[entry.audio]] if entry.audio in groups else "train"
         yield replace(entry, split=split), sound
 
 
 def _groups_by_sound(usable: list[Usable]) -> dict[str, str]:
-    """The group of each recording, which recordings of the same samples share."""
+    """Return the group of each recording; recordings of equal samples are in one group."""
     first: dict[str, str] = {}
     groups: dict[str, str] = {}
     for entry, sound in usable:
@@ -191,9 +188,9 @@ def _groups_by_sound(usable: list[Usable]) -> dict[str, str]:
 
 
 def _groups_by_image(usable: list[Usable], digests: Mapping[str, str]) -> dict[str, str]:
-    """The group of each recording with an image.
+    """Return the group of each recording with an image.
 
-    Images of the same contents, and those that one recording describes, are one group.
+    Images of equal contents, and images of one recording, are in one group.
     """
     group = dict(digests)
     described: dict[str, list[str]] = defaultdict(list)

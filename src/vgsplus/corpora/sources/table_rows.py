@@ -1,4 +1,4 @@
-"""Read a user's table of recordings: its rows, and every fault of its text."""
+"""Read a table of recordings: its rows, and all faults of the text."""
 
 import codecs
 import csv
@@ -27,19 +27,19 @@ ALIASES = {
     "start": ("onset", "begin"),
     "end": ("offset",),
 }
-"""Names of the columns elsewhere, as in Common Voice and Hugging Face."""
+"""Names of the columns in other data sets, such as those of Common Voice and Hugging Face."""
 COLUMN_NAMES = {alias: column for column, aliases in ALIASES.items() for alias in aliases}
 SPLIT_NAMES = {"val": "validation", "dev": "validation", "valid": "validation", "training": "train"}
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff"
-"""Characters of no width, copied with names from pages and documents."""
+"""Characters of zero width, which may be copied along with names from web pages and documents."""
 SECONDS = re.compile(r"\d{1,9}([.,]\d{1,9})?|[.,]\d{1,9}", re.ASCII)
 NEARLY = 0.8
-"""Similarity of a misspelt name to the right one (difflib's ratio)."""
+"""Minimum similarity of a misspelt column name to the correct one (ratio of difflib)."""
 
 
 @dataclass(slots=True)
 class Table:
-    """The contents of a table: rows that can be read, with absolute paths, faults and the splits named."""
+    """The contents of a table: valid rows, with absolute paths; faults; the names of the splits."""
 
     path: Path
     entries: list[CaptionEntry] = field(default_factory=list)
@@ -47,15 +47,15 @@ class Table:
     splits: set[str] = field(default_factory=set)
 
     def fault(self, line: int, message: str, path: Path | None = None) -> None:
-        """Record a fault of a line of the table, or of another file."""
+        """Add a fault of a line of the table, or of another file."""
         self.faults.append(f"{path or self.path}:{line}: {message}")
 
 
 def read_table(path: Path) -> Table:
     """Read a table with the columns of `COLUMNS` in any order, separated by commas, semicolons or tabs.
 
-    The encoding is UTF-8, or UTF-16 with its byte-order mark. Columns without a name are ignored if they are
-    empty, or if the first one numbers the rows. The line number of a row is that of its first line.
+    The encoding is UTF-8, or UTF-16 with byte-order mark. Columns without a name are ignored if they are
+    empty, or if it is the first one and numbers the rows. The line number of a row is that of its first line.
     """
     table = Table(path)
     text = _decoded(table)
@@ -88,7 +88,7 @@ def _decoded(table: Table) -> str | None:
     data = table.path.read_bytes()
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        # Old programs end a file with Ctrl-Z, and some copy what was in memory after it.
+        # Old programs end a file with Ctrl-Z, and some with zero bytes after it.
         text = data.decode("utf-16" if wide else "utf-8-sig").rstrip("\0\x1a")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
@@ -103,7 +103,7 @@ def _decoded(table: Table) -> str | None:
 
 
 def _delimiter(header: str) -> str:
-    """The separator that finds the most known columns in the header."""
+    """Return the separator with which the header has the most known columns."""
 
     def known(delimiter: str) -> tuple[int, int]:
         cells = [_plain(cell) for cell in header.replace('"', "").split(delimiter)]
@@ -113,7 +113,7 @@ def _delimiter(header: str) -> str:
 
 
 def _records(table: Table, text: str, delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of each row that is not blank; a fault of the quoting ends them."""
+    """Yield (line, cells) of each row that is not blank, up to the first fault of the quoting."""
     source = io.StringIO(text, newline="")
     for _ in range(first_line):
         source.readline()
@@ -142,23 +142,23 @@ def _plain(name: str) -> str:
 def _unnamed(
     table: Table, line: int, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]
 ) -> set[int]:
-    """Columns without a name to ignore: empty ones, and a first one that numbers the rows (pandas)."""
-    passed = set()
+    """Return unnamed columns to ignore: empty ones, and a first one that numbers the rows (pandas)."""
+    ignored = set()
     for index, name in enumerate(names):
         if _plain(name):
             continue
         cells = [row[index].strip() for _, row in rows if index < len(row)]
         if not any(cells) or (index == 0 and cells == [str(number) for number in range(len(cells))]):
-            passed.add(index)
+            ignored.add(index)
         else:
             example = next(cell for cell in cells if cell)
             table.fault(line, f"column {index + 1} has no name, but holds {example!r}. Name or remove it.")
-    return passed
+    return ignored
 
 
-def _header(table: Table, line: int, cells: Sequence[str], passed: set[int]) -> list[str] | None:
-    """The columns in the table's order, "" for those to ignore; None if rows cannot be read."""
-    columns = ["" if index in passed else _plain(cell) for index, cell in enumerate(cells)]
+def _header(table: Table, line: int, cells: Sequence[str], ignored: set[int]) -> list[str] | None:
+    """Return the columns in order, "" for those to ignore; None if rows cannot be read."""
+    columns = ["" if index in ignored else _plain(cell) for index, cell in enumerate(cells)]
     if not any(_meant(column) for column in columns):
         table.fault(
             line,
@@ -180,7 +180,7 @@ def _header(table: Table, line: int, cells: Sequence[str], passed: set[int]) -> 
 
 
 def _meant(column: str) -> str | None:
-    """The column that a name means, also under another name or misspelt."""
+    """Return the column of a name, an alias or a misspelt name, or None."""
     near = iter(difflib.get_close_matches(column, COLUMNS, cutoff=NEARLY))
     return COLUMN_NAMES.get(column) or next(near, None)
 
@@ -227,7 +227,7 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
 
 
 def _seconds(table: Table, line: int, column: str, cell: str) -> float | None:
-    """The seconds in a cell, with a decimal point or comma; None for an empty or faulty cell."""
+    """Parse seconds with decimal point or comma; None for an empty or faulty cell."""
     if not cell:
         return None
     if SECONDS.fullmatch(cell):
@@ -248,9 +248,9 @@ def _split_hint(split: str) -> str:
 
 
 def _located(table: Table, line: int, cell: str) -> Path | None:
-    """The file that a cell names, relative to the table's folder; None for an empty or faulty cell.
+    """Return the file in a cell, relative to the folder of the table; None for an empty or faulty cell.
 
-    If there is no such file, the separators of Windows and the other Unicode form are tried.
+    If there is no such file, backslashes as separators and the other Unicode form are tried.
     """
     name = cell.strip(f"{INVISIBLE} \xa0")
     if name.lower().startswith("file://"):
@@ -263,23 +263,23 @@ def _located(table: Table, line: int, cell: str) -> Path | None:
     path = absolute(table.path.parent, name)
     if is_file(path):
         return path
-    turned = as_on_disk(absolute(table.path.parent, name.replace("\\", "/")))
-    return turned if is_file(turned) else as_on_disk(path)
+    converted = as_on_disk(absolute(table.path.parent, name.replace("\\", "/")))
+    return converted if is_file(converted) else as_on_disk(path)
 
 
 def absolute(folder: Path, name: str) -> Path:
-    """The absolute path of a file named in a list, relative to a folder, without ".."."""
+    """Return the absolute path, without "..", of a file name that is relative to a folder."""
     try:
         path = Path(name).expanduser()
-    except RuntimeError:  # "~" before the name of nobody
+    except RuntimeError:  # ~NAME of an unknown user
         path = Path(name)
     return Path(os.path.abspath(folder / path))  # noqa: PTH100 - resolve follows links
 
 
 def check_rows(table: Table) -> None:
-    """Add the faults between rows: a row repeated, an image or a sound in two splits, no split "train"."""
+    """Add faults of several rows: repeated rows, images or sounds in two splits, no split "train"."""
     pairs: dict[tuple[object, ...], CaptionEntry] = {}
-    homes: dict[tuple[str, object], dict[str | None, list[CaptionEntry]]] = defaultdict(
+    seen: dict[tuple[str, object], dict[str | None, list[CaptionEntry]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for row in table.entries:
@@ -291,29 +291,29 @@ def check_rows(table: Table) -> None:
         for kind, path in (("image", image), ("audio", audio)):
             if not path:
                 continue
-            by_split = homes[kind, file_identity(path)]
+            by_split = seen[kind, file_identity(path)]
             others = (other for split, rows in by_split.items() if split != row.split for other in rows)
-            home = next((other for other in others if _shares(kind, row, other)), None)
+            conflict = next((other for other in others if _shares(kind, row, other)), None)
             by_split[row.split].append(row)
-            if home is not None:
+            if conflict is not None:
                 table.faults.append(
-                    f"{row.origin}: {kind} {path.name} is in {row.split!r} here and in {home.split!r} in "
-                    f"line {home.line}. Keep all its rows in one split."
+                    f"{row.origin}: {kind} {path.name} is in {row.split!r} here and in {conflict.split!r} in "
+                    f"line {conflict.line}. Keep all its rows in one split."
                 )
-    # A misspelt split may have meant "train".
+    # With a misspelt split, "train" may only seem to be missing.
     if table.splits and "train" not in table.splits and all(map(_is_split, table.splits)):
         table.faults.append(f"{table.path}: no row has the split 'train'. Give it to most of the rows.")
 
 
 def _shares(kind: str, row: CaptionEntry, other: CaptionEntry) -> bool:
-    """Whether two rows of one file are in two splits that must not share it."""
+    """Return whether two rows with the same file, in different splits, are a fault."""
     ends = [float("inf") if one.end is None else one.end for one in (row, other)]
     overlap = (row.start or 0.0) < ends[1] and (other.start or 0.0) < ends[0]
     return _is_split(row.split) and _is_split(other.split) and (kind == "image" or overlap)
 
 
 def _name(folder: Path, audio: Path, start: float | None, end: float | None) -> str:
-    """The path of a recording without suffix, relative to `folder` if it is in it, and its times."""
+    """Return the id of a row: the path without suffix, relative to `folder` if inside, and the times."""
     path = audio.relative_to(folder) if audio.is_relative_to(folder) else Path(audio.name)
     name = "_".join(path.with_suffix("").as_posix().split()) or "_"
     if (start, end) == (None, None):

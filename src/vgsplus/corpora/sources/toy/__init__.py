@@ -1,1 +1,1 @@
-"""A toy corpus: drawn scenes described by a speech synthesiser."""
+"""The toy corpus: drawn scenes with synthetic spoken descriptions."""

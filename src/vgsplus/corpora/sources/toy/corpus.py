@@ -1,9 +1,9 @@
 """The toy corpus: drawn scenes and spoken captions, made in seconds without any download.
 
-Scenes of one to three coloured shapes (`scenes`) are drawn (`pictures`), and their regions are the cells of a
-grid; eSpeak NG (`espeak`) speaks five captions of each, by five of fourteen voices. The same seed gives the
-same bytes. Test scenes require composition: each shows a shape in a colour that never occur together in
-training, while all words of their captions occur in training.
+Scenes of one to three coloured shapes (`scenes`) are drawn (`pictures`). Five captions of each are spoken
+by eSpeak NG (`espeak`), with five of fourteen voices. Corpora with the same seed are equal byte for byte.
+Test scenes require composition: each shows a combination of shape and colour that does not occur in training,
+while all words of their captions do.
 """
 
 import multiprocessing
@@ -32,13 +32,13 @@ from vgsplus.regions.pixel_grid import grid_regions
 VERSION = "1"
 CAPTIONS_PER_IMAGE = 5
 TOKENS_PER_CELL = 5
-"""Maximum number of tokens of a phone in one context by one speaker in the ABX items."""
+"""Maximum number of ABX tokens with the same phone, context and speaker."""
 ABX_SPEAKERS = 6
-"""Number of voices in the ABX items: the pairs of speakers to compare grow with its square."""
+"""Number of speakers in the ABX items; the number of pairs to compare grows with its square."""
 FEW_IMAGES = 40
-"""Below this number of images, starting a second process takes longer than it saves."""
+"""Number of images below which several processes are not faster than one."""
 
-# None has a "breath" (f2, f3, f5, whisper …): eSpeak NG draws it from memory that it never initialises.
+# Voices with "breath" (f2, f3, f5, whisper …) are excluded: eSpeak NG reads it from uninitialised memory.
 VOICES = {
     "us-adam": Voice("en-us", rate=195, pitch=42),
     "us-ben": Voice("en-us+m1", rate=205, pitch=35),
@@ -57,7 +57,7 @@ VOICES = {
 }
 
 type Spoken = list[tuple[Caption, Voice]]
-"""The captions of an image, of 0 samples as yet, and the voices that speak them."""
+"""The captions of an image, with num_samples 0, and their voices."""
 type Made = tuple[npt.NDArray[np.float16], npt.NDArray[np.float32], list[tuple[int, tuple[Phone, ...]]]]
 """Features (36, F) and boxes (36, 4) of an image; number of samples and phones of each caption."""
 
@@ -76,17 +76,17 @@ def prepare_toy(
     """Make the toy corpus at `root`.
 
     Args:
-        root: the corpus folder to make.
+        root: the corpus folder to create.
         train_images: number of images of the split "train", each with five captions.
         validation_images: number of images of the split "validation".
         test_images: number of images of the split "test".
-        seed: the same seed and numbers give the same bytes, whatever the number of workers.
+        seed: random seed. The corpus does not depend on the number of workers.
         overwrite: whether to replace an existing corpus.
         workers: number of processes. Default: one per core.
         progress: stages "images" and "checking".
 
     Raises:
-        VgsplusError: a number is not positive, eSpeak NG fails, or `root` is refused (see `CorpusWriter`).
+        VgsplusError: a number is not positive, eSpeak NG fails, or `root` exists (see `CorpusWriter`).
     """
     sizes = {"train": train_images, "validation": validation_images, "test": test_images}
     if wrong := [f"{split} {size}" for split, size in sizes.items() if size < 1]:
@@ -118,7 +118,7 @@ def prepare_toy(
         made: Iterator[Made] = map(make, images)
         workers = workers or (1 if len(images) < FEW_IMAGES else os.cpu_count() or 1)
         if workers > 1:
-            # New processes: a fork would inherit the threads and locks of libraries in use here.
+            # Spawned, because a fork would copy the locks of other threads.
             spawn = multiprocessing.get_context("spawn")
             processes = pool.enter_context(ProcessPoolExecutor(workers, mp_context=spawn))
             made = processes.map(make, images, chunksize=8)
@@ -139,7 +139,7 @@ def prepare_toy(
 
 
 def _draw_images(sizes: dict[str, int], seed: int) -> Iterator[tuple[Scene, Spoken]]:
-    """The images of all splits; no content is shared by training and validation."""
+    """Yield the images of all splits; training and validation share no contents of scenes."""
     shown: dict[frozenset[tuple[str, str, str]], str] = {}
     for split_index, (split, size) in enumerate(sizes.items()):
         for number in range(size):
@@ -151,7 +151,7 @@ def _draw_images(sizes: dict[str, int], seed: int) -> Iterator[tuple[Scene, Spok
 
 
 def _captions(split: str, stem: str, scene: Scene, rng: np.random.Generator) -> Spoken:
-    """Captions of a scene by different speakers, who vary in rate and pitch from caption to caption."""
+    """Return captions of a scene by different speakers, with random rate and pitch."""
     speakers = [list(VOICES)[index] for index in rng.permutation(len(VOICES))[:CAPTIONS_PER_IMAGE]]
     texts = describe(scene, rng, CAPTIONS_PER_IMAGE)
     captions = []
@@ -173,21 +173,21 @@ def _captions(split: str, stem: str, scene: Scene, rng: np.random.Generator) -> 
 
 
 def _make(folder: Path, image: tuple[Scene, Spoken]) -> Made:
-    """Draw an image and speak its captions; a function of the arguments alone, as are the files it writes."""
+    """Draw an image and synthesise its captions, deterministically."""
     scene, captions = image
     picture = draw(scene)
     picture.save(folder / "images" / f"{captions[0][0].image}")
     features, boxes = grid_regions(picture)
     spoken = speak((voice, caption.text or "") for caption, voice in captions)
     for (caption, _), speech in zip(captions, spoken, strict=True):
-        # Resampling overshoots full scale by a few samples. They are clipped, as in every toy corpus that
-        # results were measured on: scaling would make another corpus.
+        # A few samples exceed full scale after resampling. They are clipped, not scaled, because the results
+        # in docs/results.md are of corpora made in this way.
         write_wav(folder / "audio" / caption.audio, np.clip(speech.samples, -1, 1))
     return features.astype(np.float16), boxes, [(len(speech.samples), speech.phones) for speech in spoken]
 
 
 def _items(caption: Caption, phones: Sequence[Phone], cells: Counter[tuple[str, ...]]) -> Iterator[str]:
-    """ABX items of the phones of a caption between two phones, until their cell is full."""
+    """Yield ABX items of a caption, up to TOKENS_PER_CELL per phone, context and speaker."""
     if caption.speaker not in list(VOICES)[:ABX_SPEAKERS]:
         return
     for before, phone, after in zip(phones, phones[1:], phones[2:], strict=False):

@@ -1,4 +1,4 @@
-"""Speak sentences with eSpeak NG (library of the wheel espeakng-loader), with the times of their phones."""
+"""Speech synthesis with eSpeak NG (library of the wheel espeakng-loader), with the times of phones."""
 
 import ctypes
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from vgsplus.errors import VgsplusError
 
 SILENCE_PHONE = "SIL"
 SHORTEST_PHONE = 0.030
-"""Seconds. A shorter phone (a tap, a glide between two vowels) becomes part of the phone before it."""
+"""Minimum duration of a phone in seconds. Shorter ones (taps, glides) are merged with the previous phone."""
 
 # Names and numbers of espeak-ng/speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -32,7 +32,7 @@ _LENGTH_MARK = (
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """An eSpeak voice; `rate` in words a minute, `pitch` and its `range` from 0 to 99."""
+    """A voice of eSpeak NG; `rate` in words per minute, `pitch` and pitch `range` from 0 to 99."""
 
     name: str
     rate: int
@@ -84,9 +84,9 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 def speak(sentences: Iterable[tuple[Voice, str]]) -> list[Speech]:
-    """Speak each sentence in its voice; the same list gives the same samples, whatever was spoken before.
+    """Synthesise each sentence with its voice. Samples are a function of the list of sentences.
 
-    Only voices whose definition has a "breath" differ from call to call.
+    Exceptions are voices with "breath", which differ from call to call.
 
     Raises:
         VgsplusError: a voice is unknown or the library fails.
@@ -101,8 +101,8 @@ def speak(sentences: Iterable[tuple[Voice, str]]) -> list[Speech]:
 class _Library:
     """A newly loaded library.
 
-    eSpeak NG keeps oscillator phases, flutter and noise in global variables that nothing resets, so only a
-    newly loaded library starts from the same state. Loading takes about two milliseconds.
+    Global variables of eSpeak NG (oscillator phases, flutter, noise) cannot be reset, so the library is
+    loaded again to start from the same state. Loading takes about two milliseconds.
     """
 
     def __init__(self) -> None:
@@ -118,22 +118,22 @@ class _Library:
         if self._rate <= 0:
             raise VgsplusError(f"eSpeak NG does not start with its data in {data.decode()}.")
         self._library.espeak_SetSynthCallback(self._callback)
-        self._system.srand(0)  # its noise comes from the C library's generator
+        self._system.srand(0)  # eSpeak NG draws noise from the generator of the C library
 
     def speak(self, voice: Voice, text: str) -> Speech:
         self._chunks.clear()
         self._starts.clear()
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise VgsplusError(f"eSpeak NG knows no voice {voice.name!r}.")
+            raise VgsplusError(f"eSpeak NG has no voice {voice.name!r}.")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         encoded = text.encode() + b"\0"
         size = ctypes.c_size_t(len(encoded))
         if self._library.espeak_Synth(encoded, size, 0, 0, 0, _CHARS_UTF8, None, None) != 0:
-            raise VgsplusError(f"eSpeak NG fails to speak {text!r}.")
+            raise VgsplusError(f"eSpeak NG failed to synthesise {text!r}.")
         pcm = np.concatenate(self._chunks or [np.empty(0, np.int16)])
         if not pcm.any():
-            raise VgsplusError(f"eSpeak NG gives no sound for {text!r}.")
+            raise VgsplusError(f"eSpeak NG returned no samples for {text!r}.")
         samples = resample(pcm.astype(np.float32) / 32768.0, self._rate)
         return Speech(samples, _phones(self._starts, len(pcm), self._rate))
 
@@ -154,13 +154,13 @@ class _Library:
 
 
 def _phone_name(event_id: _EventId) -> str:
-    """The symbol of up to 8 bytes, which ends at a zero byte only if it is shorter."""
+    """Return a symbol of up to 8 bytes; shorter ones end at a zero byte."""
     symbol = bytes(event_id.string).decode("utf-8", errors="ignore")
     return symbol.strip(_STRESS_MARKS + " ").replace(":", _LENGTH_MARK) or SILENCE_PHONE
 
 
 def _phones(starts: list[tuple[int, str]], length: int, rate: int) -> tuple[Phone, ...]:
-    """Phones from their first samples: each lasts until the next, short ones join the one before."""
+    """Return phones from their first samples; each ends at the next. Short ones are merged."""
     kept: list[tuple[int, str]] = []
     ends = [start for start, _ in starts[1:]] + [length]
     for (start, name), end in zip(starts, ends, strict=True):

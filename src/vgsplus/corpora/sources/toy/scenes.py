@@ -1,4 +1,4 @@
-"""Random scenes of the toy corpus and their descriptions, functions of a random generator alone."""
+"""Random scenes of the toy corpus and their descriptions."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -23,9 +23,9 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black"
 SIZES = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 RADII = {"small": 0.11, "big": 0.2}
 CROWDED_RADII = {"small": 0.095, "big": 0.16}
-OBJECT_SHARES = {1: 0.1, 2: 0.55, 3: 0.35}
+OBJECT_COUNTS = {1: 0.1, 2: 0.55, 3: 0.35}  # probabilities
 
-# Pairs that are not in training, so that test scenes require composition.
+# Combinations that do not occur in training, so that test scenes require composition.
 HELD_OUT = frozenset((shape, COLOURS[(3 * index) % len(COLOURS)]) for index, shape in enumerate(SHAPES))
 
 RELATIONS = {
@@ -44,15 +44,16 @@ PLACES = {
 }
 NEAR = ("next to", "near", "beside")
 
-SHARE_SIZE_NAMED = 0.35
-SHARE_COLOUR_NAMED = 0.92
-SHARE_RELATION_NAMED = 0.6
-SHARE_ALL_THREE_NAMED = 0.5
+# Probabilities.
+P_SIZE_NAMED = 0.35
+P_COLOUR_NAMED = 0.92
+P_RELATION_NAMED = 0.6
+P_ALL_THREE_NAMED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object: centre (x, y) and radius as shares of the image's side (y points down), tilt in degrees."""
+    """An object: centre (x, y) and radius as fractions of the image side (y points down), tilt in degrees."""
 
     shape: str
     colour: str
@@ -77,13 +78,13 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether a thing is of a held-out pair of shape and colour."""
+        """Whether a thing has a held-out combination of shape and colour."""
         return any((thing.shape, thing.colour) in HELD_OUT for thing in self.things)
 
 
 def draw_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
-    """Choose a scene of one to three things; with `held_out` at least one is of a held-out combination."""
-    count = int(rng.choice(list(OBJECT_SHARES), p=list(OBJECT_SHARES.values())))
+    """Sample a scene of one to three things; with `held_out`, one has a held-out combination."""
+    count = int(rng.choice(list(OBJECT_COUNTS), p=list(OBJECT_COUNTS.values())))
     pairs = _pairs(rng, count, held_out=held_out)
     radii = CROWDED_RADII if count > 2 else RADII  # three in a row need more space
     things = []
@@ -96,7 +97,7 @@ def draw_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
 
 
 def describe(scene: Scene, rng: np.random.Generator, count: int) -> tuple[str, ...]:
-    """Make `count` captions that differ in words, order and the things they mention."""
+    """Return `count` different captions, which vary in words, order and the things they mention."""
     texts: dict[str, None] = {}
     while len(texts) < count:
         texts[_caption(scene.things, rng)] = None
@@ -104,7 +105,7 @@ def describe(scene: Scene, rng: np.random.Generator, count: int) -> tuple[str, .
 
 
 def _pairs(rng: np.random.Generator, count: int, *, held_out: bool) -> list[tuple[str, str]]:
-    """Pairs of shape and colour, of different shapes, in random order."""
+    """Sample pairs of shape and colour, of different shapes, in random order."""
     seen = [pair for pair in product(SHAPES, COLOURS) if pair not in HELD_OUT]
     chosen = [_pick(rng, sorted(HELD_OUT))] if held_out else []
     while len(chosen) < count:
@@ -115,7 +116,7 @@ def _pairs(rng: np.random.Generator, count: int, *, held_out: bool) -> list[tupl
 
 
 def _layout(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
-    """Centres: anywhere, or a row, a column, three corners."""
+    """Sample centres: one of nine places, a row, a column, or three corners."""
     if count == 1:
         places = (0.27, 0.5, 0.73)
         return [(_pick(rng, places), _pick(rng, places))]
@@ -137,11 +138,11 @@ def _caption(things: tuple[Thing, ...], rng: np.random.Generator) -> str:
     chosen = [things[index] for index in rng.permutation(len(things))]
     if len(chosen) == 1:
         return _single(chosen[0], rng)
-    if len(chosen) == 3 and rng.uniform() < SHARE_ALL_THREE_NAMED:
+    if len(chosen) == 3 and rng.uniform() < P_ALL_THREE_NAMED:
         return _triple(chosen, rng)
     one, other = chosen[:2]
     relation = _relation(one, other)
-    if relation and rng.uniform() < SHARE_RELATION_NAMED:
+    if relation and rng.uniform() < P_RELATION_NAMED:
         return _related(one, other, relation, rng)
     return _paired(one, other, rng)
 
@@ -207,8 +208,8 @@ def _triple(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _noun(thing: Thing, rng: np.random.Generator) -> str:
-    size = _pick(rng, SIZES[thing.size]) if rng.uniform() < SHARE_SIZE_NAMED else ""
-    colour = thing.colour if rng.uniform() < SHARE_COLOUR_NAMED else ""
+    size = _pick(rng, SIZES[thing.size]) if rng.uniform() < P_SIZE_NAMED else ""
+    colour = thing.colour if rng.uniform() < P_COLOUR_NAMED else ""
     return " ".join(filter(None, (size, colour, thing.shape)))
 
 
@@ -217,7 +218,7 @@ def _a(noun: str) -> str:
 
 
 def _relation(one: Thing, other: Thing) -> str | None:
-    """Position of `one` relative to `other`; None if they are diagonal."""
+    """Return the position of `one` relative to `other`; None if they are diagonal."""
     across, down = one.x - other.x, one.y - other.y
     if abs(across) > 2 * abs(down):
         return "left" if across < 0 else "right"
