@@ -273,8 +273,8 @@ def headline(results: Results, test_set: str) -> tuple[str, ...]:
         share = scores.recall[first]
         ends = interval(100 * share.low, 100 * share.high).replace(DASH, f"{DASH}\N{WORD JOINER}")
         shares.append(
-            f"{percent(100 * share.value)}\N{NO-BREAK SPACE}% ({ends}) from {direction.replace('_', ' ')}, "
-            f"where chance is {percent(100 * scores.chance[first])}\N{NO-BREAK SPACE}%"
+            f"{percent(100 * share.value)}\N{NO-BREAK SPACE}% from {direction.replace('_', ' ')} ({ends}, "
+            f"chance {percent(100 * scores.chance[first])}\N{NO-BREAK SPACE}%)"
         )
     sentence = f"{best} has the highest mean R@{first} on {label(test_set)}: {' and '.join(shares)}."
     others = [name for name in scored if name != best]
