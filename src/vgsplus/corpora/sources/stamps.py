@@ -33,6 +33,7 @@ from vgsplus.errors import CorpusError
 from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.pixel_grid import over_white
 from vgsplus.regions.store import RegionStore
 
 RECORDING = re.compile(
@@ -210,8 +211,7 @@ def _read_digest(path: Path) -> str | None:
 
 def image_digest(image: Image.Image) -> str:
     """Return the SHA-256 of the pixels of an image over white, equal to that of its mirror image."""
-    layered = image.convert("RGBA")
-    flat = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    flat = over_white(image)
     views = (flat.tobytes(), ImageOps.mirror(flat).tobytes())
     return min(hashlib.sha256(repr(flat.size).encode() + view).hexdigest() for view in views)
 
