@@ -1,4 +1,4 @@
-"""Commands that prepare, pack and check corpora: `vgsplus data --help`."""
+"""Commands that prepare corpora: `vgsplus data --help`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vgsplus.cli import fetching
+from vgsplus.cli import corpus_tools, fetching
 from vgsplus.cli.options import (
     AudioRoot,
     CaptionList,
@@ -17,13 +17,12 @@ from vgsplus.cli.options import (
     Images,
     Mirror,
     Overwrite,
-    PreparedCorpus,
     Regions,
     Seed,
     SkipFaulty,
     given,
 )
-from vgsplus.errors import CorpusError, VgsplusError
+from vgsplus.errors import VgsplusError
 from vgsplus.progress import console_progress
 
 data = typer.Typer(help="Download, prepare, pack and check corpora.", no_args_is_help=True)
@@ -242,51 +241,6 @@ def data_kaldi(
     Console().print(summary)
 
 
-@data.command("regions")
-def data_regions(
-    images: Annotated[Path, typer.Argument(help="Folder that is searched for pictures, at any depth.")],
-    out: Annotated[Path, typer.Argument(help="HDF5 file to create.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="fasterrcnn_resnet50_fpn_v2, efficientnet-lite0, timm:NAME, transformers:NAME or "
-            "transformers:FOLDER."
-        ),
-    ] = "fasterrcnn_resnet50_fpn_v2",
-    *,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights, safetensors or PyTorch. Default: the weights of the library."),
-    ] = None,
-    dtype: Dtype = "float16",
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures per forward pass.")] = 16,
-    skip_faulty: SkipFaulty = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Extract region features of pictures for --regions or --features. Run it again to resume."""
-    import torch
-
-    from vgsplus.regions.backbones import open_extractor
-    from vgsplus.regions.extract import extract_folder
-    from vgsplus.training.runtime import device_name
-
-    extractor = open_extractor(model, weights=weights, device=torch.device(device_name("auto")))
-    with console_progress() as progress:
-        (count, num, dim), skipped = extract_folder(
-            images,
-            out,
-            extractor,
-            dtype=dtype,
-            batch_size=batch_size,
-            skip_faulty=skip_faulty,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    typer.echo(f"{out}: {count} pictures, {num} regions of {dim} features each; {len(skipped)} skipped")
-    for fault in skipped:
-        typer.echo(f"skipped: {fault}")
-
-
 @data.command("librispeech")
 def data_librispeech(
     out: CorpusOut,
@@ -343,56 +297,7 @@ def data_manifest(
     Console().print(summary)
 
 
-@data.command("to-manifest")
-def data_to_manifest(
-    corpus: PreparedCorpus,
-    out: Annotated[Path, typer.Argument(help="Folder for train.tsv and valid.tsv.")],
-    overwrite: Overwrite = False,
-) -> None:
-    """Write the sounds of a corpus as fairseq manifests."""
-    from vgsplus.corpora import Corpus
-    from vgsplus.corpora.sources.manifest import write_manifests
-
-    for path, sounds in write_manifests(Corpus.open(corpus), out, overwrite=overwrite).items():
-        typer.echo(f"{path}: {sounds} sounds")
-
-
-@data.command("pack")
-def data_pack(
-    corpus: PreparedCorpus,
-    out: CorpusOut,
-    *,
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, in 10⁶ bytes.")] = 1000,
-    decode: Annotated[
-        bool,
-        typer.Option(
-            "--decode", help="Store FLAC as WAV: up to twice the size, read 2.5 to 3 times as fast."
-        ),
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Pack the sounds of a corpus into a few large tar files, for file systems of clusters."""
-    from vgsplus.corpora.packing import pack
-
-    with console_progress() as progress:
-        summary = pack(
-            corpus,
-            out,
-            shard_bytes=shard_mb * 1_000_000,
-            decode=decode,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    Console().print(summary)
-
-
-@data.command("check")
-def data_check(corpus: PreparedCorpus) -> None:
-    """Check a prepared corpus and list all faults: of files, lengths, features, splits and ABX items."""
-    from vgsplus.corpora import validate
-
-    with console_progress() as progress:
-        faults = validate(corpus, progress)
-    if faults:
-        raise CorpusError(faults)
-    typer.echo(f"{corpus}: no faults")
+data.command("regions")(corpus_tools.regions)
+data.command("to-manifest")(corpus_tools.to_manifest)
+data.command("pack")(corpus_tools.pack)
+data.command("check")(corpus_tools.check)
