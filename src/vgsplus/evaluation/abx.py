@@ -77,7 +77,7 @@ def score(
         {condition: error in [0, 1]}; chance is 0.5.
 
     Raises:
-        CorpusError: faults of the item file, all at once, each with its line; items without contexts for
+        CorpusError: all faults of the item file, each with its line; items without contexts for
             context "within".
         VgsplusError: features that are not real numbers (T, D), not finite, of different widths or too short
             for the items; an unknown condition or context; items with nothing to compare.

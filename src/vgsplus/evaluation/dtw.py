@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     type Ints = NDArray[np.int64]
 
 # Python threads run kernels that release the GIL, because numba's own threads abort the process after a fork
-# or if two callers use them at once. Compiled code is not cached on disk, because the import would fail where
-# the cache cannot be written. Sums over D may be reordered; otherwise they would not be vectorised.
+# or if two callers use them concurrently. Compiled code is not cached on disk, because the import would fail
+# where the cache cannot be written. Sums over D may be reordered; otherwise they would not be vectorised.
 _compiled = numba.njit(nogil=True, fastmath={"reassoc", "contract"})
 
 
@@ -95,7 +95,7 @@ def _cost(a: Floats, b: Floats, distances: NDArray[np.float64], sums: NDArray[np
         diagonal, left, sums[0] = sums[0], np.inf, np.inf
         for u in range(len(b)):
             above = sums[u + 1]
-            left = distances[u] + min(left, min(above, diagonal))  # noqa: PLW3301 - three at once are slower
+            left = distances[u] + min(left, min(above, diagonal))  # noqa: PLW3301 - with three arguments it is slower
             sums[u + 1] = left
             diagonal = above
     return float(sums[len(b)])

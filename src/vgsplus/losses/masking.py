@@ -1,4 +1,4 @@
-"""Span masks and negatives (wav2vec 2.0, sections 3.1 and 3.2), drawn for a batch at once.
+"""Span masks and negatives (wav2vec 2.0, sections 3.1 and 3.2), drawn for all utterances of a batch together.
 
 B batch, T frames. All draw from the global generator of the device, which the trainer seeds at every step.
 """

@@ -15,7 +15,7 @@ from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
 class PublishedSpeechEncoder(SpeechEncoder):
-    """Run a batch at once; padding is masked in attention only."""
+    """Run all utterances of a batch together; padding is masked in attention only."""
 
     def frame_lengths(self, num_samples: Tensor, row_samples: int) -> Tensor:
         """Divide the row evenly into frames, and count those that begin before the utterance ends."""

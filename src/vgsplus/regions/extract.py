@@ -161,6 +161,6 @@ def _batches(
                 found = extractor.extract(batch)
         except torch.OutOfMemoryError:
             raise VgsplusError(
-                f"the device has not enough memory for {len(batch)} images at once. Reduce --batch-size."
+                f"the device has not enough memory for {len(batch)} images per batch. Reduce --batch-size."
             ) from None
         yield found

@@ -140,7 +140,7 @@ def indexed_seed(seed: int, stream: RandomStream, *index: int) -> int:
 
 
 class StopRequest:
-    """Context manager in which the first SIGINT or SIGTERM sets `requested`; the next one interrupts at once.
+    """Context manager in which the first SIGINT or SIGTERM sets `requested`; the second one interrupts.
 
     Signals are handled in the main thread of a program only; in another thread this does nothing.
     """

@@ -321,7 +321,7 @@ def train(
         start: an end-of-phase checkpoint of another run, or a finished run, with the same settings; its
             completed phases, the first of the schedule, are taken over instead of being trained.
         resume: continue from the newest checkpoint in `out`, or start without one. A finished run returns
-            at once.
+            immediately.
         evaluate: called with the model in evaluation mode every `evaluate_every` epochs and after each phase,
             and with whether it is the latter; returns scores by name.
         load_weights: loads the weights that the `init` of a phase names into the model, and returns a report.
