@@ -9,7 +9,7 @@ from PIL import Image
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.sources.lists import lists_by_name, prepare_lists
+from vgsplus.corpora.sources.lists import ListSource, lists_by_name, prepare_lists
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import stem_key
 
@@ -40,14 +40,10 @@ class Lists:
     def prepare(self, *more, **options):
         given = {"audio_root": self.root / "wavs", "features": [self.features], "dtype": "float32"}
         return prepare_lists(
+            ListSource("x", "X", "none", images="X's images", image_key=stem_key),
             [*self.entries, *more],
             self.root / "out/c",
-            name="x",
-            title="X",
-            licence="none",
             files={"train": self.root / "x.json"},
-            images="X's images",
-            image_key=stem_key,
             **(given | options),
         )
 

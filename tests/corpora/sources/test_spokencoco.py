@@ -6,7 +6,8 @@ import pytest
 
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Corpus, validate
-from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, read_list, training_list
+from vgsplus.corpora.sources.lists import entries_of
+from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, training_list
 from vgsplus.errors import CorpusError
 from vgsplus.regions import collect
 from vgsplus.regions.store import RegionStore, create_store
@@ -170,7 +171,7 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path, text, message):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(CorpusError, match=message):
-        list(read_list(path, "train"))
+        list(entries_of(path))
 
 
 def test_lists_are_found_by_name_unless_two_are_there(tmp_path):

@@ -20,7 +20,7 @@ from vgsplus.corpora.prepare import NO_SPLIT
 from vgsplus.corpora.sources.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.sources.karpathy import karpathy_images
 from vgsplus.corpora.sources.keyed_lines import keyed_lines, numbered_lines
-from vgsplus.corpora.sources.lists import ListOptions, prepare_lists
+from vgsplus.corpora.sources.lists import ListOptions, ListSource, prepare_lists
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import stem_key
 
@@ -31,6 +31,9 @@ SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 LICENCE = (
     "The spoken captions under Creative Commons BY-SA, the written captions by Flickr8k's own terms, the "
     "pictures under their photographers' licences on Flickr."
+)
+SOURCE = ListSource(
+    "flickr8k", "Flickr8k Audio Caption Corpus", LICENCE, images="Flickr8k", image_key=stem_key
 )
 
 
@@ -79,18 +82,7 @@ def prepare_flickr8k(root: Path, *, audio: Path, text: Path, **options: Unpack[L
                 problem=problem or (None if wav in speakers else "unknown speaker"),
             )
 
-    return prepare_lists(
-        entries(),
-        root,
-        name="flickr8k",
-        title="Flickr8k Audio Caption Corpus",
-        licence=LICENCE,
-        files=files,
-        images="Flickr8k",
-        image_key=stem_key,
-        audio_root=audio / "wavs",
-        **options,
-    )
+    return prepare_lists(SOURCE, entries(), root, files=files, audio_root=audio / "wavs", **options)
 
 
 def read_texts(folder: Path, faults: list[str]) -> SplitsAndTexts:

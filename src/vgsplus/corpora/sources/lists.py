@@ -10,7 +10,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -25,6 +25,25 @@ from vgsplus.files import as_on_disk, is_file
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.collect import ImageKey, collect_regions
 from vgsplus.regions.store import Dtype, provenance_of
+
+
+@dataclass(frozen=True, slots=True)
+class ListSource:
+    """A corpus that is a list of captions.
+
+    Attributes:
+        name: name of the corpus.
+        title: name of the corpus in messages and in its provenance.
+        licence: licence of the corpus.
+        images: name of the collection of images, for messages.
+        image_key: maps names of images, in the lists and in files of regions, to keys.
+    """
+
+    name: str
+    title: str
+    licence: str
+    images: str
+    image_key: ImageKey
 
 
 class ListOptions(TypedDict, total=False):
@@ -50,15 +69,11 @@ class ListOptions(TypedDict, total=False):
 
 
 def prepare_lists(
+    source: ListSource,
     entries: Iterable[CaptionEntry | str],
     root: Path,
     *,
-    name: str,
-    title: str,
-    licence: str,
     files: Mapping[str, Path],
-    images: str,
-    image_key: ImageKey,
     audio_root: Path,
     notes: Callable[[Mapping[str, int]], Mapping[str, Any]] = lambda _: {},
     **options: Unpack[ListOptions],
@@ -66,14 +81,10 @@ def prepare_lists(
     """Prepare listed captions as a corpus at `root`.
 
     Args:
+        source: the corpus.
         entries: captions, with sounds relative to `audio_root`, and faults of the lists.
         root: the corpus folder to create.
-        name: name of the corpus.
-        title: name of the corpus in messages and in its provenance.
-        licence: licence of the corpus.
         files: the lists, by purpose, for the provenance.
-        images: name of the collection of images, for messages.
-        image_key: maps names of images, in the lists and in files of regions, to keys.
         audio_root: folder of the sounds.
         notes: returns further entries of corpus.json from the number of images of each split.
         options: see `ListOptions`.
@@ -84,12 +95,12 @@ def prepare_lists(
     features, image_root = options.get("features", ()), options.get("image_root")
     dtype: Dtype = options.get("dtype", "float16")
     skip_faulty, progress = options.get("skip_faulty", False), options.get("progress", SILENT)
-    _check_inputs(title, audio_root, features, image_root)
+    _check_inputs(source.title, audio_root, features, image_root)
     listed: dict[int | str, tuple[str, str | None]] = {}  # image id and split of each image key
     resume_folder = Path(root).resolve().with_name(f".{Path(root).resolve().name}.regions")
 
     def check() -> Iterator[CaptionEntry | str]:
-        yield from _check_entries(entries, image_key, images, listed, allow_repeats=skip_faulty)
+        yield from _check_entries(source, entries, listed, allow_repeats=skip_faulty)
         if image_root is not None and (features or not skip_faulty):
             paths = (image_root / image for image, _ in listed.values())
             yield from (
@@ -105,7 +116,7 @@ def prepare_lists(
             features,
             {key: image for key, (image, _) in listed.items()},
             resume_folder,
-            image_key=image_key,
+            image_key=source.image_key,
             dtype=dtype,
             partial=skip_faulty,
             progress=progress,
@@ -120,10 +131,10 @@ def prepare_lists(
         return _skip_repeats(writer, usable)
 
     info = SourceInfo(
-        name=name,
-        licence=licence,
+        name=source.name,
+        licence=source.licence,
         provenance={
-            "source": title,
+            "source": source.title,
             "lists": {what: str(path.absolute()) for what, path in files.items()},
             "features": [str(path.absolute()) for path in features],
             "regions": [provenance_of(path) for path in features],
@@ -162,9 +173,8 @@ def _check_inputs(title: str, audio_root: Path, features: Sequence[Path], image_
 
 
 def _check_entries(
+    source: ListSource,
     entries: Iterable[CaptionEntry | str],
-    image_key: ImageKey,
-    images: str,
     listed: dict[int | str, tuple[str, str | None]],
     *,
     allow_repeats: bool,
@@ -179,9 +189,9 @@ def _check_entries(
             yield entry
             continue
         assert entry.image is not None, "every listed caption has an image"
-        key = image_key(entry.image)
+        key = source.image_key(entry.image)
         if key is None or ".." in Path(entry.image).parts or Path(entry.image).is_absolute():
-            yield f"{entry.origin}: {entry.image!r} is not a picture of {images}"
+            yield f"{entry.origin}: {entry.image!r} is not a picture of {source.images}"
             continue
         names = (("uttid", entry.id), ("wav", entry.audio))
         if not allow_repeats and (repeated := next((name for name in names if name in origins), None)):
@@ -241,6 +251,38 @@ def lists_by_name(
 
 
 # ---- JSON -------------------------------------------------------------------------------------------------
+
+
+def read_list(
+    path: Path, split: str, captions_of: Callable[[Any], Iterable[Mapping[str, str] | str]]
+) -> Iterator[CaptionEntry | str]:
+    """Yield the English captions of a JSON list, and faults "FILE: entry N: …".
+
+    Args:
+        path: the list.
+        split: split of the captions.
+        captions_of: returns the captions of an entry: their fields "uttid", "wav", "speaker", "image" and
+            "text" (which may be empty), or a fault.
+
+    Raises:
+        CorpusError: the file is missing, not JSON or truncated, or has no list "data".
+    """
+    for number, item in enumerate(entries_of(path), start=1):
+        origin = f"{path}: entry {number}"
+        for caption in captions_of(item):
+            if isinstance(caption, str):
+                yield f"{origin}: {caption}"
+                continue
+            yield CaptionEntry(
+                origin=origin,
+                audio=caption["wav"],
+                id=caption["uttid"],
+                split=split,
+                speaker=caption["speaker"],
+                language="en",
+                image=caption["image"],
+                text=caption["text"] or None,
+            )
 
 
 def entries_of(path: Path, key: str = "data") -> Iterator[Any]:

@@ -9,11 +9,17 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from vgsplus.corpora import Summary
-from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.sources.lists import ListOptions, entries_of, fields_of, lists_by_name, prepare_lists
+from vgsplus.corpora.sources.lists import (
+    ListOptions,
+    ListSource,
+    fields_of,
+    lists_by_name,
+    prepare_lists,
+    read_list,
+)
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import path_key
 
@@ -27,6 +33,7 @@ LIST_NAMES = {
 """Patterns of the file names of the lists, by split."""
 FIELDS = ("uttid", "speaker", "wav", "image")
 LICENCE = "Spoken Places' and Places205's own, by their distributors' terms."
+SOURCE = ListSource("places", "Spoken Places", LICENCE, images="Places", image_key=path_key)
 
 
 def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
@@ -54,42 +61,16 @@ def prepare_places(
     """
     if "train" not in lists:
         raise CorpusError("Spoken Places: no list of training captions. Name one with --train.")
-    return prepare_lists(
-        (entry for split, path in lists.items() for entry in read_list(path, split)),
-        root,
-        name="places",
-        title="Spoken Places",
-        licence=LICENCE,
-        files=lists,
-        images="Places",
-        image_key=path_key,
-        audio_root=audio_root,
-        **options,
-    )
+    entries = (entry for split, path in lists.items() for entry in read_list(path, split, _caption_of))
+    return prepare_lists(SOURCE, entries, root, files=lists, audio_root=audio_root, **options)
 
 
-def read_list(path: Path, split: str) -> Iterator[CaptionEntry | str]:
-    """Yield the captions of a list, or the fault "FILE: entry N: …" of those that cannot be read.
-
-    Raises:
-        CorpusError: the file is missing, not JSON or truncated, or has no list "data".
-    """
-    for number, item in enumerate(entries_of(path), start=1):
-        origin = f"{path}: entry {number}"
-        found = fields_of(item, FIELDS, unbroken=("uttid", "speaker"))
-        text = item.get("asr_text") if isinstance(item, dict) else None
-        if isinstance(found, str) or not isinstance(text, str):
-            faults = [found] if isinstance(found, str) else []
-            faults += [] if isinstance(text, str) else ["lacks asr_text"]
-            yield f"{origin}: {'; '.join(faults)}"
-        else:
-            yield CaptionEntry(
-                origin=origin,
-                audio=found["wav"],
-                id=found["uttid"],
-                split=split,
-                speaker=found["speaker"],
-                language="en",
-                image=found["image"],
-                text=text.strip() or None,
-            )
+def _caption_of(item: Any) -> Iterator[dict[str, str] | str]:  # noqa: ANN401 - as the file has it
+    """Yield the fields of an entry, or its faults."""
+    found = fields_of(item, FIELDS, unbroken=("uttid", "speaker"))
+    text = item.get("asr_text") if isinstance(item, dict) else None
+    if isinstance(found, dict) and isinstance(text, str):
+        yield found | {"text": text.strip()}
+    else:
+        faults = [found] if isinstance(found, str) else []
+        yield "; ".join(faults if isinstance(text, str) else [*faults, "lacks asr_text"])

@@ -18,11 +18,12 @@ from vgsplus.corpora.prepare import NO_SPLIT
 from vgsplus.corpora.sources.karpathy import coco_splits
 from vgsplus.corpora.sources.lists import (
     ListOptions,
+    ListSource,
     as_text,
-    entries_of,
     fields_of,
     lists_by_name,
     prepare_lists,
+    read_list,
 )
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import coco_number
@@ -42,6 +43,7 @@ LICENCE = (
     "SpokenCOCO's and MS-COCO's own: the spoken captions by their distributors' terms, the written captions "
     "under Creative Commons BY 4.0, the pictures under their photographers' licences on Flickr."
 )
+SOURCE = ListSource("spokencoco", "SpokenCOCO", LICENCE, images="MS-COCO", image_key=coco_number)
 
 
 def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
@@ -89,7 +91,7 @@ def prepare_spokencoco(
 
     def entries() -> Iterator[CaptionEntry | str]:
         for split, path in lists.items():
-            for entry in read_list(path, split):
+            for entry in read_list(path, split, _captions_of):
                 if isinstance(entry, str) or splits is None:
                     yield entry
                 elif (number := coco_number(entry.image or "")) is None or number in splits:
@@ -98,42 +100,14 @@ def prepare_spokencoco(
                     yield replace(entry, split=None, problem=NO_SPLIT)
 
     return prepare_lists(
+        SOURCE,
         entries(),
         root,
-        name="spokencoco",
-        title="SpokenCOCO",
-        licence=LICENCE,
         files=lists if karpathy is None else {**lists, "splits": karpathy},
-        images="MS-COCO",
-        image_key=coco_number,
         audio_root=audio_root,
         notes=lambda images: {"training_list": training_list(images["train"])},
         **options,
     )
-
-
-def read_list(path: Path, split: str) -> Iterator[CaptionEntry | str]:
-    """Yield the captions of a list, or the fault "FILE: entry N: …" of those that cannot be read.
-
-    Raises:
-        CorpusError: the file is missing, not JSON or truncated, or has no list "data".
-    """
-    for number, item in enumerate(entries_of(path), start=1):
-        origin = f"{path}: entry {number}"
-        for caption in _captions_of(item):
-            if isinstance(caption, str):
-                yield f"{origin}: {caption}"
-            else:
-                yield CaptionEntry(
-                    origin=origin,
-                    audio=caption["wav"],
-                    id=caption["uttid"],
-                    split=split,
-                    speaker=caption["speaker"],
-                    language="en",
-                    image=caption["image"],
-                    text=caption["text"],
-                )
 
 
 def _captions_of(item: Any) -> Iterator[dict[str, str] | str]:  # noqa: ANN401 - as the file has it
