@@ -126,10 +126,10 @@ class OpenSound:
 
 def sound_exists(path: str | Path) -> bool:
     """Return whether a file exists; for a part of a file, whether that file exists."""
-    return is_file(as_on_disk(_parse(os.fspath(path))[0]))
+    return is_file(as_on_disk(parse_path(os.fspath(path))[0]))
 
 
-def _parse(name: str) -> tuple[Path, tuple[int, int] | None]:
+def parse_path(name: str) -> tuple[Path, tuple[int, int] | None]:
     """Split a path into its file and the (start, count) of a part, or None."""
     part = PART.fullmatch(name)
     if part is None or is_file(Path(name)):
@@ -147,7 +147,7 @@ def open_sound(path: str | Path) -> Iterator[OpenSound]:
     name = os.fspath(path)
     if "\0" in name:
         raise AudioError(f"{path!r}: there is no such sound file; file names cannot contain NUL.")
-    source, part = _parse(name)
+    source, part = parse_path(name)
     member = None
     if part is not None and str(source).lower().endswith(ARCHIVES):
         member, part = part, None

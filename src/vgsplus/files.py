@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 import shutil
 import socket
@@ -48,6 +49,11 @@ def file_identity(path: Path) -> object:
     except (OSError, ValueError):
         return path
     return stat.st_dev, stat.st_ino
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def nfc(text: str) -> str:

@@ -17,9 +17,9 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.mteb import MtebEncoder
 from vgsplus.evaluation.retrieval import recall
-from vgsplus.regions.pixel_grid import GRID_FEATURES, grid_regions
+from vgsplus.regions.pixel_grid import grid_regions
 
-SMALLER = {"shared_layers": 1, "ssl_layers": 0, "feature_dim": GRID_FEATURES}
+SMALLER = {"shared_layers": 1, "ssl_layers": 0, "feature_dim": 224}
 SOUNDS = SimpleNamespace(name="Sounds", modalities=["audio"])
 PICTURES = SimpleNamespace(name="Pictures", modalities=["image"])
 BOTH = SimpleNamespace(name="Both", modalities=["audio", "image"])
@@ -237,7 +237,7 @@ def test_regions_of_ones_own_reach_the_model(make_model):
 
 def test_regions_that_do_not_fit_together_are_refused(model):
     def as_many_as_pixels_high(image):
-        return np.zeros((image.height, GRID_FEATURES), np.float32), np.zeros((image.height, 4), np.float32)
+        return np.zeros((image.height, 224), np.float32), np.zeros((image.height, 4), np.float32)
 
     def without_boxes(image):
         return grid_regions(image)[0], np.zeros((0, 4), np.float32)

@@ -369,9 +369,10 @@ def read_flickr8k(folder: Path) -> object:
 
 
 def read_places(folder: Path) -> object:
-    from vgsplus.corpora.sources.places import find_lists, prepare_places  # noqa: PLC0415
+    from vgsplus.corpora.sources.lists import find_lists  # noqa: PLC0415
+    from vgsplus.corpora.sources.places import LIST_NAMES, prepare_places  # noqa: PLC0415
 
-    lists = find_lists(folder)
+    lists = find_lists([folder, folder / "metadata"], LIST_NAMES)
     return prepare_places(folder / "out", lists=lists, audio_root=folder, image_root=folder / "images")
 
 

@@ -13,7 +13,7 @@ from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import lock_file
 from vgsplus.progress import Progress
 from vgsplus.regions.extract import extract_folder
-from vgsplus.regions.store import RegionStore
+from vgsplus.regions.store import RegionStore, provenance_of
 
 PICTURES = 7
 
@@ -182,4 +182,4 @@ def test_an_incomplete_store_is_refused(folder, tmp_path, change, message):
     with h5py.File(out, "r+") as file:
         change(file)
     with pytest.raises(CorpusError, match=message):
-        assert RegionStore(out).provenance
+        assert provenance_of(RegionStore(out).path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgsplus.regions.pixel_grid import GRID_FEATURES, GRID_REGIONS, grid_regions
+from vgsplus.regions.pixel_grid import GRID_REGIONS, grid_regions
 
 
 def photo(seed=0, size=(150, 90)):
@@ -13,7 +13,7 @@ def photo(seed=0, size=(150, 90)):
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (120, 120), (640, 427)])
 def test_any_size_gives_the_same_shape_of_finite_features(size):
     features, boxes = grid_regions(photo(size=size))
-    assert features.shape == (GRID_REGIONS, GRID_FEATURES)
+    assert features.shape == (GRID_REGIONS, 224)
     assert features.dtype == boxes.dtype == np.float32
     assert np.isfinite(features).all()
 
@@ -21,7 +21,7 @@ def test_any_size_gives_the_same_shape_of_finite_features(size):
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])
 def test_any_mode_is_accepted(mode):
     image = Image.new("I;16", (30, 30)) if mode == "I;16" else photo().convert(mode)
-    assert grid_regions(image)[0].shape == (GRID_REGIONS, GRID_FEATURES)
+    assert grid_regions(image)[0].shape == (GRID_REGIONS, 224)
 
 
 def test_16_bits_are_scaled_not_cut_off():

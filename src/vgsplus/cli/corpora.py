@@ -85,13 +85,14 @@ def data_spokencoco(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare SpokenCOCO, with region features or its pictures. Run the same command again to resume."""
-    from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco
+    from vgsplus.corpora.sources.lists import find_lists
+    from vgsplus.corpora.sources.spokencoco import LIST_NAMES, prepare_spokencoco
 
     if download:
         root, features = fetching.fetch_spokencoco(root, features, images, mirror or ())
     lists = given(train=train, validation=validation, test=test)
     if root is not None:
-        lists = find_lists(root, exclude=lists) | lists
+        lists = find_lists([root], LIST_NAMES, exclude=lists) | lists
     with console_progress() as progress:
         summary = prepare_spokencoco(
             out,
@@ -134,7 +135,8 @@ def data_places(
     Lists: train and val; or those of 2020: train, dev_seen (--validation), dev_unseen (--validation-unseen),
     test_seen (--test) and test_unseen.
     """
-    from vgsplus.corpora.sources.places import find_lists, prepare_places
+    from vgsplus.corpora.sources.lists import find_lists
+    from vgsplus.corpora.sources.places import LIST_NAMES, prepare_places
 
     if download:
         root = fetching.fetch_corpus("places-audio", root, mirror or ())
@@ -146,7 +148,7 @@ def data_places(
         test_unseen=test_unseen,
     )
     if root is not None:
-        lists = find_lists(root, exclude=lists) | lists
+        lists = find_lists([root, root / "metadata"], LIST_NAMES, exclude=lists) | lists
     with console_progress() as progress:
         summary = prepare_places(
             out,

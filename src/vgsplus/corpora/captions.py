@@ -15,13 +15,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from vgsplus.corpora.format import CAPTION_FIELDS, Caption
+from vgsplus.corpora.format import Caption
 from vgsplus.errors import CorpusError
 
 NO_IMAGE = -1
 """Image row of captions without an image."""
-
-_FIELDS = frozenset(CAPTION_FIELDS)
 
 
 class Captions(Sequence[Caption]):
@@ -137,7 +135,7 @@ def _records(path: Path, faults: list[str]) -> Iterator[tuple[int, int, dict[str
             start, end = end, end + len(line)
             try:
                 record = json.loads(line)
-                if not isinstance(record, dict) or record.keys() != _FIELDS:
+                if not isinstance(record, dict) or record.keys() != Caption.__dataclass_fields__.keys():
                     Caption(**record)  # raises TypeError with the name of the field
                 hash((record["id"], record["split"], record["image"]))  # TypeError for lists and objects
             except ValueError as error:

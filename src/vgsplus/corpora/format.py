@@ -17,7 +17,7 @@ No image is in two splits, except for pairs of splits listed in corpus.json as "
 [["train", "test_x"], ...].
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 FORMAT = 1
 INFO_FILE, CAPTIONS_FILE, SKIPPED_FILE = "corpus.json", "captions.jsonl", "skipped.jsonl"
@@ -36,9 +36,6 @@ class Caption:
     language: str
     image: str | None
     text: str | None
-
-
-CAPTION_FIELDS = tuple(field.name for field in fields(Caption))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

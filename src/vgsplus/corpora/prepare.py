@@ -5,9 +5,8 @@ of those used in place), adds the region features of the images, and writes the 
 are skipped or are faults, depending on the reason; all faults are reported together.
 """
 
-import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -21,7 +20,7 @@ from vgsplus.corpora.format import Caption, CaptionEntry
 from vgsplus.corpora.sounds import Sound, read_headers, read_recordings, skip_reason, spelling_hint
 from vgsplus.corpora.writer import CorpusWriter, Summary
 from vgsplus.errors import CorpusError
-from vgsplus.files import is_file
+from vgsplus.files import file_digest, is_file
 from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
@@ -101,90 +100,45 @@ def prepare(
         progress=progress,
         check_contents=check_contents,
     ) as writer:
-        _write_captions(
-            writer,
-            source,
-            entries,
-            audio_root,
-            add_images,
-            skip,
-            review,
-            convert_all=convert_all,
-            progress=progress,
+        read = list(entries)
+        listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
+        faults = [fault for fault in read if isinstance(fault, str)]
+        candidates = [entry for entry in listed if entry.problem is None]
+        folder = writer.folder / "audio"
+        sounds = (
+            read_recordings(candidates, folder, convert_all=convert_all, progress=progress)
+            if audio_root is None
+            else read_headers(candidates, audio_root, progress)
         )
-        return writer.finish()
-
-
-def _write_captions(
-    writer: CorpusWriter,
-    source: SourceInfo,
-    entries: Iterable[CaptionEntry | str],
-    audio_root: Path | None,
-    add_images: AddImages | None,
-    skip: Collection[str] | Literal["all"],
-    review: Review,
-    *,
-    convert_all: bool,
-    progress: Progress,
-) -> None:
-    """Write everything except corpus.json; the entries are released before the corpus is validated."""
-    read = list(entries)
-    listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
-    faults = [fault for fault in read if isinstance(fault, str)]
-    usable, unusable = _read_sounds(
-        source, listed, writer, audio_root, skip, convert_all=convert_all, progress=progress
-    )
-    faults += unusable
-    if faults and audio_root is not None:
-        raise CorpusError(_by_line(faults))
-    if add_images is not None:
+        usable: list[Usable] = []
+        for entry in listed:
+            sound = entry.problem or next(sounds)
+            if isinstance(sound, Sound):
+                usable.append((entry, sound))
+                continue
+            reason = skip_reason(sound, (audio_root or Path()) / entry.audio)
+            if skip == "all" or reason in skip:
+                writer.skip(reason, source.label(entry))
+            else:
+                where = f"{entry.audio}: " if entry.problem else ""
+                faults.append(f"{entry.origin}: {where}{sound}")
+        if faults and audio_root is not None:
+            raise CorpusError(_by_line(faults))
         # To report all faults together, images of captions without a usable sound are read too.
-        missing = _read_images(listed, writer, add_images)
+        missing = {} if add_images is None else _read_images(listed, writer, add_images)
         faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip != "all"]
         for entry, _ in usable:
             if skip == "all" and entry.image in missing:
                 writer.skip(NO_REGIONS, source.label(entry))
         usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
-    for reviewed in review(writer, usable):
-        faults.append(reviewed) if isinstance(reviewed, str) else _add_caption(writer, *reviewed)
-    if faults:
-        raise CorpusError(_by_line(faults))
-    for _ in {sound.audio for _, sound in usable if sound.scaled}:
-        writer.count_change(SCALED)
-
-
-def _read_sounds(
-    source: SourceInfo,
-    listed: Sequence[CaptionEntry],
-    writer: CorpusWriter,
-    audio_root: Path | None,
-    skip: Collection[str] | Literal["all"],
-    *,
-    convert_all: bool,
-    progress: Progress,
-) -> tuple[list[Usable], list[str]]:
-    """Return the usable entries with their sounds, and the faults; skip the others."""
-    candidates = [entry for entry in listed if entry.problem is None]
-    if audio_root is not None:
-        read = read_headers(candidates, audio_root, progress)
-    else:
-        read = read_recordings(
-            candidates, writer.folder / "audio", convert_all=convert_all, progress=progress
-        )
-    usable: list[Usable] = []
-    faults: list[str] = []
-    for entry in listed:
-        sound = entry.problem or next(read)
-        if isinstance(sound, Sound):
-            usable.append((entry, sound))
-            continue
-        reason = skip_reason(sound, (audio_root or Path()) / entry.audio)
-        if skip == "all" or reason in skip:
-            writer.skip(reason, source.label(entry))
-        else:
-            where = f"{entry.audio}: " if entry.problem else ""
-            faults.append(f"{entry.origin}: {where}{sound}")
-    return usable, faults
+        for reviewed in review(writer, usable):
+            faults.append(reviewed) if isinstance(reviewed, str) else _add_caption(writer, *reviewed)
+        if faults:
+            raise CorpusError(_by_line(faults))
+        for _ in {sound.audio for _, sound in usable if sound.scaled}:
+            writer.count_change(SCALED)
+        del read, listed, candidates, sounds, usable  # before the corpus is validated
+        return writer.finish()
 
 
 def _read_images(
@@ -230,7 +184,7 @@ def add_image_regions(
         if store is None:
             features, boxes = grid_regions(picture)
             return features.astype(dtype, copy=False), boxes
-        found = store.find(image, hashlib.sha256(path.read_bytes()).hexdigest())
+        found = store.find(image, file_digest(path))
         return found or f"{path}: {store.not_found()}"
 
     missing: dict[str, str] = {}
@@ -259,21 +213,19 @@ def _add_caption(writer: CorpusWriter, entry: CaptionEntry, sound: Sound) -> Non
     )
 
 
-def unique_ids(names: Sequence[str], lines: Sequence[int]) -> list[str]:
-    """Make names unique by appending its line to each name that repeats an earlier one."""
-    taken, seen = set(names), set[str]()
-    ids = []
-    for name, line in zip(names, lines, strict=True):
-        own, tries = name, 0
-        if name in seen:
-            own = f"{name}-{line}"
+def unique_ids(entries: Sequence[CaptionEntry]) -> Iterator[str]:
+    """Yield the id of each entry, with its line appended if it repeats that of an earlier one."""
+    taken, seen = {entry.id for entry in entries}, set[str]()
+    for entry in entries:
+        own, tries = entry.id, 0
+        if entry.id in seen:
+            own = f"{entry.id}-{entry.line}"
             while own in taken:
                 tries += 1
-                own = f"{name}-{line}-{tries}"
+                own = f"{entry.id}-{entry.line}-{tries}"
             taken.add(own)
-        seen.add(name)
-        ids.append(own)
-    return ids
+        seen.add(entry.id)
+        yield own
 
 
 def _by_line(faults: Sequence[str]) -> list[str]:

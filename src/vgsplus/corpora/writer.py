@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vgsplus.audio import SAMPLE_RATE
-from vgsplus.corpora.format import CAPTION_FIELDS, CAPTIONS_FILE, FORMAT, INFO_FILE, SKIPPED_FILE, Caption
+from vgsplus.corpora.format import CAPTIONS_FILE, FORMAT, INFO_FILE, SKIPPED_FILE, Caption
 from vgsplus.corpora.reader import open_regions
 from vgsplus.corpora.validation import caption_faults, validate
 from vgsplus.errors import CorpusError
@@ -121,8 +121,8 @@ class CorpusWriter:
         self._changed: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._image_ids: dict[str, None] = {}
-        self._counts: dict[str, Counter[str]] = {}
-        self._split_images: dict[str, set[str]] = {}
+        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self._split_images: dict[str, set[str]] = defaultdict(set)
         self._open: ExitStack | None = None
         self._captions: IO[str] | None = None
         self._regions: RegionAppender | None = None
@@ -172,12 +172,10 @@ class CorpusWriter:
         if faults:
             raise CorpusError(faults)
         self._ids.add(caption.id)
-        self._counts.setdefault(caption.split, Counter()).update(captions=1, samples=caption.num_samples)
-        images = self._split_images.setdefault(caption.split, set())
+        self._counts[caption.split].update(captions=1, samples=caption.num_samples)
         if caption.image is not None:
-            images.add(caption.image)
-        record = {name: getattr(caption, name) for name in CAPTION_FIELDS}
-        self._captions.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._split_images[caption.split].add(caption.image)
+        self._captions.write(json.dumps(asdict(caption), ensure_ascii=False) + "\n")
 
     def add_regions(
         self, image_id: str, features: npt.NDArray[np.floating], boxes: npt.NDArray[np.floating]

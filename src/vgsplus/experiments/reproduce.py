@@ -15,7 +15,6 @@ checkpoint at its end.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import platform
@@ -46,7 +45,7 @@ from vgsplus.experiments.scoring import (
     own_abx_task,
     test_sets,
 )
-from vgsplus.files import atomic_file
+from vgsplus.files import atomic_file, file_digest
 from vgsplus.interop.loading import load_weights
 from vgsplus.progress import SILENT, Progress
 from vgsplus.report import Results, check_report_folder, gallery_items, write_report
@@ -221,7 +220,7 @@ class _Study:
         task, file = self.scoring.abx, self.out / ITEMS
         if task is not None:
             check_task(task, self._first_config().model)
-        digest = NO_ITEMS if task is None else items_digest(task.items.path)
+        digest = NO_ITEMS if task is None else file_digest(task.items.path)
         started = any((self._run(key, 0) / CONFIG_FILE).is_file() for key in VARIANTS)
         if started and file.is_file() and (recorded := file.read_text(encoding="utf-8").strip()) != digest:
             before = "without ABX items" if recorded == NO_ITEMS else "on other ABX items"
@@ -359,11 +358,6 @@ def corpus_of(out: Path, keys: Iterable[str]) -> Corpus | None:
     configs = (variant_folder(out, key, 0) / CONFIG_FILE for key in keys)
     named = (Path(load_config(str(config)).corpus) for config in configs if config.is_file())
     return next((Corpus.open(folder) for folder in (out / CORPUS, *named) if folder.is_dir()), None)
-
-
-def items_digest(path: Path) -> str:
-    """Return the SHA-256 of an ABX item file, as OUT/items records it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def variant_folder(out: Path, key: str, repeat: int) -> Path:

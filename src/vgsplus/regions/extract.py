@@ -1,6 +1,5 @@
 """Extract the region features of a folder of images into a store."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.files import lock_file
+from vgsplus.files import file_digest, lock_file
 from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
@@ -127,7 +126,7 @@ def _read_folder(folder: Path, progress: Progress) -> tuple[dict[str, str], list
             open_image(path)
         except CorpusError as error:
             return str(error), None
-        return image_id, hashlib.sha256(path.read_bytes()).hexdigest()
+        return image_id, file_digest(path)
 
     outcomes = list(parallel_map(read, ids, progress, "decoding"))
     digests = {image_id: digest for image_id, digest in outcomes if digest is not None}

@@ -151,11 +151,6 @@ class RegionStore:
         what = " ".join(str(error).split())
         return CorpusError(f"{self.path}: cannot be read as HDF5 ({what}). {self._remedy}")
 
-    @property
-    def provenance(self) -> dict[str, Any] | None:
-        """The provenance of the features, see `provenance_of`."""
-        return provenance_of(self.path)
-
     @cached_property
     def image_ids(self) -> tuple[str, ...]:
         """The image ids in the order of the rows."""

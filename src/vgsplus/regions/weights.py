@@ -75,10 +75,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise VgsplusError(
             f"{path}: is not of this model: {'; '.join(faults[:SHOWN])}{more}. Name the model it belongs to."
         )
-    with torch.no_grad():
-        for name, own in model.state_dict().items():
-            if name in stored:
-                own.copy_(stored[name].read())
+    tensors = {name: stored[name].read() for name in model.state_dict() if name in stored}
+    model.load_state_dict(tensors, strict=False)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.sources.lists import ListSource, lists_by_name, prepare_lists
+from vgsplus.corpora.sources.lists import ListSource, find_lists, prepare_lists
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import stem_key
 
@@ -172,5 +172,5 @@ def test_of_two_lists_of_a_split_one_is_chosen(tmp_path):
         (tmp_path / name).touch()
     patterns = {"train": r"train(_2020)?\.json", "validation": r"val\.json"}
     with pytest.raises(CorpusError, match=r"train\.json, train_2020\.json\. Choose one with --train"):
-        lists_by_name([tmp_path], patterns)
-    assert lists_by_name([tmp_path], patterns, {"train"}) == {"validation": tmp_path / "val.json"}
+        find_lists([tmp_path], patterns)
+    assert find_lists([tmp_path], patterns, {"train"}) == {"validation": tmp_path / "val.json"}

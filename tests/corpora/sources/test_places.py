@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from vgsplus.audio import write_wav
 from vgsplus.cli import app
 from vgsplus.corpora import Corpus, validate
-from vgsplus.corpora.sources.places import find_lists, prepare_places
+from vgsplus.corpora.sources.lists import find_lists
+from vgsplus.corpora.sources.places import LIST_NAMES, prepare_places
 from vgsplus.errors import CorpusError
 
 # Names that agree in their first 27 bytes, as those of one category do.
@@ -61,7 +62,7 @@ class Places:
 
     def prepare(self, **options):
         given = {
-            "lists": find_lists(self.root),
+            "lists": find_lists([self.root / "metadata"], LIST_NAMES),
             "audio_root": self.root,
             "features": [self.features],
             "dtype": "float32",
@@ -162,6 +163,7 @@ def test_pictures_alone_are_described_by_a_grid(places):
 
 def test_of_two_releases_one_is_chosen(places):
     (places.root / "metadata" / "train.json").touch()
+    folders = [places.root, places.root / "metadata"]
     with pytest.raises(CorpusError, match=r"train\.json, train_2020\.json\. Choose one with --train"):
-        find_lists(places.root)
-    assert set(find_lists(places.root, exclude={"train"})) == {"validation", "validation_unseen"}
+        find_lists(folders, LIST_NAMES)
+    assert set(find_lists(folders, LIST_NAMES, {"train"})) == {"validation", "validation_unseen"}

@@ -6,8 +6,8 @@ import pytest
 
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Corpus, validate
-from vgsplus.corpora.sources.lists import entries_of
-from vgsplus.corpora.sources.spokencoco import find_lists, prepare_spokencoco, training_list
+from vgsplus.corpora.sources.lists import entries_of, find_lists
+from vgsplus.corpora.sources.spokencoco import LIST_NAMES, prepare_spokencoco, training_list
 from vgsplus.errors import CorpusError
 from vgsplus.regions import collect
 from vgsplus.regions.store import RegionStore, create_store
@@ -177,14 +177,14 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path, text, message):
 def test_lists_are_found_by_name_unless_two_are_there(tmp_path):
     for name in ("SpokenCOCO_train.json", "SpokenCOCO_val_unrolled_karpathy.json", "SpokenCOCO_ids.json"):
         (tmp_path / name).touch()
-    assert {split: path.name for split, path in find_lists(tmp_path).items()} == {
+    assert {split: path.name for split, path in find_lists([tmp_path], LIST_NAMES).items()} == {
         "train": "SpokenCOCO_train.json",
         "validation": "SpokenCOCO_val_unrolled_karpathy.json",
     }
     (tmp_path / "SpokenCOCO_train_karpathy.json").touch()
     with pytest.raises(CorpusError, match="Choose one with --train"):
-        find_lists(tmp_path)
-    assert set(find_lists(tmp_path, exclude={"train"})) == {"validation"}
+        find_lists([tmp_path], LIST_NAMES)
+    assert set(find_lists([tmp_path], LIST_NAMES, {"train"})) == {"validation"}
 
 
 def test_training_lists_are_told_apart_by_their_size():

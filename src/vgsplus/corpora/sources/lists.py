@@ -222,29 +222,26 @@ def _label(entry: CaptionEntry) -> str:
     return json.dumps([entry.id, entry.audio, entry.image])
 
 
-def lists_by_name(
-    folders: Sequence[Path], patterns: Mapping[str, str], exclude: Collection[str] = ()
+def find_lists(
+    folders: Sequence[Path], names: Mapping[str, str], exclude: Collection[str] = ()
 ) -> dict[str, Path]:
-    """Return the lists in `folders` by split: files whose name matches the pattern of a split.
+    """Return the lists of captions in `folders` by split, except the splits `exclude`.
 
-    Args:
-        folders: folders of the lists.
-        patterns: regular expression of the file name of each split.
-        exclude: splits to ignore.
+    `names` are regular expressions of the names of the files, by split.
 
     Raises:
-        CorpusError: two files match the pattern of one split.
+        CorpusError: there are two lists of one split.
     """
     found: dict[str, Path] = {}
-    for split, pattern in patterns.items():
+    for split, name in names.items():
         if split in exclude:
             continue
         paths = (path for folder in folders for path in folder.glob("*.json"))
-        matching = sorted(path for path in paths if re.fullmatch(pattern, path.name))
+        matching = sorted(path for path in paths if re.fullmatch(name, path.name))
         if len(matching) > 1:
-            names = ", ".join(path.name for path in matching)
+            found_names = ", ".join(path.name for path in matching)
             option = split.replace("_", "-")
-            raise CorpusError(f"{folders[0]}: holds {names}. Choose one with --{option}.")
+            raise CorpusError(f"{folders[0]}: holds {found_names}. Choose one with --{option}.")
         if matching:
             found[split] = matching[0]
     return found

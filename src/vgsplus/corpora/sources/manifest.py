@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vgsplus.audio_files import PART
+from vgsplus.audio_files import PART, parse_path
 from vgsplus.corpora import Corpus, Summary
 from vgsplus.corpora.format import INFO_FILE, CaptionEntry
 from vgsplus.corpora.prepare import SourceInfo, prepare, unique_ids
@@ -62,10 +62,9 @@ def prepare_manifests(
     entries = [entry for split, path in manifests.items() for entry in _read_manifest(path, split, faults)]
     faults += _repeats(entries)
     audio_root = os.path.commonpath([Path(entry.audio).parent for entry in entries]) if entries else "audio"
-    ids = unique_ids([entry.id for entry in entries], [entry.line for entry in entries])
     entries = [
         replace(entry, id=caption_id, audio=Path(entry.audio).relative_to(audio_root).as_posix())
-        for entry, caption_id in zip(entries, ids, strict=True)
+        for entry, caption_id in zip(entries, unique_ids(entries), strict=True)
     ]
     info = SourceInfo(
         name="manifest",
@@ -209,11 +208,9 @@ def _repeats(entries: list[CaptionEntry]) -> Iterator[str]:
     """Yield a fault for each sound that is named twice, also by different names."""
     first: dict[tuple[object, ...], CaptionEntry] = {}
     for entry in entries:
-        part = None if is_file(Path(entry.audio)) else PART.fullmatch(entry.audio)
-        if part is None:  # a range of all samples is the file itself
-            key = (file_identity(Path(entry.audio)), 0, entry.num_samples)
-        else:
-            key = (file_identity(Path(part["file"])), int(part["start"]), int(part["count"]))
+        file, part = parse_path(entry.audio)
+        # A range of all samples is the file itself.
+        key = (file_identity(file), *(part or (0, entry.num_samples)))
         if (other := first.setdefault(key, entry)) is not entry:
             yield f"{entry.origin}: repeats {other.origin}. Remove one."
 

@@ -7,19 +7,12 @@
 "asr_text" is the output of a speech recogniser. Sounds are used in place. See docs/corpora.md for the files.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
 from vgsplus.corpora import Summary
-from vgsplus.corpora.sources.lists import (
-    ListOptions,
-    ListSource,
-    fields_of,
-    lists_by_name,
-    prepare_lists,
-    read_list,
-)
+from vgsplus.corpora.sources.lists import ListOptions, ListSource, fields_of, prepare_lists, read_list
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import path_key
 
@@ -34,15 +27,6 @@ LIST_NAMES = {
 FIELDS = ("uttid", "speaker", "wav", "image")
 LICENCE = "Spoken Places' and Places205's own, by their distributors' terms."
 SOURCE = ListSource("places", "Spoken Places", LICENCE, images="Places", image_key=path_key)
-
-
-def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
-    """Return the lists of captions in `root` and `root`/metadata by split, except the splits `exclude`.
-
-    Raises:
-        CorpusError: there are two lists of one split.
-    """
-    return lists_by_name([root, root / "metadata"], LIST_NAMES, exclude)
 
 
 def prepare_places(

@@ -7,7 +7,7 @@ unrolled    {"data": [{"image": …, "caption": {"text": …, "speaker": …, "u
 Sounds are used in place. See docs/corpora.md for the files and the known training lists.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,7 +21,6 @@ from vgsplus.corpora.sources.lists import (
     ListSource,
     as_text,
     fields_of,
-    lists_by_name,
     prepare_lists,
     read_list,
 )
@@ -29,9 +28,12 @@ from vgsplus.errors import CorpusError
 from vgsplus.regions.published import coco_number
 
 FIELDS = ("text", "speaker", "uttid", "wav")
-SPLITS = {"train": "train", "validation": "val", "test": "test"}
-"""Names of the splits in the files of SpokenCOCO."""
-LIST_NAME = r"SpokenCOCO_{}(_unrolled)?(_karpathy)?\.json"
+LIST_NAMES = {
+    "train": r"SpokenCOCO_train(_unrolled)?(_karpathy)?\.json",
+    "validation": r"SpokenCOCO_val(_unrolled)?(_karpathy)?\.json",
+    "test": r"SpokenCOCO_test(_unrolled)?(_karpathy)?\.json",
+}
+"""Patterns of the file names of the lists, by split."""
 TRAINING_LISTS = {
     113_287: "Karpathy's training split (train and restval)",
     118_287: "the published runs' list (all but 5,000 pictures of train2014 and val2014)",
@@ -44,15 +46,6 @@ LICENCE = (
     "under Creative Commons BY 4.0, the pictures under their photographers' licences on Flickr."
 )
 SOURCE = ListSource("spokencoco", "SpokenCOCO", LICENCE, images="MS-COCO", image_key=coco_number)
-
-
-def find_lists(root: Path, exclude: Collection[str] = ()) -> dict[str, Path]:
-    """Return the lists SpokenCOCO_train.json etc. in `root` by split, except the splits `exclude`.
-
-    Raises:
-        CorpusError: there are two lists of one split.
-    """
-    return lists_by_name([root], {split: LIST_NAME.format(name) for split, name in SPLITS.items()}, exclude)
 
 
 def training_list(images: int) -> str:

@@ -34,7 +34,7 @@ from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.pixel_grid import over_white
-from vgsplus.regions.store import RegionStore
+from vgsplus.regions.store import RegionStore, provenance_of
 
 RECORDING = re.compile(
     r"(?P<name>.+)_desc(?:_(?P<language>[a-z]{2,3}(?:_[A-Z]{2})?))?(?P<ending>(?:\.(?:ogg|wav))+)"
@@ -117,7 +117,7 @@ def prepare_stamps(
             SourceInfo(
                 name="stamps",
                 licence=LICENCE,
-                provenance=PROVENANCE | ({} if store is None else {"regions": store.provenance}),
+                provenance=PROVENANCE | ({} if regions is None else {"regions": provenance_of(regions)}),
             ),
             entries,
             root,

@@ -1,6 +1,5 @@
 """A corpus from a table of recordings, with or without images (see docs/own-data.md)."""
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +14,10 @@ from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.prepare import SourceInfo, Usable, add_image_regions, prepare, unique_ids
 from vgsplus.corpora.sources.table_rows import Table, read_table
 from vgsplus.errors import CorpusError
+from vgsplus.files import file_digest
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
-from vgsplus.regions.store import RegionStore
+from vgsplus.regions.store import RegionStore, provenance_of
 
 HELD_OUT_FRACTION = 0.1
 """Fraction of the images, or else recordings, in validation and in test, if the table has no splits."""
@@ -85,18 +85,17 @@ def prepare_rows(
     if not table.entries:
         raise CorpusError(table.faults)
     image_root = _image_root(table)
-    ids = unique_ids([entry.id for entry in table.entries], [entry.line for entry in table.entries])
     entries = [
         replace(
             entry, id=own, image=entry.image and Path(entry.image).relative_to(image_root or "").as_posix()
         )
-        for entry, own in zip(table.entries, ids, strict=True)
+        for entry, own in zip(table.entries, unique_ids(table.entries), strict=True)
     ]
 
     def review(_: CorpusWriter, usable: list[Usable]) -> Iterator[Usable | str]:
         images = list(dict.fromkeys(entry.image for entry, _ in usable if entry.image is not None))
         paths = [(image_root or Path()) / image for image in images]
-        digests = dict(zip(images, parallel_map(_file_digest, paths), strict=True))
+        digests = dict(zip(images, parallel_map(file_digest, paths), strict=True))
         if any(entry.split is not None for entry, _ in usable):
             copies = [(pair, pair[0].image, digests[pair[0].image]) for pair in usable if pair[0].image]
             yield from _copy_faults(copies)
@@ -111,7 +110,8 @@ def prepare_rows(
             SourceInfo(
                 name=name,
                 licence="the user's own",
-                provenance=dict(provenance) | ({} if store is None else {"regions": store.provenance}),
+                provenance=dict(provenance)
+                | ({} if regions is None else {"regions": provenance_of(regions)}),
             ),
             [*table.faults, *entries],
             root,
@@ -138,10 +138,6 @@ def _image_root(table: Table) -> Path | None:
     if all(Path(parent).is_relative_to(folder) for parent in parents):
         return folder
     return Path(os.path.commonpath(parents))
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _copy_faults(files: Sequence[tuple[Usable, str, str]]) -> Iterator[str]:

@@ -29,7 +29,6 @@ from vgsplus.errors import VgsplusError
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.pixel_grid import grid_regions
 
-VERSION = "1"
 CAPTIONS_PER_IMAGE = 5
 TOKENS_PER_CELL = 5
 """Maximum number of ABX tokens with the same phone, context and speaker."""
@@ -102,7 +101,7 @@ def prepare_toy(
         CorpusWriter(
             root,
             name="toy",
-            version=VERSION,
+            version="1",
             provenance=provenance,
             licence="CC0-1.0",
             overwrite=overwrite,

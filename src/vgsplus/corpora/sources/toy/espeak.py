@@ -57,14 +57,6 @@ class Speech:
     phones: tuple[Phone, ...]
 
 
-class _EventId(ctypes.Union):
-    _fields_ = (
-        ("number", ctypes.c_int),
-        ("name", ctypes.c_void_p),
-        ("string", ctypes.c_char * _NAME_BYTES),
-    )
-
-
 class _Event(ctypes.Structure):
     _fields_ = (
         ("type", ctypes.c_int),
@@ -74,7 +66,7 @@ class _Event(ctypes.Structure):
         ("audio_position", ctypes.c_int),
         ("sample", ctypes.c_int),
         ("user_data", ctypes.c_void_p),
-        ("id", _EventId),
+        ("symbol", ctypes.c_char * _NAME_BYTES),  # of phones; a union of 8 bytes with the ids of other events
     )
 
 
@@ -148,15 +140,14 @@ class _Library:
         while events[index].type != _EVENT_LIST_TERMINATED:
             event = events[index]
             if event.type == _EVENT_PHONEME:
-                self._starts.append((event.sample, _phone_name(event.id)))
+                self._starts.append((event.sample, _phone_name(event.symbol)))
             index += 1
         return 0
 
 
-def _phone_name(event_id: _EventId) -> str:
-    """Return a symbol of up to 8 bytes; shorter ones end at a zero byte."""
-    symbol = bytes(event_id.string).decode("utf-8", errors="ignore")
-    return symbol.strip(_STRESS_MARKS + " ").replace(":", _LENGTH_MARK) or SILENCE_PHONE
+def _phone_name(symbol: bytes) -> str:
+    name = symbol.decode("utf-8", errors="ignore").strip(_STRESS_MARKS + " ")
+    return name.replace(":", _LENGTH_MARK) or SILENCE_PHONE
 
 
 def _phones(starts: list[tuple[int, str]], length: int, rate: int) -> tuple[Phone, ...]:
