@@ -12,32 +12,25 @@ frames of a token are sliced here (`TokenFrames`), so that both protocols can be
 Shape letters: T frames of a file, D dimensions, N selected frames, n tokens.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 from fastabx import Dataset, EmptyTaskError, InMemoryAccessor, Score, Subsampler, Task
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchdtw import dtw_batch
 
+from vgsplus.corpora.items import Items
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.hidden_states import check_finite
 from vgsplus.files import nfc
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from vgsplus.corpora.items import Items
 
 CONDITIONS = ("within", "across")
 CONTEXTS = ("within", "any")
@@ -155,7 +148,7 @@ class AbxScorer:
         self._labels = pl.DataFrame(labels, schema=dict.fromkeys(labels, pl.String))
         self._tasks = {name: self._task(items, name, context) for name in conditions}
 
-    def errors(self, frames: Tensor, tokens: TokenFrames) -> dict[str, float]:
+    def errors(self, frames: Tensor, tokens: "TokenFrames") -> dict[str, float]:
         """Return {condition: error} of the selected frames (N, D), scored on their device."""
         slices = tokens.slices[self._used]
         if self.as_published:

@@ -1,11 +1,9 @@
 """Read and check ABX item files (see `corpora.items`) for scoring."""
 
-from __future__ import annotations
-
 import dataclasses
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vgsplus import audio
 from vgsplus.corpora.items import (
@@ -20,9 +18,6 @@ from vgsplus.corpora.items import (
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.files import as_on_disk, files_below
 from vgsplus.parallel import parallel_map
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def read_items(

@@ -7,20 +7,21 @@ addition, the outputs of one batch and the distances that fastabx computes at a 
 Shape letters: T frames of a file, D dimensions, N selected frames.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vgsplus import audio
+from vgsplus.corpora.items import Items
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx import CONDITIONS, AbxScorer, TokenFrames, frame_spans
 from vgsplus.evaluation.hidden_states import (
@@ -33,16 +34,8 @@ from vgsplus.evaluation.hidden_states import (
 )
 from vgsplus.evaluation.log_mel import FRAME_RATE, log_mel
 from vgsplus.models.published import build_model
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from vgsplus.corpora.items import Items
-    from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

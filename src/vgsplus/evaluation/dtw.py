@@ -10,24 +10,18 @@ would be faster, but inexact for frames that are near each other.
 Shape letters: N sequences, T and U frames, D dimensions.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vgsplus.progress import SILENT, Progress
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    type Floats = NDArray[np.floating]
-    type Ints = NDArray[np.int64]
+type Floats = NDArray[np.floating]
+type Ints = NDArray[np.int64]
 
 # Python threads run kernels that release the GIL, because numba's own threads abort the process after a fork
 # or if two callers use them concurrently. Compiled code is not cached on disk, because the import would fail

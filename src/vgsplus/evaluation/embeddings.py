@@ -3,25 +3,19 @@
 Shape letters: D embedding, N images, M captions.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from itertools import batched
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from vgsplus import audio
+from vgsplus.audio import Signal
+from vgsplus.corpora import Caption, Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.hidden_states import batch_by_length, check_finite, inference, map_sounds
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vgsplus.audio import Signal
-    from vgsplus.corpora import Caption, Corpus
-    from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.vgsplus import VGSPlus
 
 _log = logging.getLogger("vgsplus")
 MAX_SECONDS = 10.0

@@ -5,19 +5,21 @@ All layers of a sound come from one pass of the model. Memory holds the outputs 
 Shape letters: L layers, T frames, D dimensions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vgsplus import audio
 from vgsplus.errors import CorpusError, VgsplusError
@@ -28,21 +30,13 @@ from vgsplus.evaluation.hidden_states import (
     iterate_hidden_states,
 )
 from vgsplus.files import as_on_disk, atomic_file, files_below
+from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from io import BufferedWriter
-    from types import TracebackType
-
-    from numpy.typing import NDArray
-
-    from vgsplus.models.vgsplus import VGSPlus
-
-    type Features = NDArray[np.float32]
-    type Save = Callable[[BufferedWriter, Features], object]
-    type Metadata = Mapping[str, Any]
-    type Store = FeatureFolder | FeatureFile
+type Features = NDArray[np.float32]
+type Save = Callable[[BufferedWriter, Features], object]
+type Metadata = Mapping[str, Any]
+type Store = FeatureFolder | FeatureFile
 
 METADATA_FILE = "features.json"
 GIGABYTE = 1e9

@@ -3,33 +3,25 @@
 Shape letters: B sounds, S samples, T frames, D dimensions.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from vgsplus import audio
+from vgsplus.audio import Signal
 from vgsplus.audio_files import HINT_REPLACE
 from vgsplus.errors import AudioError, VgsplusError
+from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from numpy.typing import ArrayLike
-    from torch import Tensor
-
-    from vgsplus.audio import Signal
-    from vgsplus.models.vgsplus import VGSPlus
-
 
 # ---- frames and layers ------------------------------------------------------------------------------------
 

@@ -15,33 +15,27 @@ decide the order of a vector and a multiple of it.
 Shape letters: n tokens, W words, D dimensions, T frames.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from vgsplus import audio
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.evaluation.hidden_states import check_audio, check_finite, hidden_states, map_files
 from vgsplus.files import as_on_disk, files_below
+from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from vgsplus.models.vgsplus import VGSPlus
-
-    type Array = NDArray[np.floating] | torch.Tensor
-    type WordOf = Callable[[str], str]
-    type Mode = Literal["utterance", "frame"]
+type Array = NDArray[np.floating] | torch.Tensor
+type WordOf = Callable[[str], str]
+type Mode = Literal["utterance", "frame"]
 
 DECIMALS = 10
 """Decimals to which cosines are rounded."""

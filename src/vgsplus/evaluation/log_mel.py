@@ -3,18 +3,10 @@
 Shape letters: S samples, T frames, M Mel bands, F frequencies.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
-from vgsplus.audio import SAMPLE_RATE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from vgsplus.audio import Signal
+from vgsplus.audio import SAMPLE_RATE, Signal
 
 WINDOW, HOP, FFT, BANDS = 400, 160, 512, 80
 FRAME_RATE = SAMPLE_RATE / HOP

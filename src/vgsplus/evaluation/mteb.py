@@ -6,40 +6,34 @@ others. Only `mteb_model_meta` imports mteb, which the extra "mteb" installs.
 Shape letters: N inputs, B of them in a batch, S samples, R regions, F region features, D embedding.
 """
 
-from __future__ import annotations
-
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vgsplus import audio
-from vgsplus.audio import SAMPLE_RATE
+from vgsplus.audio import SAMPLE_RATE, Signal
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES
 from vgsplus.evaluation.hidden_states import check_finite, inference, pad_signals
-from vgsplus.regions.pixel_grid import grid_regions
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.regions.pixel_grid import Array, grid_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models import ModelMeta
-    from numpy.typing import ArrayLike
-    from torch import Tensor
 
-    from vgsplus.audio import Signal
-    from vgsplus.models.vgsplus import VGSPlus
-    from vgsplus.regions.pixel_grid import Array
-
-    type Regions = Callable[[Image.Image], tuple[Array, Array]]
+type Regions = Callable[[Image.Image], tuple[Array, Array]]
 
 AUDIO, IMAGE = "audio", "image"
 MODALITIES = (AUDIO, IMAGE)
@@ -89,7 +83,7 @@ class MtebEncoder:
         self.name = name
 
     @cached_property
-    def mteb_model_meta(self) -> ModelMeta:
+    def mteb_model_meta(self) -> "ModelMeta":
         """Name, sizes and similarity function, as mteb's results record them.
 
         The revision is a hash of configuration and weights, because mteb reuses a result of the same name and
@@ -122,7 +116,7 @@ class MtebEncoder:
         self,
         inputs: DataLoader[dict[str, Any]],
         *,
-        task_metadata: TaskMetadata,
+        task_metadata: "TaskMetadata",
         show_progress_bar: bool = True,
         **_: object,
     ) -> Tensor:

@@ -11,25 +11,18 @@ computed by the same product in both passes, so that its values are equal bit fo
 Shape letters: N images, M captions, D embedding; n images and m captions of a tile.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from vgsplus.errors import VgsplusError
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
 
 type Tiles = Callable[[slice, NDArray[np.int64]], NDArray[np.floating]]
 """Returns the scores (n, m) of the images of a slice with captions by their columns (m,)."""

@@ -15,28 +15,21 @@ intervals are too narrow.
 Shape letters: N images, M captions, D embedding, K values of k.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vgsplus.audio import SAMPLE_RATE
+from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.ranks import rank_embeddings, rank_matrix
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from numpy.typing import NDArray
-
-    from vgsplus.corpora import Caption
-    from vgsplus.evaluation.embeddings import SplitEmbeddings
-    from vgsplus.evaluation.ranks import Ranks
+from vgsplus.evaluation.embeddings import SplitEmbeddings
+from vgsplus.evaluation.ranks import Ranks, rank_embeddings, rank_matrix
 
 KS = (1, 5, 10)
 DIRECTIONS = ("speech_to_image", "image_to_speech")

@@ -3,25 +3,26 @@
 Shape letters: T frames, D dimensions.
 """
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from io import BufferedWriter
+from pathlib import Path
 
 import numpy as np
 
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.evaluation.export import METADATA_FILE, FeatureFolder, check_absent, sounds_below, writing
+from vgsplus.evaluation.export import (
+    METADATA_FILE,
+    FeatureFolder,
+    Features,
+    Metadata,
+    check_absent,
+    sounds_below,
+    writing,
+)
 from vgsplus.evaluation.hidden_states import receptive_field_shift
 from vgsplus.files import atomic_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from io import BufferedWriter
-    from pathlib import Path
-
-    from vgsplus.evaluation.export import Features, Metadata
-    from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.vgsplus import VGSPlus
 
 PHONETIC = "phonetic"
 SUBSETS = ("dev-clean", "dev-other", "test-clean", "test-other")

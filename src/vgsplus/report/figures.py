@@ -5,17 +5,17 @@ page a figure is an SVG whose colours are CSS variables, so that it follows the 
 have the light colours.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -24,15 +24,8 @@ from scipy.optimize import isotonic_regression
 from vgsplus.evaluation.abx import CONDITIONS
 from vgsplus.evaluation.retrieval import DIRECTIONS
 from vgsplus.report.paper import phases_of
-from vgsplus.report.results import ordered
+from vgsplus.report.results import Results, Variant, ordered
 from vgsplus.report.tables import ARROWS, LOSSES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from matplotlib.axes import Axes
-
-    from vgsplus.report.results import Results, Variant
 
 type Points = list[tuple[float, float]]
 

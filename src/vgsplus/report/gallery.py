@@ -1,27 +1,20 @@
 """The gallery: test captions with their sounds and the images that they retrieved, embedded in the page."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections import defaultdict
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 from PIL import Image, ImageOps
 
 from vgsplus import audio
+from vgsplus.corpora import Caption, Corpus
 from vgsplus.errors import VgsplusError
-from vgsplus.report.results import GalleryItem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from vgsplus.corpora import Caption, Corpus
-    from vgsplus.evaluation.retrieval import RetrievalResult
-    from vgsplus.report.results import Results
+from vgsplus.evaluation.retrieval import RetrievalResult
+from vgsplus.report.results import GalleryItem, Results
 
 CARDS = 12
 PICTURES = 5
@@ -84,7 +77,7 @@ def cards(results: Results, corpus: Corpus | None) -> list[Card]:
     groups: dict[tuple[str, str], list[GalleryItem]] = defaultdict(list)
     for item in results.gallery:
         groups[item.test_set, item.variant].append(item)
-    turns: Iterable[GalleryItem | None] = chain.from_iterable(zip_longest(*groups.values()))
+    turns = chain.from_iterable(zip_longest(*groups.values()))
     chosen = [item for item in turns if item is not None][:CARDS]
     chosen.sort(key=lambda item: list(groups).index((item.test_set, item.variant)))
     found = []

@@ -1,8 +1,6 @@
 """Files of the lexical test: scores by word, confusions as a table and as an image."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -10,14 +8,10 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
+from vgsplus.evaluation.lexical import Separability
 from vgsplus.files import atomic_file
 from vgsplus.report.figures import COLOURS, FONT, png_bytes
 from vgsplus.report.tables import write_csv
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vgsplus.evaluation.lexical import Separability
 
 SCORES, CONFUSION, PICTURE = "scores.csv", "confusion.csv", "confusion.png"
 CELL = 0.115  # inches per word

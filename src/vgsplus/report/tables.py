@@ -4,31 +4,22 @@ Data frames hold numbers, with NaN for what was not measured. Only the functions
 them.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from vgsplus.evaluation.abx import CONDITIONS
-from vgsplus.evaluation.retrieval import DIRECTIONS, KS
+from vgsplus.evaluation.abx_layers import AbxRow
+from vgsplus.evaluation.retrieval import DIRECTIONS, KS, Estimate, PartScores, RetrievalScores
 from vgsplus.files import atomic_file
 from vgsplus.report.paper import PAPER, PAPER_KS, TITLES
-from vgsplus.report.results import ordered
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from vgsplus.evaluation.abx_layers import AbxRow
-    from vgsplus.evaluation.retrieval import Estimate, PartScores, RetrievalScores
-    from vgsplus.report.results import PhaseResult, Results
+from vgsplus.report.results import PhaseResult, Results, ordered
 
 DASH = "\N{EN DASH}"
 ARROWS = {"speech_to_image": "speech → image", "image_to_speech": "image → speech"}
