@@ -92,6 +92,9 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(
+        text=tables, figure=figures, ks=KS, paper_ks=PAPER_KS, titles=TITLES, pictures=PICTURES, mark=_mark
+    )
     environment.filters |= {
         "duration": tables.duration,
         "label": tables.label,
@@ -107,12 +110,6 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
     trained = sum(variant.name in TITLES for variant in results.variants)
     return environment.get_template("page.html.j2").render(
         results=results,
-        text=tables,
-        figure=figures,
-        ks=KS,
-        paper_ks=PAPER_KS,
-        titles=TITLES,
-        pictures=PICTURES,
         heading=f"{'Nine' if trained == len(TITLES) else f'{trained} of the nine'} schedules, trained on ",
         corpus_name=str(results.corpus.get("name", "a corpus without a name")),
         headlines=[headline(results, test_set) for test_set in results.test_sets],
@@ -131,7 +128,6 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
         figures=_figures(results),
         cards=cards(results, corpus),
         timing=tables.times(results),
-        mark=_mark,
     )
 
 
