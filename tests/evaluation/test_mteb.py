@@ -24,6 +24,16 @@ SOUNDS = SimpleNamespace(name="Sounds", modalities=["audio"])
 PICTURES = SimpleNamespace(name="Pictures", modalities=["image"])
 BOTH = SimpleNamespace(name="Both", modalities=["audio", "image"])
 PICTURES_IN_ALL, TAKES = 8, 2
+UNKNOWN = (
+    "date",
+    "domains",
+    "task_subtypes",
+    "license",
+    "annotations_creators",
+    "dialect",
+    "sample_creation",
+)
+"""What mteb asks of a task and does not use."""
 
 
 @pytest.fixture(scope="module")
@@ -353,14 +363,8 @@ def local_task(mteb, datasets, category, material, held):
             eval_splits=["test"],
             eval_langs=["eng-Latn"],
             main_score="hit_rate_at_1",
-            date=None,
-            domains=None,
-            task_subtypes=None,
-            license=None,
-            annotations_creators=None,
-            dialect=None,
-            sample_creation=None,
             bibtex_citation="",
+            **dict.fromkeys(UNKNOWN),
         )
 
         def load_data(self, **_):
