@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import TINY_MODEL
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.corpora import Caption, CorpusWriter
 from vgsplus.models.published import build_model
-from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.progress import Progress
 from vgsplus.regions.published import COLUMNS
 from vgsplus.training.checkpoint import TrainingState, save_checkpoint
@@ -102,23 +102,6 @@ class RecordedProgress(Progress):
 @pytest.fixture
 def recorded_progress() -> RecordedProgress:
     return RecordedProgress()
-
-
-TINY_MODEL = ModelConfig(
-    conv_layers=((4, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)),
-    dim=8,
-    heads=2,
-    ffn_dim=16,
-    shared_layers=2,
-    ssl_layers=1,
-    pos_conv_kernel=8,
-    pos_conv_groups=2,
-    resdavenet_widths=(8,),
-    resdavenet_blocks=1,
-    feature_dim=4,
-    image_layers=1,
-)
-"""The paper's convolutions (a frame of 400 samples every 320) and three layers of 8 dimensions."""
 
 
 @pytest.fixture(scope="session")

@@ -10,33 +10,16 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
+from helpers import ABOUT, BOXES, CAPTION, FEATURES, put_sound
 
-from vgsplus.audio import SAMPLE_RATE, write_wav
-from vgsplus.corpora import Caption, Corpus, CorpusWriter, validate
+from vgsplus.audio import SAMPLE_RATE
+from vgsplus.corpora import Corpus, CorpusWriter, validate
 from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_items import read_items
-
-ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
-CAPTION = Caption(
-    id="u0",
-    split="train",
-    audio="u0.wav",
-    num_samples=4000,
-    speaker="s",
-    language="en",
-    image=None,
-    text="a ß and a 猫",
-)
-FEATURES, BOXES = np.ones((3, 4), np.float32), np.tile(np.float32([0, 0.1, 0.5, 1]), (3, 1))
 
 
 def noise(num=4000):
     return np.random.default_rng(0).uniform(-0.5, 0.5, num).astype(np.float32)
-
-
-def put_sound(writer):
-    (writer.folder / "audio").mkdir(exist_ok=True)
-    write_wav(writer.folder / "audio" / "u0.wav", noise())
 
 
 @pytest.fixture

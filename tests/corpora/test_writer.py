@@ -7,30 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import ABOUT, BOXES, CAPTION, FEATURES, put_sound
 from PIL import Image
 from rich.console import Console
 
-from vgsplus.audio import write_wav
-from vgsplus.corpora import Caption, Corpus, CorpusWriter, SplitCount, Summary, validate
+from vgsplus.corpora import Corpus, CorpusWriter, SplitCount, Summary, validate
 from vgsplus.errors import CorpusError
-
-ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
-CAPTION = Caption(
-    id="u0",
-    split="train",
-    audio="u0.wav",
-    num_samples=4000,
-    speaker="s",
-    language="en",
-    image=None,
-    text="a ß and a 猫",
-)
-FEATURES, BOXES = np.ones((3, 4), np.float32), np.tile(np.float32([0, 0.1, 0.5, 1]), (3, 1))
-
-
-def put_sound(writer):
-    (writer.folder / "audio").mkdir(exist_ok=True)
-    write_wav(writer.folder / "audio" / "u0.wav", np.sin(np.arange(4000, dtype=np.float32)))
 
 
 def put_picture(writer, image_id):

@@ -1,23 +1,12 @@
-import math
-
 import numpy as np
 import pytest
+from helpers import path_cost
 
 from vgsplus.evaluation import dtw
 
 
 def cost(a, b):
     return dtw.costs([a, b], np.arange(2))[0, 1]
-
-
-def path_cost(a, b):
-    """The recursion over whole prefixes, cell by cell."""
-    cost = {}
-    for t, frame in enumerate(a):
-        for u, other in enumerate(b):
-            before = [cost[p] for p in ((t - 1, u), (t, u - 1), (t - 1, u - 1)) if p in cost]
-            cost[t, u] = math.sqrt(sum((frame - other) ** 2)) + min(before, default=0.0)
-    return cost[len(a) - 1, len(b) - 1]
 
 
 def test_a_sequence_costs_nothing_against_itself_and_pairs_are_symmetric():

@@ -27,17 +27,6 @@ FIELD = 400
 """Samples that one frame hears."""
 
 
-@pytest.fixture(scope="module")
-def model(make_model):
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def run(model, tmp_path_factory, save_run):
-    """The folder of a run whose weights are random."""
-    return save_run(model, tmp_path_factory.mktemp("runs") / "vgs+")
-
-
 def write_sound(path, seconds, *, rate=16_000, channels=1, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).normal(0, 0.1, (round(seconds * rate), channels))

@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -23,14 +24,9 @@ def cosine_distance(a, b):
 
 
 def path_cost(a, b):
-    """Compute the recursion over prefixes, cell by cell, without frames that contain NaN."""
+    """Compute the cost of the path without frames that contain NaN."""
     a, b = ([frame for frame in np.asarray(x, dtype=float) if not np.isnan(frame).any()] for x in (a, b))
-    cost = {}
-    for t, frame in enumerate(a):
-        for u, other in enumerate(b):
-            before = [cost[p] for p in ((t - 1, u), (t, u - 1), (t - 1, u - 1)) if p in cost]
-            cost[t, u] = math.sqrt(sum((frame - other) ** 2)) + min(before, default=0.0)
-    return cost[len(a) - 1, len(b) - 1]
+    return helpers.path_cost(a, b)
 
 
 def oracle(names, embeddings, distance, word_of=coco_word):

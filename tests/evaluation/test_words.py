@@ -17,17 +17,6 @@ FRAME = 400
 
 
 @pytest.fixture(scope="module")
-def model(make_model):
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def run(model, save_run, tmp_path_factory):
-    """The folder of a run whose weights are random."""
-    return save_run(model, tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Words as tones, three takes each of 0.1 to 0.4 s, in three formats and two rates."""
     root = tmp_path_factory.mktemp("words")

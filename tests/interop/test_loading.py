@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import TINY_MODEL
 from torch import nn
 
 import vgsplus
@@ -113,19 +114,13 @@ def test_a_phase_is_initialised_from_a_bundle_or_refused_with_what_does_not_fit(
 
 # ---- fairseq ----------------------------------------------------------------------------------------------
 
-TINY = ModelConfig(
+TINY = replace(
+    TINY_MODEL,
     conv_layers=((8, 10, 5), (8, 3, 2), (8, 2, 2)),
     dim=64,
     heads=1,
     ffn_dim=96,
-    shared_layers=2,
-    ssl_layers=1,
-    pos_conv_kernel=8,
     pos_conv_groups=4,
-    quantizer_groups=2,
-    quantizer_codes=6,
-    quantizer_dim=8,
-    ssl_dim=8,
     grounded=False,
 )
 FAIRSEQ_ARGS = {
@@ -136,7 +131,7 @@ FAIRSEQ_ARGS = {
     "encoder_layers": 3,
     "layer_norm_first": False,
     "extractor_mode": "default",
-    "latent_vars": 6,
+    "latent_vars": 8,
     "latent_groups": 2,
     "final_dim": 8,
 }

@@ -87,16 +87,7 @@ def edited_corpus(tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_model(make_model):
-    model = make_model(
-        shared_layers=1,
-        quantizer_codes=8,
-        quantizer_dim=8,
-        ssl_dim=8,
-        num_negatives=5,
-        resdavenet_kernel=3,
-        feature_dim=FEATURES,
-    )
-    return model.config
+    return make_model(shared_layers=1, num_negatives=5, resdavenet_kernel=3, feature_dim=FEATURES).config
 
 
 @pytest.fixture(scope="session")
