@@ -8,6 +8,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any, overload
@@ -22,6 +23,7 @@ NO_IMAGE = -1
 """Image row of captions without an image."""
 
 
+@dataclass(eq=False, repr=False)
 class Captions(Sequence[Caption]):
     """The captions of a split, in the order of captions.jsonl, parsed on access.
 
@@ -32,18 +34,11 @@ class Captions(Sequence[Caption]):
         image_rows: (n,) int64, rows of regions.h5; NO_IMAGE without an image.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        spans: npt.NDArray[np.int64],
-        num_samples: npt.NDArray[np.int64],
-        image_rows: npt.NDArray[np.int64],
-    ) -> None:
-        self.num_samples = num_samples
-        self.image_rows = image_rows
-        self._path = path
-        self._spans = spans
-        self._file: FileIO | None = None
+    _path: Path
+    _spans: npt.NDArray[np.int64]
+    num_samples: npt.NDArray[np.int64]
+    image_rows: npt.NDArray[np.int64]
+    _file: FileIO | None = None
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -81,14 +76,9 @@ def index_captions(
 ) -> tuple[dict[str, Captions], list[str]]:
     """Return the captions of captions.jsonl by split, and all faults.
 
-    Args:
-        path: captions.jsonl.
-        splits: names of the splits that are returned first, also if they are empty.
-        image_rows: row in regions.h5 by image id.
-
-    Returns:
-        The captions by split, and the faults: "FILE:LINE: …" for lines that cannot be parsed, then captions
-        of unknown images and lengths that are not integers, by the id of the caption.
+    The splits `splits` come first, also if they are empty. `image_rows` are rows in regions.h5 by image id.
+    Faults are "FILE:LINE: …" for lines that cannot be parsed, then unknown images and lengths that are not
+    integers, by the id of the caption.
 
     Raises:
         CorpusError: there is no such file.

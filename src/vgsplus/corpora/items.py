@@ -122,9 +122,7 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
 def repeat_faults(items: Items, sounds: Mapping[str, Hashable] | None = None) -> Iterator[str]:
     """Yield a fault for each token that repeats sound, onset and offset (to 0.1 ms) of an earlier one.
 
-    Args:
-        items: the item file.
-        sounds: maps #file to an identifier of its sound, because several names may mean one sound.
+    `sounds` maps #file to an identifier of its sound, because several names may mean one sound.
     """
     seen: dict[tuple[Hashable, Decimal, Decimal], Token] = {}
     for token in items.tokens:

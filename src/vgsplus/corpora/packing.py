@@ -43,15 +43,9 @@ def pack(
 ) -> Summary:
     """Pack the corpus at `source` into a new corpus at `root`.
 
-    Images are used in place. ABX items are not copied, because ABX requires sound files.
-
-    Args:
-        source: a prepared corpus.
-        root: the corpus folder to create.
-        shard_bytes: minimum size of a shard in bytes, except for the last one of a split.
-        decode: whether to store 16-bit FLAC as WAV: up to twice the size, read 2.5 to 3 times as fast.
-        overwrite: whether to replace an existing corpus.
-        progress: stages "packing" and "checking".
+    Images are used in place. ABX items are not copied, because ABX requires sound files. Shards have
+    `shard_bytes` bytes or more, except for the last one of a split. With `decode`, 16-bit FLAC is stored as
+    WAV: up to twice the size, read 2.5 to 3 times as fast. Stages of `progress`: "packing" and "checking".
 
     Raises:
         CorpusError: `source` is not a corpus, is packed or faulty, or `root` exists.

@@ -161,18 +161,10 @@ def add_image_regions(
     dtype: Dtype = "float32",
     progress: Progress = SILENT,
 ) -> dict[str, str]:
-    """Add the regions of images to a corpus.
+    """Add the regions of images in the folder `image_root` to a corpus; return the faults of others by id.
 
-    Args:
-        writer: writer of the corpus.
-        images: image ids, paths relative to `image_root`.
-        image_root: folder of the images.
-        store: regions of the images. None: the pixel grid.
-        dtype: data type of the features of the pixel grid.
-        progress: stage "pictures".
-
-    Returns:
-        The faults of images without regions, by image id.
+    The regions are those in `store`, or else of the pixel grid, with features of type `dtype`. The stage of
+    `progress` is "pictures".
     """
 
     def regions_of(image: str) -> Regions | str:

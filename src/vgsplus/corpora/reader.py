@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -17,23 +18,17 @@ from vgsplus.files import as_on_disk, read_text
 from vgsplus.regions.store import REGIONS_FILE, RegionStore
 
 
+@dataclass(eq=False, repr=False)
 class Corpus:
     """A corpus on disk. Can be passed to forked and spawned workers, which open regions.h5 themselves."""
 
-    def __init__(
-        self,
-        root: Path,
-        info: dict[str, Any],
-        captions: dict[str, Captions],
-        image_ids: tuple[str, ...],
-    ) -> None:
-        self.root = root
-        self.info = info
-        self.image_ids = image_ids
-        self._rows = _rows(image_ids)
-        self._captions = captions
-        self._opened: RegionStore | None = None
-        self._opened_pid: int | None = None
+    root: Path
+    info: dict[str, Any]
+    image_ids: tuple[str, ...]
+    _rows: dict[str, int]
+    _captions: dict[str, Captions]
+    _opened: RegionStore | None = None
+    _opened_pid: int | None = None
 
     @classmethod
     def open(cls, root: str | Path) -> Self:
@@ -46,12 +41,13 @@ class Corpus:
         root = Path(root)
         info = read_info(root)
         image_ids = read_image_ids(root) if info["regions"] is not None else ()
-        captions, faults = index_captions(root / CAPTIONS_FILE, tuple(info["counts"]), _rows(image_ids))
+        rows = {image_id: row for row, image_id in enumerate(image_ids)}
+        captions, faults = index_captions(root / CAPTIONS_FILE, tuple(info["counts"]), rows)
         if faults:
             raise CorpusError(faults)
         if not any(captions.values()):
             raise CorpusError(f"{root / CAPTIONS_FILE}: the corpus holds no captions. Prepare it again.")
-        return cls(root, info, captions, image_ids)
+        return cls(root, info, image_ids, rows, captions)
 
     @property
     def name(self) -> str:
@@ -141,10 +137,6 @@ class Corpus:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(captions)}" for split, captions in self._captions.items())
         return f"Corpus({self.name!r}: {sizes})"
-
-
-def _rows(image_ids: Sequence[str]) -> dict[str, int]:
-    return {image_id: row for row, image_id in enumerate(image_ids)}
 
 
 def read_info(root: Path) -> dict[str, Any]:

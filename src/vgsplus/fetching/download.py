@@ -44,13 +44,7 @@ class _PermanentError(Exception):
 
 
 class Download:
-    """Download of an archive to `path`.
-
-    Args:
-        archive: states the size and checksum of the file.
-        path: the file to create.
-        progress: stages of bytes downloaded and verified.
-    """
+    """Download of an archive to `path`; the stages of `progress` are in bytes downloaded and verified."""
 
     def __init__(self, archive: Archive, path: Path, progress: Progress) -> None:
         self.path = path
@@ -77,11 +71,8 @@ class Download:
                 self.part.replace(self.path)
                 self._origin_file.unlink(missing_ok=True)
                 return
-        kept = (
-            f"{self._size()} bytes are kept in {self.part}; the same command resumes. "
-            if self._size()
-            else ""
-        )
+        size = self._size()
+        kept = f"{size} bytes are kept in {self.part}; the same command resumes. " if size else ""
         raise DownloadError(
             "\n".join([f"{self.path}: could not be downloaded.", *reasons])
             + f"\n{kept}Try again later, or name another address with --mirror."

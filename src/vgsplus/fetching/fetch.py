@@ -15,13 +15,9 @@ def fetch(
 ) -> Path:
     """Download an archive into `folder` and unpack it there, unless it is unpacked already.
 
-    The archive is kept; an existing one is verified, not downloaded. An interrupted download is resumed.
-
-    Args:
-        archive: one of `archives.ARCHIVES`.
-        folder: folder to download and unpack into; created if missing.
-        mirrors: addresses of web folders that contain the archive, tried first, in order.
-        progress: stages of bytes downloaded, verified and unpacked.
+    The archive is kept; an existing one is verified, not downloaded. An interrupted download is resumed. Web
+    folders in `mirrors` are tried first, in order. The stages of `progress` are in bytes downloaded, verified
+    and unpacked.
 
     Returns:
         The unpacked folder.

@@ -173,9 +173,7 @@ class RegionStore:
     def find(self, image_id: str, sha256: str) -> tuple[Array, Array] | None:
         """Return features (R, F) as stored and boxes (R, 4) of an image, or None if it is not in the store.
 
-        Args:
-            image_id: id of the image, used unless `by_content`.
-            sha256: digest of the image file in hexadecimal, used if `by_content`.
+        It is identified by the SHA-256 of its file in hexadecimal if `by_content`, else by its id.
 
         Raises:
             CorpusError: an image is stored twice, or the file cannot be read.
@@ -234,24 +232,17 @@ class RegionStore:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Close the file."""
-        self._opened.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._opened.close()
 
 
 class RegionAppender:
     """Writes a store whose number of images is not known in advance, via a temporary file of rows.
 
-    Args:
-        path: the store to create.
-        features: features (R, F) of the first image, which determine R, F and the data type (float16, or
-            else float32).
+    `features` (R, F), of the first image, determine R, F and the data type (float16, or else float32).
     """
 
     def __init__(self, path: Path, features: Array) -> None:

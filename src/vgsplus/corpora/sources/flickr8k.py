@@ -36,19 +36,15 @@ SOURCE = ListSource(
     "flickr8k", "Flickr8k Audio Caption Corpus", LICENCE, images="Flickr8k", image_key=stem_key
 )
 
-
 type SplitsAndTexts = tuple[dict[str, str], dict[tuple[str, int], str]]
 """The split of each image, and the text of each caption by image and number."""
 
 
 def prepare_flickr8k(root: Path, *, audio: Path, text: Path, **options: Unpack[ListOptions]) -> Summary:
-    """Prepare the Flickr8k Audio Caption Corpus as a corpus at `root`.
+    """Prepare the Flickr8k Audio Caption Corpus as a corpus at `root`; for the options see `ListOptions`.
 
-    Args:
-        root: the corpus folder to make.
-        audio: folder of wav2capt.txt, wav2spk.txt and wavs/.
-        text: folder of the lists of Flickr8k, or dataset_flickr8k.json.
-        options: see `ListOptions`.
+    The folder `audio` contains wav2capt.txt, wav2spk.txt and wavs/. `text` is the folder of the lists of
+    Flickr8k, or dataset_flickr8k.json.
 
     Raises:
         CorpusError: `root` exists; all faults of the texts and speakers; all faults of the captions and

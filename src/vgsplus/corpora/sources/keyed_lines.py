@@ -25,14 +25,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def keyed_lines(path: Path, faults: list[str]) -> dict[str, tuple[int, str]]:
-    """Read the lines of a file by their key, which ends at the first space or tab.
+    """Return (line number, text after the key) by key, which ends at the first space or tab of a line.
 
-    Args:
-        path: the file.
-        faults: list to which repeated keys are added.
-
-    Returns:
-        (line number, text after the key) by key.
+    Repeated keys are added to `faults`.
 
     Raises:
         CorpusError: the file is absent or not UTF-8.

@@ -41,16 +41,10 @@ def prepare_manifests(
 ) -> Summary:
     """Prepare the sounds of manifests as a corpus without images at `root`. Sounds are used in place.
 
-    A relative path in the first line is relative to the working directory, as in fairseq. The id of a caption
-    is the path of the sound without suffix, and the range of a part; speaker, language and text are unknown.
-    Sounds under 0.25 s are skipped and counted.
-
-    Args:
-        train: manifest of the split "train".
-        valid: manifest of the split "validation", or None.
-        root: the corpus folder to make.
-        overwrite: whether to replace an existing corpus.
-        progress: stages "sounds" and "checking".
+    `train` and `valid` are the manifests of the splits "train" and "validation". A relative path in the first
+    line is relative to the working directory, as in fairseq. The id of a caption is the path of the sound
+    without suffix, and the range of a part; speaker, language and text are unknown. Sounds under 0.25 s are
+    skipped and counted. The stages of `progress` are "sounds" and "checking".
 
     Raises:
         CorpusError: all faults of the manifests, with their lines: no such file, not two columns, a sound

@@ -32,13 +32,7 @@ SOURCE = ListSource("places", "Spoken Places", LICENCE, images="Places", image_k
 def prepare_places(
     root: Path, *, lists: Mapping[str, Path], audio_root: Path, **options: Unpack[ListOptions]
 ) -> Summary:
-    """Prepare Spoken Places as a corpus at `root`.
-
-    Args:
-        root: the corpus folder to create.
-        lists: lists of captions by split.
-        audio_root: folder of the wavs.
-        options: see `ListOptions`.
+    """Prepare lists of captions of Spoken Places, by split, as a corpus at `root`; see `prepare_lists`.
 
     Raises:
         CorpusError: `root` exists; all faults of the lists and sounds; or all faults of the regions.

@@ -65,15 +65,10 @@ def prepare_spokencoco(
     karpathy: Path | None = None,
     **options: Unpack[ListOptions],
 ) -> Summary:
-    """Prepare SpokenCOCO as a corpus at `root`.
+    """Prepare lists of captions of SpokenCOCO, by split, as a corpus at `root`; see `prepare_lists`.
 
-    Args:
-        root: the corpus folder to create.
-        lists: lists of captions by split.
-        audio_root: folder of the wavs.
-        karpathy: Karpathy's dataset_coco.json, whose splits replace those of the lists. Captions of images
-            that it does not list are skipped.
-        options: see `ListOptions`; `image_root` contains train2014/ and val2014/.
+    The splits of `karpathy`, a dataset_coco.json, replace those of the lists, and captions of images that
+    are not in it are skipped. `image_root` contains train2014/ and val2014/.
 
     Raises:
         CorpusError: `root` exists; all faults of the lists and sounds; or all faults of the regions.

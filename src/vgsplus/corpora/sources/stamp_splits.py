@@ -42,14 +42,9 @@ def unite_copies(usable: Sequence[Usable], audio: Path) -> list[Usable]:
 
 
 def assign_splits(usable: Sequence[Usable], digests: Mapping[str, str], seed: int) -> dict[str, str]:
-    """Assign a split to each recording, deterministically. Returns splits by id.
+    """Assign a split to each recording, deterministically; return the splits by id.
 
-    From each language, about the same fraction of the recordings is held out.
-
-    Args:
-        usable: the recordings and their sounds.
-        digests: digests of the images.
-        seed: random seed.
+    From each language, about the same fraction of the recordings is held out. `digests` are those of images.
     """
     by_image: dict[str, list[Usable]] = defaultdict(list)
     for entry, sound in usable:

@@ -73,17 +73,9 @@ def prepare_stamps(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Summary:
-    """Prepare the stamps in the folder `stamps` as a corpus at `root`.
+    """Prepare the stamps in the folder `stamps` as a corpus at `root`, with the options of `prepare_rows`.
 
     Recordings without an image or a text, and broken, silent or short ones, are skipped and counted.
-
-    Args:
-        stamps: folder of the stamps.
-        root: the corpus folder to create.
-        regions: file of region features (see `regions.store`). None: the pixel grid.
-        seed: random seed of the splits.
-        overwrite: whether to replace an existing corpus.
-        progress: stages "sounds", "pictures" and "checking".
 
     Raises:
         CorpusError: `stamps` is not a folder of stamps or has no usable recording; `root` exists; or all
