@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -24,43 +24,35 @@ HELD_OUT_FRACTION = 0.1
 MIN_TO_SPLIT = 3
 
 
-def prepare_table(
-    csv_path: Path,
-    root: Path,
-    *,
-    regions: Path | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: Progress = SILENT,
-) -> Summary:
+class TableOptions(TypedDict, total=False):
+    """Options of all sources that are tables.
+
+    Attributes:
+        regions: file of region features (see `regions.store`). Default: compute them with the pixel grid.
+        seed: random seed of the splits. Default: 0.
+        overwrite: whether to replace an existing corpus. Default: False.
+        progress: stages "sounds", "pictures" and "checking".
+    """
+
+    regions: Path | None
+    seed: int
+    overwrite: bool
+    progress: Progress
+
+
+def prepare_table(csv_path: Path, root: Path, **options: Unpack[TableOptions]) -> Summary:
     """Prepare the table at `csv_path` as a corpus at `root`; see `prepare_rows`.
 
     Raises:
         CorpusError: all faults of the table, with their lines; or `root` exists.
     """
     table = read_table(Path(csv_path))
-    return prepare_rows(
-        table,
-        root,
-        name=table.path.stem,
-        provenance={"source": "table", "table": str(table.path.absolute())},
-        regions=regions,
-        seed=seed,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    provenance = {"source": "table", "table": str(table.path.absolute())}
+    return prepare_rows(table, root, name=table.path.stem, provenance=provenance, **options)
 
 
 def prepare_rows(
-    table: Table,
-    root: Path,
-    *,
-    name: str,
-    provenance: Mapping[str, Any],
-    regions: Path | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: Progress = SILENT,
+    table: Table, root: Path, *, name: str, provenance: Mapping[str, Any], **options: Unpack[TableOptions]
 ) -> Summary:
     """Prepare the rows of a table as a corpus at `root`.
 
@@ -73,15 +65,13 @@ def prepare_rows(
         root: the corpus folder to create.
         name: name of the corpus.
         provenance: entry of corpus.json.
-        regions: file of region features (see `regions.store`). None: the pixel grid.
-        seed: random seed of the splits.
-        overwrite: whether to replace an existing corpus.
-        progress: stages "sounds", "pictures" and "checking".
+        options: see `TableOptions`.
 
     Raises:
         CorpusError: all faults of the table, with their lines, including images that are not in `regions`; or
             `root` exists.
     """
+    regions, seed, progress = options.get("regions"), options.get("seed", 0), options.get("progress", SILENT)
     if not table.entries:
         raise CorpusError(table.faults)
     image_root = _image_root(table)
@@ -124,7 +114,7 @@ def prepare_rows(
                 progress=progress,
             ),
             review=review,
-            overwrite=overwrite,
+            overwrite=options.get("overwrite", False),
             progress=progress,
         )
 
