@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
@@ -344,19 +343,13 @@ class Schedule:
 
 # ---- the paper's nine -------------------------------------------------------------------------------------
 
-VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "w2v2": ("w2v2",),
-        "vgs": ("vgs",),
-        "vgs+": ("vgs+",),
-        "w2v2,vgs+": ("w2v2", "vgs+"),
-        "vgs,vgs+": ("vgs", "vgs+"),
-        "w2v2,vgs": ("w2v2", "vgs"),
-        "vgs,w2v2": ("vgs", "w2v2"),
-        "vgs+,w2v2": ("vgs+", "w2v2"),
-        "vgs+,vgs": ("vgs+", "vgs"),
-    }
-)
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    key: tuple(key.split(","))
+    for key in (
+        *("w2v2", "vgs", "vgs+"),
+        *("w2v2,vgs+", "vgs,vgs+", "w2v2,vgs", "vgs,w2v2", "vgs+,w2v2", "vgs+,vgs"),
+    )
+}
 """The nine variants in the order of the paper: key → names of the phases."""
 
 

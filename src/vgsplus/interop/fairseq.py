@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -20,32 +19,30 @@ NOT_NORMALIZED = (
 )
 HEAD_WIDTH = 64
 """Width of an attention head in all published sizes of these models."""
-NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
-    {
-        "speech.waveform.norm.*": "feature_extractor.conv_layers.0.2.*",
-        "speech.waveform.norms.#.*": "feature_extractor.conv_layers.#.2.1.*",
-        "speech.waveform.convolutions.#.*": "feature_extractor.conv_layers.#.0.*",
-        "speech.norm.*": "layer_norm.*",
-        "speech.project.*": "post_extract_proj.*",
-        "speech.mask_vector": "mask_emb",
-        "speech.positions.convolution.parametrizations.weight.original0": "encoder.pos_conv.0.weight_g",
-        "speech.positions.convolution.parametrizations.weight.original1": "encoder.pos_conv.0.weight_v",
-        "speech.positions.convolution.bias": "encoder.pos_conv.0.bias",
-        "speech.input_norm.*": "encoder.layer_norm.*",
-        "speech.output_norm.*": "encoder.layer_norm.*",
-        "speech.layers.#.attention.qkv.*": tuple(f"encoder.layers.#.self_attn.{x}_proj.*" for x in "qkv"),
-        "speech.layers.#.attention.out.*": "encoder.layers.#.self_attn.out_proj.*",
-        "speech.layers.#.attention_norm.*": "encoder.layers.#.self_attn_layer_norm.*",
-        "speech.layers.#.expand.*": "encoder.layers.#.fc1.*",
-        "speech.layers.#.contract.*": "encoder.layers.#.fc2.*",
-        "speech.layers.#.ffn_norm.*": "encoder.layers.#.final_layer_norm.*",
-        "quantizer.codebook": "quantizer.vars",
-        "quantizer.logits.*": "quantizer.weight_proj.*",
-        "project_target.*": "project_q.*",
-        "project_prediction.*": "final_proj.*",
-        "speech.cls": "cls_token",
-    }
-)
+NAMES: Mapping[str, str | tuple[str, ...]] = {
+    "speech.waveform.norm.*": "feature_extractor.conv_layers.0.2.*",
+    "speech.waveform.norms.#.*": "feature_extractor.conv_layers.#.2.1.*",
+    "speech.waveform.convolutions.#.*": "feature_extractor.conv_layers.#.0.*",
+    "speech.norm.*": "layer_norm.*",
+    "speech.project.*": "post_extract_proj.*",
+    "speech.mask_vector": "mask_emb",
+    "speech.positions.convolution.parametrizations.weight.original0": "encoder.pos_conv.0.weight_g",
+    "speech.positions.convolution.parametrizations.weight.original1": "encoder.pos_conv.0.weight_v",
+    "speech.positions.convolution.bias": "encoder.pos_conv.0.bias",
+    "speech.input_norm.*": "encoder.layer_norm.*",
+    "speech.output_norm.*": "encoder.layer_norm.*",
+    "speech.layers.#.attention.qkv.*": tuple(f"encoder.layers.#.self_attn.{x}_proj.*" for x in "qkv"),
+    "speech.layers.#.attention.out.*": "encoder.layers.#.self_attn.out_proj.*",
+    "speech.layers.#.attention_norm.*": "encoder.layers.#.self_attn_layer_norm.*",
+    "speech.layers.#.expand.*": "encoder.layers.#.fc1.*",
+    "speech.layers.#.contract.*": "encoder.layers.#.fc2.*",
+    "speech.layers.#.ffn_norm.*": "encoder.layers.#.final_layer_norm.*",
+    "quantizer.codebook": "quantizer.vars",
+    "quantizer.logits.*": "quantizer.weight_proj.*",
+    "project_target.*": "project_q.*",
+    "project_prediction.*": "final_proj.*",
+    "speech.cls": "cls_token",
+}
 """{our name: fairseq's}; see `name_rules`. The CLS token is an addition of the FaST-VGS family."""
 PARTS = (
     *("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.", "quantizer."),

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,22 +54,20 @@ def _bert(ours: str, theirs: str) -> dict[str, str | tuple[str, ...]]:
     }
 
 
-NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
-    {
-        "speech_head.resdavenet.project.*": "conv2.linear.*",
-        "speech_head.resdavenet.norm.*": "conv2.bn1.*",
-        "speech_head.cls.**": "audio_cls_token_proj_pre.**",
-        **_bert("speech_head.layer.", "trm2."),
-        "speech_head.project.*": "trm2_proj.*",
-        "image.cls": "visual_cls_token",
-        "image.features.*": "visn_fc.visn_fc.*",
-        "image.features_norm.*": "visn_fc.visn_layer_norm.*",
-        "image.boxes.*": "visn_fc.box_fc.*",
-        "image.boxes_norm.*": "visn_fc.box_layer_norm.*",
-        **_bert("image.layers.#.", "trm.#."),
-        "image.head.**": "visual_cls_token_proj_coarse.**",
-    }
-)
+NAMES: Mapping[str, str | tuple[str, ...]] = {
+    "speech_head.resdavenet.project.*": "conv2.linear.*",
+    "speech_head.resdavenet.norm.*": "conv2.bn1.*",
+    "speech_head.cls.**": "audio_cls_token_proj_pre.**",
+    **_bert("speech_head.layer.", "trm2."),
+    "speech_head.project.*": "trm2_proj.*",
+    "image.cls": "visual_cls_token",
+    "image.features.*": "visn_fc.visn_fc.*",
+    "image.features_norm.*": "visn_fc.visn_layer_norm.*",
+    "image.boxes.*": "visn_fc.box_fc.*",
+    "image.boxes_norm.*": "visn_fc.box_layer_norm.*",
+    **_bert("image.layers.#.", "trm.#."),
+    "image.head.**": "visual_cls_token_proj_coarse.**",
+}
 """{our name: published name}, except in the speech encoder and ResDAVEnet's stages; see `name_rules`."""
 
 
@@ -206,33 +203,31 @@ def _config(
 
 # ---- writing ----------------------------------------------------------------------------------------------
 
-DEFAULT_ARGS: Mapping[str, Any] = MappingProxyType(
-    {
-        "extractor_mode": "default",
-        **dict.fromkeys(("activation_fn", "hidden_act"), "gelu"),
-        **dict.fromkeys(("mask_selection", "mask_channel_selection"), "static"),
-        **dict.fromkeys(("layer_norm_first", "conv_bias", "target_glu"), False),
-        **dict.fromkeys(("quantize_input", "same_quantizer", "return_code_index"), False),
-        **dict.fromkeys(("no_mask_overlap", "no_mask_channel_overlap", "negatives_from_everywhere"), False),
-        **dict.fromkeys(("return_attention_weight", "coarse_to_fine_retrieve"), False),
-        **dict.fromkeys(("quantize_targets", "trim_mask"), True),
-        **dict.fromkeys(("activation_dropout", "encoder_layerdrop"), 0.0),
-        **dict.fromkeys(("mask_channel_length", "mask_channel_prob"), 0.0),
-        **dict.fromkeys(("fine_matching_weight", "libri_w2v2_weight"), 0.0),
-        **dict.fromkeys(("coarse_matching_weight", "caption_w2v2_weight"), 1.0),
-        **dict.fromkeys(("feature_grad_mult", "margin"), 1.0),
-        **dict.fromkeys(("mask_other", "mask_channel_other"), 0),
-        **dict.fromkeys(("cross_sample_negatives", "codebook_negatives"), 0),
-        **dict.fromkeys(("mask_min_space", "mask_channel_min_space", "xtrm_layers"), 1),
-        "logit_temp": 0.1,
-        "layer_norm_eps": 1e-12,
-        "initializer_range": 0.02,
-        "max_position_embeddings": 512,
-        "visual_pos_dim": 4,
-        "topk": 100,
-        "fb_w2v2_weights_fn": None,
-    }
-)
+DEFAULT_ARGS: Mapping[str, Any] = {
+    "extractor_mode": "default",
+    **dict.fromkeys(("activation_fn", "hidden_act"), "gelu"),
+    **dict.fromkeys(("mask_selection", "mask_channel_selection"), "static"),
+    **dict.fromkeys(("layer_norm_first", "conv_bias", "target_glu"), False),
+    **dict.fromkeys(("quantize_input", "same_quantizer", "return_code_index"), False),
+    **dict.fromkeys(("no_mask_overlap", "no_mask_channel_overlap", "negatives_from_everywhere"), False),
+    **dict.fromkeys(("return_attention_weight", "coarse_to_fine_retrieve"), False),
+    **dict.fromkeys(("quantize_targets", "trim_mask"), True),
+    **dict.fromkeys(("activation_dropout", "encoder_layerdrop"), 0.0),
+    **dict.fromkeys(("mask_channel_length", "mask_channel_prob"), 0.0),
+    **dict.fromkeys(("fine_matching_weight", "libri_w2v2_weight"), 0.0),
+    **dict.fromkeys(("coarse_matching_weight", "caption_w2v2_weight"), 1.0),
+    **dict.fromkeys(("feature_grad_mult", "margin"), 1.0),
+    **dict.fromkeys(("mask_other", "mask_channel_other"), 0),
+    **dict.fromkeys(("cross_sample_negatives", "codebook_negatives"), 0),
+    **dict.fromkeys(("mask_min_space", "mask_channel_min_space", "xtrm_layers"), 1),
+    "logit_temp": 0.1,
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.02,
+    "max_position_embeddings": 512,
+    "visual_pos_dim": 4,
+    "topk": 100,
+    "fb_w2v2_weights_fn": None,
+}
 """The published arguments that do not depend on the sizes of the model."""
 
 

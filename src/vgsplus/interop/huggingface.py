@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from vgsplus.errors import CheckpointError
@@ -42,31 +41,29 @@ _PARTS = (
     "project_q.",
 )
 
-NAMES: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
-    {
-        "speech.waveform.norm.*": "feature_extractor.conv_layers.0.layer_norm.*",
-        "speech.waveform.norms.#.*": "feature_extractor.conv_layers.#.layer_norm.*",
-        "speech.waveform.convolutions.#.*": "feature_extractor.conv_layers.#.conv.*",
-        "speech.norm.*": "feature_projection.layer_norm.*",
-        "speech.project.*": "feature_projection.projection.*",
-        "speech.mask_vector": "masked_spec_embed",
-        "speech.positions.convolution.parametrizations.weight.original0": f"{_POSITIONS}weight_g",
-        "speech.positions.convolution.parametrizations.weight.original1": f"{_POSITIONS}weight_v",
-        "speech.positions.convolution.bias": f"{_POSITIONS}bias",
-        "speech.input_norm.*": "encoder.layer_norm.*",
-        "speech.output_norm.*": "encoder.layer_norm.*",
-        "speech.layers.#.attention.qkv.*": tuple(f"encoder.layers.#.attention.{x}_proj.*" for x in "qkv"),
-        "speech.layers.#.attention.out.*": "encoder.layers.#.attention.out_proj.*",
-        "speech.layers.#.attention_norm.*": "encoder.layers.#.layer_norm.*",
-        "speech.layers.#.expand.*": "encoder.layers.#.feed_forward.intermediate_dense.*",
-        "speech.layers.#.contract.*": "encoder.layers.#.feed_forward.output_dense.*",
-        "speech.layers.#.ffn_norm.*": "encoder.layers.#.final_layer_norm.*",
-        "quantizer.codebook": "quantizer.codevectors",
-        "quantizer.logits.*": "quantizer.weight_proj.*",
-        "project_target.*": "project_q.*",
-        "project_prediction.*": "project_hid.*",
-    }
-)
+NAMES: Mapping[str, str | tuple[str, ...]] = {
+    "speech.waveform.norm.*": "feature_extractor.conv_layers.0.layer_norm.*",
+    "speech.waveform.norms.#.*": "feature_extractor.conv_layers.#.layer_norm.*",
+    "speech.waveform.convolutions.#.*": "feature_extractor.conv_layers.#.conv.*",
+    "speech.norm.*": "feature_projection.layer_norm.*",
+    "speech.project.*": "feature_projection.projection.*",
+    "speech.mask_vector": "masked_spec_embed",
+    "speech.positions.convolution.parametrizations.weight.original0": f"{_POSITIONS}weight_g",
+    "speech.positions.convolution.parametrizations.weight.original1": f"{_POSITIONS}weight_v",
+    "speech.positions.convolution.bias": f"{_POSITIONS}bias",
+    "speech.input_norm.*": "encoder.layer_norm.*",
+    "speech.output_norm.*": "encoder.layer_norm.*",
+    "speech.layers.#.attention.qkv.*": tuple(f"encoder.layers.#.attention.{x}_proj.*" for x in "qkv"),
+    "speech.layers.#.attention.out.*": "encoder.layers.#.attention.out_proj.*",
+    "speech.layers.#.attention_norm.*": "encoder.layers.#.layer_norm.*",
+    "speech.layers.#.expand.*": "encoder.layers.#.feed_forward.intermediate_dense.*",
+    "speech.layers.#.contract.*": "encoder.layers.#.feed_forward.output_dense.*",
+    "speech.layers.#.ffn_norm.*": "encoder.layers.#.final_layer_norm.*",
+    "quantizer.codebook": "quantizer.codevectors",
+    "quantizer.logits.*": "quantizer.weight_proj.*",
+    "project_target.*": "project_q.*",
+    "project_prediction.*": "project_hid.*",
+}
 """{our name: Hugging Face's}; see `name_rules`."""
 
 

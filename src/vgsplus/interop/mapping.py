@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ SHOWN = 10
 """Maximum number of tensors of a wrong shape that an error names."""
 _GROUPS = {"#": r"(\d+)", "*": r"(\w+)", "**": r"(.+)"}
 """What the wildcards in names match: a number, one part of a name, or any number of parts."""
-_NO_SHAPES: Mapping[str, Callable[[Shape], Shape]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class NameRule:
 def name_rules(
     names: Mapping[str, str | tuple[str, ...]],
     prefix: str = "",
-    shapes: Mapping[str, Callable[[Shape], Shape]] = _NO_SHAPES,
+    shapes: Mapping[str, Callable[[Shape], Shape]] | None = None,
 ) -> tuple[NameRule, ...]:
     """Build rules from a table.
 
@@ -75,7 +73,7 @@ def name_rules(
                 prefix + wildcard.sub("{}", name)
                 for name in ((theirs,) if isinstance(theirs, str) else theirs)
             ),
-            shapes.get(ours),
+            (shapes or {}).get(ours),
         )
         for ours, theirs in names.items()
     )
