@@ -24,8 +24,7 @@ def _parse_schedule(raw: object) -> Schedule:
         case str():
             return Schedule.variant(raw)
         case Mapping() if "variant" in raw:
-            schedule: Schedule = validate(Schedule.variant, raw)
-            return schedule
+            return validate(Schedule.variant, raw)
         case list():
             return Schedule(validate(tuple[Phase, ...], raw))
     raise ConfigError("must be a list of phases, the name of a variant, or a mapping with the key variant")
@@ -114,18 +113,7 @@ def from_dict(raw: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: names the dotted path and reason of every problem, and the nearest key to an unknown one.
     """
-    config: RunConfig = validate(RunConfig, dict(raw))
-    return config
-
-
-def parse_model(raw: Mapping[str, Any]) -> ModelConfig:
-    """Build a validated ModelConfig from plain values.
-
-    Raises:
-        ConfigError: names the dotted path and reason of every problem.
-    """
-    config: ModelConfig = validate(ModelConfig, dict(raw), "model")
-    return config
+    return validate(RunConfig, dict(raw))
 
 
 def presets() -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydantic.dataclasses
@@ -38,7 +38,7 @@ def config_dataclass[T](cls: type[T]) -> type[T]:
     return validated
 
 
-def validate(kind: Any, values: Any, path: str = "") -> Any:  # noqa: ANN401 - whatever `kind` builds
+def validate[T](kind: Callable[..., T], values: Any, path: str = "") -> T:  # noqa: ANN401 - any value
     """Build a dataclass, or call a function, from plain values.
 
     Args:
@@ -50,7 +50,7 @@ def validate(kind: Any, values: Any, path: str = "") -> Any:  # noqa: ANN401 - w
         ConfigError: names the dotted path and reason of every problem, and the nearest key to an unknown one.
     """
     given = ArgsKwargs((), values) if inspect.isroutine(kind) else values
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    adapter: TypeAdapter[T] = TypeAdapter(kind)  # type: ignore[arg-type] # which also takes functions
     try:
         return adapter.validate_python(given)
     except ValidationError as error:

@@ -88,11 +88,11 @@ def test_a_gpu_without_kernels_is_a_fault(monkeypatch):
     properties = namedtuple("properties", "name total_memory major minor")  # noqa: PYI024
     monkeypatch.setattr(machine, "_may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90a", "sm_120"])
-    kinds = [properties("old", 8 * 10**9, 7, 5), properties("new", 80 * 10**9, 8, 6)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90a", "sm_120", "compute_120"])
+    capabilities = {"old": (7, 5), "new": (8, 6), "newer": (9, 0), "newest": (12, 0)}
+    kinds = [properties(name, 80 * 10**9, *capability) for name, capability in capabilities.items()]
     monkeypatch.setattr(torch.cuda, "get_device_properties", kinds.__getitem__)
-    first, second = machine._gpus()
-    assert (first.level, second.level) == ("fault", "ok")
+    first, second, *later = machine._gpus()
+    assert [found.level for found in (first, second, *later)] == ["fault", "ok", "ok", "ok"]
     assert "new, 80.0 GB, compute capability 8.6" in second.what
-    assert [machine._capability(name) for name in ("sm_90a", "sm_120")] == [(9, 0), (12, 0)]

@@ -11,10 +11,7 @@ from vgsplus.corpora import Caption
 from vgsplus.evaluation.ranks import Ranks
 from vgsplus.evaluation.retrieval import breakdown, score
 from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.report.tables import BY_LENGTH_FILE as BY_LENGTH
-from vgsplus.report.tables import BY_SPEAKER_FILE as BY_SPEAKER
-from vgsplus.report.tables import RETRIEVAL_FILE as SCORES
-from vgsplus.report.tables import part_terminal, retrieval_terminal, write_retrieval
+from vgsplus.report.tables import part_table, part_terminal, retrieval_table, retrieval_terminal, write_csv
 from vgsplus.training.run_folder import CONFIG_FILE
 
 
@@ -73,29 +70,30 @@ def test_parts_fit_a_terminal_of_80_columns(scored):
 
 def test_files_hold_what_was_found(scored, tmp_path):
     scores, speakers, quarters = scored
-    write_retrieval(scores, speakers, quarters, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([SCORES, BY_SPEAKER, BY_LENGTH])
-    rows = pd.read_csv(tmp_path / SCORES).set_index(["direction", "k"])
+    file = tmp_path / "folder" / "scores.csv"
+    write_csv(retrieval_table(scores), file)
+    rows = pd.read_csv(file).set_index(["direction", "k"])
     for direction in ("speech_to_image", "image_to_speech"):
         side = scores.direction(direction)
         for k, share in side.recall.items():
             row = rows.loc[direction, k]
             assert (row["recall"], row["low"], row["high"]) == (share.value, share.low, share.high)
             assert (row["chance"], row["median rank"]) == (side.chance[k], side.median_rank)
-    for name, heading, parts in ((BY_SPEAKER, "speaker", speakers), (BY_LENGTH, "length", quarters)):
-        table = pd.read_csv(tmp_path / name)
+    for heading, parts in (("speaker", speakers), ("length", quarters)):
+        write_csv(part_table(parts, heading), file)
+        table = pd.read_csv(file)
         assert table[heading].tolist() == [part.name for part in parts]
         assert table["captions"].sum() == 90
         assert table["R@5 high"].tolist() == [part.recall[5].high for part in parts]
         assert table["longest"].tolist() == [part.longest for part in parts]
+    assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_folder_that_cannot_be_written_is_reported(scored, tmp_path):
-    (tmp_path / SCORES).mkdir()
-    (tmp_path / SCORES / "full").touch()
+def test_a_file_that_cannot_be_written_is_reported(scored, tmp_path):
+    (tmp_path / "scores.csv" / "full").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
-        write_retrieval(*scored, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [SCORES]
+        write_csv(retrieval_table(scored[0]), tmp_path / "scores.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
 # ---- the command ------------------------------------------------------------------------------------------
@@ -132,8 +130,9 @@ def test_the_command_writes_everything_and_prints_the_split(run_folder, tmp_path
     code, out, err = command(capsys, run_folder, "--split", "validation", "--out", tmp_path / "a" / "b")
     assert code == 0, err
     assert "quarter" not in out
-    for name in (SCORES, BY_SPEAKER, BY_LENGTH):
-        assert len(pd.read_csv(tmp_path / "a" / "b" / name)) >= 3
+    written = {path.name: pd.read_csv(path) for path in (tmp_path / "a" / "b").iterdir()}
+    assert written.keys() == {"retrieval.csv", "by_speaker.csv", "by_length.csv"}
+    assert all(len(table) >= 3 for table in written.values())
 
 
 def test_a_bad_folder_is_reported_before_anything_is_embedded(run_folder, tmp_path, capsys):

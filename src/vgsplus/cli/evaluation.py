@@ -34,7 +34,13 @@ def evaluate_retrieval(
     from vgsplus.corpora import Corpus
     from vgsplus.evaluation.retrieval import breakdown, rank_split, score
     from vgsplus.experiments.scoring import embed_run
-    from vgsplus.report.tables import part_terminal, retrieval_terminal, write_retrieval
+    from vgsplus.report.tables import (
+        part_table,
+        part_terminal,
+        retrieval_table,
+        retrieval_terminal,
+        write_csv,
+    )
     from vgsplus.training.checkpoint import load_model
     from vgsplus.training.run_folder import CONFIG_FILE
     from vgsplus.training.runtime import device_name
@@ -58,7 +64,9 @@ def evaluate_retrieval(
         title = f"Speech → image by {by}, recall in %, below it the 95 % interval"
         console.print(part_terminal(parts[by], title))
     if out is not None:
-        write_retrieval(scores, parts["speaker"], parts["length"], out)
+        write_csv(retrieval_table(scores), out / "retrieval.csv")
+        for kind, found in parts.items():
+            write_csv(part_table(found, kind), out / f"by_{kind}.csv")
         typer.echo(out)
 
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,9 @@ def _gpus() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield _no_gpu()
         return
-    built = [_capability(name) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    # Names such as "sm_86", "sm_90a" and "sm_120".
+    names = " ".join(torch.cuda.get_arch_list())
+    built = [(int(major), int(minor)) for major, minor in re.findall(r"\bsm_(\d+)(\d)", names)]
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         memory = decimal(gpu.total_memory)
@@ -110,12 +113,6 @@ def _gpus() -> Iterator[Finding]:
             what += "; this build of PyTorch has no kernels for it"
             remedy = "Install a build of PyTorch for it, or train with --set accelerator=cpu."
             yield Finding("fault", f"CUDA GPU {index}", what, remedy)
-
-
-def _capability(name: str) -> tuple[int, int]:
-    """Parse the major and minor version of a name such as "sm_86" or "sm_90a"."""
-    digits = "".join(letter for letter in name.removeprefix("sm_") if letter.isdecimal())
-    return int(digits[:-1]), int(digits[-1])
 
 
 def _no_gpu() -> Finding:

@@ -188,12 +188,9 @@ def open_store(form: Literal["npy", "pt", "hdf5"], path: Path, metadata: Metadat
     """Return the writer of a format: a folder of .npy files or of .pt files, or an HDF5 file."""
     if form == "hdf5":
         return FeatureFile(path, metadata)
-    save: Save = np.save if form == "npy" else _save_tensor
-    return FeatureFolder(path, f".{form}", save, metadata)
-
-
-def _save_tensor(file: BufferedWriter, features: Features) -> None:
-    torch.save(torch.from_numpy(features), file)
+    if form == "npy":
+        return FeatureFolder(path, ".npy", np.save, metadata)
+    return FeatureFolder(path, ".pt", lambda file, array: torch.save(torch.from_numpy(array), file), metadata)
 
 
 class FeatureFolder:

@@ -34,13 +34,10 @@ def log_mel(signal: Signal) -> NDArray[np.float32]:
 
 def mel_filters() -> NDArray[np.float64]:
     """Return triangular filters (M, F) of height 1 over the frequencies of the spectrum."""
-    edges = 700 * (10 ** (np.linspace(0, _mel(SAMPLE_RATE / 2), BANDS + 2) / 2595) - 1)
+    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, BANDS + 2) / 2595) - 1)
     frequencies = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (frequencies - low) / (centre - low)
     falling = (high - frequencies) / (high - centre)
     return np.maximum(0, np.minimum(rising, falling))
-
-
-def _mel(frequency: float) -> float:
-    return 2595 * float(np.log10(1 + frequency / 700))

@@ -3,9 +3,9 @@
 Shape letters: T frames, D dimensions.
 """
 
+import functools
 import json
 from collections.abc import Iterable
-from io import BufferedWriter
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,8 @@ class Submission(FeatureFolder):
             raise VgsplusError(
                 f"A submission holds one layer, not {len(metadata['layers'])}: name it, as with --layers 8."
             )
-        super().__init__(path, ".txt", _save_text, metadata)
+        # Nine digits preserve every float32.
+        super().__init__(path, ".txt", functools.partial(np.savetxt, fmt="%.9g"), metadata)
         self.folder = path.with_name(f".{path.name}.writing")
         self._grounded, self._shift = model.config.grounded, receptive_field_shift(model)
 
@@ -122,7 +123,3 @@ class Submission(FeatureFolder):
                 file.write(text.encode())
             (self.folder / METADATA_FILE).unlink()  # the challenge accepts no other files
             self.folder.replace(self.path)
-
-
-def _save_text(file: BufferedWriter, features: Features) -> None:
-    np.savetxt(file, features, fmt="%.9g")  # preserves every float32

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vgsplus import config as settings
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, huggingface
 from vgsplus.interop.mapping import LoadReport, StoredModel, name_rules
-from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import read_safetensors, read_torch
 from vgsplus.training import checkpoint
+from vgsplus.validation import validate
 
 MODEL_JSON = "model.json"
 FORMAT = 1
@@ -99,7 +99,7 @@ def _open_own(folder: Path, model: Mapping[str, Any]) -> StoredModel:
         name=str(folder),
         stored=read_safetensors(folder / checkpoint.MODEL_FILE),
         rules=_SAME_NAMES,
-        config=settings.parse_model(model),
+        config=validate(ModelConfig, model, "model"),
         own=True,
     )
 

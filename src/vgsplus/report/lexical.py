@@ -20,18 +20,6 @@ SMALLEST, LARGEST = 3.0, 24.0  # inches of the matrix
 LABELLED = 200  # maximum number of words whose names are drawn
 
 
-def score_table(result: Separability) -> pd.DataFrame:
-    """Return a row per word: word, tokens, score."""
-    columns = {"word": result.words, "tokens": result.tokens, "score": result.word_scores}
-    return pd.DataFrame(columns)
-
-
-def confusion_table(result: Separability) -> pd.DataFrame:
-    """Return counts of neighbours: rows are words of queries, columns words of neighbours."""
-    index = pd.Index(result.words, name="word")
-    return pd.DataFrame(result.confusion, index=index, columns=list(result.words))
-
-
 def confusion_png(result: Separability) -> bytes:
     """Draw the share of neighbours by query word (rows); perfect separation is a diagonal.
 
@@ -71,8 +59,14 @@ def confusion_png(result: Separability) -> bytes:
 
 
 def write_lexical(result: Separability, folder: Path) -> None:
-    """Write scores.csv, confusion.csv and confusion.png to a folder, each atomically."""
-    write_csv(score_table(result), folder / SCORES)
-    write_csv(confusion_table(result), folder / CONFUSION, index=True)
+    """Write scores.csv, confusion.csv and confusion.png to a folder, each atomically.
+
+    scores.csv has a row per word: word, tokens, score. confusion.csv has counts of neighbours: rows are words
+    of queries, columns words of neighbours.
+    """
+    words = pd.Index(result.words, name="word")
+    scores = pd.DataFrame({"tokens": result.tokens, "score": result.word_scores}, index=words)
+    write_csv(scores, folder / SCORES, index=True)
+    write_csv(pd.DataFrame(result.confusion, words, list(words)), folder / CONFUSION, index=True)
     with atomic_file(folder / PICTURE) as file:
         file.write(confusion_png(result))

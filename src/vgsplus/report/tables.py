@@ -30,7 +30,6 @@ LOSSES = {
     "additional_speech/ssl": ("L_AUD additional", "L_AUD, additional speech"),
 }
 """{term: (metric in curves.csv, title of figure)} of the paper's losses; others have their term's name."""
-RETRIEVAL_FILE, BY_SPEAKER_FILE, BY_LENGTH_FILE = "retrieval.csv", "by_speaker.csv", "by_length.csv"
 BEST = "*"
 WIDE = 110  # minimum number of columns of a terminal for intervals
 
@@ -261,15 +260,6 @@ def write_csv(table: pd.DataFrame, path: Path, *, index: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(table.to_csv(index=index).encode())
-
-
-def write_retrieval(
-    scores: RetrievalScores, by_speaker: Sequence[PartScores], by_length: Sequence[PartScores], folder: Path
-) -> None:
-    """Write retrieval.csv, by_speaker.csv and by_length.csv to a folder."""
-    write_csv(retrieval_table(scores), folder / RETRIEVAL_FILE)
-    write_csv(part_table(by_speaker, "speaker"), folder / BY_SPEAKER_FILE)
-    write_csv(part_table(by_length, "length"), folder / BY_LENGTH_FILE)
 
 
 # ---- the terminal -----------------------------------------------------------------------------------------

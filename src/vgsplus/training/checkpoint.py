@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vgsplus.config import parse_model
 from vgsplus.errors import CheckpointError
 from vgsplus.files import atomic_folder
 from vgsplus.models.published import build_model
-from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.validation import validate
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -97,15 +97,14 @@ def save_checkpoint(
     Raises:
         CheckpointError: it could not be written (no space, no permission); earlier ones are intact.
     """
-
-    def fill(folder: Path) -> None:
+    end = f"-end-of-{state.phase_name}" if state.end_of_phase else ""
+    target = run / FOLDER / f"step-{state.global_step:08d}{end}"
+    with _new_checkpoint(run, target) as folder:
         for file, tensors in ((MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)):
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file)
         text = json.dumps(dataclasses.asdict(state), indent=1, ensure_ascii=False)
         (folder / STATE_FILE).write_text(text, encoding="utf-8")
-
-    end = f"-end-of-{state.phase_name}" if state.end_of_phase else ""
-    return _publish(run, f"step-{state.global_step:08d}{end}", fill)
+    return target
 
 
 def link_checkpoint(checkpoint: Path, run: Path) -> Path:
@@ -114,11 +113,10 @@ def link_checkpoint(checkpoint: Path, run: Path) -> Path:
     Raises:
         CheckpointError: it could not be written.
     """
-
-    def fill(folder: Path) -> None:
+    target = run / FOLDER / checkpoint.name
+    with _new_checkpoint(run, target) as folder:
         shutil.copytree(checkpoint, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
-
-    return _publish(run, checkpoint.name, fill)
+    return target
 
 
 def prune(run: Path, keep: int = 2) -> None:
@@ -134,13 +132,13 @@ def prune(run: Path, keep: int = 2) -> None:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _publish(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
-    target = run / FOLDER / name
+@contextlib.contextmanager
+def _new_checkpoint(run: Path, target: Path) -> Iterator[Path]:
     try:
         for leftover in target.parent.glob(".step-*"):  # of a killed run
             shutil.rmtree(leftover, ignore_errors=True)
         with atomic_folder(target) as folder:
-            fill(folder)
+            yield folder
     except (OSError, shutil.Error, SafetensorError) as error:
         last = latest_path(run)
         kept = f"The last complete checkpoint is {last}." if last else "There is no complete checkpoint yet."
@@ -148,7 +146,6 @@ def _publish(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
             f"{target}: could not be written ({error}). {kept} Free disk space or fix the permissions, then "
             "resume."
         ) from error
-    return target
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -256,7 +253,7 @@ def load_model(path: str | Path) -> VGSPlus:
         ConfigError: its model configuration is not valid.
     """
     checkpoint = resolve(path)
-    model = build_model(parse_model(load_state(checkpoint).model))
+    model = build_model(validate(ModelConfig, load_state(checkpoint).model, "model"))
     load_weights(model, checkpoint)
     return model.eval()
 
