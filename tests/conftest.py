@@ -193,8 +193,10 @@ class Detected:
             for name in set(COLUMNS) - {"img_id", "num_boxes"}:
                 file[name] = np.stack([record[name] for record in self.records.values()])
 
-    def sorted_features(self, image):
-        return self.records[image]["features"][[1, 2, 0]]
+    def assert_in(self, corpus, image_ids):
+        """The images of a corpus have the features of the pictures, in order, sorted by confidence."""
+        for image_id, record in zip(image_ids, self.records.values(), strict=False):
+            np.testing.assert_array_equal(corpus.regions([image_id])[0][0], record["features"][[1, 2, 0]])
 
 
 @pytest.fixture

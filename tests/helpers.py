@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora import Caption
+from vgsplus.corpora import Caption, Corpus, validate
 from vgsplus.models.vgsplus import ModelConfig
 
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
@@ -26,6 +26,17 @@ def put_sound(writer):
     """Write the sound of CAPTION."""
     (writer.folder / "audio").mkdir(exist_ok=True)
     write_wav(writer.folder / "audio" / CAPTION.audio, np.sin(np.arange(4000, dtype=np.float32)))
+
+
+def open_valid(root):
+    """Open a corpus that has no faults."""
+    assert validate(root) == []
+    return Corpus.open(root)
+
+
+def captions_of(summary):
+    """Return the number of captions by split."""
+    return {split: count.captions for split, count in summary.kept.items()}
 
 
 TINY_MODEL = ModelConfig(

@@ -3,12 +3,12 @@ import re
 
 import numpy as np
 import pytest
+from helpers import captions_of, open_valid
 from PIL import Image
 from typer.testing import CliRunner
 
 from vgsplus.audio import write_wav
 from vgsplus.cli import app
-from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.flickr8k import prepare_flickr8k
 from vgsplus.errors import CorpusError
 
@@ -60,9 +60,7 @@ class Flickr8k:
         return prepare_flickr8k(self.root / "out" / "c", **(given | options))
 
     def corpus(self):
-        corpus = Corpus.open(self.root / "out" / "c")
-        assert validate(corpus.root) == []
-        return corpus
+        return open_valid(self.root / "out" / "c")
 
     def karpathy(self):
         splits = {"train": "train", "dev": "val", "test": "test"}
@@ -92,11 +90,7 @@ def flickr(tmp_path, detected):
 
 def test_a_corpus_is_prepared_and_pictures_of_no_split_are_left_out(flickr):
     summary = flickr.prepare()
-    assert {split: count.captions for split, count in summary.kept.items()} == {
-        "train": 4,
-        "validation": 2,
-        "test": 2,
-    }
+    assert captions_of(summary) == {"train": 4, "validation": 2, "test": 2}
     assert summary.skipped == {"picture of no split": 2}
     corpus = flickr.corpus()
     caption = corpus.captions("train")[1]
@@ -104,9 +98,7 @@ def test_a_corpus_is_prepared_and_pictures_of_no_split_are_left_out(flickr):
     assert caption.text == "A child 1 climbs , 1000268201_693b08cb0e ."
     assert (caption.speaker, caption.image) == ("2", "1000268201_693b08cb0e.jpg")
     assert corpus.audio_path(caption) == flickr.wav(ALL_NAMES[0], 1)
-    for image in IMAGES:
-        features, _ = corpus.regions([image])
-        np.testing.assert_array_equal(features[0], flickr.detected.sorted_features(image))
+    flickr.detected.assert_in(corpus, IMAGES)
 
 
 def test_karpathys_json_gives_the_same_corpus(flickr):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import soundfile
+from helpers import captions_of, open_valid
 
 from vgsplus.audio import SAMPLE_RATE, read
-from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.kaldi import prepare_kaldi
 from vgsplus.errors import CorpusError
 
@@ -50,9 +50,8 @@ def faults(root, **others):
 def test_data_folders_become_a_corpus(kaldi, monkeypatch):
     monkeypatch.chdir(kaldi)
     summary = prepare(kaldi, validation=kaldi / "dev")
-    assert {split: count.captions for split, count in summary.kept.items()} == {"train": 2, "validation": 1}
-    assert validate(kaldi / "out") == []
-    corpus = Corpus.open(kaldi / "out")
+    assert captions_of(summary) == {"train": 2, "validation": 1}
+    corpus = open_valid(kaldi / "out")
     one, two = corpus.captions("train")
     assert [(c.id, c.speaker, c.text, c.num_samples) for c in (one, two)] == [
         ("anna-1", "anna", "guten Tag", 12_000),

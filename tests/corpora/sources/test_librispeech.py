@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers import captions_of, open_valid
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.cli import main
-from vgsplus.corpora import Corpus, validate
+from vgsplus.corpora import Corpus
 from vgsplus.corpora.sources.librispeech import prepare_librispeech
 from vgsplus.errors import CorpusError
 from vgsplus.evaluation.abx_items import read_items
@@ -61,8 +62,7 @@ def items(folder: Path, *lines: str) -> Path:
 
 def test_utterances_become_captions_without_pictures(unpacked, tmp_path, recorded_progress):
     summary = prepare_librispeech(unpacked, tmp_path / "out", progress=recorded_progress)
-    assert validate(tmp_path / "out") == []
-    corpus = Corpus.open(tmp_path / "out")
+    corpus = open_valid(tmp_path / "out")
     assert corpus.splits == ("train", "validation")
     assert [len(corpus.captions(split)) for split in corpus.splits] == [9, 6]
     caption = corpus.captions("validation")[1]
@@ -233,7 +233,7 @@ def test_sounds_may_have_been_converted(unpacked, tmp_path, ending):
         path.unlink()
     summary = prepare_librispeech(unpacked, tmp_path / "out")
     assert not summary.skipped
-    assert {split: count.captions for split, count in summary.kept.items()} == {"train": 9, "validation": 6}
+    assert captions_of(summary) == {"train": 9, "validation": 6}
     assert Corpus.open(tmp_path / "out").captions("train")[0].audio.endswith(f".{ending}")
 
 
@@ -291,4 +291,4 @@ def test_libri_light_is_a_corpus_without_texts(tmp_path):
     ]
     subset(tmp_path / "light", "dev-clean", VALIDATION)
     summary = prepare_librispeech(tmp_path / "light", tmp_path / "both")
-    assert {split: count.captions for split, count in summary.kept.items()} == {"train": 3, "validation": 6}
+    assert captions_of(summary) == {"train": 3, "validation": 6}

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers import open_valid
 
 from vgsplus.audio import SAMPLE_RATE, read
 from vgsplus.cli import main
-from vgsplus.corpora import Caption, Corpus, CorpusWriter, validate
+from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.corpora.sources.manifest import prepare_manifests, write_manifests
 from vgsplus.errors import CorpusError
 
@@ -45,8 +46,7 @@ def pair(speech, tmp_path):
 
 def test_manifests_become_a_corpus_of_speech_alone(pair, speech, tmp_path):
     prepare_manifests(*pair, tmp_path / "out")
-    assert validate(tmp_path / "out") == []
-    corpus = Corpus.open(tmp_path / "out")
+    corpus = open_valid(tmp_path / "out")
     assert {split: len(corpus.captions(split)) for split in corpus.splits} == {"train": 3, "validation": 2}
     caption = corpus.captions("train")[1]
     assert (caption.id, caption.num_samples, caption.image, caption.text) == ("s1/u_1", 8001, None, None)
@@ -255,8 +255,7 @@ def parts(tmp_path):
 
 def test_parts_of_files_are_sounds_of_their_own_and_come_back(parts, tmp_path):
     prepare_manifests(parts, None, tmp_path / "out")
-    assert validate(tmp_path / "out") == []
-    corpus = Corpus.open(tmp_path / "out")
+    corpus = open_valid(tmp_path / "out")
     captions = list(corpus.captions("train"))
     assert [caption.id for caption in captions][2:] == ["long-0-16000", "long-8000-16000"]
     assert len({caption.id for caption in captions}) == 4

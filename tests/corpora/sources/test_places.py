@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from helpers import captions_of, open_valid
 from PIL import Image
 from typer.testing import CliRunner
 
 from vgsplus.audio import write_wav
 from vgsplus.cli import app
-from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.sources.lists import find_lists
 from vgsplus.corpora.sources.places import LIST_NAMES, prepare_places
 from vgsplus.errors import CorpusError
@@ -70,9 +70,7 @@ class Places:
         return prepare_places(self.root / "out" / "c", **(given | options))
 
     def corpus(self):
-        corpus = Corpus.open(self.root / "out" / "c")
-        assert validate(corpus.root) == []
-        return corpus
+        return open_valid(self.root / "out" / "c")
 
 
 @pytest.fixture
@@ -80,22 +78,11 @@ def places(tmp_path, detected):
     return Places(tmp_path, detected)
 
 
-def assert_features(places):
-    corpus = places.corpus()
-    for image in ALL_IMAGES:
-        features, _ = corpus.regions([image])
-        np.testing.assert_array_equal(features[0], places.detected.sorted_features(image))
-
-
 def test_a_corpus_is_prepared_with_the_splits_of_2020(places):
     summary = places.prepare()
-    assert {split: count.captions for split, count in summary.kept.items()} == {
-        "train": 2,
-        "validation": 1,
-        "validation_unseen": 1,
-    }
-    assert_features(places)
+    assert captions_of(summary) == {"train": 2, "validation": 1, "validation_unseen": 1}
     corpus = places.corpus()
+    places.detected.assert_in(corpus, ALL_IMAGES)
     caption = corpus.captions("validation")[0]
     assert caption.id == "A2WQT33K6LD9Z5-GSUN_42132D45B3DF142544343E029936AC60"
     assert (caption.text, caption.num_samples) == ("a photo of runway", 4800)
@@ -118,7 +105,7 @@ def test_a_store_that_cuts_names_is_read_by_the_names_beside_it(places, folder):
     path.unlink()
     (names / "train_2020_imgid2idex.json").write_text(json.dumps(rows) + "\n")
     places.prepare(features=[store])
-    assert_features(places)
+    places.detected.assert_in(places.corpus(), ALL_IMAGES)
 
 
 @pytest.mark.parametrize(

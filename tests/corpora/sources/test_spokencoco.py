@@ -3,9 +3,10 @@ import json
 import h5py
 import numpy as np
 import pytest
+from helpers import captions_of, open_valid
 
 from vgsplus.audio import write_wav
-from vgsplus.corpora import Corpus, validate
+from vgsplus.corpora import Corpus
 from vgsplus.corpora.sources.lists import entries_of, find_lists
 from vgsplus.corpora.sources.spokencoco import LIST_NAMES, prepare_spokencoco, training_list
 from vgsplus.errors import CorpusError
@@ -18,6 +19,9 @@ NUMBERS = {"train": (9, 25, 30), "validation": (42,), "test": (61, 71)}
 def image_name(number):
     folder = "train2014" if number < 40 else "val2014"
     return f"{folder}/COCO_{folder}_{number:012d}.jpg"
+
+
+IMAGES = [image_name(number) for numbers in NUMBERS.values() for number in numbers]
 
 
 def detected_name(number):
@@ -69,22 +73,11 @@ def data(tmp_path, detected):
     return Data(tmp_path, detected)
 
 
-def assert_regions(corpus, data):
-    for number in sum(NUMBERS.values(), ()):
-        features, _ = corpus.regions([image_name(number)])
-        np.testing.assert_array_equal(features[0], data.detected.sorted_features(detected_name(number)))
-
-
 def test_a_corpus_is_prepared_with_its_regions_sorted(data):
     summary = data.prepare()
-    corpus = Corpus.open(data.root / "out" / "c")
-    assert {split: count.captions for split, count in summary.kept.items()} == {
-        "train": 6,
-        "validation": 2,
-        "test": 4,
-    }
-    assert_regions(corpus, data)
-    assert validate(corpus.root) == []
+    corpus = open_valid(data.root / "out" / "c")
+    assert captions_of(summary) == {"train": 6, "validation": 2, "test": 4}
+    data.detected.assert_in(corpus, IMAGES)
     caption = corpus.captions("train")[1]
     assert (caption.id, caption.text, caption.num_samples) == ("m1-X_9_1", "A DOG 1", 4800)
     assert corpus.audio_path(caption) == data.root / "wavs" / "m1-X_9_1.wav"
@@ -216,11 +209,10 @@ def test_a_picture_twice_in_karpathys_list_is_a_fault(data):
 
 def test_the_provenance_of_regions_is_kept_and_their_faults_are_fatal(data):
     store = data.root / "regions.h5"
-    images = [image_name(number) for number in sum(NUMBERS.values(), ())]
-    create_store(store, images, (3, 5), "float32", provenance={"model": "a detector"})
+    create_store(store, IMAGES, (3, 5), "float32", provenance={"model": "a detector"})
     features, boxes = np.zeros((3, 5), np.float32), np.tile(np.float32([0, 0, 1, 1]), (3, 1))
     with RegionStore(store, writable=True) as opened:
-        for row in range(len(images)):
+        for row in range(len(IMAGES)):
             opened.write(row, features, boxes)
     data.prepare(features=[store])
     assert Corpus.open(data.root / "out/c").info["provenance"]["regions"] == [{"model": "a detector"}]

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
+from helpers import captions_of, open_valid
 from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, read
@@ -61,13 +62,8 @@ def split_of(corpus: Corpus) -> dict[str, str]:
 
 def test_a_table_of_two_columns_becomes_a_sound_corpus(mine, tmp_path):
     summary = prepare_table(write(mine, "audio,image\n" + rows()), tmp_path / "out")
-    corpus = Corpus.open(tmp_path / "out")
-    assert validate(tmp_path / "out") == []
-    assert {split: count.captions for split, count in summary.kept.items()} == {
-        "train": 16,
-        "validation": 2,
-        "test": 2,
-    }
+    corpus = open_valid(tmp_path / "out")
+    assert captions_of(summary) == {"train": 16, "validation": 2, "test": 2}
     caption = corpus.captions("train")[0]
     assert (caption.speaker, caption.language, caption.text) == ("unknown", "und", None)
     assert (corpus.num_regions, corpus.name) == (36, "my")
@@ -96,8 +92,7 @@ def test_rows_without_a_picture_train_beside_those_that_have_one(mine, tmp_path)
     for seed in range(4):
         table = write(mine, "audio,image\n" + rows() + more)
         prepare_table(table, tmp_path / "out", seed=seed, overwrite=True)
-        corpus = Corpus.open(tmp_path / "out")
-        assert validate(tmp_path / "out") == []
+        corpus = open_valid(tmp_path / "out")
         splits = split_of(corpus)
         assert all(splits[f"more/m{number}"] == "train" for number in range(6))
         assert splits["clips/c7-28"] == splits["clips/c7"]
@@ -322,8 +317,7 @@ def test_pictures_may_be_described_by_a_file_of_regions(mine, tmp_path):
     regions_file(tmp_path / "regions.h5", pictures)
     table = write(mine, "audio,image\n" + rows())
     prepare_table(table, tmp_path / "out", regions=tmp_path / "regions.h5")
-    corpus = Corpus.open(tmp_path / "out")
-    assert validate(tmp_path / "out") == []
+    corpus = open_valid(tmp_path / "out")
     assert (corpus.num_regions, corpus.feature_dim) == (3, 5)
     features, _ = corpus.regions(["pictures/p7.png", "pictures/p12.png"])
     assert features[:, 0, 0].tolist() == [7, 12]

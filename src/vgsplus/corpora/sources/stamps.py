@@ -73,7 +73,7 @@ def prepare_stamps(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Summary:
-    """Prepare the stamps in the folder `stamps` as a corpus at `root`, with the options of `prepare_rows`.
+    """Prepare the stamps in the folder `stamps` as a corpus at `root`, with the options `table.TableOptions`.
 
     Recordings without an image or a text, and broken, silent or short ones, are skipped and counted.
 
