@@ -138,14 +138,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Create a folder that is renamed to `path` at the end of the block.
 
     It is created as the hidden sibling `.NAME.writing`, which is removed after an error or, if the process is
-    killed, by the next call. The files directly in it are flushed to disk before the folder is renamed.
-
-    Args:
-        path: the folder to create, with its parents.
-        replace: whether to replace an existing folder, which is restored if the new one cannot be renamed.
-
-    Yields:
-        The temporary folder.
+    killed, by the next call. The files directly in it are flushed to disk before the folder is renamed. With
+    `replace`, an existing folder is replaced, and restored if the new one cannot be renamed.
 
     Raises:
         OSError: the folder cannot be written, or `path` exists and is not to be replaced.

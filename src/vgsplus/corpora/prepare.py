@@ -1,16 +1,15 @@
 """The pipeline from the captions listed by a source to a corpus.
 
-A source yields a `CaptionEntry` or a fault (text) for every caption. `prepare` reads the sounds (only headers
-of those used in place), adds the region features of the images, and writes the captions. Unusable captions
-are skipped or are faults, depending on the reason; all faults are reported together.
+A source yields a `CaptionEntry` or a fault (text) for every caption. `add_captions` reads the sounds (only
+headers of those used in place), adds the region features of the images, and writes the captions. Unusable
+captions are skipped or are faults, depending on the reason; all faults are reported together.
 """
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from vgsplus.audio import SCALED
 from vgsplus.corpora.format import Caption, CaptionEntry
 from vgsplus.corpora.sounds import Sound, read_headers, read_recordings, skip_reason, spelling_hint
-from vgsplus.corpora.writer import CorpusWriter, Summary
+from vgsplus.corpora.writer import CorpusWriter
 from vgsplus.errors import CorpusError
 from vgsplus.files import file_digest, is_file
 from vgsplus.images import open_image
@@ -33,16 +32,6 @@ IMAGES_AT_ONCE = 512
 """Number of images whose regions are in memory at a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceInfo:
-    """Entries of corpus.json for a source; `label` returns the name of a skipped entry for skipped.jsonl."""
-
-    name: str
-    licence: str
-    provenance: Mapping[str, Any]
-    label: Callable[[CaptionEntry], str] = attrgetter("origin")
-
-
 type Regions = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
 type Usable = tuple[CaptionEntry, Sound]
 type Review = Callable[[CorpusWriter, list[Usable]], Iterable[Usable | str]]
@@ -51,94 +40,74 @@ type AddImages = Callable[[CorpusWriter, Sequence[str]], Mapping[str, str]]
 """Called with the writer and image ids; adds their regions, and returns faults of the others by image id."""
 
 
-def prepare(
-    source: SourceInfo,
+def add_captions(
+    writer: CorpusWriter,
     entries: Iterable[CaptionEntry | str],
-    root: str | Path,
     *,
     audio_root: Path | None = None,
-    image_root: str | Path | None = None,
     add_images: AddImages | None = None,
     skip: Collection[str] | Literal["all"] = (),
+    label: Callable[[CaptionEntry], str] = attrgetter("origin"),
     convert_all: bool = False,
     review: Review = lambda _, usable: usable,
-    overwrite: bool = False,
     progress: Progress = SILENT,
-    check_contents: bool = True,
-) -> Summary:
-    """Write the captions listed by a source as a corpus at `root`.
+) -> None:
+    """Add the captions listed by a source to a corpus.
 
     Args:
-        source: entries of corpus.json.
-        entries: captions, and faults of the lists. Iterated once, after `root` was checked.
-        root: the corpus folder to create.
+        writer: writer of the corpus.
+        entries: captions, and faults of the lists.
         audio_root: folder of the sounds, which are used in place. None: sounds of any format are decoded, and
             converted into the corpus unless they are 16 kHz mono WAV (PCM16) or FLAC.
-        image_root: folder of the images, or None.
         add_images: adds the regions of the images.
         skip: reasons for which captions are skipped and counted; other reasons are faults.
+        label: returns the name of a skipped caption in skipped.jsonl.
         convert_all: whether to convert also sounds that could be used in place.
         review: may change splits, add faults, and add entries and files to the corpus before captions are
             written.
-        overwrite: whether to replace an existing corpus.
-        progress: stages "sounds" and "checking".
-        check_contents: whether to validate also the contents of sounds, images and features at the end.
+        progress: stage "sounds".
 
     Raises:
-        CorpusError: all faults, or `root` exists. With `audio_root`, faults of lists and sounds are raised
-            before images are read, which can take hours.
+        CorpusError: all faults. With `audio_root`, faults of lists and sounds are raised before images are
+            read, which can take hours.
     """
-    with CorpusWriter(
-        root,
-        name=source.name,
-        version="1",
-        provenance=dict(source.provenance),
-        licence=source.licence,
-        audio_root=audio_root or "audio",
-        image_root=image_root,
-        overwrite=overwrite,
-        progress=progress,
-        check_contents=check_contents,
-    ) as writer:
-        read = list(entries)
-        listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
-        faults = [fault for fault in read if isinstance(fault, str)]
-        candidates = [entry for entry in listed if entry.problem is None]
-        folder = writer.folder / "audio"
-        sounds = (
-            read_recordings(candidates, folder, convert_all=convert_all, progress=progress)
-            if audio_root is None
-            else read_headers(candidates, audio_root, progress)
-        )
-        usable: list[Usable] = []
-        for entry in listed:
-            sound = entry.problem or next(sounds)
-            if isinstance(sound, Sound):
-                usable.append((entry, sound))
-                continue
-            reason = skip_reason(sound, (audio_root or Path()) / entry.audio)
-            if skip == "all" or reason in skip:
-                writer.skip(reason, source.label(entry))
-            else:
-                where = f"{entry.audio}: " if entry.problem else ""
-                faults.append(f"{entry.origin}: {where}{sound}")
-        if faults and audio_root is not None:
-            raise CorpusError(_by_line(faults))
-        # To report all faults together, images of captions without a usable sound are read too.
-        missing = {} if add_images is None else _read_images(listed, writer, add_images)
-        faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip != "all"]
-        for entry, _ in usable:
-            if skip == "all" and entry.image in missing:
-                writer.skip(NO_REGIONS, source.label(entry))
-        usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
-        for reviewed in review(writer, usable):
-            faults.append(reviewed) if isinstance(reviewed, str) else _add_caption(writer, *reviewed)
-        if faults:
-            raise CorpusError(_by_line(faults))
-        for _ in {sound.audio for _, sound in usable if sound.scaled}:
-            writer.count_change(SCALED)
-        del read, listed, candidates, sounds, usable  # before the corpus is validated
-        return writer.finish()
+    read = list(entries)
+    listed = [entry for entry in read if isinstance(entry, CaptionEntry)]
+    faults = [fault for fault in read if isinstance(fault, str)]
+    candidates = [entry for entry in listed if entry.problem is None]
+    folder = writer.folder / "audio"
+    sounds = (
+        read_recordings(candidates, folder, convert_all=convert_all, progress=progress)
+        if audio_root is None
+        else read_headers(candidates, audio_root, progress)
+    )
+    usable: list[Usable] = []
+    for entry in listed:
+        sound = entry.problem or next(sounds)
+        if isinstance(sound, Sound):
+            usable.append((entry, sound))
+            continue
+        reason = skip_reason(sound, (audio_root or Path()) / entry.audio)
+        if skip == "all" or reason in skip:
+            writer.skip(reason, label(entry))
+        else:
+            where = f"{entry.audio}: " if entry.problem else ""
+            faults.append(f"{entry.origin}: {where}{sound}")
+    if faults and audio_root is not None:
+        raise CorpusError(_by_line(faults))
+    # To report all faults together, images of captions without a usable sound are read too.
+    missing = {} if add_images is None else _read_images(listed, writer, add_images)
+    faults += [f"{origin}: {fault}" for origin, fault in missing.values() if skip != "all"]
+    for entry, _ in usable:
+        if skip == "all" and entry.image in missing:
+            writer.skip(NO_REGIONS, label(entry))
+    usable = [(entry, sound) for entry, sound in usable if entry.image not in missing]
+    for reviewed in review(writer, usable):
+        faults.append(reviewed) if isinstance(reviewed, str) else _add_caption(writer, *reviewed)
+    if faults:
+        raise CorpusError(_by_line(faults))
+    for _ in {sound.audio for _, sound in usable if sound.scaled}:
+        writer.count_change(SCALED)
 
 
 def _read_images(

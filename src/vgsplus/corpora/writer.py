@@ -91,7 +91,7 @@ class CorpusWriter:
         root: str | Path,
         *,
         name: str,
-        version: str,
+        version: str = "1",
         provenance: Any,  # noqa: ANN401 - any JSON value
         licence: str,
         image_root: str | Path | None = "images",

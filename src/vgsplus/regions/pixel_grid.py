@@ -39,7 +39,10 @@ def grid_regions(image: Image.Image) -> tuple[Array, Array]:
         float32 features (36, 224) and boxes (36, 4) as (x1, y1, x2, y2) in [0, 1], without the margin; cells
         row by row from the top left.
     """
-    pixels = _resized(image)
+    side = GRID * CELL
+    # When shrinking, Pillow's bilinear filter averages over the complete area.
+    resized = over_white(image).resize((side, side), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized, dtype=np.float32) / 255.0
     padded = np.pad(pixels, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
     colours = (_windows(padded) - COLOUR_MEAN) / COLOUR_SCALE
     block = WINDOW // PATCH
@@ -57,14 +60,6 @@ def over_white(image: Image.Image) -> Image.Image:
         layered = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
     return image.convert("RGB")
-
-
-def _resized(image: Image.Image) -> Array:
-    """Resize an image to (96, 96, 3) in [0, 1], over white."""
-    side = GRID * CELL
-    # When shrinking, Pillow's bilinear filter averages over the complete area.
-    resized = over_white(image).resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(resized, dtype=np.float32) / 255.0
 
 
 def _windows(padded: Array) -> Array:

@@ -50,15 +50,10 @@ def create_store(
     sha256: Sequence[str] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Create a store with reserved disk space, to be filled by `RegionStore.write`.
+    """Create or overwrite a store with reserved disk space, to be filled by `RegionStore.write`.
 
-    Args:
-        path: the file to create; an existing one is overwritten.
-        image_ids: one per row.
-        shape: (R, F).
-        dtype: data type of the features, float16 or float32.
-        sha256: digests of the image files, one per row.
-        provenance: JSON object.
+    `image_ids` and `sha256`, the digests of their files, have one entry per row. `shape` is (R, F), `dtype`
+    the data type of the features, float16 or float32.
 
     Raises:
         OSError: there is not enough disk space for all rows, or the file cannot be written.

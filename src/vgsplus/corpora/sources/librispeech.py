@@ -20,7 +20,7 @@ from pathlib import Path
 from vgsplus.audio import SUFFIXES
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import ITEM_COLUMNS, CaptionEntry
-from vgsplus.corpora.prepare import SourceInfo, Usable, prepare
+from vgsplus.corpora.prepare import Usable, add_captions
 from vgsplus.corpora.sources.keyed_lines import keyed_lines, numbered_lines
 from vgsplus.errors import CorpusError
 from vgsplus.parallel import parallel_map
@@ -104,26 +104,24 @@ def prepare_librispeech(
             shutil.copyfile(path, writer.folder / f"{subset}.item")
         yield from usable
 
-    info = SourceInfo(
+    provenance = {
+        "source": "LibriSpeech (V. Panayotov, G. Chen, D. Povey, S. Khudanpur, ICASSP 2015), OpenSLR 12",
+        "speech": "books of the LibriVox project, read aloud by volunteers",
+        "changes": "none: the FLAC files are used where they are",
+        "subsets": splits,
+    }
+    with CorpusWriter(
+        root,
         name="librispeech",
         licence="CC BY 4.0",
-        provenance={
-            "source": "LibriSpeech (V. Panayotov, G. Chen, D. Povey, S. Khudanpur, ICASSP 2015), OpenSLR 12",
-            "speech": "books of the LibriVox project, read aloud by volunteers",
-            "changes": "none: the FLAC files are used where they are",
-            "subsets": splits,
-        },
-    )
-    return prepare(
-        info,
-        entries(),
-        root,
+        provenance=provenance,
         audio_root=top,
-        skip="all",
-        review=review,
+        image_root=None,
         overwrite=overwrite,
         progress=progress,
-    )
+    ) as writer:
+        add_captions(writer, entries(), audio_root=top, skip="all", review=review, progress=progress)
+        return writer.finish()
 
 
 # ---- subsets and speakers ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import ijson
 
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.prepare import NO_SPLIT, SourceInfo, Usable, add_image_regions, prepare
+from vgsplus.corpora.prepare import NO_SPLIT, Usable, add_captions, add_image_regions
 from vgsplus.corpora.sounds import EMPTY, TOO_SHORT
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, is_file
@@ -130,30 +130,34 @@ def prepare_lists(
             writer.set_info(key, value)
         return _skip_repeats(writer, usable)
 
-    info = SourceInfo(
+    provenance = {
+        "source": source.title,
+        "lists": {what: str(path.absolute()) for what, path in files.items()},
+        "features": [str(path.absolute()) for path in features],
+        "regions": [provenance_of(path) for path in features],
+    }
+    with CorpusWriter(
+        root,
         name=source.name,
         licence=source.licence,
-        provenance={
-            "source": source.title,
-            "lists": {what: str(path.absolute()) for what, path in files.items()},
-            "features": [str(path.absolute()) for path in features],
-            "regions": [provenance_of(path) for path in features],
-        },
-        label=_label,
-    )
-    summary = prepare(
-        info,
-        check(),
-        root,
+        provenance=provenance,
         audio_root=audio_root.absolute(),
         image_root=None if image_root is None else image_root.absolute(),
-        add_images=add_images,
-        skip="all" if skip_faulty else {TOO_SHORT, EMPTY, NO_SPLIT},
-        review=review,
         overwrite=options.get("overwrite", False),
         progress=progress,
         check_contents=False,
-    )
+    ) as writer:
+        add_captions(
+            writer,
+            check(),
+            audio_root=audio_root.absolute(),
+            add_images=add_images,
+            skip="all" if skip_faulty else {TOO_SHORT, EMPTY, NO_SPLIT},
+            label=_label,
+            review=review,
+            progress=progress,
+        )
+        summary = writer.finish()
     shutil.rmtree(resume_folder, ignore_errors=True)
     return summary
 

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vgsplus.audio_files import PART, parse_path
-from vgsplus.corpora import Corpus, Summary
+from vgsplus.corpora import Corpus, CorpusWriter, Summary
 from vgsplus.corpora.format import INFO_FILE, CaptionEntry
-from vgsplus.corpora.prepare import SourceInfo, prepare, unique_ids
+from vgsplus.corpora.prepare import add_captions, unique_ids
 from vgsplus.corpora.sounds import TOO_SHORT
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import as_on_disk, atomic_file, file_identity, is_file, read_text
@@ -60,23 +60,24 @@ def prepare_manifests(
         replace(entry, id=caption_id, audio=Path(entry.audio).relative_to(audio_root).as_posix())
         for entry, caption_id in zip(entries, unique_ids(entries), strict=True)
     ]
-    info = SourceInfo(
+    provenance = {
+        "source": "manifests",
+        "manifests": {split: str(path.absolute()) for split, path in manifests.items()},
+    }
+    with CorpusWriter(
+        root,
         name="manifest",
         licence="the user's own",
-        provenance={
-            "source": "manifests",
-            "manifests": {split: str(path.absolute()) for split, path in manifests.items()},
-        },
-    )
-    return prepare(
-        info,
-        [*faults, *entries],
-        root,
-        audio_root=Path(audio_root),
-        skip={TOO_SHORT},
+        provenance=provenance,
+        audio_root=audio_root,
+        image_root=None,
         overwrite=overwrite,
         progress=progress,
-    )
+    ) as writer:
+        add_captions(
+            writer, [*faults, *entries], audio_root=Path(audio_root), skip={TOO_SHORT}, progress=progress
+        )
+        return writer.finish()
 
 
 def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = False) -> dict[Path, int]:

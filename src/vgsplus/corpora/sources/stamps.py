@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.prepare import SourceInfo, Usable, add_image_regions, prepare
+from vgsplus.corpora.prepare import Usable, add_captions, add_image_regions
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
 from vgsplus.errors import CorpusError
 from vgsplus.images import open_image
@@ -104,23 +104,27 @@ def prepare_stamps(
         splits = assign_splits(usable, digests, seed)
         return ((replace(entry, split=splits[entry.id]), sound) for entry, sound in usable)
 
-    with RegionStore(regions) if regions is not None else nullcontext() as store:
-        return prepare(
-            SourceInfo(
-                name="stamps",
-                licence=LICENCE,
-                provenance=PROVENANCE | ({} if regions is None else {"regions": provenance_of(regions)}),
-            ),
-            entries,
+    with (
+        RegionStore(regions) if regions is not None else nullcontext() as store,
+        CorpusWriter(
             root,
-            image_root="images",
+            name="stamps",
+            licence=LICENCE,
+            provenance=PROVENANCE | ({} if regions is None else {"regions": provenance_of(regions)}),
+            overwrite=overwrite,
+            progress=progress,
+        ) as writer,
+    ):
+        add_captions(
+            writer,
+            entries,
             add_images=add_images,
             skip="all",
             convert_all=True,
             review=review,
-            overwrite=overwrite,
             progress=progress,
         )
+        return writer.finish()
 
 
 def find_recordings(stamps: Path) -> tuple[list[CaptionEntry], dict[str, str]]:

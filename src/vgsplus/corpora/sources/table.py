@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from vgsplus.corpora import CorpusWriter, Summary
-from vgsplus.corpora.prepare import SourceInfo, Usable, add_image_regions, prepare, unique_ids
+from vgsplus.corpora.prepare import Usable, add_captions, add_image_regions, unique_ids
 from vgsplus.corpora.sources.table_rows import Table, read_table
 from vgsplus.errors import CorpusError
 from vgsplus.files import file_digest
@@ -52,7 +52,7 @@ def prepare_table(csv_path: Path, root: Path, **options: Unpack[TableOptions]) -
 
 
 def prepare_rows(
-    table: Table, root: Path, *, name: str, provenance: Mapping[str, Any], **options: Unpack[TableOptions]
+    table: Table, root: Path, *, name: str, provenance: dict[str, Any], **options: Unpack[TableOptions]
 ) -> Summary:
     """Prepare the rows of a table as a corpus at `root`.
 
@@ -92,31 +92,28 @@ def prepare_rows(
             yield from _copy_faults([(pair, pair[0].audio, pair[1].digest) for pair in usable])
             yield from usable
         else:
-            complete = len(usable) == len(entries)
-            yield from _assign_splits(table, usable, digests, seed, complete=complete)
+            yield from _assign_splits(table, usable, digests, seed)
 
-    with RegionStore(regions) if regions is not None else nullcontext() as store:
-        return prepare(
-            SourceInfo(
-                name=name,
-                licence="the user's own",
-                provenance=dict(provenance)
-                | ({} if regions is None else {"regions": provenance_of(regions)}),
-            ),
-            [*table.faults, *entries],
+    def add_images(writer: CorpusWriter, images: Sequence[str]) -> Mapping[str, str]:
+        images = sorted(images, key=Path)
+        return add_image_regions(writer, images, image_root or Path(), store=store, progress=progress)
+
+    with (
+        RegionStore(regions) if regions is not None else nullcontext() as store,
+        CorpusWriter(
             root,
+            name=name,
+            licence="the user's own",
+            provenance=provenance | ({} if regions is None else {"regions": provenance_of(regions)}),
             image_root=image_root,
-            add_images=lambda writer, images: add_image_regions(
-                writer,
-                sorted(images, key=Path),
-                image_root or Path(),
-                store=store,
-                progress=progress,
-            ),
-            review=review,
             overwrite=options.get("overwrite", False),
             progress=progress,
+        ) as writer,
+    ):
+        add_captions(
+            writer, [*table.faults, *entries], add_images=add_images, review=review, progress=progress
         )
+        return writer.finish()
 
 
 def _image_root(table: Table) -> Path | None:
@@ -143,12 +140,12 @@ def _copy_faults(files: Sequence[tuple[Usable, str, str]]) -> Iterator[str]:
 
 
 def _assign_splits(
-    table: Table, usable: list[Usable], digests: Mapping[str, str], seed: int, *, complete: bool
+    table: Table, usable: list[Usable], digests: Mapping[str, str], seed: int
 ) -> Iterator[Usable | str]:
     """Assign random splits; rows that share an image or a recording are in the same split."""
     groups = _groups_by_image(usable, digests) if digests else _groups_by_sound(usable)
     members = sorted(set(groups.values()))
-    if len(members) < MIN_TO_SPLIT and complete:
+    if len(members) < MIN_TO_SPLIT and len(usable) == len(table.entries):
         what = "picture" if digests else "recording"
         yield (
             f"{table.path}: {len(members)} {what}(s) cannot be split into train, validation and test. "

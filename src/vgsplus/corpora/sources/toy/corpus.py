@@ -72,17 +72,10 @@ def prepare_toy(
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> Summary:
-    """Make the toy corpus at `root`.
+    """Make the toy corpus at `root`, of these numbers of images by split, each with five captions.
 
-    Args:
-        root: the corpus folder to create.
-        train_images: number of images of the split "train", each with five captions.
-        validation_images: number of images of the split "validation".
-        test_images: number of images of the split "test".
-        seed: random seed. The corpus does not depend on the number of workers.
-        overwrite: whether to replace an existing corpus.
-        workers: number of processes. Default: one per core.
-        progress: stages "images" and "checking".
+    It depends on the random seed, but not on the number of processes, `workers` (default: one per core). The
+    stages of `progress` are "images" and "checking".
 
     Raises:
         VgsplusError: a number is not positive, eSpeak NG fails, or `root` exists (see `CorpusWriter`).
@@ -101,7 +94,6 @@ def prepare_toy(
         CorpusWriter(
             root,
             name="toy",
-            version="1",
             provenance=provenance,
             licence="CC0-1.0",
             overwrite=overwrite,
