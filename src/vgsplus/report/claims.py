@@ -34,6 +34,8 @@ FORGOTTEN, MUCH = 10.0, 25.0
 """Percent of the recall above chance that remains: at most FORGOTTEN, or at least MUCH if much is kept."""
 
 type Verdict = Literal["supported", "not supported", "undecided", "not run"]
+type Expected = Literal["above", "below", "within"]
+"""Where a claim expects the interval: above or below the threshold, or within ± threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,7 @@ class Evidence:
         by_seed: value for each seed.
         interval: 95 % interval of the mean, or None.
         threshold: threshold of the claim.
-        expected: where the claim expects the interval: "above" the threshold, "below" it, or "within" ±
-            threshold.
+        expected: where the claim expects the interval.
     """
 
     what: str
@@ -55,7 +56,7 @@ class Evidence:
     by_seed: tuple[float, ...]
     interval: tuple[float, float] | None
     threshold: float
-    expected: Literal["above", "below", "within"]
+    expected: Expected
 
     @property
     def mean(self) -> float:
@@ -161,22 +162,17 @@ class _Comparisons:
         self._seeds = [{variant.name: variant for variant in variants} for variants in seeds]
         self._test_set = test_set
 
-    def difference(
-        self, a: str, b: str, threshold: float, expected: Literal["above", "within"]
-    ) -> Evidence | str:
+    def difference(self, a: str, b: str, threshold: float, expected: Expected) -> Evidence | str:
         """Return the points of recall by which `a` exceeds `b`."""
         found = self._scores(a, b)
         if isinstance(found, str):
             return found
         width = math.hypot(_half_width(found[0][0]), _half_width(found[0][1]))
         values = tuple(_recall(scores) - _recall(other) for scores, other in found)
-        return Evidence(
-            f"{a} − {b}", "points of recall", values, _interval(values, width), threshold, expected
-        )
+        what, unit = f"{a} − {b}", "points of recall"
+        return Evidence(what, unit, values, _interval(values, width), threshold, expected)
 
-    def kept(
-        self, after: str, before: str, threshold: float, expected: Literal["above", "below"]
-    ) -> Evidence | str:
+    def kept(self, after: str, before: str, threshold: float, expected: Expected) -> Evidence | str:
         """Return the recall above chance of `after` in percent of that of `before`."""
         found = self._scores(after, before)
         if isinstance(found, str):
