@@ -9,17 +9,17 @@ them; medians over the repeats are reported, and ratios within repeats.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from train_step import machine
+from written import write_json
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.config import load_config
@@ -153,13 +153,7 @@ def main() -> None:
             device=device,
         )
     show(results)
-    if arguments.json is not None:
-        content = {
-            "machine": machine(device),
-            "repeats": arguments.repeats,
-            "results": [asdict(r) for r in results],
-        }
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, machine=machine(device), repeats=arguments.repeats, results=results)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ without need in chunks of like length, beside padding to 8 s.
 """
 
 import argparse
-import json
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -29,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
+from written import write_json
 
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora import Caption, Corpus, CorpusWriter
@@ -274,20 +274,14 @@ def main() -> None:
             speeds += measure(corpus, packed, sound, arguments.batch_size, arguments.repeats, arguments.seed)
     padded = paddings(arguments.batch_size, arguments.seed)
     show(speeds, padded)
-    if arguments.json is not None:
-        content = {
-            "machine": {"name": platform.machine(), "threads": 1, "torch": torch.__version__},
-            "case": {
-                "captions": arguments.captions,
-                "images": arguments.images,
-                "batch_size": arguments.batch_size,
-                "seed": arguments.seed,
-            },
-            "repeats": arguments.repeats,
-            "speeds": [asdict(speed) for speed in speeds],
-            "paddings": [asdict(padding) for padding in padded],
-        }
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(
+        arguments.json,
+        machine={"name": platform.machine(), "threads": 1, "torch": torch.__version__},
+        case={name: getattr(arguments, name) for name in ("captions", "images", "batch_size", "seed")},
+        repeats=arguments.repeats,
+        speeds=speeds,
+        paddings=padded,
+    )
 
 
 if __name__ == "__main__":

@@ -10,17 +10,17 @@ take turns in each repeat, and medians over the repeats are reported.
 """
 
 import argparse
-import json
 import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from written import write_json
 
 from vgsplus.evaluation.ranks import Ranks, rank_embeddings
 from vgsplus.evaluation.retrieval import KS, score
@@ -195,19 +195,14 @@ def main() -> None:
     )
     results = measure(case, arguments.ways, arguments.repeats, arguments.replicates)
     show(results)
-    if arguments.json is not None:
-        content = {
-            "machine": {
-                "name": platform.machine(),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            },
-            "case": asdict(case),
-            "replicates": arguments.replicates,
-            "repeats": arguments.repeats,
-            "results": [asdict(r) for r in results],
-        }
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(
+        arguments.json,
+        machine={"name": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        case=case,
+        replicates=arguments.replicates,
+        repeats=arguments.repeats,
+        results=results,
+    )
 
 
 if __name__ == "__main__":

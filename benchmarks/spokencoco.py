@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from written import write_json
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.regions.published import COLUMNS
@@ -201,9 +202,8 @@ def main() -> None:
         f"prepared in {result.prepare_seconds:.0f} s with {result.prepare_peak_gb:.2f} GB, "
         f"opened in {result.open_seconds:.1f} s with {result.open_peak_gb:.2f} GB"
     )
-    if options.json:
-        about = {"machine": platform.machine(), "python": platform.python_version()}
-        options.json.write_text(json.dumps(about | asdict(result), indent=2) + "\n", encoding="utf-8")
+    about = {"machine": platform.machine(), "python": platform.python_version()}
+    write_json(options.json, **about, **asdict(result))
 
 
 if __name__ == "__main__":
