@@ -6,6 +6,12 @@ from typing import Self
 SHOWN_FAULTS = 20
 
 
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """Join names for a message: the first ones, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
 class VgsplusError(Exception):
     """Base class of all errors of this package."""
 

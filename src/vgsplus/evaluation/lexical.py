@@ -27,7 +27,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from vgsplus import audio
-from vgsplus.errors import CorpusError, VgsplusError
+from vgsplus.errors import CorpusError, VgsplusError, some
 from vgsplus.evaluation.hidden_states import check_audio, check_finite, hidden_states, map_files
 from vgsplus.files import as_on_disk, files_below
 from vgsplus.models.vgsplus import VGSPlus
@@ -41,7 +41,6 @@ DECIMALS = 10
 """Decimals to which cosines are rounded."""
 BLOCK_COSINES = 1 << 22
 """Number of cosines computed at a time."""
-SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -278,9 +277,7 @@ def _require_finite(arrays: Sequence[NDArray[np.floating]], tokens: Tokens) -> N
 
 
 def _some(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN_NAMES
-    shown = ", ".join(f"'{name}'" for name in names[:SHOWN_NAMES])
-    return shown + (f" and {more} more" if more > 0 else "")
+    return some([f"'{name}'" for name in names])
 
 
 # ---- recordings -------------------------------------------------------------------------------------------

@@ -188,21 +188,13 @@ def bootstrap(
     ranks: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
 ) -> dict[str, dict[int, Estimate]]:
     """Return recall with intervals, {direction: {k: estimate}}; arguments as in `score`."""
-    checked, images = _check_ks(ks), len(ranks.image_to_speech)
-    hits = [
-        column
-        for k in checked
-        for column in (
-            np.bincount(ranks.image_of_caption[ranks.speech_to_image <= k], minlength=images),
-            (ranks.image_to_speech <= k).astype(np.int64),
-        )
-    ]
-    num_captions = np.bincount(ranks.image_of_caption, minlength=images)
-    totals = np.tile(np.stack([num_captions, np.ones_like(num_captions)], axis=1), len(checked))
-    shares = _resample(np.stack(hits, axis=1), totals, replicates, seed)
+    groups = {
+        "speech_to_image": ranks.image_of_caption,
+        "image_to_speech": np.arange(len(ranks.image_to_speech)),
+    }
     return {
-        direction: dict(zip(checked, shares[d :: len(DIRECTIONS)], strict=True))
-        for d, direction in enumerate(DIRECTIONS)
+        direction: _resample(getattr(ranks, direction), groups[direction], ks, replicates, seed)
+        for direction in DIRECTIONS
     }
 
 
@@ -239,22 +231,19 @@ def breakdown(
         group = np.searchsorted(edges, seconds, side="left")
         order = np.unique(group)
 
-    checked, parts = _check_ks(ks), []
+    parts = []
     for n in order:
         members = group == n
         own_ranks, lengths = ranks.speech_to_image[members], seconds[members]
-        _, image = np.unique(ranks.image_of_caption[members], return_inverse=True)
-        totals = np.bincount(image)
-        hits = np.stack([np.bincount(image[own_ranks <= k], minlength=len(totals)) for k in checked], axis=1)
-        shares = _resample(hits, np.tile(totals[:, None], len(checked)), replicates, seed)
+        images, image = np.unique(ranks.image_of_caption[members], return_inverse=True)
         parts.append(
             PartScores(
                 name=str(names[n]),
                 captions=len(own_ranks),
-                images=len(totals),
+                images=len(images),
                 shortest=float(lengths.min()),
                 longest=float(lengths.max()),
-                recall=dict(zip(checked, shares, strict=True)),
+                recall=_resample(own_ranks, image, ks, replicates, seed),
                 median_rank=float(np.median(own_ranks)),
             )
         )
@@ -268,10 +257,12 @@ def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
 
 
 def _resample(
-    hits: NDArray[np.integer], totals: NDArray[np.integer], replicates: int, seed: int
-) -> list[Estimate]:
-    """Return per column the share of hits (N, C) in totals (N, C), with intervals from drawing N rows."""
-    columns, n = np.concatenate([hits, totals], axis=1).astype(np.float64), len(hits)
+    ranks: NDArray[np.int64], images: NDArray[np.int64], ks: Sequence[int], replicates: int, seed: int
+) -> dict[int, Estimate]:
+    """Return {k: recall} of Q queries, from their ranks (Q,) and images (Q,), which are numbers below N."""
+    checked, totals = _check_ks(ks), np.bincount(images)
+    hits = [np.bincount(images[ranks <= k], minlength=len(totals)) for k in checked]
+    columns, n = np.stack([*hits, totals], axis=1).astype(np.float64), len(totals)
     sums = np.empty((replicates, columns.shape[1]))
     generator = np.random.default_rng([seed, 0])
     step = max(1, BLOCK_DRAWS // n)
@@ -280,14 +271,12 @@ def _resample(
         drawn = generator.integers(n, size=(count, n)) + np.arange(count)[:, None] * n
         weights = np.bincount(drawn.ravel(), minlength=count * n).reshape(-1, n)
         sums[start : start + count] = weights @ columns
-    resampled_hits, resampled_totals = np.split(sums, 2, axis=1)
     levels = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    lows, highs = np.quantile(resampled_hits / resampled_totals, levels, axis=0)
-    values = hits.sum(axis=0) / totals.sum(axis=0)
-    return [
-        Estimate(value=float(value), low=float(low), high=float(high))
-        for value, low, high in zip(values, lows, highs, strict=True)
-    ]
+    lows, highs = np.quantile(sums[:, :-1] / sums[:, -1:], levels, axis=0)
+    return {
+        k: Estimate(value=float(np.mean(ranks <= k)), low=float(low), high=float(high))
+        for k, low, high in zip(checked, lows, highs, strict=True)
+    }
 
 
 # ---- a split ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vgsplus.errors import CheckpointError
+from vgsplus.errors import CheckpointError, some
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import Shape, StoredTensor
@@ -148,11 +148,6 @@ def _block(name: str) -> str:
     return ".".join(parts[:end][:3])
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
-
-
 # ---- models -----------------------------------------------------------------------------------------------
 
 _FILLERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
@@ -249,13 +244,13 @@ class StoredModel:
     def _require_same_network(self, report: LoadReport) -> None:
         if foreign := [name for name in report.unused if name.startswith(self.parts)]:
             raise CheckpointError(
-                f"{self.name}: is of another network than those supported: it has {_some(foreign)}, which "
+                f"{self.name}: is of another network than those supported: it has {some(foreign, 3)}, which "
                 "this one lacks"
             )
         missing = [name for name in report.initial if name.startswith("speech.") and name not in _OPTIONAL]
         if missing and self.parts:
             raise CheckpointError(
-                f"{self.name}: lacks tensors of the speech encoder, here called {_some(missing)}"
+                f"{self.name}: lacks tensors of the speech encoder, here called {some(missing, 3)}"
             )
 
     def _match(self, model: VGSPlus) -> tuple[dict[str, TensorMapping], LoadReport]:

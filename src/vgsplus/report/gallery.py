@@ -3,6 +3,7 @@
 import base64
 import io
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import soundfile
 from PIL import Image, ImageOps
 
 from vgsplus import audio
-from vgsplus.corpora import Caption, Corpus
+from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalResult
 from vgsplus.report.results import GalleryItem, Results
@@ -99,28 +100,20 @@ class _Media:
     def __init__(self, corpus: Corpus | None) -> None:
         self._corpus = corpus
         self._left = BUDGET
-        self._captions: dict[str, dict[str, Caption]] = {}
 
     def picture(self, image: str) -> str | None:
-        if self._corpus is None:
-            return None
-        try:
-            return self._fit("image/jpeg", _thumbnail(self._corpus, image))
-        except (OSError, VgsplusError):  # Pillow's errors are OSErrors
-            return None
+        return self._uri("image/jpeg", _thumbnail, image)
 
     def sound(self, test_set: str, caption: str) -> str | None:
+        return self._uri("audio/flac", _flac, test_set, caption)
+
+    def _uri(self, kind: str, read: Callable[..., bytes], *names: str) -> str | None:
         if self._corpus is None:
             return None
         try:
-            if test_set not in self._captions:
-                self._captions[test_set] = {c.id: c for c in self._corpus.captions(test_set)}
-            found = self._captions[test_set].get(caption)
-            return None if found is None else self._fit("audio/flac", _flac(self._corpus, found))
-        except (OSError, VgsplusError):
+            content = read(self._corpus, *names)
+        except (OSError, StopIteration, VgsplusError):  # Pillow's errors are OSErrors
             return None
-
-    def _fit(self, kind: str, content: bytes) -> str | None:
         uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
         if len(uri) > self._left:
             return None
@@ -139,7 +132,8 @@ def _thumbnail(corpus: Corpus, image: str) -> bytes:
     return buffer.getvalue()
 
 
-def _flac(corpus: Corpus, caption: Caption) -> bytes:
+def _flac(corpus: Corpus, test_set: str, name: str) -> bytes:
+    caption = next(caption for caption in corpus.captions(test_set) if caption.id == name)
     samples = audio.read(corpus.audio_path(caption), SECONDS * audio.SAMPLE_RATE)
     # Floating-point files may exceed full scale, which 16 bits would clip.
     samples = samples / max(1.0, float(np.abs(samples).max()))

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vgsplus.errors import CheckpointError
+from vgsplus.errors import CheckpointError, some
 from vgsplus.files import atomic_folder
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
@@ -32,7 +32,6 @@ FORMAT = 1
 FOLDER = "checkpoints"
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
-SHOWN_NAMES = 5
 _NAME = re.compile(r"step-(\d+)(-end-of-.+)?")
 
 
@@ -240,7 +239,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
         "of another shape": {n for n in expected.keys() & found.keys() if expected[n] != found[n]},
     }
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {_names(names)}" for what, names in problems.items() if names)
+        listed = "; ".join(f"{what}: {some(sorted(names))}" for what, names in problems.items() if names)
         raise CheckpointError(f"{path}: does not fit the model ({listed})")
     model.load_state_dict(tensors)
 
@@ -256,11 +255,6 @@ def load_model(path: str | Path) -> VGSPlus:
     model = build_model(validate(ModelConfig, load_state(checkpoint).model, "model"))
     load_weights(model, checkpoint)
     return model.eval()
-
-
-def _names(names: set[str]) -> str:
-    more = len(names) - SHOWN_NAMES
-    return ", ".join(sorted(names)[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _broken(path: Path, error: Exception) -> str:
