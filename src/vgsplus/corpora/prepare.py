@@ -22,7 +22,6 @@ from vgsplus.errors import CorpusError
 from vgsplus.files import file_digest, is_file
 from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
-from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.store import Dtype, RegionStore
 
@@ -50,12 +49,11 @@ def add_captions(
     label: Callable[[CaptionEntry], str] = attrgetter("origin"),
     convert_all: bool = False,
     review: Review = lambda _, usable: usable,
-    progress: Progress = SILENT,
 ) -> None:
     """Add the captions listed by a source to a corpus.
 
     Args:
-        writer: writer of the corpus.
+        writer: writer of the corpus. The stage of its `progress` is "sounds".
         entries: captions, and faults of the lists.
         audio_root: folder of the sounds, which are used in place. None: sounds of any format are decoded, and
             converted into the corpus unless they are 16 kHz mono WAV (PCM16) or FLAC.
@@ -65,7 +63,6 @@ def add_captions(
         convert_all: whether to convert also sounds that could be used in place.
         review: may change splits, add faults, and add entries and files to the corpus before captions are
             written.
-        progress: stage "sounds".
 
     Raises:
         CorpusError: all faults. With `audio_root`, faults of lists and sounds are raised before images are
@@ -77,9 +74,9 @@ def add_captions(
     candidates = [entry for entry in listed if entry.problem is None]
     folder = writer.folder / "audio"
     sounds = (
-        read_recordings(candidates, folder, convert_all=convert_all, progress=progress)
+        read_recordings(candidates, folder, convert_all=convert_all, progress=writer.progress)
         if audio_root is None
-        else read_headers(candidates, audio_root, progress)
+        else read_headers(candidates, audio_root, writer.progress)
     )
     usable: list[Usable] = []
     for entry in listed:
@@ -107,7 +104,7 @@ def add_captions(
     if faults:
         raise CorpusError(_by_line(faults))
     for _ in {sound.audio for _, sound in usable if sound.scaled}:
-        writer.count_change(SCALED)
+        writer.changed[SCALED] += 1
 
 
 def _read_images(
@@ -128,12 +125,11 @@ def add_image_regions(
     *,
     store: RegionStore | None = None,
     dtype: Dtype = "float32",
-    progress: Progress = SILENT,
 ) -> dict[str, str]:
     """Add the regions of images in the folder `image_root` to a corpus; return the faults of others by id.
 
     The regions are those in `store`, or else of the pixel grid, with features of type `dtype`. The stage of
-    `progress` is "pictures".
+    the writer's `progress` is "pictures".
     """
 
     def regions_of(image: str) -> Regions | str:
@@ -149,7 +145,7 @@ def add_image_regions(
         return found or f"{path}: {store.not_found()}"
 
     missing: dict[str, str] = {}
-    found = parallel_map(regions_of, images, progress, "pictures", at_once=IMAGES_AT_ONCE)
+    found = parallel_map(regions_of, images, writer.progress, "pictures", at_once=IMAGES_AT_ONCE)
     for image, regions in zip(images, found, strict=True):
         if isinstance(regions, str):
             missing[image] = regions

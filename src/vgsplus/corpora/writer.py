@@ -104,8 +104,10 @@ class CorpusWriter:
         self.folder = self.root
         self.skipped: list[tuple[str, str]] = []
         """(reason, label) of each skipped caption."""
+        self.changed: Counter[str] = Counter()
+        """Number of sounds that were changed, by a phrase that describes the change."""
         self._overwrite = overwrite
-        self._progress = progress
+        self.progress = progress
         self._check_contents = check_contents
         self._info: dict[str, Any] = {
             "format": FORMAT,
@@ -118,7 +120,6 @@ class CorpusWriter:
             "image_root": None if image_root is None else str(image_root),
         }
         self._notes: dict[str, Any] = {}
-        self._changed: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._image_ids: dict[str, None] = {}
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -221,10 +222,6 @@ class CorpusWriter:
         """Record that the caption `what` was skipped for `reason`, a phrase to count captions by."""
         self.skipped.append((reason, what))
 
-    def count_change(self, kind: str) -> None:
-        """Count a sound that was changed; `kind` is a phrase to count sounds by."""
-        self._changed[kind] += 1
-
     def set_info(self, key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
         """Set a further key of corpus.json."""
         if key in RESERVED_KEYS:
@@ -244,7 +241,7 @@ class CorpusWriter:
         try:
             with opened:
                 summary = self._complete()
-                if faults := validate(self.folder, self._progress, contents=self._check_contents):
+                if faults := validate(self.folder, self.progress, contents=self._check_contents):
                     raise CorpusError([fault.replace(str(self.folder), str(self.root)) for fault in faults])
                 self._check_target()
         except OSError as error:
@@ -267,7 +264,7 @@ class CorpusWriter:
         skipped = dict(sorted(Counter(reason for reason, _ in self.skipped).items()))
         counts = {split: asdict(count) for split, count in kept.items()}
         regions = None if self._shape is None else {"count": self._shape[0], "dim": self._shape[1]}
-        changed = dict(sorted(self._changed.items()))
+        changed = dict(sorted(self.changed.items()))
         info = self._info | {"counts": counts, "regions": regions, "skipped": skipped, "changed": changed}
         info |= self._notes
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"

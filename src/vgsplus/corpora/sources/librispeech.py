@@ -120,7 +120,7 @@ def prepare_librispeech(
         overwrite=overwrite,
         progress=progress,
     ) as writer:
-        add_captions(writer, entries(), audio_root=top, skip="all", review=review, progress=progress)
+        add_captions(writer, entries(), audio_root=top, skip="all", review=review)
         return writer.finish()
 
 

@@ -111,7 +111,7 @@ def prepare_lists(
 
     def add_images(writer: CorpusWriter, image_ids: Sequence[str]) -> Mapping[str, str]:
         if image_root is not None and not features:
-            return add_image_regions(writer, image_ids, image_root, dtype=dtype, progress=progress)
+            return add_image_regions(writer, image_ids, image_root, dtype=dtype)
         path, missing, others = collect_regions(
             features,
             {key: image for key, (image, _) in listed.items()},
@@ -155,7 +155,6 @@ def prepare_lists(
             skip="all" if skip_faulty else {TOO_SHORT, EMPTY, NO_SPLIT},
             label=_label,
             review=review,
-            progress=progress,
         )
         summary = writer.finish()
     shutil.rmtree(resume_folder, ignore_errors=True)

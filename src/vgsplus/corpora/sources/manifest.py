@@ -74,9 +74,7 @@ def prepare_manifests(
         overwrite=overwrite,
         progress=progress,
     ) as writer:
-        add_captions(
-            writer, [*faults, *entries], audio_root=Path(audio_root), skip={TOO_SHORT}, progress=progress
-        )
+        add_captions(writer, [*faults, *entries], audio_root=Path(audio_root), skip={TOO_SHORT})
         return writer.finish()
 
 

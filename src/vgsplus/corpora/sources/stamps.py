@@ -86,7 +86,7 @@ def prepare_stamps(
 
     def add_images(writer: CorpusWriter, images: Sequence[str]) -> Mapping[str, str]:
         images = sorted(images, key=lambda image: image.removesuffix(".png"))
-        missing = add_image_regions(writer, images, stamps, store=store, progress=progress)
+        missing = add_image_regions(writer, images, stamps, store=store)
         if missing:
             raise CorpusError(list(missing.values()))
         for image in images:
@@ -115,15 +115,7 @@ def prepare_stamps(
             progress=progress,
         ) as writer,
     ):
-        add_captions(
-            writer,
-            entries,
-            add_images=add_images,
-            skip="all",
-            convert_all=True,
-            review=review,
-            progress=progress,
-        )
+        add_captions(writer, entries, add_images=add_images, skip="all", convert_all=True, review=review)
         return writer.finish()
 
 

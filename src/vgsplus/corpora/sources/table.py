@@ -96,7 +96,7 @@ def prepare_rows(
 
     def add_images(writer: CorpusWriter, images: Sequence[str]) -> Mapping[str, str]:
         images = sorted(images, key=Path)
-        return add_image_regions(writer, images, image_root or Path(), store=store, progress=progress)
+        return add_image_regions(writer, images, image_root or Path(), store=store)
 
     with (
         RegionStore(regions) if regions is not None else nullcontext() as store,
@@ -110,9 +110,7 @@ def prepare_rows(
             progress=progress,
         ) as writer,
     ):
-        add_captions(
-            writer, [*table.faults, *entries], add_images=add_images, review=review, progress=progress
-        )
+        add_captions(writer, [*table.faults, *entries], add_images=add_images, review=review)
         return writer.finish()
 
 
