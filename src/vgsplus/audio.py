@@ -36,12 +36,9 @@ type Signal = npt.NDArray[np.float32]
 def read(path: str | Path, max_samples: int | None = None, *, crop: float = 0.0) -> Signal:
     """Read a 16 kHz mono file, or a crop of it: float32 (samples,).
 
-    Samples of floating-point files may exceed ±1.
-
-    Args:
-        path: the file, in any format that libsndfile reads.
-        max_samples: maximum number of samples; longer files are cropped.
-        crop: position of the crop in [0, 1): 0 at the start, towards 1 at the end of the file.
+    Files may have any format that libsndfile reads; samples of floating-point files may exceed ±1. Files of
+    more than `max_samples` samples are cropped, at the position `crop` in [0, 1): 0 at the start, towards 1
+    at the end.
 
     Raises:
         AudioError: the file is missing, broken, empty, not 16 kHz or not mono.

@@ -7,9 +7,6 @@ from itertools import batched
 
 from vgsplus.progress import SILENT, Progress
 
-AT_ONCE = 1024
-"""Default number of items per chunk, which bounds the number of results in memory."""
-
 
 def parallel_map[T, R](
     function: Callable[[T], R],
@@ -17,16 +14,13 @@ def parallel_map[T, R](
     progress: Progress = SILENT,
     stage: str = "",
     *,
-    at_once: int = AT_ONCE,
+    at_once: int = 1024,
 ) -> Iterator[R]:
     """Yield `function(item)` for each item, in order, computed by one thread per core.
 
-    Args:
-        function: should release the GIL.
-        items: the arguments.
-        progress: updated with the number of results.
-        stage: name of the stage in `progress`.
-        at_once: number of items per chunk; a chunk starts when all results of the previous one were consumed.
+    The function should release the GIL. The `stage` of `progress` is the number of results. Each `at_once`
+    items are a chunk, which starts when all results of the previous one were consumed; this bounds the
+    results in memory.
     """
     done = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -57,11 +57,9 @@ class StoredTensor(NamedTuple):
 
 
 def read_tensors(path: Path, unwrap: tuple[str, ...] = ()) -> dict[str, StoredTensor]:
-    """Open the tensors of a state dict in a safetensors file or a PyTorch checkpoint.
+    """Open the tensors of a state dict in a file NAME.safetensors or a PyTorch checkpoint.
 
-    Args:
-        path: the file; safetensors if its name ends in .safetensors.
-        unwrap: keys under which a checkpoint may nest the state dict, from the outermost on.
+    A checkpoint may nest the state dict under the keys `unwrap`, from the outermost on.
 
     Raises:
         CheckpointError: the file is missing, truncated, broken, or holds no tensors by name.

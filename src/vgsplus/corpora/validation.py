@@ -33,12 +33,8 @@ def validate(root: str | Path, progress: Progress = SILENT, *, contents: bool = 
 
     Checks the files, headers, sample rates and channels, lengths (num_samples against the sound), empty and
     silent sounds, missing and broken images, non-finite features, boxes outside [0, 1], unknown and repeated
-    ids, splits that share images, empty splits, counts, and ABX item files.
-
-    Args:
-        root: the corpus folder.
-        progress: stage "checking", counted in sounds.
-        contents: whether to also read the contents of sounds, images and features.
+    ids, splits that share images, empty splits, counts, and ABX item files. The contents of sounds, images
+    and features are only read if `contents`. The stage of `progress` is "checking", counted in sounds.
     """
     root = Path(root)
     try:

@@ -69,17 +69,10 @@ class CorpusWriter:
     block unless it was called before, validates the corpus and renames the folder. After an exception the
     folder is removed; after a kill the next writer removes it. Only one process can write to `root`.
 
-    Args:
-        root: the corpus folder to create.
-        name: name of the corpus.
-        version: version of the corpus.
-        provenance: any JSON value.
-        licence: licence of the corpus.
-        image_root: folder of the images, absolute or relative to the corpus folder. None: no images.
-        audio_root: folder of the sounds, absolute or relative to the corpus folder.
-        overwrite: whether to replace an existing corpus. Other folders are never replaced.
-        progress: stage "checking", counted in sounds.
-        check_contents: whether `finish` validates also the contents of sounds, images and features.
+    The folders of images (None: no images) and sounds are absolute or relative to the corpus folder. With
+    `overwrite`, an existing corpus is replaced, but never another folder. The stage of `progress` is
+    "checking", counted in sounds. With `check_contents`, `finish` validates also the contents of sounds,
+    images and features.
 
     Raises:
         CorpusError: `root` exists and is not an empty folder or a corpus to replace; another process is

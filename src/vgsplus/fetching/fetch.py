@@ -13,14 +13,11 @@ from vgsplus.progress import SILENT, Progress
 def fetch(
     archive: Archive, folder: Path, *, mirrors: tuple[str, ...] = (), progress: Progress = SILENT
 ) -> Path:
-    """Download an archive into `folder` and unpack it there, unless it is unpacked already.
+    """Download and unpack an archive in `folder`, unless it is unpacked already; return the unpacked folder.
 
     The archive is kept; an existing one is verified, not downloaded. An interrupted download is resumed. Web
     folders in `mirrors` are tried first, in order. The stages of `progress` are in bytes downloaded, verified
     and unpacked.
-
-    Returns:
-        The unpacked folder.
 
     Raises:
         DownloadError: the file is not available at any address, disk space is insufficient, another process

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -94,21 +93,19 @@ def collect_regions(
 
 def _find_shape(parts: Sequence[Part]) -> tuple[int, int]:
     """Return the most frequent (R, F) among the first records, some of which may be faulty."""
+    found: Counter[tuple[int, int]] = Counter()
     fault = ""
-
-    def shapes() -> Iterator[tuple[int, int]]:
-        nonlocal fault
-        for part in parts:
-            for index, image, decode in part.records():
-                if decode is not None:
-                    try:
-                        features, _ = decode()
-                    except ValueError as error:
-                        fault = fault or f"{part.place(index, 0)}: image {image}: {error}"
-                    else:
-                        yield features.shape
-
-    found = Counter(islice(shapes(), RECORDS_FOR_SHAPE))
+    records = ((part, *record) for part in parts for record in part.records())
+    for part, index, image, decode in records:
+        if decode is None:
+            continue
+        try:
+            features, _ = decode()
+            found[features.shape] += 1
+        except ValueError as error:
+            fault = fault or f"{part.place(index, 0)}: image {image}: {error}"
+        if found.total() == RECORDS_FOR_SHAPE:
+            break
     if not found:
         raise CorpusError(f"{fault or f'{parts[0].path}: holds no record'}. No file holds a valid record.")
     return found.most_common(1)[0][0]

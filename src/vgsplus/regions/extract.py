@@ -52,17 +52,9 @@ def extract_folder(
     """Extract the regions of all images in a folder, at any depth, into the store `out`.
 
     Until it is complete, the store is in the folder `.NAME.writing` next to `out`. An interrupted call is
-    resumed by another one with the same images and model.
-
-    Args:
-        folder: folder of the images.
-        out: the HDF5 file to create.
-        extractor: the model.
-        dtype: data type of the stored features.
-        batch_size: number of images per forward pass.
-        skip_faulty: whether to skip images that cannot be decoded.
-        overwrite: whether to replace `out`.
-        progress: stages "decoding" and "regions", counted in images.
+    resumed by another one with the same images and model. The features are stored as `dtype`. A forward pass
+    processes `batch_size` images. Images that cannot be decoded are faults unless `skip_faulty`. The stages
+    of `progress` are "decoding" and "regions", counted in images.
 
     Returns:
         (n, R, F): number of images, regions per image and features per region; and the faults of skipped

@@ -79,13 +79,10 @@ def prepare_manifests(
 
 
 def write_manifests(corpus: Corpus, folder: str | Path, *, overwrite: bool = False) -> dict[Path, int]:
-    """Write train.tsv, and valid.tsv if the corpus has a split "validation".
+    """Write train.tsv, and valid.tsv for a split "validation"; return the number of sounds in each file.
 
     The first line is the deepest folder that contains all sounds of the corpus. Sounds of several captions
     are listed once.
-
-    Returns:
-        The number of sounds in each file.
 
     Raises:
         CorpusError: there is no split "train", a path holds a tab or a line break, or a manifest exists
