@@ -1,7 +1,7 @@
 """Commands that prepare corpora: `vgsplus data --help`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from vgsplus.cli.options import (
     Dtype,
     Features,
     Images,
+    ListsRoot,
     Mirror,
     Overwrite,
     Regions,
@@ -25,8 +26,21 @@ from vgsplus.cli.options import (
 from vgsplus.errors import VgsplusError
 from vgsplus.progress import console_progress
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vgsplus.corpora import Summary
+
 data = typer.Typer(help="Download, prepare, pack and check corpora.", no_args_is_help=True)
 data.command("fetch")(fetching.fetch)
+
+
+def _prepare[**P](prepare: "Callable[P, Summary]", *arguments: P.args, **options: P.kwargs) -> None:
+    """Call `prepare` with a progress bar, and print the summary that it returns."""
+    with console_progress() as progress:
+        options["progress"] = progress
+        summary = prepare(*arguments, **options)
+    Console().print(summary)
 
 
 @data.command("toy")
@@ -39,11 +53,7 @@ def data_toy(
     """Make the toy corpus: drawn scenes with synthetic spoken descriptions."""
     from vgsplus.corpora.sources.toy.corpus import prepare_toy
 
-    with console_progress() as progress:
-        summary = prepare_toy(
-            out, train_images=train_images, seed=seed, overwrite=overwrite, progress=progress
-        )
-    Console().print(summary)
+    _prepare(prepare_toy, out, train_images=train_images, seed=seed, overwrite=overwrite)
 
 
 @data.command("stamps")
@@ -57,21 +67,14 @@ def data_stamps(
     """Prepare the stamps of Tux Paint: pictures with words recorded in many languages."""
     from vgsplus.corpora.sources.stamps import prepare_stamps
 
-    with console_progress() as progress:
-        summary = prepare_stamps(
-            root, out, regions=regions, seed=seed, overwrite=overwrite, progress=progress
-        )
-    Console().print(summary)
+    _prepare(prepare_stamps, root, out, regions=regions, seed=seed, overwrite=overwrite)
 
 
 @data.command("spokencoco")
 def data_spokencoco(
     out: CorpusOut,
     features: Features = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of SpokenCOCO, in which its lists and sounds are found."),
-    ] = None,
+    root: ListsRoot = None,
     train: CaptionList = None,
     validation: CaptionList = None,
     test: CaptionList = None,
@@ -93,30 +96,25 @@ def data_spokencoco(
     lists = given(train=train, validation=validation, test=test)
     if root is not None:
         lists = find_lists([root], LIST_NAMES, exclude=lists) | lists
-    with console_progress() as progress:
-        summary = prepare_spokencoco(
-            out,
-            lists=lists,
-            karpathy=karpathy,
-            audio_root=_audio_root(audio_root, root),
-            features=features or (),
-            image_root=images,
-            dtype=dtype,
-            skip_faulty=skip_faulty,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    Console().print(summary)
+    _prepare(
+        prepare_spokencoco,
+        out,
+        lists=lists,
+        karpathy=karpathy,
+        audio_root=_audio_root(audio_root, root),
+        features=features or (),
+        image_root=images,
+        dtype=dtype,
+        skip_faulty=skip_faulty,
+        overwrite=overwrite,
+    )
 
 
 @data.command("places")
 def data_places(
     out: CorpusOut,
     features: Features = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of PlacesAudio, in which its lists and sounds are found."),
-    ] = None,
+    root: ListsRoot = None,
     train: CaptionList = None,
     validation: CaptionList = None,
     validation_unseen: CaptionList = None,
@@ -149,19 +147,17 @@ def data_places(
     )
     if root is not None:
         lists = find_lists([root, root / "metadata"], LIST_NAMES, exclude=lists) | lists
-    with console_progress() as progress:
-        summary = prepare_places(
-            out,
-            lists=lists,
-            audio_root=_audio_root(audio_root, root),
-            features=features or (),
-            image_root=images,
-            dtype=dtype,
-            skip_faulty=skip_faulty,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    Console().print(summary)
+    _prepare(
+        prepare_places,
+        out,
+        lists=lists,
+        audio_root=_audio_root(audio_root, root),
+        features=features or (),
+        image_root=images,
+        dtype=dtype,
+        skip_faulty=skip_faulty,
+        overwrite=overwrite,
+    )
 
 
 @data.command("flickr8k")
@@ -184,19 +180,17 @@ def data_flickr8k(
 
     if download:
         audio = fetching.fetch_corpus("flickr8k-audio", audio, mirror or ())
-    with console_progress() as progress:
-        summary = prepare_flickr8k(
-            out,
-            audio=audio,
-            text=text,
-            features=features or (),
-            image_root=images,
-            dtype=dtype,
-            skip_faulty=skip_faulty,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    Console().print(summary)
+    _prepare(
+        prepare_flickr8k,
+        out,
+        audio=audio,
+        text=text,
+        features=features or (),
+        image_root=images,
+        dtype=dtype,
+        skip_faulty=skip_faulty,
+        overwrite=overwrite,
+    )
 
 
 def _audio_root(audio_root: Path | None, root: Path | None) -> Path:
@@ -220,9 +214,7 @@ def data_table(
     """
     from vgsplus.corpora.sources.table import prepare_table
 
-    with console_progress() as progress:
-        summary = prepare_table(csv, out, regions=regions, seed=seed, overwrite=overwrite, progress=progress)
-    Console().print(summary)
+    _prepare(prepare_table, csv, out, regions=regions, seed=seed, overwrite=overwrite)
 
 
 @data.command("kaldi")
@@ -238,9 +230,7 @@ def data_kaldi(
     from vgsplus.corpora.sources.kaldi import prepare_kaldi
 
     folders = given(train=train, validation=validation, test=test)
-    with console_progress() as progress:
-        summary = prepare_kaldi(folders, out, overwrite=overwrite, progress=progress)
-    Console().print(summary)
+    _prepare(prepare_kaldi, folders, out, overwrite=overwrite)
 
 
 @data.command("librispeech")
@@ -270,17 +260,15 @@ def data_librispeech(
 
     if download:
         fetching.fetch_librispeech(root, train or (), validation or VALIDATION_SUBSETS, mirror or ())
-    with console_progress() as progress:
-        summary = prepare_librispeech(
-            root,
-            out,
-            train=train or (),
-            validation=validation or None,
-            items=items,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    Console().print(summary)
+    _prepare(
+        prepare_librispeech,
+        root,
+        out,
+        train=train or (),
+        validation=validation or None,
+        items=items,
+        overwrite=overwrite,
+    )
 
 
 @data.command("manifest")
@@ -294,9 +282,7 @@ def data_manifest(
     """Prepare the sounds listed in fairseq manifests: speech without pictures."""
     from vgsplus.corpora.sources.manifest import prepare_manifests
 
-    with console_progress() as progress:
-        summary = prepare_manifests(train, valid, out, overwrite=overwrite, progress=progress)
-    Console().print(summary)
+    _prepare(prepare_manifests, train, valid, out, overwrite=overwrite)
 
 
 data.command("regions")(corpus_tools.regions)
