@@ -34,9 +34,6 @@ NAMES = {
 """The required columns, with their alternative names."""
 CONTEXTS = (("prev-phone", "next-phone"), ("context",))
 """Columns of the context of a phone; the first group that is complete in the header is used."""
-ALIASES_HINT = (
-    "Also accepted: file for #file, phone for #phone, talker for speaker, and context for both neighbours"
-)
 TIME_TOLERANCE = Decimal("0.01")
 """Seconds by which a token may exceed its sound, because alignments are rounded to hundredths."""
 SAME_DECIMALS = 4
@@ -109,7 +106,8 @@ def parse_items(path: Path) -> tuple[Items, list[str]]:
     if wrong:
         raise CorpusError(
             f"{path}:{line}: the header must name {', '.join(wrong)} once. "
-            f"Expected: {' '.join(ITEM_COLUMNS)}. {ALIASES_HINT}."
+            f"Expected: {' '.join(ITEM_COLUMNS)}. Also accepted: file for #file, phone for #phone, talker "
+            "for speaker, and context for both neighbours."
         )
     context = next((names for names in CONTEXTS if all(name in header for name in names)), ())
     places = [header.index(name) for name in (*(names[0] for names in found.values()), *context)]

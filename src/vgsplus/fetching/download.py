@@ -140,13 +140,13 @@ class Download:
             and error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
         ):
             return True
-        self._truncate()
+        self._discard()
         raise _TransientError(f"refused the range from byte {start}")
 
     def _prepare_part(
         self, response: http.client.HTTPResponse, start: int, validator: str | None
     ) -> tuple[int, int | None]:
-        """Check a response; empty the .part if it starts at byte 0. Return its first byte, the file size."""
+        """Check a response; delete the .part if it starts at byte 0. Return its first byte, the file size."""
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             content_range = response.headers.get("Content-Range", "")
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range.strip())
@@ -155,7 +155,7 @@ class Download:
             first, total = int(match[1]), None if match[2] == "*" else int(match[2])
             changed = start > 0 and None not in (validator, new := _validator(response)) and validator != new
             if first != start or changed:
-                self._truncate()
+                self._discard()
                 raise _TransientError(
                     "the file has changed" if changed else "sent another part than requested"
                 )
@@ -175,7 +175,7 @@ class Download:
                 self.path.parent, 2 * total - first, f"{self.path}: to download and unpack it, at least"
             )
         if first == 0:
-            self._truncate()
+            self._discard()
         return first, total
 
     def _receive(
@@ -223,10 +223,6 @@ class Download:
     def _received(self, url: str) -> int:
         """Return the size of the .part, 0 if its bytes are from another address."""
         return self._size() if self._origin()[0] == url else 0
-
-    def _truncate(self) -> None:
-        if self.part.exists():
-            os.truncate(self.part, 0)
 
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)

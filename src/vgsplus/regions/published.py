@@ -14,7 +14,7 @@ Files are split into parts that several processes can read: the lines of a TSV t
 or a range of rows of an HDF5 file.
 """
 
-import binascii
+import base64
 import json
 import math
 import re
@@ -37,19 +37,13 @@ COLUMNS = (
     *("num_boxes", "boxes", "features"),
 )
 SIX_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
-HEADERS = frozenset({COLUMNS[0], SIX_COLUMNS[0]})
-"""First column of the header of a TSV."""
 STORED = ("img_id", "img_h", "img_w", "objects_conf", "boxes", "features")
 INT64, FLOAT32 = np.dtype("<i8"), np.dtype("<f4")
 MOST_PIXELS = 1_000_000
-URL_SAFE = bytes.maketrans(b"-_", b"+/")
-"""Maps the URL-safe alphabet of base64 to the standard one."""
 OVERSHOOT = 1.0
 """Pixels by which a box may exceed its image, because some detectors count from 1. It is clipped."""
 TSV_PART_BYTES, STORE_PART_ROWS = 64 << 20, 256
 NUMBER = re.compile(r"(?:^|_)(\d+)$")
-NAMES_FILE = "{}_imgid2idex.json"
-"""Name of the JSON file from names to rows in FaST-VGS, given the name of the HDF5 file."""
 PICTURE_ENDINGS = {".jpg", ".jpeg", ".png"}
 
 type Regions = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -90,7 +84,7 @@ class Part:
             while file.tell() < self.stop and (line := file.readline()):
                 name = line[: line.find(b"\t")] if b"\t" in line else line.strip()[:80]
                 image = name.decode("utf-8", errors="replace")
-                header = self.start == index == 0 and image in HEADERS
+                header = self.start == index == 0 and image in (COLUMNS[0], SIX_COLUMNS[0])
                 yield index, image, None if header else partial(_decode_line, line)
                 index += 1
 
@@ -167,7 +161,7 @@ def _names_file(path: Path, ids: h5py.Dataset) -> Path | None:
     full = [name.decode(errors="replace") for name in stored if len(name) == width]
     if all(Path(name).suffix.lower() in PICTURE_ENDINGS or coco_number(name) is not None for name in full):
         return None
-    name = NAMES_FILE.format(path.stem)
+    name = f"{path.stem}_imgid2idex.json"
     for names in (path.with_name(name), path.absolute().parent.parent / "metadata" / name):
         if names.is_file():
             truncated = [name.encode()[:width] for name in _read_names(names, names.stat().st_mtime_ns)]
@@ -251,10 +245,10 @@ def _array[T: np.generic](name: str, text: bytes, kind: np.dtype[T], count: int 
     """Decode base64 of either alphabet, with or without padding, or printed as Python bytes: b'…'."""
     if text.startswith(b"b'") and text.endswith(b"'"):
         text = text[2:-1]
-    text = text.translate(URL_SAFE).rstrip(b"=")
+    text = text.rstrip(b"=")
     try:
-        data = binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
-    except binascii.Error as error:
+        data = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError as error:
         raise ValueError(f"{name} is not valid base64 ({error})") from None
     if count is not None and len(data) != count * kind.itemsize:
         expected = f"{count * kind.itemsize} ({count} of {kind.name})"

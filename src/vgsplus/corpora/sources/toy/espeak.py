@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +84,8 @@ def speak(sentences: Iterable[tuple[Voice, str]]) -> list[Speech]:
     Raises:
         VgsplusError: a voice is unknown or the library fails.
     """
-    library = _Library()
-    try:
+    with closing(_Library()) as library:
         return [library.speak(voice, text) for voice, text in sentences]
-    finally:
-        library.close()
 
 
 class _Library:
