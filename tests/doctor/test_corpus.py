@@ -3,19 +3,17 @@ import json
 
 import numpy as np
 import pytest
+from helpers import CAPTION
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
-from vgsplus.corpora import Caption, Corpus, CorpusWriter
+from vgsplus.corpora import Corpus, CorpusWriter
 from vgsplus.doctor import examine
 from vgsplus.doctor.corpus import padding_share
 from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
 
 
 def captions(*lengths):
-    first = Caption(
-        id="a", split="train", audio="a", num_samples=1, speaker="s", language="x", image=None, text=None
-    )
-    return [dataclasses.replace(first, num_samples=length) for length in lengths]
+    return [dataclasses.replace(CAPTION, num_samples=length) for length in lengths]
 
 
 def test_a_sound_corpus_is_ok_and_counted(tiny_corpus, found):

@@ -1,9 +1,10 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers import CAPTION
 
-from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.ranks import Ranks
 from vgsplus.evaluation.retrieval import breakdown, score
@@ -12,16 +13,7 @@ KINDS = ("speaker", "length")
 
 
 def caption(number, speaker, samples):
-    return Caption(
-        id=f"c{number}",
-        split="test",
-        audio=f"c{number}.wav",
-        num_samples=int(samples),
-        speaker=speaker,
-        language="en",
-        image="p",
-        text=None,
-    )
+    return replace(CAPTION, id=f"c{number}", num_samples=int(samples), speaker=speaker)
 
 
 def random_case(seed, pictures=40, captions=200):

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from helpers import CAPTION
 
-from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import ranks, retrieval
 from vgsplus.evaluation.embeddings import SplitEmbeddings
@@ -199,16 +201,7 @@ def test_embeddings_without_their_ids_are_refused(images, captions, says):
 def embedded_split(seed):
     images, speech, rows = random_case(seed)
     captions = tuple(
-        Caption(
-            id=f"c{number}",
-            split="test",
-            audio=f"c{number}.wav",
-            num_samples=16_000,
-            speaker="s",
-            language="en",
-            image=f"p{row}",
-            text=None,
-        )
+        replace(CAPTION, id=f"c{number}", split="test", audio=f"c{number}.wav", image=f"p{row}")
         for number, row in enumerate(rows)
     )
     names = tuple(f"p{row}" for row in range(len(images)))

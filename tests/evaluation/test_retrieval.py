@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers import CAPTION
 
-from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import ranks, retrieval
 from vgsplus.evaluation.embeddings import embed_split
@@ -216,15 +216,8 @@ class FakeCorpus:
             name = f"{len(self._captions)}.wav"
             soundfile.write(root / name, wave * 0.5, 16_000, subtype="PCM_16")
             self._captions.append(
-                Caption(
-                    id=name,
-                    split="test",
-                    audio=name,
-                    num_samples=samples,
-                    speaker="s",
-                    language="en",
-                    image=f"p{n}",
-                    text=None,
+                dataclasses.replace(
+                    CAPTION, id=name, split="test", audio=name, num_samples=samples, image=f"p{n}"
                 )
             )
 
@@ -328,9 +321,7 @@ def test_modes_come_back_after_a_failure(tmp_path):
 
 def test_a_caption_without_a_picture_is_refused_before_anything_is_embedded(tmp_path):
     corpus = FakeCorpus(tmp_path)
-    corpus._captions[3] = Caption(
-        **{f: getattr(corpus._captions[3], f) for f in Caption.__slots__} | {"image": None}
-    )
+    corpus._captions[3] = dataclasses.replace(corpus._captions[3], image=None)
     model = PitchModel()
     with pytest.raises(VgsplusError, match=r"3\.wav.*no picture"):
         embed_split(model, corpus, "test")

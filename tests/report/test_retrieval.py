@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import CAPTION
 from rich.console import Console
 
 from vgsplus.cli import main
 from vgsplus.config import load_config, save_config
-from vgsplus.corpora import Caption
 from vgsplus.evaluation.ranks import Ranks
 from vgsplus.evaluation.retrieval import breakdown, score
 from vgsplus.models.vgsplus import VGSPlus
@@ -25,16 +25,7 @@ def scored():
         image_of_caption=np.arange(90) % 30,
     )
     captions = [
-        Caption(
-            id=f"c{number}",
-            split="test",
-            audio="",
-            num_samples=8000 + 160 * number,
-            speaker=f"speaker {number % 2}",
-            language="en",
-            image="",
-            text=None,
-        )
+        dataclasses.replace(CAPTION, num_samples=8000 + 160 * number, speaker=f"speaker {number % 2}")
         for number in range(90)
     ]
     return score(found), breakdown(captions, found, "speaker"), breakdown(captions, found, "length")

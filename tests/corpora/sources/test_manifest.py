@@ -1,16 +1,17 @@
 import re
 import unicodedata
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from helpers import open_valid
+from helpers import ABOUT, CAPTION, open_valid
 
 from vgsplus.audio import SAMPLE_RATE, read
 from vgsplus.cli import main
-from vgsplus.corpora import Caption, Corpus, CorpusWriter
+from vgsplus.corpora import Corpus, CorpusWriter
 from vgsplus.corpora.sources.manifest import prepare_manifests, write_manifests
 from vgsplus.errors import CorpusError
 
@@ -147,22 +148,10 @@ def test_what_is_no_manifest_is_refused(tmp_path, text, message):
 
 def test_a_sound_of_two_captions_is_named_once(tmp_path):
     sound(tmp_path / "one.wav")
-    with CorpusWriter(
-        tmp_path / "out", name="x", version="1", provenance="tests", licence="CC0-1.0", image_root=None
-    ) as writer:
+    caption = replace(CAPTION, audio=str(tmp_path / "one.wav"), num_samples=8000)
+    with CorpusWriter(tmp_path / "out", **ABOUT, image_root=None) as writer:
         for name in "ab":
-            writer.add_caption(
-                Caption(
-                    id=name,
-                    split="train",
-                    audio=str(tmp_path / "one.wav"),
-                    num_samples=8000,
-                    speaker="s",
-                    language="en",
-                    image=None,
-                    text=None,
-                )
-            )
+            writer.add_caption(replace(caption, id=name))
     write_manifests(Corpus.open(tmp_path / "out"), tmp_path / "back")
     assert (tmp_path / "back/train.tsv").read_text() == f"{tmp_path}\none.wav\t8000\n"
     assert not (tmp_path / "back/valid.tsv").exists()
