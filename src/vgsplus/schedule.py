@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, assert_never
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from vgsplus.errors import ConfigError
 from vgsplus.validation import config_dataclass
@@ -196,19 +196,14 @@ class Phase:
     epochs: Annotated[float, Field(gt=0)]
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     init: str | None = None
-    additional_speech: AdditionalSpeech | None = None
+    # Omitted if unset, so that files equal those of versions without this setting.
+    additional_speech: Annotated[AdditionalSpeech | None, Field(exclude_if=lambda x: x is None)] = None
 
     @property
     def active_additional_speech(self) -> AdditionalSpeech | None:
         """The additional speech, or None without it or with weight 0."""
         speech = self.additional_speech
         return speech if speech and speech.weight > 0 else None
-
-    @model_serializer(mode="wrap")
-    def _to_plain(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Omitted if unset, so that files equal those of versions without this setting.
-        plain: dict[str, Any] = serialize(self)
-        return {k: v for k, v in plain.items() if k != "additional_speech" or v is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

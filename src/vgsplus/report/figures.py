@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -181,16 +182,12 @@ def _by_epoch(variant: Variant, split: str, term: str) -> Points:
 
     Values that a log axis cannot show are skipped.
     """
-    points = [point for point in variant.losses if point.split == split]
-    width = min(1.0, max((point.epoch for point in points), default=0.0) / MIN_POINTS)
-    gathered: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
-    for point in points:
-        value = point.terms.get(term)
-        if value is not None and np.isfinite(value) and value > 0:
-            interval = int(np.ceil(point.epoch / width - 1e-9))
-            gathered[point.phase, interval].append((point.epoch, value))
-    intervals = [np.array(gathered[key]) for key in sorted(gathered)]
-    return [(float(of[:, 0].max()), float(of[:, 1].mean())) for of in intervals]
+    points = [(p.phase, p.epoch, p.terms.get(term)) for p in variant.losses if p.split == split]
+    losses = pd.DataFrame(points, columns=["phase", "epoch", "value"], dtype=float)
+    width = min(1.0, losses["epoch"].max() / MIN_POINTS)
+    losses = losses[np.isfinite(losses["value"]) & (losses["value"] > 0)]
+    intervals = losses.groupby([losses["phase"], np.ceil(losses["epoch"] / width - 1e-9)])
+    return list(intervals.agg({"epoch": "max", "value": "mean"}).itertuples(index=False, name=None))
 
 
 def switches(results: Results) -> tuple[float, ...]:
