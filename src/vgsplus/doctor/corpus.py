@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,8 @@ from rich.filesize import decimal
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.config import load_config, presets
 from vgsplus.corpora import Caption, Corpus, validate
+from vgsplus.corpora.captions import read_captions
+from vgsplus.corpora.format import CAPTIONS_FILE
 from vgsplus.corpora.reader import open_regions
 from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count, leftovers
@@ -53,15 +54,8 @@ def _open(root: Path) -> tuple[Corpus | None, list[Caption]]:
         corpus = Corpus.open(root)
     except CorpusError:
         return None, []
-    captions = list(chain.from_iterable(_captions(corpus, split) for split in corpus.splits))
+    captions, _ = read_captions(root / CAPTIONS_FILE)
     return (None, []) if any(map(caption_faults, captions)) else (corpus, captions)
-
-
-def _captions(corpus: Corpus, split: str) -> Sequence[Caption]:
-    try:
-        return corpus.captions(split)
-    except CorpusError:  # an empty split, which `validate` reports
-        return ()
 
 
 def _split(split: str, captions: Sequence[Caption]) -> Finding:
