@@ -54,9 +54,7 @@ SILENT = Progress()
 def console_progress(console: Console | None = None, *, in_bytes: bool = False) -> Progress:
     """Return bars if the console (default: standard error) is a terminal, else plain lines.
 
-    Args:
-        console: output.
-        in_bytes: whether items are bytes, displayed as kB, MB, … with their rate.
+    With `in_bytes`, items are bytes and displayed as kB, MB, … with their rate.
     """
     console = console or Console(stderr=True)
     return _Bars(console, in_bytes=in_bytes) if console.is_terminal else _Lines(console, in_bytes=in_bytes)

@@ -55,15 +55,9 @@ def embed_split(
     """Embed a split in evaluation mode; the model's modes are restored.
 
     Captions are cropped to their first 10 s (`MAX_SECONDS`), normalised over the crop and batched by length.
-
-    Args:
-        model: a model on `device`.
-        corpus: a prepared corpus.
-        split: name of a split whose captions all have an image.
-        batch_size: number of captions, or of images, in one pass.
-        device: where the batches are moved.
-        pad_to_max: whether to pad every caption to 10 s; with `published` padding the outputs depend on it.
-        precision: dtype of autocast, None for none.
+    With `pad_to_max`, all are padded to 10 s; with `published` padding the outputs depend on it. Batches of
+    `batch_size` captions or images are moved to `device`, where the model is, and computed with autocast to
+    `precision` (None: without).
 
     Raises:
         VgsplusError: a caption without an image, or an embedding that is not finite.

@@ -97,12 +97,8 @@ def pending(
 ) -> dict[str, Path]:
     """Return the sounds whose features a store lacks, after all checks that do not run the model.
 
-    Args:
-        store: the store of the features.
-        sounds: {name: sound file of any rate}.
-        model: the model to extract features with.
-        layers: L transformer layers, from 1.
-        progress: receives the stage "checking".
+    Sounds are {name: file of any rate}, and layers are numbered from 1. `progress` receives the stage
+    "checking".
 
     Raises:
         VgsplusError: the store exists with other contents, cannot be written, or the disk space is too small.
@@ -137,16 +133,9 @@ def export(
 ) -> None:
     """Write the hidden states of sounds, float32: (T, D) of one layer, (L, T, D) of several.
 
-    After an interruption the features written so far remain, except in an HDF5 file.
-
-    Args:
-        store: the store of the features.
-        sounds: the sounds, as `pending` returns them.
-        model: a model on `device`; its train/eval modes are restored.
-        layers: L transformer layers from 1, in the order in which they are written.
-        device: where the batches are moved.
-        batch_seconds: seconds of sound in one pass, padding included; a longer file is processed alone.
-        progress: receives the stage "embedding".
+    Takes the sounds that `pending` returns. Layers are numbered from 1 and written in the given order. After
+    an interruption the features written so far remain, except in an HDF5 file. `progress` receives the stage
+    "embedding"; other arguments are as in `iterate_hidden_states`.
 
     Raises:
         VgsplusError: features that cannot be written, or are not finite.

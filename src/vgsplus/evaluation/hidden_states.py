@@ -273,11 +273,8 @@ def check_audio(
 ) -> tuple[list[int], list[str]]:
     """Decode sound files of any rate and find those that cannot be read, are silent or are too short.
 
-    Args:
-        paths: the sound files.
-        model: its convolutions determine the number of frames of a sound.
-        min_frames: minimum number of frames.
-        progress: receives the stage "checking".
+    A sound is too short if the model's convolutions compute fewer than `min_frames` from it. `progress`
+    receives the stage "checking".
 
     Returns:
         The lengths of the usable sounds, in samples at 16 kHz, and a message for each of the others.

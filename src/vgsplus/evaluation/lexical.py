@@ -346,15 +346,10 @@ def embed_words(
 ) -> torch.Tensor | list[torch.Tensor]:
     """Embed complete recordings in evaluation mode and float32; the model's modes are restored.
 
-    Args:
-        model: a model on `device`.
-        words: {name: recording}, as from `find_words`.
-        mode: "utterance" for one vector each, "frame" for sequences.
-        layer: transformer layer from 1, whose frames or their mean to return. None for the speech embedding,
-            or the frames from which it is computed.
-        batch_size: number of recordings in one pass.
-        device: where the batches are moved.
-        progress: receives the stage "embedding".
+    In mode "utterance", a recording becomes one vector: the mean of the frames of a transformer layer (from
+    1), or for layer None the speech embedding. In mode "frame", it becomes the frames of the layer, or those
+    from which the speech embedding is computed. Batches of `batch_size` recordings {name: file} are moved to
+    `device`, where the model is. `progress` receives the stage "embedding".
 
     Returns:
         float32 on the CPU in the order of `words`: (n, D), or n tensors (T, D).

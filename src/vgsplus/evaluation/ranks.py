@@ -80,14 +80,7 @@ def rank_embeddings(
 ) -> Ranks:
     """Rank the right answer of every query by dot products, computed a tile at a time.
 
-    Args:
-        images: (N, D) float tensor on the CPU.
-        speech: (M, D), likewise.
-        image_ids: as in `rank_matrix`.
-        caption_image_ids: as in `rank_matrix`.
-
-    Raises:
-        VgsplusError: as `rank_matrix`.
+    Takes images (N, D) and speech (M, D), float tensors on the CPU. Ids and errors are as in `rank_matrix`.
     """
     rows = match_captions((len(images), len(speech)), image_ids, caption_image_ids)
     return count_ranks(tiles_of_embeddings(images, speech), rows, len(images), TILE_SCORES)

@@ -139,13 +139,9 @@ def recall(
 def score(
     ranks: Ranks, ks: Sequence[int] = KS, *, replicates: int = REPLICATES, seed: int = 0
 ) -> RetrievalScores:
-    """Compute recalls with intervals, median ranks and chance from ranks.
+    """Compute recalls at `ks` with intervals, median ranks and chance from the ranks of a test set.
 
-    Args:
-        ranks: ranks of a test set.
-        ks: values of k.
-        replicates: number of bootstrap replicates, each of N images.
-        seed: seed of the bootstrap.
+    The bootstrap draws `replicates` times N images, from `seed`.
     """
     recalls, random = bootstrap(ranks, ks, replicates=replicates, seed=seed), chance(ranks, ks)
     speech, image = (
@@ -298,12 +294,7 @@ def evaluate(
 ) -> RetrievalResult:
     """Score the retrieval of an embedded split by dot products, over all of its images and captions.
 
-    Args:
-        embedded: the split, as from `embed_split`.
-        ks: values of k.
-        replicates: number of bootstrap replicates.
-        gallery: number of captions, drawn at random, whose first images are returned.
-        seed: seed of the bootstrap and of the gallery.
+    Also returns the first images of `gallery` captions, drawn from `seed`. Other arguments are as in `score`.
     """
     ranks = rank_split(embedded)
     scores = score(ranks, ks, replicates=replicates, seed=seed)

@@ -63,13 +63,7 @@ def speech_sizes(
 
     Sizes that are not in the arguments are read from the tensors. The number of heads, the strides and the
     order of normalisation, which the tensors do not determine, are assumed to be those of the published base
-    models.
-
-    Args:
-        name: name of the model, for messages.
-        stored: the tensors.
-        args: the model's arguments.
-        prefix: prefix of the names of the tensors.
+    models. `name` is used in messages, and `prefix` begins the names of the tensors.
 
     Raises:
         CheckpointError: tensors of the network are missing, or the architecture is another one.
@@ -296,13 +290,9 @@ def _with_projection(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTens
 def open_speech_encoder(
     name: str, stored: Mapping[str, StoredTensor], args: Mapping[str, Any], *, cls: bool = False
 ) -> StoredModel:
-    """Return the speech encoder in tensors with fairseq's names.
+    """Return the speech encoder in tensors with fairseq's names, of a model with these arguments.
 
-    Args:
-        name: name of the model, for messages.
-        stored: the tensors.
-        args: the model's arguments.
-        cls: whether a CLS token follows the positional convolution.
+    `name` is used in messages. With `cls`, a CLS token follows the positional convolution.
 
     Raises:
         CheckpointError: as `open_model`.

@@ -77,12 +77,8 @@ def open_run(
 ) -> Checkpoint | None:
     """Initialise the (existing, locked) run folder and return the checkpoint to resume from, or None.
 
-    Args:
-        run: the folder.
-        config: the settings.
-        data: the `data_fingerprint` of the corpora.
-        start: a run or checkpoint at the end of a phase, whose log and checkpoint a new run takes over.
-        resume: whether the folder may contain a run.
+    `data` is the `data_fingerprint` of the corpora. A new run takes over the log and the checkpoint of
+    `start`, a run or checkpoint at the end of a phase. With `resume`, the folder may contain a run.
 
     Raises:
         CheckpointError: the folder holds a run and `resume` is false; settings or corpora differ from those
@@ -108,10 +104,8 @@ def open_run(
 def load_latest(run: Path, config: RunConfig, data: Mapping[str, Any] | None = None) -> Checkpoint | None:
     """Return the newest checkpoint of a run, or None, after checking that the run can resume from it.
 
-    Args:
-        run: the run folder.
-        config: settings; they may differ from those of the run in `RESUMABLE_CHANGES` only.
-        data: the `data_fingerprint` of the corpora, which must be that of the checkpoint; None: not compared.
+    Settings may differ from those of the run in `RESUMABLE_CHANGES` only. `data`, the `data_fingerprint` of
+    the corpora, must be that of the checkpoint (None: not compared).
 
     Raises:
         CheckpointError: settings or corpora differ (all differences are named), or the checkpoint is broken.

@@ -26,19 +26,10 @@ def validate(
     additional_speech: Corpus | None,
     stop: StopRequest,
 ) -> dict[str, float] | None:
-    """Average the losses and moved crops over the validation split.
+    """Return the means of losses and moved crops over the validation split, by name, or None when stopped.
 
-    Args:
-        compute_losses: of the model, in evaluation mode.
-        config: the settings of the run.
-        phase: the phase that is trained.
-        alpha: α of the losses.
-        corpus: the captions.
-        additional_speech: or None; its losses are averaged over its own validation split.
-        stop: checked after every batch.
-
-    Returns:
-        Means by name, or None when stopped.
+    Losses are computed at `alpha` by the model in evaluation mode; those of additional speech, if any, are
+    averaged over its own validation split. `stop` is checked after every batch.
     """
     batches = validation_batches(config, corpus, config.batch_size, with_images=alpha > 0)
     means = _average(compute_losses, batches, alpha, RandomStream.VALIDATION, stop)
