@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import CAPTION
+from helpers import ABOUT, CAPTION
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.corpora import Corpus, CorpusWriter
@@ -92,8 +92,7 @@ def test_what_a_killed_process_left_is_a_hint(corpus, found):
 
 def test_a_corpus_of_one_voice_and_one_caption_a_picture_gets_hints(tmp_path, found):
     root = tmp_path / "small"
-    about = {"name": "small", "version": "1", "provenance": "made by a test", "licence": "CC0-1.0"}
-    with CorpusWriter(root, **about, image_root=None) as writer:
+    with CorpusWriter(root, **ABOUT, image_root=None) as writer:
         (writer.folder / "audio").mkdir()
         samples = np.random.default_rng(0).normal(0, 0.1, 9 * SAMPLE_RATE).astype(np.float32)
         write_wav(writer.folder / "audio" / "a.wav", samples)
