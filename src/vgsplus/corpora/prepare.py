@@ -141,8 +141,10 @@ def add_image_regions(
         if store is None:
             features, boxes = grid_regions(picture)
             return features.astype(dtype, copy=False), boxes
-        found = store.find(image, file_digest(path))
-        return found or f"{path}: {store.not_found()}"
+        if found := store.find(image, file_digest(path)):
+            return found
+        how = "an image of these contents" if store.by_content else "an image of this name"
+        return f"{path}: {store.path}: holds no regions of {how}. Make them with: vgsplus data regions"
 
     missing: dict[str, str] = {}
     found = parallel_map(regions_of, images, writer.progress, "pictures", at_once=IMAGES_AT_ONCE)

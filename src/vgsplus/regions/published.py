@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.files import is_file, nfc, read_text
+from vgsplus.files import nfc, read_text
 from vgsplus.regions.store import HDF5_ERRORS, REGION_SETS, region_faults
 
 COLUMNS = (
@@ -125,8 +125,6 @@ def split_file(path: Path) -> list[Part]:
         CorpusError: the file is missing or empty, a data set is missing, or image names are truncated and
             there is no JSON file with the full names.
     """
-    if not is_file(path):
-        raise CorpusError(f"{path}: there is no such file of region features.")
     try:
         names, hdf5 = None, h5py.is_hdf5(path)
         total, size = path.stat().st_size, TSV_PART_BYTES

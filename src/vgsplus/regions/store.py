@@ -88,10 +88,7 @@ def _reserve(path: Path, size: int) -> None:
 class RegionStore:
     """An open store. Reading is thread-safe. A forked process must open the store again.
 
-    Args:
-        path: the HDF5 file.
-        remedy: last sentence of error messages.
-        writable: whether to open the file for writing.
+    `remedy` is the last sentence of error messages.
 
     Attributes:
         shape: (n, R, F).
@@ -178,11 +175,6 @@ class RegionStore:
             return None
         features, boxes = self.read([row])
         return features[0], boxes[0]
-
-    def not_found(self) -> str:
-        """Return the error message for images for which `find` returns None."""
-        how = "an image of these contents" if self.by_content else "an image of this name"
-        return f"{self.path}: holds no regions of {how}. Make them with: vgsplus data regions"
 
     def read(self, rows: Sequence[int]) -> tuple[Array, Array]:
         """Return features (len(rows), R, F) as stored and boxes (len(rows), R, 4).

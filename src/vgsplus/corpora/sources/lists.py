@@ -80,14 +80,9 @@ def prepare_lists(
 ) -> Summary:
     """Prepare listed captions as a corpus at `root`.
 
-    Args:
-        source: the corpus.
-        entries: captions, with sounds relative to `audio_root`, and faults of the lists.
-        root: the corpus folder to create.
-        files: the lists, by purpose, for the provenance.
-        audio_root: folder of the sounds.
-        notes: returns further entries of corpus.json from the number of images of each split.
-        options: see `ListOptions`.
+    `entries` are captions, with sounds relative to `audio_root`, and faults of the lists. `files` are the
+    lists, by purpose, for the provenance. `notes` returns further entries of corpus.json from the number of
+    images of each split.
 
     Raises:
         CorpusError: `root` exists; all faults of the lists and sounds; or all faults of the regions.

@@ -60,13 +60,6 @@ def prepare_rows(
     and rows without an image to train; if there are no images, recordings are assigned. Images, and sounds
     that are 16 kHz mono WAV (PCM16) or FLAC, are used in place; other sounds are converted into the corpus.
 
-    Args:
-        table: rows and faults of the table.
-        root: the corpus folder to create.
-        name: name of the corpus.
-        provenance: entry of corpus.json.
-        options: see `TableOptions`.
-
     Raises:
         CorpusError: all faults of the table, with their lines, including images that are not in `regions`; or
             `root` exists.
