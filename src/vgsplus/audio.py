@@ -33,22 +33,21 @@ SCALED = "scaled to use the range of 16 bits"
 type Signal = npt.NDArray[np.float32]
 
 
-def read(path: str | Path, max_samples: int | None = None, *, crop: float = 0.0) -> Signal:
-    """Read a 16 kHz mono file, or a crop of it: float32 (samples,).
+def read(path: str | Path, max_samples: int | None = None) -> Signal:
+    """Read a 16 kHz mono file, or a crop from its start (see `read_crop`): float32 (samples,).
 
-    Files may have any format that libsndfile reads; samples of floating-point files may exceed ±1. Files of
-    more than `max_samples` samples are cropped, at the position `crop` in [0, 1): 0 at the start, towards 1
-    at the end.
+    Files may have any format that libsndfile reads. Samples of floating-point files may exceed ±1.
 
     Raises:
         AudioError: the file is missing, broken, empty, not 16 kHz or not mono.
     """
-    return read_crop(path, max_samples, crop)[0]
+    return read_crop(path, max_samples)[0]
 
 
-def read_crop(path: str | Path, max_samples: int | None = None, crop: float = 0.0) -> tuple[Signal, bool]:
+def read_crop(path: str | Path, max_samples: int | None, crop: float = 0.0) -> tuple[Signal, bool]:
     """Read like `read`; also return whether the crop was moved because it was silent.
 
+    The position `crop` in [0, 1) is 0 at the start of the file, towards 1 at its end.
     A silent crop contains only noise or zeros, so a model learns nothing from it. It is moved later, to start
     with the next sample that is not silent, or else earlier, to end with the last one.
     """

@@ -306,7 +306,7 @@ def read_sound(folder: Path) -> object:
 
     (path,) = folder.iterdir()
     try:
-        audio.read(path, 1000, crop=0.5)
+        audio.read_crop(path, 1000, 0.5)
         audio.num_samples(path)
     except VgsplusError:
         pass
