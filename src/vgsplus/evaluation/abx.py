@@ -12,6 +12,7 @@ frames of a token are sliced here (`TokenFrames`), so that both protocols can be
 Shape letters: T frames of a file, D dimensions, N selected frames, n tokens.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -159,10 +160,10 @@ class AbxScorer:
         accessor = InMemoryAccessor(dict(enumerate(map(tuple, slices.tolist()))), frames, frames.device)
         errors = {}
         for name, (task, levels) in self._tasks.items():
-            task.dataset = Dataset(self._labels, accessor)
-            scored = Score(task, angular_distance, alignment=dtw_distance, progress=False)
+            copied = copy.copy(task)  # the scorer keeps no features
+            copied.dataset = Dataset(self._labels, accessor)
+            scored = Score(copied, angular_distance, alignment=dtw_distance, progress=False)
             errors[name] = scored.collapse(levels=levels)
-            task.dataset = self._without_features()
         return errors
 
     def _task(self, items: Items, condition: str, context: str) -> tuple[Task, list[str | tuple[str, ...]]]:
@@ -172,9 +173,11 @@ class AbxScorer:
         if condition == "across":
             by, across = neighbours, ["speaker"]
         limits = (PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED)
+        frames = torch.zeros(len(self._labels), 1)  # cells are made from the labels alone
+        accessor = InMemoryAccessor({n: (n, n + 1) for n in range(len(frames))}, frames, frames.device)
         try:
             task = Task(
-                self._without_features(),
+                Dataset(self._labels, accessor),
                 on="#phone",
                 by=by,
                 across=across,
@@ -188,13 +191,6 @@ class AbxScorer:
                 f"phones{same}, {who}. Add tokens, or choose another condition or context."
             ) from None
         return task, [*([("next-phone", "prev-phone")] if neighbours else []), "speaker"]
-
-    def _without_features(self) -> Dataset:
-        """Return the tokens with a placeholder for their frames, which `errors` replaces."""
-        slices = {index: (index, index + 1) for index in range(len(self._labels))}
-        return Dataset(
-            self._labels, InMemoryAccessor(slices, torch.zeros(len(slices), 1), torch.device("cpu"))
-        )
 
 
 def angular_distance(x: Tensor, y: Tensor) -> Tensor:

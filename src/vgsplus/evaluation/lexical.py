@@ -223,7 +223,7 @@ def _cosine_distances(
     vectors: NDArray[np.floating], tokens: Tokens, progress: Progress
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield 1 − cosine between vectors (n, D) in blocks, as `_score` takes them."""
-    _require_finite([vectors[index : index + 1] for index in range(len(vectors))], tokens)
+    _require_finite(list(vectors), tokens)
     # Divide by the largest value first, so that squares neither underflow nor overflow.
     largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True).astype(np.float64)
     if len(zero := np.flatnonzero(largest[:, 0] == 0)):
