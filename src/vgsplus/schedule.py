@@ -208,15 +208,10 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseSteps:
-    """A phase measured in optimiser steps.
+    """A phase measured in optimiser steps (updates).
 
-    Attributes:
-        index: index of the phase.
-        config: settings of the phase.
-        steps: updates of the phase.
-        steps_per_epoch: batches of captions in an epoch.
-        first_step: updates of the whole run before the phase.
-        first_epoch: epochs of the whole run before the phase.
+    An epoch has a step for each batch of captions; `first_step` and `first_epoch` count those of the whole
+    run before the phase.
     """
 
     index: int

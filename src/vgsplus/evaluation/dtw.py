@@ -11,7 +11,7 @@ Shape letters: N sequences, T and U frames, D dimensions.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -48,14 +48,10 @@ def costs(sequences: Sequence[Floats], groups: Ints, progress: Progress = SILENT
     total = (count**2 - int((np.bincount(groups) ** 2).sum())) // 2
     done = 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        rows = [pool.submit(_row, row, frames, starts, groups, longest, found) for row in range(count)]
-        try:
-            for row in as_completed(rows):
-                done += row.result()
-                progress.update("comparing", done, total)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        # After an error the rows that have not started are cancelled.
+        for pairs in pool.map(lambda row: _row(row, frames, starts, groups, longest, found), range(count)):
+            done += pairs
+            progress.update("comparing", done, total)
     return found
 
 

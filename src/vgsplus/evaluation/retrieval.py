@@ -87,14 +87,9 @@ class RetrievalResult:
 class PartScores:
     """Speech-to-image retrieval with a part of the captions as queries.
 
-    Attributes:
-        name: the speaker, or "quarter 1" to "quarter 4".
-        captions: number of captions.
-        images: number of their images.
-        shortest: length of the shortest caption in seconds.
-        longest: length of the longest caption in seconds.
-        recall: {k: recall}, with intervals from a bootstrap over these images.
-        median_rank: median rank of the right image.
+    The part is a speaker, or "quarter 1" to "quarter 4". It has `captions` captions of `images` images,
+    `shortest` to `longest` seconds long. Intervals of the recall {k: recall} are from a bootstrap over these
+    images.
     """
 
     name: str

@@ -36,12 +36,7 @@ class Scoring:
     cache: Path | None = None
 
     def __call__(self, model: VGSPlus, phase_ended: bool, *, config: RunConfig) -> dict[str, float]:
-        """Return the scores of a model that are due, {flat name: score}.
-
-        Args:
-            model: a model on any device.
-            phase_ended: whether a phase of the schedule has just ended.
-            config: the settings of the model's run.
+        """Return {flat name: score} of a model, with the scores that are due when a phase ends if one did.
 
         Raises:
             VgsplusError: as `embed_run` and `score_layers`.
