@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import to_jsonable_python
 
 from vgsplus.errors import ConfigError, VgsplusError
-from vgsplus.files import atomic_file, is_file, read_text
+from vgsplus.files import is_file, read_text, write_file
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.schedule import Phase, Schedule
 from vgsplus.validation import config_dataclass, validate
@@ -182,9 +182,7 @@ def to_dict(config: object) -> dict[str, Any]:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write a configuration as YAML that `load_config` reads back."""
-    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    with atomic_file(path) as file:
-        file.write(text.encode())
+    write_file(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:

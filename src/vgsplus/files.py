@@ -133,6 +133,12 @@ def atomic_file(path: Path) -> Iterator[BufferedWriter]:
         raise
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file by `atomic_file`, text as UTF-8."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Create a folder that is renamed to `path` at the end of the block.

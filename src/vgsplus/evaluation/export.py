@@ -29,7 +29,7 @@ from vgsplus.evaluation.hidden_states import (
     frame_rate,
     iterate_hidden_states,
 )
-from vgsplus.files import as_on_disk, atomic_file, files_below
+from vgsplus.files import as_on_disk, atomic_file, files_below, write_file
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
 
@@ -243,8 +243,7 @@ class FeatureFolder:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / METADATA_FILE).exists():
-                with atomic_file(self.folder / METADATA_FILE) as file:
-                    file.write(f"{text}\n".encode())
+                write_file(self.folder / METADATA_FILE, f"{text}\n")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

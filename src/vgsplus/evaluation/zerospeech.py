@@ -21,7 +21,7 @@ from vgsplus.evaluation.export import (
     writing,
 )
 from vgsplus.evaluation.hidden_states import receptive_field_shift
-from vgsplus.files import atomic_file
+from vgsplus.files import write_file
 from vgsplus.models.vgsplus import VGSPlus
 
 PHONETIC = "phonetic"
@@ -119,7 +119,6 @@ class Submission(FeatureFolder):
             frame_shift=1 / self.metadata["frame_rate"],
         )
         with writing(self.path):
-            with atomic_file(self.folder / META) as file:
-                file.write(text.encode())
+            write_file(self.folder / META, text)
             (self.folder / METADATA_FILE).unlink()  # the challenge accepts no other files
             self.folder.replace(self.path)

@@ -45,7 +45,7 @@ from vgsplus.experiments.scoring import (
     own_abx_task,
     test_sets,
 )
-from vgsplus.files import atomic_file, file_digest
+from vgsplus.files import file_digest, write_file
 from vgsplus.interop.loading import load_weights
 from vgsplus.progress import SILENT, Progress
 from vgsplus.report import Results, check_report_folder, gallery_items, write_report
@@ -131,7 +131,7 @@ def reproduce(
             *(("--set", override) for override in overrides),
         ]
         words = [str(word) for option in options if option[1] is not None for word in option]
-        _write(out / COMMAND, json.dumps({"argv": ["reproduce", preset, "--out", str(out), *words]}))
+        write_file(out / COMMAND, json.dumps({"argv": ["reproduce", preset, "--out", str(out), *words]}))
         study.train()
         return write_report(study.results(seconds), out, corpus=opened)
 
@@ -186,12 +186,7 @@ def _timed(out: Path) -> Iterator[Callable[[], float]]:
         yield spent
     finally:
         if out.is_dir():
-            _write(file, f"{spent():.1f}\n")
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
-        file.write(text.encode())
+            write_file(file, f"{spent():.1f}\n")
 
 
 # ---- training and evaluation ------------------------------------------------------------------------------
@@ -229,7 +224,7 @@ class _Study:
                 "another folder."
             )
         self.out.mkdir(parents=True, exist_ok=True)
-        _write(file, f"{digest}\n")
+        write_file(file, f"{digest}\n")
 
     def train(self) -> None:
         """Train every variant that is not finished."""

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from vgsplus.evaluation.lexical import Separability
-from vgsplus.files import atomic_file
+from vgsplus.files import write_file
 from vgsplus.report.figures import COLOURS, FONT, png_bytes
 from vgsplus.report.tables import write_csv
 
@@ -68,5 +68,4 @@ def write_lexical(result: Separability, folder: Path) -> None:
     scores = pd.DataFrame({"tokens": result.tokens, "score": result.word_scores}, index=words)
     write_csv(scores, folder / SCORES, index=True)
     write_csv(pd.DataFrame(result.confusion, words, list(words)), folder / CONFUSION, index=True)
-    with atomic_file(folder / PICTURE) as file:
-        file.write(confusion_png(result))
+    write_file(folder / PICTURE, confusion_png(result))

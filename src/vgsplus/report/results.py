@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, JsonValue, TypeAdapter, ValidationError
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalScores
-from vgsplus.files import atomic_file
+from vgsplus.files import write_file
 from vgsplus.report.paper import TITLES
 
 FORMAT: Literal[3] = 3
@@ -181,8 +181,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Write JSON to `path` atomically."""
-        with atomic_file(path) as file:
-            file.write(TypeAdapter(Results).dump_json(self, indent=1) + b"\n")
+        write_file(path, TypeAdapter(Results).dump_json(self, indent=1) + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -17,7 +17,7 @@ from rich.table import Table
 from vgsplus.evaluation.abx import CONDITIONS
 from vgsplus.evaluation.abx_layers import AbxRow
 from vgsplus.evaluation.retrieval import DIRECTIONS, KS, Estimate, PartScores, RetrievalScores
-from vgsplus.files import atomic_file
+from vgsplus.files import write_file
 from vgsplus.report.paper import PAPER, PAPER_KS, TITLES
 from vgsplus.report.results import PhaseResult, Results, ordered
 
@@ -258,8 +258,7 @@ def abx_table(rows: Sequence[AbxRow]) -> pd.DataFrame:
 def write_csv(table: pd.DataFrame, path: Path, *, index: bool = False) -> None:
     """Write a table atomically, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        file.write(table.to_csv(index=index).encode())
+    write_file(path, table.to_csv(index=index))
 
 
 # ---- the terminal -----------------------------------------------------------------------------------------
