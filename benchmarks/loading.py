@@ -8,9 +8,6 @@ in the mean, clipped to 0.8 to 30 s; all ways hear 8 s at most. Ways take turns 
 the processor, not of the clock, so that other programs disturb them little, and files are in the system's
 cache. Medians over the repeats are reported.
 
-Padding is told for random batches of those lengths: the share of samples that the speech encoder computes
-without need in chunks of like length, beside padding to 8 s.
-
     python benchmarks/loading.py --repeats 5 --json loading.json
 """
 
@@ -33,7 +30,6 @@ from written import write_json
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.corpora.packing import pack
-from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length
 from vgsplus.training.data import Batch, BatchIndices, SpeechImageDataset, epoch_order
 
 FIXED_SECONDS = 8.0
@@ -42,7 +38,6 @@ MEAN_SECONDS, SHAPE, SHORTEST_SECONDS, LONGEST_SECONDS = 4.4, 12, 0.8, 30.0
 REGIONS, FEATURES = 36, 2048
 SPLIT = "train"
 FORMATS = ("wav", "flac")
-PADDED_CAPTIONS = 64_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +55,6 @@ class Speed:
     way: str
     captions_per_second: float
     batch_mb: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Padding:
-    """What is computed without need: `share` of the samples of captions padded to a length they share.
-
-    Attributes:
-        chunk: samples of captions of like length that share it; None where all are padded to 8 s.
-        step: samples that the length is a multiple of.
-    """
-
-    chunk: int | None
-    step: int
-    share: float
 
 
 # ---- the corpus -------------------------------------------------------------------------------------------
@@ -202,31 +183,8 @@ def measure(
     ]
 
 
-def paddings(batch_size: int, seed: int) -> list[Padding]:
-    """The padding of random batches: in chunks as trained, in others, and to 8 s."""
-    lengths = np.minimum(draw_num_samples(PADDED_CAPTIONS, seed), FIXED_SAMPLES)
-    lengths = lengths[: PADDED_CAPTIONS // batch_size * batch_size].reshape(-1, batch_size)
-    ours = (SpeechEncoder.bucket_samples, LENGTH_MULTIPLE)
-    whole = batch_size * FIXED_SAMPLES
-    others = [(whole, LENGTH_MULTIPLE), (ours[0] // 2, LENGTH_MULTIPLE), (ours[0], LENGTH_MULTIPLE // 2)]
-    return [
-        *(
-            Padding(chunk=chunk, step=step, share=chunk_padding(lengths, chunk, step))
-            for chunk, step in (ours, *others)
-        ),
-        Padding(chunk=None, step=FIXED_SAMPLES, share=1 - float(lengths.mean()) / FIXED_SAMPLES),
-    ]
-
-
-def chunk_padding(lengths: npt.NDArray[np.int64], chunk: int, step: int) -> float:
-    """The padded share of batches (n, B), each run in chunks of like length of about `chunk` samples."""
-    parts = [batch[rows] for batch in torch.from_numpy(lengths) for rows in bucket_by_length(batch, chunk)]
-    computed = sum(len(part) * -(-int(part[0]) // step) * step for part in parts)
-    return 1 - float(lengths.sum()) / computed
-
-
-def show(speeds: Sequence[Speed], padded: Sequence[Padding]) -> None:
-    """Print a line a way, and a line a padding."""
+def show(speeds: Sequence[Speed]) -> None:
+    """Print a line a way."""
     print(f"{'sound':<6} {'regions':<8} {'way':<10} {'captions/s':>10} {'times':>6} {'MB a batch':>11}")
     published = {(s.sound, s.images): s.captions_per_second for s in speeds if s.way == "published"}
     for s in speeds:
@@ -236,9 +194,6 @@ def show(speeds: Sequence[Speed], padded: Sequence[Padding]) -> None:
             f"{s.sound:<6} {regions:<8} {s.way:<10} {s.captions_per_second:>10.0f} "
             f"{times:>6.2f} {s.batch_mb:>11.1f}"
         )
-    for p in padded:
-        where = "to 8 s" if p.chunk is None else f"in chunks of {p.chunk} samples, steps of {p.step} samples"
-        print(f"padding {where}: {100 * p.share:.1f} %")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -272,15 +227,13 @@ def main() -> None:
                 pack(corpus.root, Path(folder) / way, decode=way == "decoded")
                 packed[way] = Corpus.open(Path(folder) / way)
             speeds += measure(corpus, packed, sound, arguments.batch_size, arguments.repeats, arguments.seed)
-    padded = paddings(arguments.batch_size, arguments.seed)
-    show(speeds, padded)
+    show(speeds)
     write_json(
         arguments.json,
         machine={"name": platform.machine(), "threads": 1, "torch": torch.__version__},
         case={name: getattr(arguments, name) for name in ("captions", "images", "batch_size", "seed")},
         repeats=arguments.repeats,
         speeds=speeds,
-        paddings=padded,
     )
 
 

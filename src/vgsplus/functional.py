@@ -15,16 +15,3 @@ def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
 def upcast(x: Tensor) -> Tensor:
     """Convert half-precision tensors of any shape to float32; leave float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def scatter_rows(rows: Tensor, mask: Tensor) -> Tensor:
-    """Put rows (N, …) at the N True positions of `mask` (B, M), and zeros elsewhere: (B, M, …)."""
-    scattered = rows.new_zeros(*mask.shape, *rows.shape[1:])
-    scattered[mask] = rows
-    return scattered
-
-
-def gather_masked(x: Tensor, mask: Tensor) -> Tensor:
-    """Select the masked frames of x (B, T, …) by mask (B, T), padded with zeros at the end: (B, M, …)."""
-    counts = mask.sum(-1)
-    return scatter_rows(x[mask], lengths_to_mask(counts, int(counts.max())))

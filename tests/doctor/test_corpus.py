@@ -8,8 +8,6 @@ from helpers import ABOUT, CAPTION
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.corpora import Corpus, CorpusWriter
 from vgsplus.doctor import examine
-from vgsplus.doctor.corpus import padding_share
-from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
 
 
 def captions(*lengths):
@@ -25,17 +23,6 @@ def test_a_sound_corpus_is_ok_and_counted(tiny_corpus, found):
     assert f"{min(seconds):.2f} to {max(seconds):.2f}" in reported["test"]
     assert "16 pictures of 5 regions with 12 features, float32" in reported["regions"]
     assert "32 tokens of 2 phones in 8 sounds" in reported["ABX items"]
-
-
-def test_padding_is_what_batches_add_to_the_speech():
-    step = LENGTH_MULTIPLE
-    assert padding_share(captions(step, step, step)) == 0
-    # Every batch of two holds one of each length, whatever the order, or two alike.
-    assert padding_share(captions(step, 3 * step), batch_size=2) == pytest.approx(6 / 4 - 1)
-    assert padding_share(captions(step // 2, step // 2)) == pytest.approx(1)
-    many = captions(*np.random.default_rng(0).integers(step, 9 * step, 500).tolist())
-    assert 0 < padding_share(many, batch_size=50) < padding_share(many, batch_size=6)
-    assert padding_share(many, seed=1) == padding_share(many, seed=1)
 
 
 def test_a_truncated_sound_is_a_fault_with_its_name(corpus, found):

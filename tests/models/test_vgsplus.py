@@ -1,9 +1,6 @@
-import math
-
 import pytest
 import torch
 
-from vgsplus.models.speech_encoder import bucket_by_length
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 SAMPLES = torch.tensor([9600, 6400, 8000, 4300])
@@ -40,58 +37,6 @@ def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch(make):
         alone, _ = model.speech_layers(wave, num)
         for one, many in zip(alone, layers, strict=True):
             torch.testing.assert_close(one[0], many[index][valid[index]], rtol=1e-4, atol=1e-4)
-
-
-def test_utterances_of_like_length_run_together_and_nothing_else_changes(make):
-    model = make(dropout=0.0).double().eval()
-    generator = torch.Generator().manual_seed(2)
-    samples = torch.randint(4300, 20_000, (21,), generator=generator)
-    waveforms = torch.randn(21, 23_000, generator=generator).double()
-    waveforms[torch.arange(23_000) >= samples[:, None]] = 0
-    batch = {
-        "waveforms": waveforms,
-        "num_samples": samples,
-        "features": torch.randn(21, 4, 6, generator=generator).double(),
-        "boxes": torch.rand(21, 4, 4, generator=generator).double(),
-        "image_ids": torch.arange(21),
-    }
-    widths = []
-    model.speech.waveform.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape))
-
-    def measure():
-        widths.clear()
-        model.zero_grad()
-        torch.manual_seed(3)
-        losses = model(batch, 0.5)
-        losses.total.backward()
-        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        layers, valid = model.speech_layers(waveforms, samples)
-        return [losses.total.detach(), losses.feature_penalty.detach(), valid, *layers, *gradients]
-
-    model.speech.bucket_samples = math.ceil(int(samples.sum()) / 4)
-    together = measure()
-    assert [shape[0] for shape in widths[:4]] == [6, 6, 6, 3]
-    assert widths[3][1] < widths[0][1] <= 23_000
-    model.speech.bucket_samples = int(samples.sum())
-    apart = measure()
-    assert widths[0] == (21, 23_000)
-    valid = together[2]
-    for one, other in zip(together, apart, strict=True):
-        if one.shape[:2] == valid.shape and one.ndim == 3:
-            one, other = one[valid], other[valid]  # noqa: PLW2901 - what padding holds is nobody's business
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("chunk", [1, 9_000, 50_000, 10**9])
-def test_rows_are_dealt_by_length_into_equal_parts(chunk):
-    samples = torch.randint(1000, 20_000, (17,), generator=torch.Generator().manual_seed(4))
-    parts = bucket_by_length(samples, chunk)
-    rows = torch.cat(parts)
-    assert sorted(rows.tolist()) == list(range(17))
-    assert samples[rows].tolist() == sorted(samples.tolist(), reverse=True)
-    sizes = [len(part) for part in parts]
-    assert set(sizes[:-1]) <= {sizes[0]}
-    assert 1 <= sizes[-1] <= sizes[0] == math.ceil(17 / min(17, math.ceil(int(samples.sum()) / chunk)))
 
 
 def test_the_published_mode_depends_on_padding(make):
@@ -133,11 +78,11 @@ def test_the_speech_decoder_ends_with_masked_frames_alone(make):
     model.project_prediction.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     model(batch, 0.5, mask)
     handle.remove()
-    x, keys, queries = given[0]
-    assert queries.shape == hidden[0].shape == (len(SAMPLES), mask.sum(-1).max(), model.config.dim)
-    whole = model.speech.without_cls(last(x, keys))
-    for ours, theirs, masked in zip(hidden[0], whole, mask, strict=True):
-        torch.testing.assert_close(ours[: masked.sum()], theirs[masked])
+    x, segments, queries, _ = given[0]
+    assert queries.shape == hidden[0].shape == (mask.sum(), model.config.dim)
+    frames = [part[1:] for part in last(x, segments).split(segments.lengths)]
+    expected = [part[row[: len(part)]] for part, row in zip(frames, mask, strict=True)]
+    torch.testing.assert_close(hidden[0], torch.cat(expected))
 
 
 @pytest.mark.parametrize("ssl_layers", [0, 1])

@@ -7,7 +7,6 @@ import torch
 
 from vgsplus.corpora import Corpus
 from vgsplus.errors import AudioError
-from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
 from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.data import (
     BatchIndices,
@@ -113,31 +112,31 @@ def test_images_are_asked_for_only_where_alpha_is_above_0():
     assert [request.with_images for request in steps] == [False] * 5 + [True] * 4
 
 
-def test_batches_are_padded_to_few_lengths(corpus_root):
+def test_a_batch_is_in_the_order_of_lengths(corpus_root):
     corpus = Corpus.open(corpus_root)
     captions = corpus.captions("train")
     dataset = SpeechImageDataset(corpus=corpus, captions=captions, max_samples=10 * 16000)
-    for index, caption in enumerate(captions):
-        length = dataset[BatchIndices((index,))]["waveforms"].shape[1]
-        assert length % LENGTH_MULTIPLE == 0
-        assert caption.num_samples <= length < caption.num_samples + LENGTH_MULTIPLE
+    batch = dataset[BatchIndices((6, 2, 7, 0, 3), with_images=True)]
+    order = sorted((captions[index] for index in (6, 2, 7, 0, 3)), key=lambda caption: caption.num_samples)
+    assert batch["num_samples"].tolist() == [caption.num_samples for caption in order]
+    assert batch["image_ids"].tolist() == [corpus.image_row(caption.image) for caption in order]
+    assert batch["waveforms"].shape[1] == order[-1].num_samples
 
 
 def test_a_batch_is_cropped_normalised_and_padded_to_its_longest(dataset):
     batch = dataset[BatchIndices((0, 5, 7), with_images=True)]
+    order = sorted((dataset.captions[i] for i in (0, 5, 7)), key=lambda caption: caption.num_samples)
     lengths = batch["num_samples"]
-    assert lengths.tolist() == [min(8000, dataset.captions[i].num_samples) for i in (0, 5, 7)]
+    assert lengths.tolist() == [min(8000, caption.num_samples) for caption in order]
     assert batch["waveforms"].shape == (3, 8000)
     for row, length in zip(batch["waveforms"], lengths, strict=True):
         assert row[:length].mean().abs() < 1e-5
         assert row[:length].std(correction=0) == pytest.approx(1.0, abs=1e-4)
         assert not row[length:].any()
-    features, boxes = dataset.corpus.regions([dataset.captions[i].image for i in (0, 5, 7)])
+    features, boxes = dataset.corpus.regions([caption.image for caption in order])
     assert torch.equal(batch["features"], torch.from_numpy(features))
     assert torch.equal(batch["boxes"], torch.from_numpy(boxes))
-    assert batch["image_ids"].tolist() == [
-        dataset.corpus.image_row(dataset.captions[i].image) for i in (0, 5, 7)
-    ]
+    assert batch["image_ids"].tolist() == [dataset.corpus.image_row(caption.image) for caption in order]
     assert {name: t.dtype for name, t in batch.items()} == {
         "waveforms": torch.float32,
         "num_samples": torch.int64,

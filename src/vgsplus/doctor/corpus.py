@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.filesize import decimal
 
 from vgsplus.audio import SAMPLE_RATE
@@ -18,11 +17,8 @@ from vgsplus.corpora.validation import caption_faults
 from vgsplus.doctor.findings import Diagnosis, Finding, count, leftovers
 from vgsplus.errors import SHOWN_FAULTS, CorpusError
 from vgsplus.evaluation.abx_items import read_items
-from vgsplus.models.speech_encoder import LENGTH_MULTIPLE, SpeechEncoder, bucket_by_length
-from vgsplus.training.data import TRAIN, VALIDATION, epoch_order
+from vgsplus.training.data import TRAIN, VALIDATION
 
-BATCH_SIZE = 64
-"""Batch size for which padding is reported: that of the paper."""
 PREPARE_AGAIN = "Fix or skip what it was made from, and prepare it again: vgsplus data …"
 
 
@@ -68,24 +64,8 @@ def _split(split: str, captions: Sequence[Caption]) -> Finding:
         f"{count(len(captions), 'caption')} of {count(len(images), 'picture')}, "
         f"{count(len(speakers), 'speaker')}, {count(len(languages), 'language')}\n"
         f"{seconds.sum() / 3600:.2f} hours: {seconds.mean():.2f} s per caption, {seconds.min():.2f} to "
-        f"{seconds.max():.2f}; padding adds {100 * padding_share(captions):.0f} % in batches of {BATCH_SIZE}",
+        f"{seconds.max():.2f}",
     )
-
-
-def padding_share(captions: Sequence[Caption], batch_size: int = BATCH_SIZE, seed: int = 0) -> float:
-    """Return the padding in random batches, as a share of the speech.
-
-    As in training, a batch is split into chunks of similar length, each padded to its longest caption,
-    rounded up to `LENGTH_MULTIPLE`. Nothing is cropped, and the last batch may be smaller.
-    """
-    lengths = np.array([caption.num_samples for caption in captions])
-    shuffled = torch.from_numpy(lengths[epoch_order(len(lengths), seed, 0)[0]])
-    batches = [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]
-    chunks = [
-        batch[rows] for batch in batches for rows in bucket_by_length(batch, SpeechEncoder.bucket_samples)
-    ]
-    padded = sum(len(chunk) * -(-int(chunk[0]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for chunk in chunks)
-    return padded / float(lengths.sum()) - 1
 
 
 def _regions(corpus: Corpus) -> Finding:

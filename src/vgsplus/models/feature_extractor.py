@@ -1,15 +1,17 @@
-"""The feature extractor: convolutions from samples to one frame every 20 ms (wav2vec 2.0, section 2)."""
+"""The feature extractor: convolutions from samples to one frame every 20 ms (wav2vec 2.0, section 2).
+
+All utterances of a batch lie end to end in one row of samples, each from a multiple of the total stride
+on, so that in every layer the frames lie end to end as well. N samples or frames of all
+utterances together, C channels.
+"""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from vgsplus.functional import lengths_to_mask
-from vgsplus.models.masked_norm import MaskedInstanceNorm
 
 
 def receptive_field(layers: Sequence[tuple[int, int, int]]) -> int:
@@ -48,7 +50,7 @@ class FeatureExtractor(nn.Module):
             nn.Conv1d(before, after, kernel, stride, bias=bias)
             for before, (after, kernel, stride) in zip(channels, layers, strict=False)
         )
-        self.norm = MaskedInstanceNorm(layers[0][0]) if mode == "default" else None
+        self.norm = nn.GroupNorm(layers[0][0], layers[0][0]) if mode == "default" else None
         self.norms = nn.ModuleList(nn.LayerNorm(after) for after in channels[1:] if mode == "layer_norm")
         self.layers = tuple(layers)
         for convolution in self.convolutions:
@@ -81,43 +83,179 @@ class FeatureExtractor(nn.Module):
             num_samples = (num_samples - kernel).div(stride, rounding_mode="floor") + 1
         return num_samples.clamp(min=0)
 
-    def forward(self, waveforms: Tensor, num_samples: Tensor | None) -> Tensor:
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """Extract features.
 
         Args:
             waveforms: (B, S) float, normalised and padded with zeros.
-            num_samples: (B,) int64, valid samples of each row, for the statistics of the normalisation;
-                None: all.
+            num_samples: (B,) int64, on the host.
 
         Returns:
-            (B, T, C).
+            (N, C), the frames of all utterances.
         """
-        x = self._convolve_waveforms(waveforms)
-        if self.norm is None:
-            x = self._normalise_frames(x, 0)
-        else:
-            mask = None
-            if num_samples is not None:
-                mask = lengths_to_mask(self.num_frames(num_samples, 1), x.shape[2])
-            x = self.norm(x, mask)
-        x = F.gelu(x)
-        for index, convolution in enumerate(self.convolutions[1:], start=1):
-            x = convolution(x)
-            x = F.gelu(x if self.norm is not None else self._normalise_frames(x, index))
-        return x.transpose(1, 2)
+        cells = (num_samples + self.stride - 1).div(self.stride, rounding_mode="floor")
+        waveforms = F.pad(waveforms, (0, -waveforms.shape[1] % self.stride))
+        lengths = (cells * self.stride).tolist()
+        x = torch.cat([row[:length] for row, length in zip(waveforms, lengths, strict=True)])[:, None]
+        starts = (cells.cumsum(0) - cells) * self.stride
+        for index, (convolution, (_, _, stride)) in enumerate(
+            zip(self.convolutions, self.layers, strict=True)
+        ):
+            assert isinstance(convolution, nn.Conv1d)
+            x = convolve_rows(x, convolution.weight, convolution.bias, stride)
+            starts = starts.div(stride, rounding_mode="floor")
+            if self.norm is None:
+                x = F.gelu(self.norms[index](x))
+            elif index == 0:
+                stops = starts + self.num_frames(num_samples, 1)
+                spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
+                x = _InstanceNormGelu.apply(x, self.norm.weight, self.norm.bias, spans, self.norm.eps)
+            else:
+                x = F.gelu(x)
+        # Between the frames of two utterances there may be a row whose receptive field reaches into both.
+        frames = [
+            x[start : start + num]
+            for start, num in zip(starts.tolist(), self.num_frames(num_samples).tolist(), strict=True)
+        ]
+        return torch.cat(frames)
 
-    def _convolve_waveforms(self, waveforms: Tensor) -> Tensor:
-        """Apply the first convolution to (B, S) as a product with its windows: (B, C, T).
 
-        On a CPU, backward takes a fifth of the time of conv1d.
-        """
-        (_, kernel, stride), first = self.layers[0], self.convolutions[0]
-        assert isinstance(first, nn.Conv1d)
-        windows = waveforms.unfold(1, kernel, stride).transpose(1, 2).contiguous()  # (B, kernel, T)
-        x = torch.bmm(first.weight[:, 0].expand(len(waveforms), -1, -1), windows)
-        return x if first.bias is None else x + first.bias[:, None].to(x.dtype)
+def convolve_rows(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Convolve rows without padding by products of matrices, without a copy.
 
-    def _normalise_frames(self, x: Tensor, index: int) -> Tensor:
-        """Apply the LayerNorm of a convolution to (B, C, T)."""
-        normalised: Tensor = self.norms[index](x.transpose(1, 2)).transpose(1, 2)
-        return normalised
+    Args:
+        x: (N, C).
+        weight: (O, C, kernel).
+        bias: (O,) or None.
+        stride: of the convolution.
+
+    Returns:
+        (N', O).
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    y: Tensor = _ConvolveRows.apply(x, weight, stride)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+class _ConvolveRows(torch.autograd.Function):
+    """A convolution as a sum of products.
+
+    Each `stride` adjacent rows are one row of a matrix (N', stride · C), a view of x. `stride` taps of the
+    kernel are one product with it; the next taps are one with the view that starts `stride` rows later.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:  # noqa: ANN401 - torch's context
+        """See `convolve_rows`."""
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        kernel, channels = weight.shape[2], weight.shape[1]
+        # The windows of one channel are copied, because several products with so few columns take longer.
+        ctx.step = kernel if channels == 1 else stride
+        y = None
+        for view, taps in _windows(x, kernel, stride, ctx.step):
+            matrix = _matrix(weight, taps)
+            y = view @ matrix if y is None else y.addmm_(view, matrix)
+        assert y is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients of x and weight."""
+        x, weight = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        kernel, stride = weight.shape[2], ctx.stride
+        grad_x, grad_weight = None, torch.empty_like(weight)
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.empty_like(x)
+            covered = len(grad) * stride if kernel >= stride else 0
+            grad_x[covered:] = 0
+            for view, taps in _windows(grad_x, kernel, stride, stride):
+                # The first windows write their rows, the others add to them.
+                matrix = _matrix(weight, taps).T
+                if covered and taps.start == 0:
+                    torch.mm(grad, matrix, out=view)
+                else:
+                    view.addmm_(grad, matrix)
+        for view, taps in _windows(x, kernel, stride, ctx.step):
+            product = view.T @ grad  # (taps · C, O)
+            grad_weight[:, :, taps] = product.view(-1, *weight.shape[1::-1]).permute(2, 1, 0)
+        return grad_x, grad_weight, None
+
+
+def _windows(x: Tensor, kernel: int, stride: int, step: int) -> Iterator[tuple[Tensor, slice]]:
+    """Yield views (N', taps · C) of x (N, C), and the up to `step` taps of the kernel that they belong to."""
+    num, channels = x.shape
+    frames = (num - kernel) // stride + 1
+    for first in range(0, kernel, step):
+        taps = min(step, kernel - first)
+        offset = x.storage_offset() + first * channels
+        yield (
+            x.as_strided((frames, taps * channels), (stride * channels, 1), offset),
+            slice(first, first + taps),
+        )
+
+
+def _matrix(weight: Tensor, taps: slice) -> Tensor:
+    """Return the taps of a kernel (O, C, kernel) as a matrix (taps · C, O)."""
+    return weight[:, :, taps].permute(2, 1, 0).flatten(0, 1)
+
+
+class _InstanceNormGelu(torch.autograd.Function):
+    """Normalise each channel of each utterance over time, then GELU; rows between utterances become zero.
+
+    Saves only the input, the widest activation of the network, and computes the rest again for backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's context
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        spans: list[tuple[int, int]],
+        eps: float,
+    ) -> Tensor:
+        """Map x (N, C) to (N, C), given the (start, stop) of each utterance."""
+        y = torch.empty_like(x)
+        statistics = []
+        for start, stop in _zero_between(y, spans):
+            normalised, mean, rstd = torch.native_batch_norm(
+                x[start:stop], weight, bias, None, None, True, 0.0, eps
+            )
+            torch.ops.aten.gelu.out(normalised, out=y[start:stop])
+            statistics += [mean, rstd]
+        ctx.save_for_backward(x, weight, bias, *statistics)
+        ctx.spans, ctx.eps = spans, eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients of x, weight and bias."""
+        x, weight, bias, *statistics = ctx.saved_tensors
+        grad_x = torch.empty_like(x)
+        spans = _zero_between(grad_x, ctx.spans)
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for (start, stop), mean, rstd in zip(spans, statistics[::2], statistics[1::2], strict=True):
+            rows = x[start:stop]
+            scale = weight * rstd
+            normalised = torch.addcmul(bias - mean * scale, rows.to(scale.dtype), scale).to(x.dtype)
+            grad = torch.ops.aten.gelu_backward(grads[0][start:stop], normalised)
+            parts = torch.ops.aten.native_batch_norm_backward(
+                grad, rows, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
+            )
+            grad_x[start:stop] = parts[0]
+            grad_weight += parts[1]
+            grad_bias += parts[2]
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def _zero_between(x: Tensor, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Set the rows of x (N, C) outside the spans to zero, and return the spans."""
+    stops = [0, *(stop for _, stop in spans)]
+    for stop, start in zip(stops, [*(start for start, _ in spans), len(x)], strict=True):
+        x[stop:start] = 0
+    return spans

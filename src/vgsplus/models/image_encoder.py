@@ -6,6 +6,8 @@ B batch, R regions, F features of a region, D dimensions.
 import torch
 from torch import Tensor, nn
 
+from vgsplus.models.dropout import Dropout
+from vgsplus.models.segments import Segments
 from vgsplus.models.transformer import TransformerLayer
 
 REGION_NORM_EPS = 1e-12
@@ -23,7 +25,7 @@ class ImageEncoder(nn.Module):
         self.features_norm = nn.LayerNorm(dim, eps=REGION_NORM_EPS)
         self.boxes = nn.Linear(4, dim)
         self.boxes_norm = nn.LayerNorm(dim, eps=REGION_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.cls = nn.Parameter(torch.randn(1, 1, dim))
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, ffn_dim, dropout) for _ in range(layers))
         self.head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
@@ -31,10 +33,12 @@ class ImageEncoder(nn.Module):
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         """Embed features (B, R, F) and boxes (B, R, 4), (x1, y1, x2, y2) in [0, 1]: (B, D)."""
         regions = self.features_norm(self.features(features)) + self.boxes_norm(self.boxes(boxes))
-        x = self.dropout(regions / 2)
-        x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        batch, num_regions, _ = regions.shape
+        segments = Segments([num_regions] * batch, regions.device)
+        x = segments.prepend(self.cls[0], self.dropout(regions / 2).flatten(0, 1))
         *layers, last = self.layers
         for layer in layers:
-            x = layer(x)
-        embedding: Tensor = self.head(last(x, query=x[:, :1])[:, 0])
+            x = layer(x, segments.with_token)
+        first = segments.with_lengths([1] * batch)
+        embedding: Tensor = self.head(last(x, segments.with_token, segments.split_token(x)[0], first))
         return embedding

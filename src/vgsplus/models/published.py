@@ -5,17 +5,36 @@ depends on its batch; and all utterances of a batch have the same number of mask
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vgsplus.functional import lengths_to_mask, upcast
 from vgsplus.losses.masking import trim_to_shortest
-from vgsplus.models.speech_encoder import SpeechEncoder, SpeechFeatures
+from vgsplus.models.feature_extractor import FeatureExtractor
+from vgsplus.models.segments import Segments
+from vgsplus.models.speech_encoder import SpeechEncoder
 from vgsplus.models.speech_head import SpeechHead
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
 
+class PublishedFeatureExtractor(FeatureExtractor):
+    """Extract features of whole rows, padding included, by PyTorch's convolutions."""
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """See `FeatureExtractor.forward`; returns all frames of all rows (B · T, C)."""
+        del num_samples
+        x = waveforms[:, None]
+        for index, convolution in enumerate(self.convolutions):
+            x = convolution(x)
+            if self.norm is None:
+                x = self.norms[index](x.transpose(1, 2)).transpose(1, 2)
+            elif index == 0:
+                x = self.norm(x)
+            x = F.gelu(x)
+        return x.transpose(1, 2).flatten(0, 1)
+
+
 class PublishedSpeechEncoder(SpeechEncoder):
-    """Run all utterances of a batch together; padding is masked in attention only."""
+    """Run all frames of a batch, padding included; padding is masked in attention only."""
 
     def frame_lengths(self, num_samples: Tensor, row_samples: int) -> Tensor:
         """Divide the row evenly into frames, and count those that begin before the utterance ends."""
@@ -23,33 +42,25 @@ class PublishedSpeechEncoder(SpeechEncoder):
         samples_per_frame = row_samples // frames
         return ((num_samples + samples_per_frame - 1) // samples_per_frame).clamp(max=frames)
 
-    def extract_features(self, waveforms: Tensor, num_samples: Tensor) -> SpeechFeatures:
-        """See `SpeechEncoder.extract_features`."""
-        raw = self.waveform(waveforms, None)
-        lengths = self.frame_lengths(num_samples, waveforms.shape[1])
-        attention_mask = lengths_to_mask(lengths, raw.shape[1])
-        return SpeechFeatures(self.norm(raw), upcast(raw).square().mean(), attention_mask, lengths)
-
-    def _buckets(self, num_samples: Tensor) -> tuple[Tensor, ...]:
-        return (torch.arange(len(num_samples)),)
-
-    def _mask_padding(self, x: Tensor, attention_mask: Tensor) -> Tensor:
-        del attention_mask
-        return x
+    def _segments(self, num_samples: Tensor, row_samples: int, device: torch.device) -> Segments:
+        frames = [self.num_frames(row_samples)] * len(num_samples)
+        return Segments(frames, device, valid=self.frame_lengths(num_samples, row_samples).tolist())
 
 
 class PublishedSpeechHead(SpeechHead):
     """Include padding in the normalisation of ResDAVEnet."""
 
-    def _downsample(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        x, _ = self.resdavenet(frames, None)
-        return x, lengths // round(frames.shape[1] / x.shape[1])
+    def _downsample(self, frames: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
+        x, down = self.resdavenet(frames, segments)
+        factor = round(segments.lengths[0] / down.lengths[0])
+        return x, down.with_lengths(down.lengths, (n // factor for n in segments.valid))
 
 
 class PublishedVGSPlus(VGSPlus):
     """`VGSPlus` in `published` padding mode."""
 
     padding = "published"
+    feature_extractor_class = PublishedFeatureExtractor
     speech_encoder_class = PublishedSpeechEncoder
     speech_head_class = PublishedSpeechHead
 

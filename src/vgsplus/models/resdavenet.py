@@ -1,6 +1,6 @@
 """ResDAVEnet: residual convolutions that downsample speech (FaST-VGS, section 2).
 
-B batch, C channels, T frames, D dimensions.
+N frames of all utterances together, C channels, D dimensions.
 """
 
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vgsplus.functional import lengths_to_mask
-from vgsplus.models.masked_norm import MaskedBatchNorm, mask_padding
+from vgsplus.models.feature_extractor import convolve_rows
+from vgsplus.models.segments import Segments
 
 
 class ResidualBlock(nn.Module):
@@ -19,25 +19,20 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.stride = stride
         self.conv1 = nn.Conv1d(before, after, kernel, stride, padding=kernel // 2, bias=False)
-        self.norm1 = MaskedBatchNorm(after)
+        self.norm1 = nn.BatchNorm1d(after)
         self.conv2 = nn.Conv1d(after, after, kernel, padding=kernel // 2, bias=False)
-        self.norm2 = MaskedBatchNorm(after)
+        self.norm2 = nn.BatchNorm1d(after)
         self.shortcut = nn.Conv1d(before, after, 1, stride, bias=False) if stride > 1 else None
-        self.shortcut_norm = MaskedBatchNorm(after) if stride > 1 else None
+        self.shortcut_norm = nn.BatchNorm1d(after) if stride > 1 else None
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Map x (B, C, T) and lengths (B,), None for no padding, to T / stride frames, rounded up."""
-        x = mask_padding(x, None if lengths is None else lengths_to_mask(lengths, x.shape[2]))
-        y = self.conv1(x)
-        mask = None
-        if lengths is not None:
-            lengths = (lengths + self.stride - 1) // self.stride
-            mask = lengths_to_mask(lengths, y.shape[2])
-        y = mask_padding(F.relu(self.norm1(y, mask)), mask)
-        y = self.norm2(self.conv2(y), mask)
+    def forward(self, x: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
+        """Map x (N, C) to N' rows and their segments: frames / stride of each utterance, rounded up."""
+        down = segments.with_lengths(-(-n // self.stride) for n in segments.lengths)
+        y = F.relu(self.norm1(_convolve(self.conv1, x, segments)))
+        y = self.norm2(_convolve(self.conv2, y, down))
         if self.shortcut is not None and self.shortcut_norm is not None:
-            x = self.shortcut_norm(self.shortcut(x), mask)
-        return F.relu(x + y), lengths
+            x = self.shortcut_norm(_convolve(self.shortcut, x, segments))
+        return F.relu(x + y), down
 
 
 class ResDAVEnet(nn.Module):
@@ -53,7 +48,7 @@ class ResDAVEnet(nn.Module):
     def __init__(self, dim: int, widths: Sequence[int], blocks: int, kernel: int) -> None:
         super().__init__()
         self.project = nn.Linear(dim, widths[0])
-        self.norm = MaskedBatchNorm(widths[0])
+        self.norm = nn.BatchNorm1d(widths[0])
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 ResidualBlock(after if index else before, after, kernel, 1 if index else 2)
@@ -65,12 +60,19 @@ class ResDAVEnet(nn.Module):
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Map x (B, T, D) and lengths (B,), None for no padding, to (B, T', C) and lengths in T' frames."""
-        mask = None if lengths is None else lengths_to_mask(lengths, x.shape[1])
-        x = F.relu(self.norm(self.project(x).transpose(1, 2), mask))
+    def forward(self, x: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
+        """Map x (N, D) to (N', C) and the segments of these rows."""
+        x = F.relu(self.norm(self.project(x)))
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
             for block in stage:
-                x, lengths = block(x, lengths)
-        return x.transpose(1, 2), lengths
+                x, segments = block(x, segments)
+        return x, segments
+
+
+def _convolve(convolution: nn.Conv1d, x: Tensor, segments: Segments) -> Tensor:
+    """Convolve each sequence of rows (N, C), with zeros beyond it: (N', C')."""
+    (kernel,), (stride,) = convolution.kernel_size, convolution.stride
+    size, positions, outputs = segments.space_out(kernel, stride)
+    spaced = x.new_zeros(size, x.shape[1]).index_copy(0, positions, x)
+    return convolve_rows(spaced, convolution.weight, None, stride)[outputs]

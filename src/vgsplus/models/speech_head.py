@@ -1,11 +1,9 @@
 """The speech head: one embedding from a hidden state of the shared layers (FaST-VGS, section 2)."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from vgsplus.functional import lengths_to_mask
 from vgsplus.models.resdavenet import ResDAVEnet
+from vgsplus.models.segments import Segments
 from vgsplus.models.transformer import TransformerLayer
 
 
@@ -19,15 +17,24 @@ class SpeechHead(nn.Module):
         self.layer = layer
         self.project = nn.Linear(dim, dim)
 
-    def forward(self, hidden_state: Tensor, lengths: Tensor) -> Tensor:
-        """Embed hidden states (B, 1 + T, D), the CLS token first, of `lengths` (B,) frames each: (B, D)."""
-        cls, frames = hidden_state[:, :1], hidden_state[:, 1:]
-        x, lengths = self._downsample(frames, lengths)
-        attention_mask = pad(lengths_to_mask(lengths, x.shape[1]), (1, 0), value=True)
-        x = torch.cat([self.cls(cls).to(x.dtype), x], dim=1)
-        embedding: Tensor = self.project(self.layer(x, attention_mask, x[:, :1])[:, 0])
+    def forward(self, hidden_state: Tensor, segments: Segments) -> Tensor:
+        """Embed hidden states.
+
+        Args:
+            hidden_state: (B + N, D), the CLS token of each utterance before its frames.
+            segments: the N frames.
+
+        Returns:
+            (B, D).
+        """
+        cls, frames = segments.split_token(hidden_state)
+        x, down = self._downsample(frames, segments)
+        cls = self.cls(cls)
+        x = down.prepend(cls, x)
+        first = down.with_lengths([1] * len(cls))
+        embedding: Tensor = self.project(self.layer(x, down.with_token, down.split_token(x)[0], first))
         return embedding
 
-    def _downsample(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        downsampled: tuple[Tensor, Tensor] = self.resdavenet(frames, lengths)
+    def _downsample(self, frames: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
+        downsampled: tuple[Tensor, Segments] = self.resdavenet(frames, segments)
         return downsampled

@@ -1,6 +1,7 @@
 """Transformer layers and the convolutional positional embedding.
 
-B batch, T positions, Q query positions, D dimensions, H heads, E = D / H.
+N rows of all sequences together, M of them queries, D dimensions, H heads, E = D / H; b sequences of up to t
+positions in a group.
 """
 
 import torch
@@ -8,45 +9,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from vgsplus.models.dropout import Dropout, dropout
+from vgsplus.models.segments import Segments
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention: q (B, H, Q, E), k and v (B, H, T, E) → (B, H, Q, E).
 
-    mask (B, 1, 1, T) is True at keys that are attended to.
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
+    """Scaled dot-product attention: q (b, H, q, E), k and v (b, H, t, E) → (b, H, q, E).
+
+    mask (b, 1, 1, t) is True at keys that are attended to.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # PyTorch's fused kernel takes 1.2 to 5 times as long here, at 140 to 400 positions.
+    if q.device.type == "cpu" and (dropout_p > 0 or q.dtype == torch.bfloat16):
+        # With dropout PyTorch computes the scores as well, and in bfloat16 its fused kernel takes 1.2 to 5
+        # times as long, at 140 to 400 positions.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
-        return F.dropout(scores.softmax(-1), dropout) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return dropout(scores.softmax(-1), dropout_p) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one projection for query, key and value."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout_p: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, dropout_p
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None, query: Tensor | None) -> Tensor:
-        """Attend to x (B, T, D); arguments and shapes as in `TransformerLayer.forward`."""
-        if query is None:
-            q, k, v = self._split(self.qkv(x), 3)
+    def forward(
+        self, x: Tensor, segments: Segments, query: Tensor | None, query_segments: Segments | None
+    ) -> Tensor:
+        """Attend to x (N, D) within each sequence; arguments and shapes as in `TransformerLayer.forward`."""
+        if query is None or query_segments is None:
+            query_segments = segments
+            heads = (self._heads(part, 3) for part in segments.split(self.qkv(x)))
         else:
-            dim, weight, bias = x.shape[2], self.qkv.weight, self.qkv.bias
-            (q,) = self._split(F.linear(query, weight[:dim], bias[:dim]), 1)
-            k, v = self._split(F.linear(x, weight[dim:], bias[dim:]), 2)
-        mask = None if attention_mask is None else attention_mask[:, None, None]
-        attended = attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        output: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+            dim, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
+            queries = query_segments.split(F.linear(query, weight[:dim], bias[:dim]))
+            keys_values = segments.split(F.linear(x, weight[dim:], bias[dim:]))
+            heads = (
+                self._heads(q, 1) + self._heads(kv, 2) for q, kv in zip(queries, keys_values, strict=True)
+            )
+        dropout_p = self.dropout if self.training else 0.0
+        attended = [
+            attention(q, k, v, mask, dropout_p).transpose(1, 2).flatten(2)
+            for (q, k, v), mask in zip(heads, segments.masks, strict=True)
+        ]
+        output: Tensor = self.out(query_segments.join(attended))
         return output
 
-    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Split (B, T, parts · D) into parts and heads: (B, H, T, E) each."""
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Split (b, t, parts · D) into parts and heads: (b, H, t, E) each."""
         batch, positions, width = projected.shape
         heads = projected.view(batch, positions, parts, self.heads, width // (parts * self.heads))
         return heads.permute(2, 0, 3, 1, 4).unbind()
@@ -73,27 +87,34 @@ class TransformerLayer(nn.Module):
         self.expand = nn.Linear(dim, ffn_dim)
         self.contract = nn.Linear(ffn_dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
-        """Compute the output of every position, or of `query` only, which saves most of a final layer.
+    def forward(
+        self,
+        x: Tensor,
+        segments: Segments,
+        query: Tensor | None = None,
+        query_segments: Segments | None = None,
+    ) -> Tensor:
+        """Compute the output of every row, or of `query` only, which saves most of a final layer.
 
         Args:
-            x: (B, T, D).
-            attention_mask: (B, T) bool, True at positions that are attended to, as in transformers (the
-                opposite of PyTorch's key_padding_mask); None for all.
-            query: (B, Q, D), the positions of x whose outputs are computed; None for all.
+            x: (N, D).
+            segments: the sequences; rows attend to those of their own sequence.
+            query: (M, D), the rows of x whose outputs are computed; None for all.
+            query_segments: the sequences of `query`, `segments` with other lengths.
 
         Returns:
-            (B, T, D), or (B, Q, D) with `query`.
+            (N, D), or (M, D) with `query`.
         """
         residual = x if query is None else query
         if self.layer_norm_first:
             normalised = None if query is None else self.attention_norm(query)
-            attended = self.attention(self.attention_norm(x), attention_mask, normalised)
+            attended = self.attention(self.attention_norm(x), segments, normalised, query_segments)
             x = residual + self.dropout(attended)
             return x + self._feed_forward(self.ffn_norm(x))
-        x = self.attention_norm(residual + self.dropout(self.attention(x, attention_mask, query)))
+        attended = self.attention(x, segments, query, query_segments)
+        x = self.attention_norm(residual + self.dropout(attended))
         output: Tensor = self.ffn_norm(x + self._feed_forward(x))
         return output
 
@@ -119,7 +140,15 @@ class PositionalConvolution(nn.Module):
         nn.init.zeros_(convolution.bias)
         self.convolution = weight_norm(convolution, dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the embedding (B, T, D) to be added to x (B, T, D)."""
-        # An even kernel yields one position too many.
-        return F.gelu(self.convolution(x.transpose(1, 2))[:, :, : x.shape[1]]).transpose(1, 2)
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """Return the embedding (N, D) to be added to x (N, D); beyond a sequence there are zeros."""
+        convolution = self.convolution
+        weight, bias = convolution.weight, convolution.bias  # the weight is normalised once
+        parts = [
+            # An even kernel yields one position too many.
+            F.conv1d(part.transpose(1, 2), weight, bias, 1, convolution.padding, 1, convolution.groups)[
+                :, :, : part.shape[1]
+            ].transpose(1, 2)
+            for part in segments.split(x, zero_padding=True)
+        ]
+        return F.gelu(segments.join(parts))

@@ -1,6 +1,7 @@
 """The joint model: one speech encoder for grounding in images and self-supervision (the paper's Fig. 1).
 
-B batch, S samples, T frames, R regions, F features of a region, D dimensions, M masked frames, N negatives.
+B batch, S samples, T frames of a padded row, N frames of all utterances together, R regions, F features of a
+region, D dimensions, M masked frames of an utterance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,16 +10,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from vgsplus.functional import gather_masked, lengths_to_mask, scatter_rows, upcast
+from vgsplus.functional import lengths_to_mask, upcast
 from vgsplus.losses import Losses
 from vgsplus.losses.grounding import grounding_loss
 from vgsplus.losses.masking import draw_negatives, span_mask
 from vgsplus.losses.ssl import code_perplexity, contrastive_loss, diversity_loss, perplexity
 from vgsplus.models.config import ModelConfig
+from vgsplus.models.dropout import Dropout
 from vgsplus.models.feature_extractor import FeatureExtractor
 from vgsplus.models.image_encoder import ImageEncoder
 from vgsplus.models.quantizer import Quantizer
 from vgsplus.models.resdavenet import ResDAVEnet
+from vgsplus.models.segments import Selection
 from vgsplus.models.speech_encoder import SpeechEncoder, SpeechFeatures
 from vgsplus.models.speech_head import SpeechHead
 from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
@@ -36,6 +39,7 @@ class VGSPlus(nn.Module):
     """
 
     padding: ClassVar[str] = "exact"
+    feature_extractor_class: ClassVar[type[FeatureExtractor]] = FeatureExtractor
     speech_encoder_class: ClassVar[type[SpeechEncoder]] = SpeechEncoder
     speech_head_class: ClassVar[type[SpeechHead]] = SpeechHead
 
@@ -49,7 +53,7 @@ class VGSPlus(nn.Module):
         if c.grounded or c.cls_after_positions:
             cls_position = "after_pos_conv" if c.cls_after_positions else "before_pos_conv"
         self.speech = self.speech_encoder_class(
-            FeatureExtractor(c.conv_layers, mode=c.extractor_mode, bias=c.conv_bias),
+            self.feature_extractor_class(c.conv_layers, mode=c.extractor_mode, bias=c.conv_bias),
             channels,
             c.dim,
             [
@@ -61,7 +65,7 @@ class VGSPlus(nn.Module):
             cls_position=cls_position,
             layer_norm_first=c.layer_norm_first,
         )
-        self.target_dropout = nn.Dropout(c.dropout)
+        self.target_dropout = Dropout(c.dropout)
         self.quantizer = Quantizer(
             channels, c.quantizer_groups, c.quantizer_codes, c.quantizer_dim, c.temperature
         )
@@ -99,9 +103,9 @@ class VGSPlus(nn.Module):
                 grounding modules.
         """
         self._require_grounding()
-        self._check_lengths(waveforms, num_samples)
-        features, (hidden,) = self.speech(waveforms, num_samples, None, [self.config.shared_layers - 1])
-        embedding: Tensor = self.speech_head(hidden, features.lengths)
+        features = self.speech.extract_features(waveforms, self._check_lengths(waveforms, num_samples))
+        (hidden,) = self.speech(features, None, [self.config.shared_layers - 1])
+        embedding: Tensor = self.speech_head(hidden, features.segments)
         return embedding
 
     def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
@@ -138,9 +142,13 @@ class VGSPlus(nn.Module):
         Raises:
             ValueError: an utterance is shorter than one frame or longer than its row.
         """
-        self._check_lengths(waveforms, num_samples)
-        features, hidden_states = self.speech(waveforms, num_samples, None, range(len(self.speech.layers)))
-        return tuple(map(self.speech.without_cls, hidden_states)), features.attention_mask
+        num_samples = self._check_lengths(waveforms, num_samples)
+        features = self.speech.extract_features(waveforms, num_samples)
+        segments, frames = features.segments, self.speech.num_frames(waveforms.shape[1])
+        hidden_states = self.speech(features, None, range(len(self.speech.layers)))
+        layers = (segments.pad(self.speech.without_cls(hidden, segments), frames) for hidden in hidden_states)
+        valid = torch.tensor(segments.valid, device=waveforms.device)
+        return tuple(layers), lengths_to_mask(valid, frames)
 
     # ---- training ----
 
@@ -174,8 +182,8 @@ class VGSPlus(nn.Module):
             raise ValueError(f"alpha must be in [0, 1], not {alpha}")
         if alpha > 0:
             self._require_grounding()
-        waveforms, num_samples = batch["waveforms"], batch["num_samples"]
-        self._check_lengths(waveforms, num_samples)
+        waveforms = batch["waveforms"]
+        num_samples = self._check_lengths(waveforms, batch["num_samples"])
         if mask is None:
             mask = self._draw_mask(num_samples, waveforms.shape[1], alpha)
         grounding_layer, last_layer = self.config.shared_layers - 1, len(self.speech.layers) - 1
@@ -184,12 +192,14 @@ class VGSPlus(nn.Module):
             layers.append(last_layer)
         # Predictions need masked frames only, grounding needs all frames of its layer.
         masked_only = alpha < 1 and not (alpha > 0 and grounding_layer == last_layer)
-        features, hidden_states = self.speech(waveforms, num_samples, mask, layers, masked_only=masked_only)
+        features = self.speech.extract_features(waveforms, num_samples)
+        masked = None if mask is None else features.segments.select(mask)
+        hidden_states = self.speech(features, masked, layers, masked_only=masked_only)
         terms: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         similarity = None
         if alpha > 0:
-            speech_embeddings = self.speech_head(hidden_states[0], features.lengths)
+            speech_embeddings = self.speech_head(hidden_states[0], features.segments)
             image_embeddings = self.embed_image(batch["features"], batch["boxes"])
             with torch.autocast(speech_embeddings.device.type, enabled=False):
                 similarity = upcast(image_embeddings) @ upcast(speech_embeddings).T
@@ -197,13 +207,13 @@ class VGSPlus(nn.Module):
             terms["grounding"] = grounding_loss(similarity, image_ids)
             total = total + alpha * terms["grounding"]
         if alpha < 1:
-            assert mask is not None
+            assert masked is not None
             hidden = hidden_states[-1]
             if not masked_only:
-                hidden = gather_masked(self.speech.without_cls(hidden), mask)
+                hidden = self.speech.without_cls(hidden, features.segments)[masked.rows]
             predictions = self.project_prediction(self.speech.normalise_output(hidden))
             terms |= self._ssl_terms(
-                features, predictions, mask, negatives, update_temperature=update_temperature
+                features, predictions, masked, negatives, update_temperature=update_temperature
             )
             total = total + (1 - alpha) * terms["ssl"]
         assert isinstance(total, Tensor)
@@ -236,26 +246,26 @@ class VGSPlus(nn.Module):
         self,
         features: SpeechFeatures,
         predictions: Tensor,
-        mask: Tensor,
+        masked: Selection,
         negatives: Tensor | None,
         *,
         update_temperature: bool,
     ) -> dict[str, Tensor]:
-        """Compare predictions (B, M, V) of masked frames with their quantised features."""
-        c = self.config
-        counts = mask.sum(-1)
-        num_masked = predictions.shape[1]
-        valid = lengths_to_mask(counts, num_masked)
+        """Compare predictions (ΣM, V) of the masked frames with their quantised features."""
+        c, segments = self.config, masked.segments
+        counts = torch.tensor(segments.lengths, device=predictions.device)
+        num_masked = max(segments.lengths)
         quantized = self.quantizer(
-            self.target_dropout(features.features)[mask], update_temperature=update_temperature
+            self.target_dropout(features.features)[masked.rows], update_temperature=update_temperature
         )
-        targets = scatter_rows(self.project_target(quantized.vectors), valid)
-        codes = scatter_rows(quantized.codes, valid)
+        predictions, codes = segments.pad(predictions), segments.pad(quantized.codes)
+        targets = segments.pad(self.project_target(quantized.vectors))
         if negatives is None:
             negatives = draw_negatives(counts, num_masked, c.num_negatives)
         else:
             first = torch.arange(len(counts), device=counts.device)[:, None, None] * num_masked
             negatives = negatives.view(len(counts), num_masked, -1) - first
+        valid = lengths_to_mask(counts, num_masked)
         contrastive = contrastive_loss(predictions, targets, codes, negatives, valid)
         diversity = c.diversity_weight * diversity_loss(quantized.mean_probabilities)
         return {
@@ -267,13 +277,16 @@ class VGSPlus(nn.Module):
             "code_perplexity": code_perplexity(quantized.codes, c.quantizer_codes),
         }
 
-    def _check_lengths(self, waveforms: Tensor, num_samples: Tensor) -> None:
+    def _check_lengths(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Return num_samples on the host; a device is not waited for if they are there already."""
+        num_samples = num_samples.cpu()
         frames = self.speech.waveform.num_frames(num_samples)
         if int(frames.min()) < 1 or int(num_samples.max()) > waveforms.shape[1]:
             raise ValueError(
                 f"num_samples ({num_samples.tolist()}) must give every utterance at least one frame and not "
                 f"exceed the {waveforms.shape[1]} samples of a row"
             )
+        return num_samples
 
     def _require_grounding(self) -> None:
         if not self.config.grounded:

@@ -29,7 +29,6 @@ from vgsplus import audio
 from vgsplus.config import RunConfig
 from vgsplus.corpora import Caption, Corpus
 from vgsplus.errors import VgsplusError
-from vgsplus.models.speech_encoder import LENGTH_MULTIPLE
 from vgsplus.schedule import PhaseSteps, Schedule
 from vgsplus.training.runtime import RandomStream, device_name
 
@@ -127,7 +126,8 @@ class BatchSampler:
 class SpeechImageDataset(Dataset[Batch]):
     """Batches of one split of a corpus, indexed by `BatchIndices`.
 
-    Waveforms are padded to the longest of the batch, rounded up to LENGTH_MULTIPLE.
+    A batch is in the order of the lengths, because the model runs consecutive utterances of like length
+    together. Waveforms are padded to the longest of the batch.
 
     Attributes:
         corpus: the corpus.
@@ -148,8 +148,10 @@ class SpeechImageDataset(Dataset[Batch]):
             AudioError: a sound file is missing or broken.
             CorpusError: an image is unknown.
         """
-        captions = [self.captions[position] for position in indices.captions]
-        batch = self._read_waveforms(captions, indices.crop_positions or [0.0] * len(captions))
+        chosen = [self.captions[position] for position in indices.captions]
+        crops = zip(chosen, indices.crop_positions or [0.0] * len(chosen), strict=True)
+        captions, crop_positions = zip(*sorted(crops, key=lambda crop: crop[0].num_samples), strict=True)
+        batch = self._read_waveforms(captions, crop_positions)
         if indices.with_images:
             # The condition only narrows the type: `check_run` refuses α > 0 with captions without an image.
             images = [caption.image for caption in captions if caption.image is not None]
@@ -169,10 +171,7 @@ class SpeechImageDataset(Dataset[Batch]):
             audio.read_crop(self.corpus.audio_path(caption), self.max_samples, position)
             for caption, position in zip(captions, crop_positions, strict=True)
         ]
-        longest = max(len(samples) for samples, _ in read)
-        padded = (
-            self.max_samples if self.pad_to_max else math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        )
+        padded = self.max_samples if self.pad_to_max else max(len(samples) for samples, _ in read)
         waveforms = np.zeros((len(read), padded), np.float32)
         for row, (samples, _) in zip(waveforms, read, strict=True):
             row[: len(samples)] = audio.normalise(samples)
