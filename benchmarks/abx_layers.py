@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from train_step import machine
+from peers import machine
 from written import write_json
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
