@@ -3,8 +3,8 @@
 Systems: `vgsplus`, ours; `rectangle`, with the padding of the published code, every caption to 8 s; and for
 α = 0, padded to the longest caption of the batch, `transformers` (Wav2Vec2ForPreTraining) and, where they are
 installed, `minimal_hubert` and `spidr`, all of the size of wav2vec 2.0 base. A step is forward, backward,
-clipping and the update of the optimiser; reading and moving data is left out. All systems take turns in each
-repeat, so that a machine that slows down slows all of them; medians over the repeats are reported.
+clipping and the update of the optimiser; reading and moving data is left out. Each repeat has another batch,
+on which all systems take turns, so that a machine that slows down slows all of them.
 
     python benchmarks/peers.py --sizes paper --batch-sizes 6 16 --repeats 3 --json peers.json
 """
@@ -49,11 +49,11 @@ class Result:
 
     Attributes:
         captions: in a batch.
-        audio_seconds: of speech in a batch, padding not counted.
+        audio_seconds: of speech in a batch on average, padding not counted.
         step_seconds: median time of a step.
-        captions_per_second: captions / step_seconds.
-        hours_per_hour: audio_seconds / step_seconds.
-        matrix_share: operations that our step needs, as a share of what the device computes in large products
+        captions_per_second: of all steps together.
+        hours_per_hour: hours of speech in an hour, of all steps together.
+        matrix_share: operations that our steps need, as a share of what the device computes in large products
             in the same time.
         gigabytes: peak memory of a step on a GPU, otherwise None.
         times_as_long: median over the repeats of the time of a step over that of ours.
@@ -339,26 +339,28 @@ def measure(
     seed: int = 0,
     device: torch.device,
 ) -> list[Result]:
-    """Time the systems by turns on one batch, after `warmup` steps that do not count."""
-    num_samples = draw_num_samples(captions, seed)
+    """Time the systems by turns on `repeats` batches, after `warmup` steps that do not count."""
     feature_dim = load_config(size, ["corpus=synthetic"]).model.feature_dim
-    batch = make_batch(num_samples, feature_dim, seed, device)
     systems = [system for system in systems if alpha in system.alphas]
     times: dict[str, list[float]] = {system.name: [] for system in systems}
-    memory: dict[str, float] = {}
-    operations = count_operations(systems[0], batch, alpha)
-    rates = []
-    for repeat in range(warmup + repeats):
+    memory: dict[str, float] = dict.fromkeys(times, 0.0)
+    audio_seconds, shares = [], []
+    for repeat in range(-warmup, repeats):
+        # Lengths differ from batch to batch, and with them what padding costs.
+        num_samples = draw_num_samples(captions, seed + max(repeat, 0))
+        batch = make_batch(num_samples, feature_dim, seed, device)
+        operations = count_operations(systems[0], batch, alpha) if repeat >= 0 else 0.0
         for system in systems:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             seconds = step(system, batch, alpha, precision)
-            if repeat >= warmup:
+            if repeat >= 0:
                 times[system.name].append(seconds)
             if device.type == "cuda":
-                memory[system.name] = torch.cuda.max_memory_allocated(device) / 1e9
-        rates.append(matrix_rate(device, precision))
-    rate, audio_seconds = statistics.median(rates), float(num_samples.sum()) / SAMPLE_RATE
+                memory[system.name] = max(memory[system.name], torch.cuda.max_memory_allocated(device) / 1e9)
+        if repeat >= 0:
+            audio_seconds.append(float(num_samples.sum()) / SAMPLE_RATE)
+            shares.append(operations / matrix_rate(device, precision))
     results = []
     for name, taken in times.items():
         median = statistics.median(taken)
@@ -370,12 +372,12 @@ def measure(
                 precision=precision,
                 system=name,
                 captions=captions,
-                audio_seconds=audio_seconds,
+                audio_seconds=statistics.mean(audio_seconds),
                 step_seconds=median,
-                captions_per_second=captions / median,
-                hours_per_hour=audio_seconds / median,
-                matrix_share=operations / median / rate,
-                gigabytes=memory.get(name),
+                captions_per_second=captions * len(taken) / sum(taken),
+                hours_per_hour=sum(audio_seconds) / sum(taken),
+                matrix_share=sum(shares) / sum(taken),
+                gigabytes=memory[name] or None,
                 times_as_long=statistics.median(ratios),
             )
         )
