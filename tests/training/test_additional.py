@@ -159,7 +159,8 @@ def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech,
     batches = next(training_batches(config, steps, corpus, additional["w2v2"], 0))
     captions, speech = (doubled(batch) for batch in batches)
     optimizer = trainer.fabric.setup_optimizers(build_optimizer(model, phase.optimizer))
-    record = trainer._update(steps, 0, optimizer, captions, speech)
+    _, losses = trainer._update(steps, 0, optimizer, captions, speech)
+    record = losses.read()
     assert len(speech["num_samples"]) == CLIPS
     assert "features" not in speech
     torch.manual_seed(indexed_seed(config.seed, RandomStream.STEP, 0, 0))

@@ -22,7 +22,7 @@ from vgsplus.training.data import SpeechImageDataset
 from vgsplus.training.log import losses_in, read_log
 from vgsplus.training.optimizer import BertAdam
 from vgsplus.training.run_folder import LOCK_FILE
-from vgsplus.training.trainer import train
+from vgsplus.training.trainer import STEPS_AHEAD, train
 
 STEPS = 9
 """Of the two phases of `make_config`: 5 and 4."""
@@ -481,11 +481,19 @@ def test_a_corpus_that_changed_is_noticed(runs, make_config, tmp_path, corpus_ro
         train(moved, tmp_path / "run", resume=True)
 
 
+def test_losses_read_late_change_nothing(runs, whole, make_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(STEPS_AHEAD, "cpu", 3)
+    train(make_config(), tmp_path / "run")
+    runs.assert_same(tmp_path / "run", whole, "validation")
+
+
+@pytest.mark.parametrize("steps_ahead", [0, 3])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(
-    runs, make_config, tmp_path, monkeypatch, what
+    runs, make_config, tmp_path, monkeypatch, what, steps_ahead
 ):
     runs.stop(6, make_config(), tmp_path)
+    monkeypatch.setitem(STEPS_AHEAD, "cpu", steps_ahead)
     before = checkpoint.latest_path(tmp_path)
     forward, models = VGSPlus.forward, []
 

@@ -31,6 +31,9 @@ class ModelConfig:
         quantizer_groups: number of codebooks [latent_groups].
         quantizer_codes: codes in each codebook [latent_vars].
         quantizer_dim: dimensions of all groups together [latent_dim].
+        quantizer_logit_std: standard deviation of the quantiser's logits in a new model; √C in fairseq, which
+            draws the weights from N(0, 1), and 0.02 √C in FaST-VGS. Below that of the Gumbel noise, 1.28,
+            codes are noise, and the contrastive loss stays at chance for hundreds of updates.
         ssl_dim: dimensions in which predictions and targets are compared [final_dim].
         mask_probability: share of frames in masked spans if none overlapped [mask_prob].
         mask_span: frames of a span [mask_length].
@@ -75,6 +78,7 @@ class ModelConfig:
     quantizer_groups: int = 2
     quantizer_codes: int = 320
     quantizer_dim: int = 256
+    quantizer_logit_std: float = 5.0
     ssl_dim: int = 256
     mask_probability: float = 0.65
     mask_span: int = 10
@@ -120,6 +124,8 @@ class ModelConfig:
         _require(kernel % 2 == 1, f"resdavenet_kernel must be odd, not {kernel}")
         fits = not self.grounded or self.resdavenet_widths[-1:] == (self.dim,)
         _require(fits, f"the last of resdavenet_widths must equal dim ({self.dim})")
+        std = self.quantizer_logit_std
+        _require(std > 0, f"quantizer_logit_std must be positive, not {std}")
         _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
 
 

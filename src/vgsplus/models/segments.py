@@ -180,6 +180,8 @@ class Segments:
         return (torch.arange(len(lengths)) * longest).repeat_interleave(lengths) + _ranges(lengths)
 
     def _move(self, index: Tensor) -> Tensor:
+        if self.device.type == "cuda":  # only page-locked memory is copied without a wait
+            index = index.pin_memory()
         return index.to(self.device, non_blocking=True)
 
 

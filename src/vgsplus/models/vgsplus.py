@@ -85,6 +85,8 @@ class VGSPlus(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
+        # Its inputs have passed a LayerNorm.
+        nn.init.normal_(self.quantizer.logits.weight, std=c.quantizer_logit_std / channels**0.5)
 
     # ---- evaluation, without masking ----
 

@@ -14,6 +14,7 @@ extra batch.
 
 import math
 import signal
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -238,6 +239,46 @@ def _ignore_signals(_worker: int) -> None:
     # exit when it closes the loader or exits.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+# ---- moving to the device ---------------------------------------------------------------------------------
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Copy a batch to the device, but for what is read on the host: lengths and moved crops."""
+    on_host = ("num_samples", "moved_crops")
+    return {
+        name: tensor if name in on_host else tensor.to(device, non_blocking=True)
+        for name, tensor in batch.items()
+    }
+
+
+def move_ahead(steps: Iterable[tuple[Batch, ...]], device: torch.device) -> Iterator[tuple[Batch, ...]]:
+    """Yield the batches of each step on the device; a GPU copies those of the next step during this one."""
+    if device.type != "cuda":
+        yield from steps
+        return
+    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # of torch
+    compute = torch.cuda.current_stream(device)
+    waiting: deque[tuple[Batch, ...]] = deque()
+    for batches in steps:
+        with torch.cuda.stream(copies):
+            waiting.append(tuple(move(batch, device) for batch in batches))
+        if len(waiting) > 1:
+            yield _arrived(waiting.popleft(), copies, compute)
+    for batches in waiting:
+        yield _arrived(batches, copies, compute)
+
+
+def _arrived(
+    batches: tuple[Batch, ...], copies: torch.cuda.Stream, compute: torch.cuda.Stream
+) -> tuple[Batch, ...]:
+    compute.wait_stream(copies)
+    for batch in batches:
+        for tensor in batch.values():
+            if tensor.is_cuda:
+                tensor.record_stream(compute)  # its memory is not reused before the step is done
+    return batches
 
 
 # ---- the batches of a run ---------------------------------------------------------------------------------

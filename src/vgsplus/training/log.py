@@ -81,10 +81,23 @@ def losses_in(record: Record) -> dict[str, float]:
     }
 
 
-def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
-    """Convert scalar tensors to floats with a single synchronisation of the device."""
-    stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
+class PendingScalars:
+    """Scalar tensors by name on their way to the host, for which the device need not be waited for."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self._names = tuple(values)
+        self.stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+        self._on_host = self.stacked.to("cpu", non_blocking=True)
+        self._copied: torch.cuda.Event | None = None
+        if self.stacked.is_cuda:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call] # of torch
+            self._copied.record()
+
+    def read(self) -> dict[str, float]:
+        """Return the numbers; waits until the work that they depend on is done."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return dict(zip(self._names, self._on_host.tolist(), strict=True))
 
 
 def throughput(batches: tuple[Batch, ...], seconds: float) -> Record:

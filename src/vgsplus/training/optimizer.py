@@ -25,7 +25,13 @@ class BertAdam(Optimizer):
         betas: β₁ and β₂.
         eps: ε.
         weight_decay: λ.
+
+    Attributes:
+        found_inf: a scalar on the device of the parameters; if it is 1, nothing is updated. None: always
+            update. PyTorch's fused AdamW has the same attribute.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -72,21 +78,26 @@ class BertAdam(Optimizer):
             eps=group["eps"],
             amsgrad=False,
             maximize=False,
+            found_inf=self.found_inf,
         )
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Build the optimiser of a phase for all trainable parameters of a model, on its current device."""
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, *, scaled: bool = False) -> Optimizer:
+    """Build the optimiser of a phase for all trainable parameters of a model, on its current device.
+
+    Args:
+        model: the model.
+        settings: of the phase.
+        scaled: whether a gradient scaler is used, as in 16-mixed. The fused AdamW unscales gradients itself,
+            so that they could not be clipped; the update is then skipped by the scaler, not by `found_inf`.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     lr, betas, eps, decay = settings.lr, settings.betas, settings.eps, settings.weight_decay
     match settings.name:
         case "bertadam":
             return BertAdam(parameters, lr, betas, eps, decay)
         case "adamw":
-            # The fused kernel takes a quarter of the time on a CPU. On a GPU it unscales gradients itself, so
-            # Fabric could not clip them in 16-mixed.
-            fused = True if all(p.device.type == "cpu" for p in parameters) else None
-            return torch.optim.AdamW(parameters, lr, betas, eps, decay, fused=fused)
+            return torch.optim.AdamW(parameters, lr, betas, eps, decay, fused=not scaled)
         case _:
             assert_never(settings.name)
 

@@ -11,9 +11,11 @@ resumed ends with the same weights, bit for bit, as one that was not.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -32,10 +34,19 @@ from vgsplus.schedule import PhaseSteps
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import OPTIMIZER_FILE, Checkpoint, TrainingState
 from vgsplus.training.checks import LoadWeights, check_run
-from vgsplus.training.data import TRAIN, Batch, batches_per_epoch, open_additional_speech, training_batches
+from vgsplus.training.data import (
+    TRAIN,
+    Batch,
+    batches_per_epoch,
+    move,
+    move_ahead,
+    open_additional_speech,
+    training_batches,
+)
 from vgsplus.training.log import (
     ADDITIONAL,
     MOVED_CROPS,
+    PendingScalars,
     Record,
     RunLog,
     log_record,
@@ -44,7 +55,6 @@ from vgsplus.training.log import (
     merge_terms,
     read_log,
     throughput,
-    to_numbers,
 )
 from vgsplus.training.optimizer import build_optimizer, load_named_state, named_state
 from vgsplus.training.run_folder import data_fingerprint, load_latest, open_run, resolve_precision, run_lock
@@ -62,6 +72,9 @@ from vgsplus.training.validate import validate
 
 type Evaluate = Callable[[VGSPlus, bool], dict[str, float]]
 """Called with the model and whether a phase has ended; returns scores by name."""
+
+STEPS_AHEAD = {"cpu": 0, "cuda": 3}
+"""Steps after which losses are read, so that a GPU always has work in its queue."""
 
 HIDDEN_TERMS = ("ssl", "feature_penalty", "prob_perplexity", "code_perplexity")
 """Terms that the progress display omits."""
@@ -100,6 +113,8 @@ class Trainer:
         self.model = build_model(config.model)
         self.fabric.setup_module(self.model)
         self.plan = config.schedule.plan(batches_per_epoch(len(corpus.captions(TRAIN)), config.batch_size))
+        self.scaler = getattr(self.precision, "scaler", None)
+        self._pending: deque[tuple[int, Record, PendingScalars]] = deque()
         self._silent_crops_reported = False
         self._saved: Checkpoint | None = None
         self._saved_at = time.monotonic()
@@ -126,7 +141,7 @@ class Trainer:
         if phase.config.init is not None and resumed is None:
             assert self.load_weights is not None
             self.progress.note(self.load_weights(self.model, phase.config.init))
-        optimizer = build_optimizer(self.model, phase.config.optimizer)
+        optimizer = build_optimizer(self.model, phase.config.optimizer, scaled=self.scaler is not None)
         if resumed:
             tensors = checkpoint.load_tensors(resumed.path / OPTIMIZER_FILE)
             load_named_state(optimizer, self.model, tensors)
@@ -139,10 +154,11 @@ class Trainer:
         additional_speech = self.additional_speech.get(phase.name)
         with closing(training_batches(self.config, phase, self.corpus, additional_speech, done)) as steps:
             started = time.perf_counter()
-            for step, batches in enumerate(steps, start=done):
-                record = self._update(phase, step, prepared, *batches)
+            for step, batches in enumerate(move_ahead(steps, self.fabric.device), start=done):
+                record, losses = self._update(phase, step, prepared, *batches)
                 record |= throughput(batches, time.perf_counter() - started)
-                self._report(phase, record)
+                self._pending.append((step, record, losses))
+                self._report(phase, keep=STEPS_AHEAD[self.fabric.device.type])
                 self._after_step(phase, step + 1, optimizer)
                 started = time.perf_counter()
 
@@ -153,10 +169,13 @@ class Trainer:
         optimizer: Optimizer,
         batch: Batch,
         extra_batch: Batch | None = None,
-    ) -> Record:
-        """Run one optimiser update.
+    ) -> tuple[Record, PendingScalars]:
+        """Run one optimiser update, unless a loss or the gradient is not finite.
 
         total = α · grounding + (1 - α) · ssl, plus weight · ssl of additional speech.
+
+        Returns:
+            The record of the step, and the losses by name, which the device may not have computed yet.
         """
         alpha, lr, weight = phase.alpha(step), phase.lr(step), phase.additional_weight
         for group in optimizer.param_groups:
@@ -176,11 +195,12 @@ class Trainer:
         )
         assert norm is not None
         terms = merge_terms(losses, additional, weight) if additional else losses
-        values = to_numbers(terms | {"grad_norm": norm})
-        self._require_finite(values, phase, step)
+        scalars = PendingScalars(terms | {"grad_norm": norm})
+        if self.scaler is None:  # it would skip the update itself
+            inner: Any = getattr(optimizer, "optimizer", optimizer)  # in the wrapper of Fabric
+            inner.found_inf = (~scalars.stacked.isfinite()).any().float()
         optimizer.step()
-        record = log_record("train", phase, step + 1) | {"alpha": alpha, "lr": lr}
-        return record | dict.fromkeys(("total", *PUBLISHED_TERMS)) | values
+        return log_record("train", phase, step + 1) | {"alpha": alpha, "lr": lr}, scalars
 
     def _accumulate_gradient(
         self, batch: Batch, alpha: float, seed: int, *, weight: float = 1.0, update_temperature: bool = True
@@ -194,15 +214,14 @@ class Trainer:
     def _losses(self, batch: Batch, alpha: float, *, update_temperature: bool = True) -> Losses:
         with self.fabric.autocast():
             losses: Losses = self.model(
-                self.fabric.to_device(batch), alpha, update_temperature=update_temperature
+                move(batch, self.fabric.device), alpha, update_temperature=update_temperature
             )
         return losses
 
     def _require_finite(self, values: dict[str, float], phase: PhaseSteps, step: int) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         # In 16 bits a gradient may overflow: the scaler then skips the update and halves its scale.
-        scaler = getattr(self.precision, "scaler", None)
-        if not bad or (bad == ["grad_norm"] and scaler is not None and scaler.get_scale() > 1.0):
+        if not bad or (bad == ["grad_norm"] and self.scaler is not None and self.scaler.get_scale() > 1.0):
             return
         self.log.write(log_record("stopped", phase, step) | {"not_finite": bad})
         what = ", ".join(name for name in bad if name != "grad_norm") or "the gradient"
@@ -216,7 +235,15 @@ class Trainer:
 
     # ---- after a step -------------------------------------------------------------------------------------
 
-    def _report(self, phase: PhaseSteps, record: Record) -> None:
+    def _report(self, phase: PhaseSteps, keep: int = 0) -> None:
+        """Log all steps but the last `keep`, which the device may not have finished."""
+        while len(self._pending) > keep:
+            step, record, losses = self._pending.popleft()
+            values = losses.read()
+            self._require_finite(values, phase, step)
+            self._log_step(phase, record | dict.fromkeys(("total", *PUBLISHED_TERMS)) | values)
+
+    def _log_step(self, phase: PhaseSteps, record: Record) -> None:
         self.log.write(record)
         shown = {n: x for n, x in losses_in(record).items() if n.removeprefix(ADDITIONAL) not in HIDDEN_TERMS}
         detail = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
@@ -244,7 +271,9 @@ class Trainer:
     def _run_due_evaluations(self, phase: PhaseSteps, done: int) -> None:
         """Validate and evaluate if due and not in the log yet; leaves the model in eval mode."""
         self.model.eval()
+        every = self.config.evaluate_every or math.inf
         if self._is_due("validation", self.config.validate_every, phase, done):
+            self._report(phase)
             alpha, additional_speech = phase.alpha(done - 1), self.additional_speech.get(phase.name)
             means = validate(
                 self._losses, self.config, phase, alpha, self.corpus, additional_speech, self.stop
@@ -252,8 +281,8 @@ class Trainer:
             if means:
                 shown = {name: x for name, x in means.items() if x or not name.endswith(MOVED_CROPS)}
                 self._write_scores("validation", phase, done, {"alpha": alpha} | means, shown)
-        every = self.config.evaluate_every or math.inf
         if self.evaluate and self._is_due("evaluation", every, phase, done):
+            self._report(phase)
             with torch.no_grad():
                 found = self.evaluate(self.model, done == phase.steps)
                 scores = {name: float(score) for name, score in found.items()}
@@ -274,6 +303,7 @@ class Trainer:
         self.progress.note(f"{kind} after {record['epoch']:g} epochs: {listed}")
 
     def _save(self, phase: PhaseSteps, done: int, optimizer: Optimizer) -> None:
+        self._report(phase)
         state = TrainingState(
             phase=phase.index,
             phase_name=phase.name,

@@ -10,7 +10,7 @@ from vgsplus.corpora import Corpus
 from vgsplus.losses import Losses
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training.data import TRAIN, VALIDATION_SEED, Batch, extra_batch_size, validation_batches
-from vgsplus.training.log import MOVED_CROPS, loss_terms, merge_terms, to_numbers
+from vgsplus.training.log import MOVED_CROPS, PendingScalars, loss_terms, merge_terms
 from vgsplus.training.runtime import RandomStream, StopRequest, indexed_seed
 
 type ComputeLosses = Callable[[Batch, float], Losses]
@@ -55,7 +55,7 @@ def _average(
         for index, (batch,) in enumerate(batches):
             torch.manual_seed(indexed_seed(VALIDATION_SEED, stream, index))
             with torch.no_grad():
-                values = to_numbers(loss_terms(compute_losses(batch, alpha)))
+                values = PendingScalars(loss_terms(compute_losses(batch, alpha))).read()
             values[MOVED_CROPS] = float(batch[MOVED_CROPS].float().mean())
             if stop.requested:
                 return None
