@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GROUP_ROWS = {"cpu": 256, "cuda": 1 << 14}
-"""Largest b · t of a group of several sequences: a GPU needs many rows to be occupied, while few occupy a CPU
+GROUP_ROWS = {"cpu": 1024, "cuda": 1 << 14}
+"""Largest b · t of a group of several sequences: a GPU needs many rows to be occupied, while a thousand occupy a CPU
 and leave the attention scores in its cache."""
 
-MAX_PADDING = 0.15
+MAX_PADDING = 0.25
 """Largest share of padding in a group."""
 
 
