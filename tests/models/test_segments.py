@@ -12,6 +12,7 @@ LENGTHS = [5, 5, 4, 9, 1, 9, 8, 3]
 @pytest.fixture(params=[1, 12, 1000])
 def segments(request, monkeypatch):
     monkeypatch.setitem(module.GROUP_ROWS, "cpu", request.param)
+    monkeypatch.setattr(module, "LENGTH_MULTIPLE", 1)
     return Segments(LENGTHS, CPU)
 
 
@@ -25,6 +26,33 @@ def test_groups_hold_every_sequence_in_order_and_little_padding(segments):
         assert (part == 0).float().mean() <= module.MAX_PADDING
         assert len(part) == 1 or part.numel() <= module.GROUP_ROWS["cpu"]
     assert torch.equal(segments.join(parts), x + 1)
+
+
+def test_sizes_are_rounded_up_to_few():
+    sizes = {module.round_up(rows) for rows in range(1000, 2000)}
+    assert len(sizes) <= 64
+    assert all(rows <= module.round_up(rows) <= rows * (1 + 1 / 32) for rows in range(3000))
+
+
+def test_rows_beyond_the_sequences_are_ignored_and_come_back_as_zeros():
+    lengths = [70, 75, 68]
+    segments = Segments(lengths, CPU, rounded=True)
+    x = torch.randn(segments.size, 2)
+    assert segments.size == module.round_up(213) == 216
+    parts = segments.split(x)
+    assert all(part.shape[1] % module.LENGTH_MULTIPLE == 0 for part in parts if len(part) > 1)
+    assert torch.equal(segments.join(parts), torch.cat([x[:213], torch.zeros(3, 2)]))
+    padded = segments.pad(x)
+    assert torch.equal(padded[2, :68], x[145:213])
+    token = torch.randn(1, 2)
+    together = segments.prepend(token, x)
+    assert together.shape == (segments.with_token.size, 2)
+    first, rest = segments.split_token(together)
+    assert torch.equal(first, token.expand(3, 2))
+    assert torch.equal(rest[:213], x[:213])
+    selection = segments.select(torch.ones(3, 80, dtype=torch.bool))
+    assert selection.rows.tolist() == [*range(213), 0, 0, 0]
+    assert selection.segments.size == 216
 
 
 def test_gradients_pass_through_groups_unchanged(segments):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vgsplus.models.segments import round_up
+
 
 def receptive_field(layers: Sequence[tuple[int, int, int]]) -> int:
     """Return the receptive field of one frame in samples, which is also the shortest valid input.
@@ -91,12 +93,15 @@ class FeatureExtractor(nn.Module):
             num_samples: (B,) int64, on the host.
 
         Returns:
-            (N, C), the frames of all utterances.
+            (N, C), the frames of all utterances, and others up to `round_up` rows.
         """
         cells = (num_samples + self.stride - 1).div(self.stride, rounding_mode="floor")
         waveforms = F.pad(waveforms, (0, -waveforms.shape[1] % self.stride))
         lengths = (cells * self.stride).tolist()
-        x = torch.cat([row[:length] for row, length in zip(waveforms, lengths, strict=True)])[:, None]
+        rows = [row[:length] for row, length in zip(waveforms, lengths, strict=True)]
+        total = int(cells.sum())
+        rows.append(waveforms.new_zeros((round_up(total) - total) * self.stride))
+        x = torch.cat(rows)[:, None]
         starts = (cells.cumsum(0) - cells) * self.stride
         for index, (convolution, (_, _, stride)) in enumerate(
             zip(self.convolutions, self.layers, strict=True)
@@ -113,11 +118,10 @@ class FeatureExtractor(nn.Module):
             else:
                 x = F.gelu(x)
         # Between the frames of two utterances there may be a row whose receptive field reaches into both.
-        frames = [
-            x[start : start + num]
-            for start, num in zip(starts.tolist(), self.num_frames(num_samples).tolist(), strict=True)
-        ]
-        return torch.cat(frames)
+        counts = self.num_frames(num_samples)
+        frames = [x[start : start + n] for start, n in zip(starts.tolist(), counts.tolist(), strict=True)]
+        num = int(counts.sum())
+        return torch.cat([*frames, x[: round_up(num) - num]])
 
 
 def convolve_rows(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -220,36 +224,44 @@ class _InstanceNormGelu(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         """Map x (N, C) to (N, C), given the (start, stop) of each utterance."""
-        y = torch.empty_like(x)
+        normalised = torch.empty_like(x)
         statistics = []
-        for start, stop in _zero_between(y, spans):
-            normalised, mean, rstd = torch.native_batch_norm(
+        for start, stop in _zero_between(normalised, spans):
+            normalised[start:stop], mean, rstd = torch.native_batch_norm(
                 x[start:stop], weight, bias, None, None, True, 0.0, eps
             )
-            torch.ops.aten.gelu.out(normalised, out=y[start:stop])
             statistics += [mean, rstd]
         ctx.save_for_backward(x, weight, bias, *statistics)
         ctx.spans, ctx.eps = spans, eps
-        return y
+        return F.gelu(normalised)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return the gradients of x, weight and bias."""
         x, weight, bias, *statistics = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        spans = _zero_between(grad_x, ctx.spans)
-        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        for (start, stop), mean, rstd in zip(spans, statistics[::2], statistics[1::2], strict=True):
-            rows = x[start:stop]
+        normalised, grad_x = torch.empty_like(x), torch.empty_like(x)
+        spans = _zero_between(grad_x, _zero_between(normalised, ctx.spans))
+        pairs = list(zip(spans, zip(statistics[::2], statistics[1::2], strict=True), strict=True))
+        for (start, stop), (mean, rstd) in pairs:
             scale = weight * rstd
-            normalised = torch.addcmul(bias - mean * scale, rows.to(scale.dtype), scale).to(x.dtype)
-            grad = torch.ops.aten.gelu_backward(grads[0][start:stop], normalised)
-            parts = torch.ops.aten.native_batch_norm_backward(
-                grad, rows, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
+            normalised[start:stop] = torch.addcmul(bias - mean * scale, x[start:stop].to(scale.dtype), scale)
+        grad = torch.ops.aten.gelu_backward(grads[0], normalised)
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for (start, stop), (mean, rstd) in pairs:
+            grad_x[start:stop], weights, biases = torch.ops.aten.native_batch_norm_backward(
+                grad[start:stop],
+                x[start:stop],
+                weight,
+                None,
+                None,
+                mean,
+                rstd,
+                True,
+                ctx.eps,
+                [True, True, True],
             )
-            grad_x[start:stop] = parts[0]
-            grad_weight += parts[1]
-            grad_bias += parts[2]
+            grad_weight += weights
+            grad_bias += biases
         return grad_x, grad_weight, grad_bias, None, None
 
 

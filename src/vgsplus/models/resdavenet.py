@@ -62,7 +62,7 @@ class ResDAVEnet(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
         """Map x (N, D) to (N', C) and the segments of these rows."""
-        x = F.relu(self.norm(self.project(x)))
+        x = F.relu(self.norm(self.project(x)[: segments.num_rows]))
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
             for block in stage:

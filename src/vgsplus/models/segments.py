@@ -1,6 +1,7 @@
 """Sequences of different lengths, end to end in the rows of one tensor: no layer computes padding.
 
 N rows of all sequences together, B sequences, T rows of the longest; b sequences of up to t rows in a group.
+Tensors may have a few more rows at the end, which belong to no sequence: see `round_up`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,11 +13,23 @@ import torch
 from torch import Tensor
 
 GROUP_ROWS = {"cpu": 1024, "cuda": 1 << 14}
-"""Largest b · t of a group of several sequences: a GPU needs many rows to be occupied, while a thousand occupy a CPU
-and leave the attention scores in its cache."""
+"""Largest b · t of a group of several sequences: a GPU needs many rows to be occupied, while a thousand
+occupy a CPU and leave the attention scores in its cache."""
 
 MAX_PADDING = 0.25
 """Largest share of padding in a group."""
+
+LENGTH_MULTIPLE = 8
+"""Multiple of rows to which a padded group is rounded up, for the reason that `round_up` states."""
+
+
+def round_up(rows: int) -> int:
+    """Round a number of rows up to one of few sizes, by at most 1/32.
+
+    Compilers of kernels, such as oneDNN's for bfloat16, start anew for every new shape of a product.
+    """
+    step = 1 << max(0, (rows // 32).bit_length() - 1)
+    return -(-rows // step) * step
 
 
 class Segments:
@@ -31,6 +44,11 @@ class Segments:
         device: of the tensors.
         valid: (B,) how many rows of each sequence, from its first, are attended to; None: all.
         group_sizes: (groups,) sequences in each group; None: chosen by length.
+        rounded: whether the tensors have `round_up` rows.
+
+    Attributes:
+        num_rows: N.
+        size: rows of the tensors.
     """
 
     def __init__(
@@ -40,10 +58,13 @@ class Segments:
         *,
         valid: Iterable[int] | None = None,
         group_sizes: tuple[int, ...] | None = None,
+        rounded: bool = False,
     ) -> None:
         self.lengths, self.device = tuple(lengths), device
         self.valid = self.lengths if valid is None else tuple(valid)
         self.group_sizes = group_sizes or tuple(_group_sizes(self.lengths, device))
+        self.num_rows = sum(self.lengths)
+        self.size = round_up(self.num_rows) if rounded else self.num_rows
 
     def with_lengths(self, lengths: Iterable[int], valid: Iterable[int] | None = None) -> "Segments":
         """Return the segments of the same sequences with other lengths, in the same groups."""
@@ -52,12 +73,14 @@ class Segments:
     # ---- groups ----
 
     def split(self, x: Tensor, *, zero_padding: bool = False) -> list[Tensor]:
-        """Split rows (N, …) into groups (b, t, …).
+        """Split the rows of the sequences (N, …) into groups (b, t, …).
 
         Padding repeats other rows, or is zero with `zero_padding`, as convolutions require.
         """
         parts = []
-        for group, rows in zip(self._groups, torch.split(x, [g.num_rows for g in self._groups]), strict=True):
+        sizes = [group.num_rows for group in self._groups]
+        *chunks, _ = torch.split(x, [*sizes, self.size - self.num_rows])
+        for group, rows in zip(self._groups, chunks, strict=True):
             shape = (group.batch, group.longest, *x.shape[1:])
             if group.rows is None or group.padding is None:
                 parts.append(rows.view(shape))
@@ -69,11 +92,13 @@ class Segments:
         return parts
 
     def join(self, parts: Iterable[Tensor]) -> Tensor:
-        """Undo `split`: concatenate the rows of groups (b, t, …), without padding, to (N, …)."""
+        """Undo `split`: concatenate the rows of groups (b, t, …), without padding; rows beyond N are zero."""
         rows = []
         for group, part in zip(self._groups, parts, strict=True):
             flat = part.flatten(0, 1)
             rows.append(flat if group.positions is None else flat.index_select(0, group.positions))
+        if self.size > self.num_rows:
+            rows.append(rows[0].new_zeros(self.size - self.num_rows, *rows[0].shape[1:]))
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     @property
@@ -88,34 +113,43 @@ class Segments:
         longest = max(self.lengths) if longest is None else longest
         padded = x.new_zeros(len(self.lengths) * longest, *x.shape[1:])
         positions = self._move(self._positions(longest))
-        return padded.index_copy(0, positions, x).view(len(self.lengths), longest, *x.shape[1:])
+        return padded.index_copy(0, positions, x[: self.num_rows]).view(
+            len(self.lengths), longest, *x.shape[1:]
+        )
 
     def select(self, mask: Tensor) -> "Selection":
         """Find the rows that are True in mask (B, T'), T' ≥ T; a mask on the host is found without a wait."""
-        chosen = mask.cpu().flatten()[self._positions(mask.shape[1])]
-        counts = (int(part.sum()) for part in torch.split(chosen, list(self.lengths)))
-        return Selection(self._move(chosen), self._move(chosen.nonzero()[:, 0]), self.with_lengths(counts))
+        chosen = torch.zeros(self.size, dtype=torch.bool)
+        chosen[: self.num_rows] = mask.cpu().flatten()[self._positions(mask.shape[1])]
+        counts = (int(part.sum()) for part in torch.split(chosen[: self.num_rows], list(self.lengths)))
+        segments = Segments(counts, self.device, group_sizes=self.group_sizes, rounded=True)
+        rows = torch.zeros(segments.size, dtype=torch.int64)
+        rows[: segments.num_rows] = chosen.nonzero()[:, 0]
+        return Selection(self._move(chosen), self._move(rows), segments)
 
     # ---- a token before each sequence ----
 
     @cached_property
     def with_token(self) -> "Segments":
         """The segments with one row more at the start of each sequence."""
-        return self.with_lengths((n + 1 for n in self.lengths), (n + 1 for n in self.valid))
+        lengths, valid = (n + 1 for n in self.lengths), (n + 1 for n in self.valid)
+        return Segments(lengths, self.device, valid=valid, group_sizes=self.group_sizes, rounded=True)
 
     def prepend(self, token: Tensor, x: Tensor) -> Tensor:
-        """Insert tokens (1, D), or (B, D), before the sequences of x (N, D): (B + N, D)."""
+        """Insert tokens (1, D), or (B, D), before the sequences of x (N, D): (B + N, D), rounded up."""
         num_tokens, batch = len(token), len(self.lengths)
         first, others = self._token_rows
-        order = torch.empty(batch + len(x), dtype=torch.int64)
+        order = torch.zeros(self.with_token.size, dtype=torch.int64)
         order[first] = torch.arange(batch) % num_tokens
-        order[others] = torch.arange(len(x)) + num_tokens
+        order[others] = torch.arange(self.num_rows) + num_tokens
         return torch.cat([token.to(x.dtype), x]).index_select(0, self._move(order))
 
     def split_token(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Undo `prepend`: return the tokens (B, D) and the other rows (N, D) of x (B + N, D)."""
         first, others = self._token_rows
-        return x.index_select(0, self._move(first)), x.index_select(0, self._move(others))
+        rest = torch.zeros(self.size, dtype=torch.int64)
+        rest[: self.num_rows] = others
+        return x.index_select(0, self._move(first)), x.index_select(0, self._move(rest))
 
     @cached_property
     def _token_rows(self) -> tuple[Tensor, Tensor]:
@@ -134,8 +168,8 @@ class Segments:
             stride: of the convolution.
 
         Returns:
-            The number of rows, spaces included; the position (N,) of each row among them; and the rows (N',)
-            of the output that belong to a sequence, ⌈length / stride⌉ each.
+            The number of rows, spaces included, rounded up; the position (N,) of each row among them; and the
+            rows (N',) of the output that belong to a sequence, ⌈length / stride⌉ each.
         """
         lengths, padding = torch.tensor(self.lengths), kernel // 2
         out_lengths = -(-lengths // stride)
@@ -147,7 +181,7 @@ class Segments:
         size = int((stride * first + end)[-1])
         positions = (padding + stride * first).repeat_interleave(lengths) + _ranges(lengths)
         outputs = first.repeat_interleave(out_lengths) + _ranges(out_lengths)
-        return size, self._move(positions), self._move(outputs)
+        return round_up(size), self._move(positions), self._move(outputs)
 
     # ---- indices ----
 
@@ -167,6 +201,9 @@ class Segments:
             mask = self._move(frames < valid[:, None]).view(batch, 1, 1, longest)
         if int(lengths.min()) == longest:
             return _Group(batch, longest, batch * longest, None, None, None, mask)
+        longest = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        frames = torch.arange(longest)
+        mask = self._move(frames < valid[:, None]).view(batch, 1, 1, longest)
         # The positions of padding hold the last row of the sequence.
         rows = _starts(lengths)[:, None] + torch.minimum(frames, (lengths[:, None] - 1).clamp(min=0))
         padding = frames >= lengths[:, None]
@@ -190,7 +227,7 @@ class Selection(NamedTuple):
 
     Attributes:
         mask: (N,) bool, True at the selected rows.
-        rows: (M,) int64, their indices, ascending.
+        rows: (M,) int64, their indices, ascending; row 0 as often as rounding up requires.
         segments: of the M selected rows.
     """
 

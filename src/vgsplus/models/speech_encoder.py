@@ -23,7 +23,7 @@ class SpeechFeatures:
     """Output of the feature extractor.
 
     Attributes:
-        features: (N, C) after LayerNorm.
+        features: (N, C) after LayerNorm, rounded up as `segments`.
         penalty: scalar, mean square of the features before LayerNorm.
         segments: the frames of each utterance.
     """
@@ -98,10 +98,11 @@ class SpeechEncoder(nn.Module):
         """
         raw = self.waveform(waveforms, num_samples)
         segments = self._segments(num_samples, waveforms.shape[1], raw.device)
-        return SpeechFeatures(self.norm(raw), upcast(raw).square().mean(), segments)
+        squares = upcast(raw[: segments.num_rows]).square()
+        return SpeechFeatures(self.norm(raw), squares.mean(), segments)
 
     def _segments(self, num_samples: Tensor, row_samples: int, device: torch.device) -> Segments:
-        return Segments(self.frame_lengths(num_samples, row_samples).tolist(), device)
+        return Segments(self.frame_lengths(num_samples, row_samples).tolist(), device, rounded=True)
 
     def forward(
         self,
@@ -122,7 +123,8 @@ class SpeechEncoder(nn.Module):
 
         Returns:
             For each of `layers` the hidden states (B + N, D) of `features.segments.with_token`, the CLS token
-            of an utterance first; (N, D) without CLS token; or (M, D) of the masked frames.
+            of an utterance first; (N, D) without CLS token; or (M, D) of the masked frames. The first two are
+            rounded up.
         """
         segments = features.segments
         x = self.dropout(self.project(features.features))

@@ -258,7 +258,8 @@ class VGSPlus(nn.Module):
         counts = torch.tensor(segments.lengths, device=predictions.device)
         num_masked = max(segments.lengths)
         quantized = self.quantizer(
-            self.target_dropout(features.features)[masked.rows], update_temperature=update_temperature
+            self.target_dropout(features.features)[masked.rows[: segments.num_rows]],
+            update_temperature=update_temperature,
         )
         predictions, codes = segments.pad(predictions), segments.pad(quantized.codes)
         targets = segments.pad(self.project_target(quantized.vectors))
