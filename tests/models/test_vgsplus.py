@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from vgsplus.models import feature_extractor
 from vgsplus.models.segments import round_up
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 
@@ -38,6 +39,21 @@ def test_an_utterance_is_embedded_the_same_alone_and_in_any_batch(make):
         alone, _ = model.speech_layers(wave, num)
         for one, many in zip(alone, layers, strict=True):
             torch.testing.assert_close(one[0], many[index][valid[index]], rtol=1e-4, atol=1e-4)
+
+
+def test_parts_without_gradients_change_nothing(make, monkeypatch):
+    model, batch = make().eval(), make_batch()
+    whole = model.embed_speech(batch["waveforms"], SAMPLES)
+    monkeypatch.setattr(feature_extractor, "INFERENCE_SAMPLES", 15_000)
+    calls = []
+    extract = model.speech.waveform._extract
+    monkeypatch.setattr(
+        model.speech.waveform, "_extract", lambda w, n: (calls.append(n.tolist()), extract(w, n))[1]
+    )
+    with torch.no_grad():
+        parts = model.embed_speech(batch["waveforms"], SAMPLES)
+    assert calls == [[9600], [6400, 8000], [4300]]
+    torch.testing.assert_close(parts, whole.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_the_published_mode_depends_on_padding(make):

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from vgsplus.models.segments import round_up
 
+INFERENCE_SAMPLES = 960_000
+"""Samples that run together without gradients, a minute: the first layer and its norm need 20 MB a second."""
+
 
 def receptive_field(layers: Sequence[tuple[int, int, int]]) -> int:
     """Return the receptive field of one frame in samples, which is also the shortest valid input.
@@ -93,8 +96,19 @@ class FeatureExtractor(nn.Module):
             num_samples: (B,) int64, on the host.
 
         Returns:
-            (N, C), the frames of all utterances, and others up to `round_up` rows.
+            (N, C), the frames of all utterances, and zeros up to `round_up` rows.
         """
+        frames = [
+            frame
+            for part in _parts(num_samples.tolist())
+            for frame in self._extract(waveforms[part], num_samples[part])
+        ]
+        num = sum(map(len, frames))
+        rest = frames[0].new_zeros(round_up(num) - num, frames[0].shape[1])
+        return torch.cat([*frames, rest])
+
+    def _extract(self, waveforms: Tensor, num_samples: Tensor) -> list[Tensor]:
+        """Return the frames (T, C) of each utterance, all of which run together."""
         cells = (num_samples + self.stride - 1).div(self.stride, rounding_mode="floor")
         waveforms = F.pad(waveforms, (0, -waveforms.shape[1] % self.stride))
         lengths = (cells * self.stride).tolist()
@@ -119,9 +133,21 @@ class FeatureExtractor(nn.Module):
                 x = F.gelu(x)
         # Between the frames of two utterances there may be a row whose receptive field reaches into both.
         counts = self.num_frames(num_samples)
-        frames = [x[start : start + n] for start, n in zip(starts.tolist(), counts.tolist(), strict=True)]
-        num = int(counts.sum())
-        return torch.cat([*frames, x[: round_up(num) - num]])
+        return [x[start : start + n] for start, n in zip(starts.tolist(), counts.tolist(), strict=True)]
+
+
+def _parts(num_samples: list[int]) -> Iterator[slice]:
+    """Yield the utterances that run together: all, or without gradients parts of limited length."""
+    if torch.is_grad_enabled():
+        yield slice(None)
+        return
+    start, total = 0, 0
+    for index, samples in enumerate(num_samples):
+        if index > start and total + samples > INFERENCE_SAMPLES:
+            yield slice(start, index)
+            start, total = index, 0
+        total += samples
+    yield slice(start, None)
 
 
 def convolve_rows(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
