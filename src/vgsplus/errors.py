@@ -51,7 +51,7 @@ class DownloadError(VgsplusError):
 
 
 class NotFiniteError(VgsplusError):
-    """A loss or gradient is infinite or not a number; the weights were not updated with it."""
+    """A loss or gradient is infinite or not a number; that update was skipped."""
 
 
 class Interrupted(VgsplusError):  # noqa: N818 - the user asked to stop

@@ -101,6 +101,18 @@ def test_selected_rows_are_those_of_the_mask():
     assert selection.segments.lengths == tuple(map(len, expected))
 
 
+@pytest.mark.parametrize("lengths", [[3, 0], [0, 3], [2, 0, 4]])
+def test_a_sequence_may_be_empty(lengths):
+    segments = Segments(lengths, CPU, group_sizes=(len(lengths),))
+    x = torch.arange(sum(lengths))
+    assert torch.equal(segments.join(segments.split(x)), x)
+
+
+def test_a_mask_with_too_few_frames_is_refused():
+    with pytest.raises(ValueError, match="the mask has 8 frames, the longest utterance 9"):
+        Segments(LENGTHS, CPU).select(torch.ones(len(LENGTHS), 8, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [1, 3, 9])
 def test_a_convolution_over_spaced_sequences_is_that_of_each_alone(kernel, stride):

@@ -1,6 +1,7 @@
 """Span masks and negatives (wav2vec 2.0, sections 3.1 and 3.2), drawn for all utterances of a batch together.
 
-B batch, T frames. All draw from the global generator of the device, which the trainer seeds at every step.
+B batch, T frames. All draw from the global generator of the device of their arguments, which the trainer
+seeds at every step.
 """
 
 import torch
@@ -13,7 +14,7 @@ def span_mask(lengths: Tensor, num_frames: int, *, probability: float, span: int
     """Draw the mask (B, T): spans of `span` frames at distinct starts, which may overlap.
 
     The number of spans is probability · length / span, rounded up or down at random, and at least 2.
-    Utterances too short for one span have shorter spans.
+    Utterances without room for their spans at distinct starts have shorter spans.
 
     Args:
         lengths: (B,) int64, frames of each utterance without padding.
@@ -53,8 +54,7 @@ def draw_negatives(counts: Tensor, num_masked: int, num_negatives: int) -> Tenso
     """Draw, for each masked frame, indices of other masked frames of the same utterance, with replacement.
 
     An utterance with one masked frame has no other: its negatives are the padding row at index 1, or itself
-        if
-    M = 1.
+    if M = 1.
 
     Args:
         counts: (B,) int64, masked frames of each utterance.

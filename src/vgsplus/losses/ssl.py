@@ -28,7 +28,7 @@ def contrastive_loss(
         targets: (B, M, V), projected quantised features.
         codes: (B, M, G) int64. Negatives with the codes of the positive are excluded.
         negatives: (B, M, N) int64 in [0, M), as drawn by `masking.draw_negatives`.
-        valid: (B, M), False where an utterance has fewer than M masked frames.
+        valid: (B, M) bool, False where an utterance has fewer than M masked frames.
         temperature: κ.
 
     Returns:
@@ -41,8 +41,10 @@ def contrastive_loss(
         positive = cosines.diagonal(dim1=1, dim2=2)[..., None]
         same = (codes[:, :, None] == codes[:, None]).all(-1).gather(2, negatives)
         negative = cosines.gather(2, negatives).masked_fill(same, -torch.inf)
-        logits = torch.cat([positive, negative], dim=-1)[valid] / temperature
-        return -F.log_softmax(logits, dim=-1)[:, 0].mean()
+        logits = torch.cat([positive, negative], dim=-1) / temperature
+        losses = -F.log_softmax(logits, dim=-1)[..., 0]
+        # Selecting the valid ones would wait for a GPU, because their number is not known on the host.
+        return losses.masked_fill(~valid, 0).sum() / valid.sum()
 
 
 def perplexity(probabilities: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The feature extractor: convolutions from samples to one frame every 20 ms (wav2vec 2.0, section 2).
 
 All utterances of a batch lie end to end in one row of samples, each from a multiple of the total stride
-on, so that in every layer the frames lie end to end as well. N samples or frames of all
+on, so that in every layer the frames follow one another as well. N samples or frames of all
 utterances together, C channels.
 """
 
@@ -109,6 +109,7 @@ class FeatureExtractor(nn.Module):
 
     def _extract(self, waveforms: Tensor, num_samples: Tensor) -> list[Tensor]:
         """Return the frames (T, C) of each utterance, all of which run together."""
+        # Strides of the whole encoder that each utterance takes.
         cells = (num_samples + self.stride - 1).div(self.stride, rounding_mode="floor")
         waveforms = F.pad(waveforms, (0, -waveforms.shape[1] % self.stride))
         lengths = (cells * self.stride).tolist()
@@ -131,7 +132,7 @@ class FeatureExtractor(nn.Module):
                 x = _InstanceNormGelu.apply(x, self.norm.weight, self.norm.bias, spans, self.norm.eps)
             else:
                 x = F.gelu(x)
-        # Between the frames of two utterances there may be a row whose receptive field reaches into both.
+        # The one or two rows between the frames of two utterances reach into both, and are dropped.
         counts = self.num_frames(num_samples)
         return [x[start : start + n] for start, n in zip(starts.tolist(), counts.tolist(), strict=True)]
 

@@ -1,7 +1,7 @@
 """Sequences of different lengths, end to end in the rows of one tensor: no layer computes padding.
 
 N rows of all sequences together, B sequences, T rows of the longest; b sequences of up to t rows in a group.
-Tensors may have a few more rows at the end, which belong to no sequence: see `round_up`.
+A tensor (N, …) may have a few more rows at the end, which belong to no sequence: see `round_up`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ GROUP_ROWS = {"cpu": 1024, "cuda": 1 << 14}
 occupy a CPU and leave the attention scores in its cache."""
 
 MAX_PADDING = 0.25
-"""Largest share of padding in a group."""
+"""Largest share of padding in a group, before its length is rounded up."""
 
 LENGTH_MULTIPLE = 8
 """Multiple of rows to which a padded group is rounded up, for the reason that `round_up` states."""
@@ -112,20 +112,31 @@ class Segments:
         """Pad rows (N, …) with zeros to (B, `longest` or T, …)."""
         longest = max(self.lengths) if longest is None else longest
         padded = x.new_zeros(len(self.lengths) * longest, *x.shape[1:])
-        positions = self._move(self._positions(longest))
+        positions = self.move(self._positions(longest))
         return padded.index_copy(0, positions, x[: self.num_rows]).view(
             len(self.lengths), longest, *x.shape[1:]
         )
 
     def select(self, mask: Tensor) -> "Selection":
-        """Find the rows that are True in mask (B, T'), T' ≥ T; a mask on the host is found without a wait."""
+        """Find the rows that are True in a mask, without a wait for the device if the mask is on the host.
+
+        Args:
+            mask: (B, T') bool, T' ≥ T.
+
+        Raises:
+            ValueError: the mask has fewer columns than the longest sequence has rows.
+        """
+        if mask.shape[1] < max(self.lengths):
+            raise ValueError(
+                f"the mask has {mask.shape[1]} frames, the longest utterance {max(self.lengths)}"
+            )
         chosen = torch.zeros(self.size, dtype=torch.bool)
         chosen[: self.num_rows] = mask.cpu().flatten()[self._positions(mask.shape[1])]
         counts = (int(part.sum()) for part in torch.split(chosen[: self.num_rows], list(self.lengths)))
         segments = Segments(counts, self.device, group_sizes=self.group_sizes, rounded=True)
         rows = torch.zeros(segments.size, dtype=torch.int64)
         rows[: segments.num_rows] = chosen.nonzero()[:, 0]
-        return Selection(self._move(chosen), self._move(rows), segments)
+        return Selection(self.move(chosen), self.move(rows), segments)
 
     # ---- a token before each sequence ----
 
@@ -142,14 +153,14 @@ class Segments:
         order = torch.zeros(self.with_token.size, dtype=torch.int64)
         order[first] = torch.arange(batch) % num_tokens
         order[others] = torch.arange(self.num_rows) + num_tokens
-        return torch.cat([token.to(x.dtype), x]).index_select(0, self._move(order))
+        return torch.cat([token.to(x.dtype), x]).index_select(0, self.move(order))
 
     def split_token(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Undo `prepend`: return the tokens (B, D) and the other rows (N, D) of x (B + N, D)."""
         first, others = self._token_rows
         rest = torch.zeros(self.size, dtype=torch.int64)
         rest[: self.num_rows] = others
-        return x.index_select(0, self._move(first)), x.index_select(0, self._move(rest))
+        return x.index_select(0, self.move(first)), x.index_select(0, self.move(rest))
 
     @cached_property
     def _token_rows(self) -> tuple[Tensor, Tensor]:
@@ -176,12 +187,14 @@ class Segments:
         until_next = torch.maximum(
             out_lengths - 1 - (padding - kernel) // stride, -(-(padding + lengths) // stride)
         )
-        first = _starts(until_next)  # the first output row of each sequence
+        # Outputs until those of the next sequence: its first window begins after the last row of this one,
+        # and the last window of this one ends before its first row.
+        first = _starts(until_next)
         end = torch.maximum(stride * (out_lengths - 1) + kernel, padding + lengths)
         size = int((stride * first + end)[-1])
         positions = (padding + stride * first).repeat_interleave(lengths) + _ranges(lengths)
         outputs = first.repeat_interleave(out_lengths) + _ranges(out_lengths)
-        return round_up(size), self._move(positions), self._move(outputs)
+        return round_up(size), self.move(positions), self.move(outputs)
 
     # ---- indices ----
 
@@ -198,17 +211,18 @@ class Segments:
         frames = torch.arange(longest)
         mask = None
         if int(valid.min()) < longest:
-            mask = self._move(frames < valid[:, None]).view(batch, 1, 1, longest)
+            mask = self.move(frames < valid[:, None]).view(batch, 1, 1, longest)
         if int(lengths.min()) == longest:
             return _Group(batch, longest, batch * longest, None, None, None, mask)
         longest = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         frames = torch.arange(longest)
-        mask = self._move(frames < valid[:, None]).view(batch, 1, 1, longest)
-        # The positions of padding hold the last row of the sequence.
-        rows = _starts(lengths)[:, None] + torch.minimum(frames, (lengths[:, None] - 1).clamp(min=0))
+        mask = self.move(frames < valid[:, None]).view(batch, 1, 1, longest)
+        # Padding holds the last row of its sequence, or of the one before an empty sequence; it is dropped.
+        rows = _starts(lengths)[:, None] + torch.minimum(frames, lengths[:, None] - 1)
+        rows = rows.clamp(min=0, max=int(lengths.sum()) - 1)
         padding = frames >= lengths[:, None]
         positions = (~padding).flatten().nonzero()[:, 0]
-        indices = self._move(rows.flatten()), self._move(padding), self._move(positions)
+        indices = self.move(rows.flatten()), self.move(padding), self.move(positions)
         return _Group(batch, longest, len(positions), *indices, mask)
 
     def _positions(self, longest: int) -> Tensor:
@@ -216,7 +230,8 @@ class Segments:
         lengths = torch.tensor(self.lengths)
         return (torch.arange(len(lengths)) * longest).repeat_interleave(lengths) + _ranges(lengths)
 
-    def _move(self, index: Tensor) -> Tensor:
+    def move(self, index: Tensor) -> Tensor:
+        """Copy a tensor on the host to the device, without a wait."""
         if self.device.type == "cuda":  # only page-locked memory is copied without a wait
             index = index.pin_memory()
         return index.to(self.device, non_blocking=True)
@@ -243,8 +258,8 @@ class _Group(NamedTuple):
         batch: b.
         longest: t.
         num_rows: rows without padding.
-        rows: (b · t,) int64, the row at each position, at padding one of the same sequence; None, as are the
-            following two, if all lengths are equal.
+        rows: (b · t,) int64, the row at each position, at padding any row; None, as are the following two, if
+            all lengths are equal.
         padding: (b, t) bool, True at padding.
         positions: (num_rows,) int64, the position of each row in b · t.
         mask: (b, 1, 1, t) bool, True at keys that are attended to; None if all are.

@@ -85,7 +85,7 @@ class SpeechEncoder(nn.Module):
         return int(self.waveform.num_frames(torch.tensor(samples)))
 
     def frame_lengths(self, num_samples: Tensor, row_samples: int) -> Tensor:
-        """Return the number of valid frames (B,) of num_samples (B,), padded to `row_samples`."""
+        """Return how many frames (B,) of each utterance are not padding, in rows of `row_samples`."""
         del row_samples  # used with `published` padding
         return self.waveform.num_frames(num_samples)
 
@@ -123,8 +123,7 @@ class SpeechEncoder(nn.Module):
 
         Returns:
             For each of `layers` the hidden states (B + N, D) of `features.segments.with_token`, the CLS token
-            of an utterance first; (N, D) without CLS token; or (M, D) of the masked frames. The first two are
-            rounded up.
+            of an utterance first; (N, D) without CLS token; or (M, D) of the masked frames; all rounded up.
         """
         segments = features.segments
         x = self.dropout(self.project(features.features))

@@ -141,7 +141,7 @@ class PositionalConvolution(nn.Module):
         self.convolution = weight_norm(convolution, dim=2)
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
-        """Return the embedding (N, D) to be added to x (N, D); beyond a sequence there are zeros."""
+        """Return the embedding (N, D) to be added to x (N, D), as if zeros surrounded each sequence."""
         convolution = self.convolution
         weight, bias = convolution.weight, convolution.bias  # the weight is normalised once
         parts = [

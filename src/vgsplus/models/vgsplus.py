@@ -253,12 +253,12 @@ class VGSPlus(nn.Module):
         *,
         update_temperature: bool,
     ) -> dict[str, Tensor]:
-        """Compare predictions (ΣM, V) of the masked frames with their quantised features."""
+        """Compare predictions (rows of `masked`, ssl_dim) of masked frames with their quantised features."""
         c, segments = self.config, masked.segments
-        counts = torch.tensor(segments.lengths, device=predictions.device)
+        counts = segments.move(torch.tensor(segments.lengths))
         num_masked = max(segments.lengths)
         quantized = self.quantizer(
-            self.target_dropout(features.features)[masked.rows[: segments.num_rows]],
+            self.target_dropout(features.features[masked.rows[: segments.num_rows]]),
             update_temperature=update_temperature,
         )
         predictions, codes = segments.pad(predictions), segments.pad(quantized.codes)

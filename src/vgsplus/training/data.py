@@ -254,26 +254,28 @@ def move(batch: Batch, device: torch.device) -> Batch:
 
 
 def move_ahead(steps: Iterable[tuple[Batch, ...]], device: torch.device) -> Iterator[tuple[Batch, ...]]:
-    """Yield the batches of each step on the device; a GPU copies those of the next step during this one."""
+    """Yield the batches of each step on the device; on a GPU they are copied while earlier steps run."""
     if device.type != "cuda":
         yield from steps
         return
     copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # of torch
     compute = torch.cuda.current_stream(device)
-    waiting: deque[tuple[Batch, ...]] = deque()
+    waiting: deque[tuple[tuple[Batch, ...], torch.cuda.Event]] = deque()
     for batches in steps:
         with torch.cuda.stream(copies):
-            waiting.append(tuple(move(batch, device) for batch in batches))
+            moved = tuple(move(batch, device) for batch in batches)
+        waiting.append((moved, copies.record_event()))
         if len(waiting) > 1:
-            yield _arrived(waiting.popleft(), copies, compute)
-    for batches in waiting:
-        yield _arrived(batches, copies, compute)
+            yield _arrived(*waiting.popleft(), compute)
+    for moved, copied in waiting:
+        yield _arrived(moved, copied, compute)
 
 
 def _arrived(
-    batches: tuple[Batch, ...], copies: torch.cuda.Stream, compute: torch.cuda.Stream
+    batches: tuple[Batch, ...], copied: torch.cuda.Event, compute: torch.cuda.Stream
 ) -> tuple[Batch, ...]:
-    compute.wait_stream(copies)
+    """Return batches after the device is told to wait for their copy alone."""
+    compute.wait_event(copied)
     for batch in batches:
         for tensor in batch.values():
             if tensor.is_cuda:

@@ -98,11 +98,15 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    memory: Any = torch.utils.deterministic  # its attribute has no type
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # every element is written before it is read
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(mode, warn_only=warn)
+        memory.fill_uninitialized_memory = filled
 
 
 def versions() -> dict[str, str]:

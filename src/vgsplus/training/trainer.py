@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -114,7 +113,8 @@ class Trainer:
         self.fabric.setup_module(self.model)
         self.plan = config.schedule.plan(batches_per_epoch(len(corpus.captions(TRAIN)), config.batch_size))
         self.scaler = getattr(self.precision, "scaler", None)
-        self._pending: deque[tuple[int, Record, PendingScalars]] = deque()
+        self._pending: deque[tuple[int, tuple[Batch, ...], Record, PendingScalars]] = deque()
+        self._read_at = 0.0
         self._silent_crops_reported = False
         self._saved: Checkpoint | None = None
         self._saved_at = time.monotonic()
@@ -153,14 +153,13 @@ class Trainer:
         assert isinstance(prepared, Optimizer)
         additional_speech = self.additional_speech.get(phase.name)
         with closing(training_batches(self.config, phase, self.corpus, additional_speech, done)) as steps:
-            started = time.perf_counter()
+            self._read_at = time.perf_counter()
             for step, batches in enumerate(move_ahead(steps, self.fabric.device), start=done):
                 record, losses = self._update(phase, step, prepared, *batches)
-                record |= throughput(batches, time.perf_counter() - started)
-                self._pending.append((step, record, losses))
+                self._pending.append((step, batches, record, losses))
                 self._report(phase, keep=STEPS_AHEAD[self.fabric.device.type])
                 self._after_step(phase, step + 1, optimizer)
-                started = time.perf_counter()
+                self._read_at = time.perf_counter()
 
     def _update(
         self,
@@ -196,9 +195,9 @@ class Trainer:
         assert norm is not None
         terms = merge_terms(losses, additional, weight) if additional else losses
         scalars = PendingScalars(terms | {"grad_norm": norm})
-        if self.scaler is None:  # it would skip the update itself
-            inner: Any = getattr(optimizer, "optimizer", optimizer)  # in the wrapper of Fabric
-            inner.found_inf = (~scalars.stacked.isfinite()).any().float()
+        if self.scaler is None:  # a scaler skips the update itself
+            found_inf = (~scalars.stacked.isfinite()).any().float()
+            getattr(optimizer, "optimizer", optimizer).found_inf = found_inf  # in the wrapper of Fabric
         optimizer.step()
         return log_record("train", phase, step + 1) | {"alpha": alpha, "lr": lr}, scalars
 
@@ -229,7 +228,7 @@ class Trainer:
         raise NotFiniteError(
             f"{what} is not finite at step {step + 1} of phase {phase.name} "
             f"(α {phase.alpha(step):g}, learning rate {phase.lr(step):g}, precision "
-            f"{self.config.precision}); the weights were not updated. {last} "
+            f"{self.config.precision}); that update was skipped. {last} "
             "Try a lower learning rate, a longer warm-up or precision 32-true."
         )
 
@@ -238,10 +237,14 @@ class Trainer:
     def _report(self, phase: PhaseSteps, keep: int = 0) -> None:
         """Log all steps but the last `keep`, which the device may not have finished."""
         while len(self._pending) > keep:
-            step, record, losses = self._pending.popleft()
+            step, batches, record, losses = self._pending.popleft()
             values = losses.read()
             self._require_finite(values, phase, step)
-            self._log_step(phase, record | dict.fromkeys(("total", *PUBLISHED_TERMS)) | values)
+            # On a GPU a step takes as long as the time until its losses can be read after those before it.
+            now = time.perf_counter()
+            record |= dict.fromkeys(("total", *PUBLISHED_TERMS)) | values
+            self._log_step(phase, record | throughput(batches, now - self._read_at))
+            self._read_at = now
 
     def _log_step(self, phase: PhaseSteps, record: Record) -> None:
         self.log.write(record)
