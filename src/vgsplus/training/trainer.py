@@ -195,9 +195,9 @@ class Trainer:
         assert norm is not None
         terms = merge_terms(losses, additional, weight) if additional else losses
         scalars = PendingScalars(terms | {"grad_norm": norm})
-        if self.scaler is None:  # a scaler skips the update itself
+        if self.scaler is None:  # a scaler skips the update itself; Fabric wraps the optimiser
             found_inf = (~scalars.stacked.isfinite()).any().float()
-            getattr(optimizer, "optimizer", optimizer).found_inf = found_inf  # in the wrapper of Fabric
+            getattr(optimizer, "optimizer", optimizer).found_inf = found_inf  # type: ignore[union-attr]
         optimizer.step()
         return log_record("train", phase, step + 1) | {"alpha": alpha, "lr": lr}, scalars
 
@@ -235,12 +235,11 @@ class Trainer:
     # ---- after a step -------------------------------------------------------------------------------------
 
     def _report(self, phase: PhaseSteps, keep: int = 0) -> None:
-        """Log all steps but the last `keep`, which the device may not have finished."""
+        """Log all steps but the last `keep`; a step lasts until its losses can be read."""
         while len(self._pending) > keep:
             step, batches, record, losses = self._pending.popleft()
             values = losses.read()
             self._require_finite(values, phase, step)
-            # On a GPU a step takes as long as the time until its losses can be read after those before it.
             now = time.perf_counter()
             record |= dict.fromkeys(("total", *PUBLISHED_TERMS)) | values
             self._log_step(phase, record | throughput(batches, now - self._read_at))
