@@ -3,7 +3,7 @@
 First the losses and gradients on the device against float64 on the CPU, and a run of 20 steps against one
 that stops after 10 and resumes; then steps of the paper's size with more and more captions at each α, with
 the padding of the published code in the same run; a profile of the fastest; and the extraction of all layers.
-`gpu.sh` beside it installs what it needs and calls it.
+`gpu.sh` installs what it needs and calls it.
 
     python benchmarks/gpu.py --out out/gpu
 """

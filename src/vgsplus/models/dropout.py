@@ -9,7 +9,7 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     """Set elements of x to zero with a probability, and scale the others so that the mean stays.
 
     On a CPU PyTorch draws one random number after the other. Here four elements share the 64 bits of one draw
-    there, which takes an eighth of the time; the probability is rounded to a multiple of 2⁻¹⁶.
+    there, which takes a quarter of the time; the probability is rounded to a multiple of 2⁻¹⁶.
     """
     if probability == 0 or x.device.type != "cpu":
         return F.dropout(x, probability)

@@ -274,7 +274,7 @@ def move_ahead(steps: Iterable[tuple[Batch, ...]], device: torch.device) -> Iter
 def _arrived(
     batches: tuple[Batch, ...], copied: torch.cuda.Event, compute: torch.cuda.Stream
 ) -> tuple[Batch, ...]:
-    """Return batches after the device is told to wait for their copy alone."""
+    """Make the compute stream wait for the copy of these batches only, and return them."""
     compute.wait_event(copied)
     for batch in batches:
         for tensor in batch.values():
