@@ -30,7 +30,8 @@ from written import write_json
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.corpora import Caption, Corpus, CorpusWriter
 from vgsplus.corpora.packing import pack
-from vgsplus.training.data import Batch, BatchIndices, SpeechImageDataset, epoch_order
+from vgsplus.training.data import Batch, SpeechImageDataset
+from vgsplus.training.sampler import BatchIndices, epoch_order
 
 FIXED_SECONDS = 8.0
 FIXED_SAMPLES = int(FIXED_SECONDS * SAMPLE_RATE)

@@ -1,10 +1,11 @@
 """How fast a training step is, compared to other systems, on synthetic batches of noise.
 
-Systems: `vgsplus`, ours; `rectangle`, with the padding of the published code, every caption to 8 s; and for
-α = 0, padded to the longest caption of the batch, `transformers` (Wav2Vec2ForPreTraining) and, where they are
-installed, `minimal_hubert` and `spidr`, all of the size of wav2vec 2.0 base. A step is forward, backward,
-clipping and the update of the optimiser; reading and moving data is left out. Each repeat has another batch,
-on which all systems take turns, so that a machine that slows down slows all of them.
+Systems: `vgsplus`, ours; `compiled`, ours with compiled layers; `rectangle`, with the padding of the
+published code, every caption to 8 s; and for α = 0, padded to the longest caption of the batch,
+`transformers` (Wav2Vec2ForPreTraining) and, where they are installed, `minimal_hubert` and `spidr`, all of
+the size of wav2vec 2.0 base. A step is forward, backward, clipping and the update of the optimiser; reading
+and moving data is left out. Each repeat has another batch, on which all systems take turns, so that a machine
+that slows down slows all of them.
 
     python benchmarks/peers.py --sizes paper --batch-sizes 6 16 --repeats 3 --json peers.json
 """
@@ -29,8 +30,9 @@ from vgsplus.config import RunConfig, load_config
 from vgsplus.functional import lengths_to_mask
 from vgsplus.losses.masking import span_mask, trim_to_shortest
 from vgsplus.models.published import build_model
+from vgsplus.models.transformer import compile_layers
 from vgsplus.training.optimizer import build_optimizer
-from vgsplus.training.runtime import disable_malloc_trim, enlarge_onednn_cache
+from vgsplus.training.runtime import tune_process
 
 SAMPLE_RATE = 16_000
 FIXED_SECONDS = 8.0
@@ -118,12 +120,14 @@ class System(Protocol):
 
 
 class Ours:
-    """Ours and, with the same weights and optimiser, the rectangle of the published code."""
+    """Ours; with the same weights and optimiser also the rectangle of the published code, and compiled."""
 
     alphas: Sequence[float] = ALPHAS
 
-    def __init__(self, config: RunConfig, device: torch.device, *, twin: "Ours | None" = None) -> None:
-        self.name = "vgsplus" if twin is None else "rectangle"
+    def __init__(
+        self, name: str, config: RunConfig, device: torch.device, *, twin: "Ours | None" = None
+    ) -> None:
+        self.name = name
         self.model = build_model(config.model).to(device).train()
         self.clip = config.gradient_clip
         self.twin = twin
@@ -131,10 +135,12 @@ class Ours:
             self.optimizer = build_optimizer(self.model, config.schedule.phases[0].optimizer)
         else:
             self.model.load_state_dict(twin.model.state_dict(), assign=True)
+        if name == "compiled":
+            compile_layers(self.model)
 
     def loss(self, batch: dict[str, Tensor], alpha: float) -> Tensor:
         """See `System.loss`."""
-        if self.twin is not None:
+        if self.name == "rectangle":
             missing = int(FIXED_SECONDS * SAMPLE_RATE) - batch["waveforms"].shape[1]
             batch = batch | {"waveforms": nn.functional.pad(batch["waveforms"], (0, missing))}
         total: Tensor = self.model(batch, alpha).total
@@ -264,11 +270,14 @@ def spidr_peer(device: torch.device) -> Peer:
 def open_systems(size: str, names: Sequence[str], device: torch.device) -> list[System]:
     """Build the systems of a size; other systems have the paper's size only."""
     torch.manual_seed(0)
-    ours = Ours(load_config(size, ["corpus=synthetic"]), device)
-    published = load_config(size, ["corpus=synthetic", "model.padding=published"])
+    config = load_config(size, ["corpus=synthetic"])
+    ours = Ours("vgsplus", config, device)
     systems: list[System] = [ours]
+    if "compiled" in names:
+        systems.append(Ours("compiled", config, device, twin=ours))
     if "rectangle" in names:
-        systems.append(Ours(published, device, twin=ours))
+        published = load_config(size, ["corpus=synthetic", "model.padding=published"])
+        systems.append(Ours("rectangle", published, device, twin=ours))
     peers = {"transformers": transformers_peer, "minimal_hubert": minimal_hubert_peer, "spidr": spidr_peer}
     if size == "paper":
         systems += [build(device) for name, build in peers.items() if name in names and _installed(name)]
@@ -441,9 +450,7 @@ def main() -> None:
     """Time what is asked for, print a table, and write JSON where asked."""
     arguments = parse_arguments()
     device = torch.device(arguments.device)
-    if device.type == "cpu":
-        disable_malloc_trim()
-        enlarge_onednn_cache()
+    tune_process()
     results: list[Result] = []
     for size in arguments.sizes:
         systems = open_systems(size, arguments.systems, device)

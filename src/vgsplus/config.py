@@ -42,6 +42,10 @@ class RunConfig:
         seed: of every random choice. fairseq `common.seed`, transformers `seed`.
         batch_size: captions in a batch. fairseq `dataset.batch_size`, transformers
             `per_device_train_batch_size`.
+        batch_seconds: in phases with α = 0 throughout, a batch has this much speech on average instead of a
+            number of captions, so that steps take equal time and memory; at least `max_seconds`. Grounding
+            counts the other captions of a batch as negatives, so its batches keep their number. fairseq
+            `dataset.max_tokens` (in samples).
         max_seconds: longer captions are truncated to this length in training (additional speech is cropped at
             random positions; silent crops are moved). fairseq `task.max_sample_size` (in samples).
         validation_max_seconds: the same in validation.
@@ -49,6 +53,8 @@ class RunConfig:
             device supports it natively, else 32-true; a resumed run keeps its precision. fairseq
             `common.fp16`, `common.bf16`, transformers `fp16`, `bf16`.
         accelerator: device. fairseq `common.cpu`, transformers `use_cpu`.
+        compile: whether PyTorch compiles the transformer layers, which takes minutes at the start of a run.
+            "auto": on CUDA devices. transformers `torch_compile`.
         workers: DataLoader worker processes; 0 loads in the main process. fairseq `dataset.num_workers`,
             transformers `dataloader_num_workers`.
         gradient_clip: maximum global gradient norm. fairseq `optimization.clip_norm`, transformers
@@ -68,10 +74,13 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 64
+    # Omitted if unset, so that files equal those of versions without this setting.
+    batch_seconds: Annotated[float | None, Field(gt=0, exclude_if=lambda x: x is None)] = None
     max_seconds: Annotated[float, Field(gt=0)] = 8.0
     validation_max_seconds: Annotated[float, Field(gt=0)] = 10.0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     validate_every: Annotated[float, Field(gt=0)] | None = 1.0

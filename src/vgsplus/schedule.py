@@ -8,7 +8,7 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, assert_never
 
@@ -311,18 +311,19 @@ class Schedule:
         """Length of the whole run."""
         return sum(phase.epochs for phase in self.phases)
 
-    def plan(self, steps_per_epoch: int) -> tuple[PhaseSteps, ...]:
+    def plan(self, steps_per_epoch: Callable[[Phase], int]) -> tuple[PhaseSteps, ...]:
         """Measure the phases in steps, of which each has at least one."""
         plan: list[PhaseSteps] = []
         first_step, first_epoch = 0, 0.0
         for index, phase in enumerate(self.phases):
-            steps = max(1, round(phase.epochs * steps_per_epoch))
+            per_epoch = steps_per_epoch(phase)
+            steps = max(1, round(phase.epochs * per_epoch))
             plan.append(
                 PhaseSteps(
                     index=index,
                     config=phase,
                     steps=steps,
-                    steps_per_epoch=steps_per_epoch,
+                    steps_per_epoch=per_epoch,
                     first_step=first_step,
                     first_epoch=first_epoch,
                 )

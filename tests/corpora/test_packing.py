@@ -18,7 +18,8 @@ from vgsplus import audio
 from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.packing import pack
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
-from vgsplus.training.data import BatchIndices, SpeechImageDataset, load_batches
+from vgsplus.training.data import SpeechImageDataset, load_batches
+from vgsplus.training.sampler import BatchIndices
 
 SMALL = 60_000
 """Bytes: about three sounds of the tiny corpus."""

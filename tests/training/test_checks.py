@@ -40,6 +40,7 @@ def test_speech_alone_is_enough_without_grounding(make_config, speech_root):
     [
         ({"batch_size": 14}, "batch_size: 14 is more than the 13 captions"),
         ({"batch_size": 1}, "at least 2"),
+        ({"batch_seconds": 2.0}, "batch_seconds: 2 is less than max_seconds (8)"),
         ({"max_seconds": 1e-4}, "max_seconds: "),
         ({"validation_max_seconds": 1e-4}, "validation_max_seconds: "),
         ({"precision": "16-mixed"}, "precision: 16-mixed needs a CUDA device"),

@@ -8,27 +8,20 @@ import torch
 from vgsplus.corpora import Corpus
 from vgsplus.errors import AudioError
 from vgsplus.schedule import Alpha, Phase, Schedule
-from vgsplus.training.data import (
-    BatchIndices,
-    BatchSampler,
-    SpeechImageDataset,
-    batches_per_epoch,
-    epoch_order,
-    load_batches,
-)
+from vgsplus.training.data import SpeechImageDataset, caption_sizes, load_batches, plan_steps
 from vgsplus.training.runtime import RandomStream
+from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes, epoch_order
 
 
 def phase_steps(epochs=3.0, alpha=0.5, num=13, batch_size=4, phase=0):
     phases = [Phase(name=str(i), alpha=Alpha.parse(alpha), epochs=epochs) for i in range(phase + 1)]
-    return Schedule(tuple(phases)).plan(batches_per_epoch(num, batch_size))[phase]
+    return Schedule(tuple(phases)).plan(lambda _: CaptionSizes.equal(num, batch_size).batches)[phase]
 
 
 def sampler(start_step=0, seed=1, num=13, batch_size=4, **plan):
     phase = phase_steps(num=num, batch_size=batch_size, **plan)
     return BatchSampler(
-        num_captions=num,
-        batch_size=batch_size,
+        captions=CaptionSizes.equal(num, batch_size),
         seed=seed,
         steps=range(start_step, phase.steps),
         phase=phase.index,
@@ -39,8 +32,7 @@ def sampler(start_step=0, seed=1, num=13, batch_size=4, **plan):
 def extra_sampler(start_step=0, seed=1, steps=12, phase=0):
     """Of additional speech: 7 clips in batches of 2."""
     return BatchSampler(
-        num_captions=7,
-        batch_size=2,
+        captions=CaptionSizes.equal(7, 2),
         seed=seed,
         steps=range(start_step, steps),
         phase=phase,
@@ -72,9 +64,40 @@ def test_an_epoch_takes_no_caption_twice_and_leaves_out_less_than_a_batch():
 
 
 def test_a_single_partial_batch_is_kept():
-    assert batches_per_epoch(3, 4) == 1
     assert [sorted(request.captions) for request in sampler(num=3, epochs=1)] == [[0, 1, 2]]
     assert [len(request.captions) for request in sampler(num=6, epochs=1)] == [4]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_by_length_have_the_same_length_on_average_and_number_in_every_order(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(400, 8001, 500)
+    captions = CaptionSizes(lengths, 20_000)
+    for epoch in range(3):
+        order, _ = epoch_order(500, seed, epoch)
+        batches = captions.split(order)
+        assert len(batches) == captions.batches == lengths.sum() // 20_000
+        assert np.array_equal(np.concatenate([order[batch] for batch in batches]), order[: batches[-1].stop])
+        totals = np.array([lengths[order[batch]].sum() for batch in batches])
+        assert np.abs(totals - 20_000).max() < 8000, "off by less than the longest caption"
+        assert np.abs(totals.mean() - 20_000) < 8000 / len(batches)
+
+
+def test_a_batch_has_room_for_one_caption_of_its_length():
+    captions = CaptionSizes(np.full(7, 8000), 8000)
+    assert [batch.stop - batch.start for batch in captions.split(np.arange(7))] == [1] * 7
+
+
+def test_only_phases_without_grounding_form_batches_by_length(corpus_root, make_config):
+    corpus = Corpus.open(corpus_root)
+    captions = corpus.captions("train")
+    config = make_config(batch_seconds=1.0, max_seconds=0.5)
+    alone, mixed = (caption_sizes(config, phase, captions) for phase in config.schedule.phases)
+    assert alone.batch_size == 16000
+    assert alone.sizes.tolist() == np.minimum(captions.num_samples, 8000).tolist()
+    assert mixed.batch_size == config.batch_size
+    assert mixed.sizes.tolist() == [1] * len(captions)
+    assert [phase.steps_per_epoch for phase in plan_steps(config, corpus)] == [alone.batches, mixed.batches]
 
 
 @pytest.mark.parametrize("build", [sampler, extra_sampler])
@@ -103,7 +126,7 @@ def test_an_epoch_of_additional_speech_takes_no_clip_twice_and_epochs_differ():
 def test_additional_speech_has_an_order_of_its_own_whatever_the_length_of_the_phase():
     requests = list(extra_sampler())
     assert list(extra_sampler(steps=6)) == requests[:6]
-    captions = BatchSampler(num_captions=7, batch_size=2, seed=1, steps=range(9))
+    captions = BatchSampler(captions=CaptionSizes.equal(7, 2), seed=1, steps=range(9))
     assert [one.captions for one in captions] != [one.captions for one in requests[:9]]
 
 

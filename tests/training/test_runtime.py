@@ -9,11 +9,11 @@ import sys
 import pytest
 import torch
 
-from vgsplus.training.runtime import native_precision
+from vgsplus.training.runtime import compiles, native_precision
 
 SCRIPT = """
 import ctypes, torch
-from vgsplus.training.runtime import disable_malloc_trim, enlarge_onednn_cache
+from vgsplus.training.runtime import tune_process
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (
@@ -40,7 +40,7 @@ for turn in ("first", "second"):
 @pytest.fixture(scope="module", params=[False, True])
 def tuned(request):
     """Whether a process of its own was tuned, and its output with a line for each kernel that oneDNN made."""
-    calls = "disable_malloc_trim(); enlarge_onednn_cache()" if request.param else ""
+    calls = "tune_process()" if request.param else ""
     environment = {name: x for name, x in os.environ.items() if not name.startswith(("ONEDNN_", "DNNL_"))}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(calls=calls)],
@@ -78,3 +78,21 @@ def test_a_step_meets_the_memory_of_the_step_before(tuned):
 def test_a_processor_without_bfloat16_trains_in_32_bits(monkeypatch, abilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
     assert native_precision("cpu") == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "expected"),
+    [
+        ("auto", "cpu", False),
+        (True, "cpu", True),
+        (False, "cuda", False),
+    ],
+)
+def test_layers_are_compiled_where_it_is_asked_for(setting, device, expected):
+    assert compiles(setting, device) is expected
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_gpu_compiles_layers_by_itself_where_the_compiler_has_triton(monkeypatch, found):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if found else None)
+    assert compiles("auto", "cuda") is found

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from vgsplus import config as settings
 from vgsplus.corpora import Corpus
+from vgsplus.doctor.run import run_progress
 from vgsplus.errors import CheckpointError, Interrupted, NotFiniteError, VgsplusError
 from vgsplus.files import lock_file
 from vgsplus.models.vgsplus import VGSPlus
@@ -184,6 +186,28 @@ def test_a_run_stopped_after_any_step_and_resumed_is_the_run_that_was_not(
     assert load_state(saved).global_step == step
     train(make_config(), tmp_path, resume=True)
     runs.assert_same(tmp_path, whole, "validation")
+
+
+def test_a_run_with_batches_by_length_resumes(runs, make_config, tmp_path):
+    config = make_config(batch_seconds=1.3, max_seconds=0.6)
+    whole = runs.finished(config)
+    captions = {(record["phase"], record["captions"]) for record in read_log(whole, "train")}
+    assert len({number for phase, number in captions if phase == "w2v2"}) > 1
+    assert {number for phase, number in captions if phase == "mixed"} == {config.batch_size}
+    runs.stop(2, config, tmp_path)
+    run_steps = sum(1 for _ in read_log(whole, "train"))
+    assert (
+        run_progress(tmp_path, checkpoint.latest_path(tmp_path), config, evaluated=False).steps == run_steps
+    )
+    train(config, tmp_path, resume=True)
+    runs.assert_same(tmp_path, whole, "validation")
+
+
+def test_a_run_with_compiled_layers_trains_alike(runs, make_config, tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    train(make_config(compile=True), tmp_path)
+    for name, tensor in runs.tensors(whole).items():
+        torch.testing.assert_close(runs.tensors(tmp_path)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_a_second_interrupt_stops_at_once(runs, make_config, tmp_path):

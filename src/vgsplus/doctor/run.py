@@ -77,10 +77,13 @@ def run_progress(run: Path, path: Path | None, config: RunConfig, *, evaluated: 
         return RunProgress(None, None)
     state = load_state(path)
     # The number of steps is computed from the state alone, because the corpus may have been removed.
-    schedule = settings.from_dict(state.run).schedule
-    before = sum(phase.epochs for phase in schedule.phases[: state.phase])
-    last = schedule.plan(round(state.step / (state.epoch - before)))[-1]
-    steps = last.first_step + last.steps
+    steps = state.run_steps
+    if steps is None:
+        schedule = settings.from_dict(state.run).schedule
+        before = sum(phase.epochs for phase in schedule.phases[: state.phase])
+        steps_per_epoch = round(state.step / (state.epoch - before))
+        last = schedule.plan(lambda _: steps_per_epoch)[-1]
+        steps = last.first_step + last.steps
     due = {"validation": config.validate_every is not None, "evaluation": evaluated}
     logged = {record["kind"] for record in read_log(run) if record["step"] == steps}
     return RunProgress(state, steps, tuple(kind for kind in due if due[kind] and kind not in logged))
@@ -163,7 +166,10 @@ def _settings(run: Path) -> tuple[RunConfig | None, list[Finding]]:
             what = f"{path} differs from the settings at the start of the run\n{error}"
             return config, [Finding("fault", "settings", what)]
     phases = ", ".join(f"{phase.name} for {phase.epochs:g} epochs" for phase in config.schedule.phases)
-    what = f"{phases}; batches of {config.batch_size}, seed {config.seed}"
+    batches = f"{config.batch_size}"
+    if config.batch_seconds is not None:
+        batches += f" captions, {config.batch_seconds:g} s where α is 0"
+    what = f"{phases}; batches of {batches}, seed {config.seed}"
     return config, [Finding("ok", "settings", what)]
 
 

@@ -25,7 +25,10 @@ def phase_result(records: Sequence[Record], config: RunConfig, index: int) -> re
         name=phase.name,
         epochs=phase.epochs,
         steps=len(steps),
-        seconds=sum(config.batch_size / record["captions_per_second"] for record in steps),
+        # Older logs have no number of captions: it was the same in every step.
+        seconds=sum(
+            record.get("captions", config.batch_size) / record["captions_per_second"] for record in steps
+        ),
         shared=index == 0 and len(config.schedule.phases) > 1,
     )
 

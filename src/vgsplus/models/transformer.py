@@ -109,18 +109,32 @@ class TransformerLayer(nn.Module):
         """
         residual = x if query is None else query
         if self.layer_norm_first:
-            normalised = None if query is None else self.attention_norm(query)
-            attended = self.attention(self.attention_norm(x), segments, normalised, query_segments)
-            x = residual + self.dropout(attended)
+            x, query = self.attention_norm(x), None if query is None else self.attention_norm(query)
+        return self.after_attention(residual, self.attention(x, segments, query, query_segments))
+
+    def after_attention(self, residual: Tensor, attended: Tensor) -> Tensor:
+        """Compute the rest of the layer, row by row: (M, D) from the queries and what they attended to."""
+        x: Tensor = residual + self.dropout(attended)
+        if self.layer_norm_first:
             return x + self._feed_forward(self.ffn_norm(x))
-        attended = self.attention(x, segments, query, query_segments)
-        x = self.attention_norm(residual + self.dropout(attended))
+        x = self.attention_norm(x)
         output: Tensor = self.ffn_norm(x + self._feed_forward(x))
         return output
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.dropout(self.contract(F.gelu(self.expand(x))))
         return output
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Let torch.compile fuse the operations of all transformer layers of a model, but for attention.
+
+    Only the part that works on rows is compiled, since it has one shape that changes, the number of rows;
+    attention runs on groups whose number and shapes differ from batch to batch.
+    """
+    for module in model.modules():
+        if isinstance(module, TransformerLayer):
+            module.after_attention = torch.compile(module.after_attention, dynamic=True)  # type: ignore[method-assign]
 
 
 class PositionalConvolution(nn.Module):

@@ -54,6 +54,7 @@ class TrainingState:
         precision: state of the gradient scaler; empty except in 16-mixed.
         versions: of the packages that wrote the checkpoint.
         format: of the checkpoint.
+        run_steps: updates of the whole run when it is complete; None in older checkpoints.
     """
 
     phase: int
@@ -70,6 +71,7 @@ class TrainingState:
     precision: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    run_steps: int | None = None
 
     @property
     def end_of_phase(self) -> bool:

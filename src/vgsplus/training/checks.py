@@ -82,6 +82,11 @@ def _batch_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:
     num = len(corpus.captions(TRAIN))
     if config.batch_size > num:
         yield f"batch_size: {config.batch_size} is more than the {num} captions of the split {TRAIN}"
+    if config.batch_seconds is not None and config.batch_seconds < config.max_seconds:
+        yield (
+            f"batch_seconds: {config.batch_seconds:g} is less than max_seconds ({config.max_seconds:g}): a "
+            "batch must have room for the longest caption"
+        )
     if config.batch_size == 1 and needs_images(config):
         yield "batch_size: must be at least 2 for α > 0, because the other images of a batch are negatives"
 

@@ -1,4 +1,4 @@
-"""Order and reading of training batches: `BatchSampler`, `SpeechImageDataset`, `load_batches`.
+"""Reading of training batches: `SpeechImageDataset`, `load_batches`, `training_batches`.
 
 A batch is a dict of tensors:
     waveforms    (B, S) float32, normalised and zero-padded
@@ -15,12 +15,10 @@ extra batch.
 import math
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -29,9 +27,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from vgsplus import audio
 from vgsplus.config import RunConfig
 from vgsplus.corpora import Caption, Corpus
+from vgsplus.corpora.captions import Captions
 from vgsplus.errors import VgsplusError
-from vgsplus.schedule import PhaseSteps, Schedule
+from vgsplus.schedule import Phase, PhaseSteps, Schedule
 from vgsplus.training.runtime import RandomStream, device_name
+from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes
 
 type Batch = dict[str, Tensor]
 
@@ -39,85 +39,6 @@ TRAIN, VALIDATION = "train", "validation"
 
 VALIDATION_SEED = 0
 """Validation uses a fixed seed for batches and masks, so that losses are comparable across runs."""
-
-
-# ---- order ------------------------------------------------------------------------------------------------
-
-
-class BatchIndices(NamedTuple):
-    """One batch to read.
-
-    Attributes:
-        captions: (B,) positions of the captions in their split.
-        with_images: whether region features are read.
-        crop_positions: (B,) in [0, 1), where longer captions are cropped (see `audio.read`); empty: all 0.
-    """
-
-    captions: tuple[int, ...]
-    with_images: bool = False
-    crop_positions: tuple[float, ...] = ()
-
-
-def epoch_order(
-    num_captions: int, seed: int, epoch: int, phase: int = 0, stream: RandomStream = RandomStream.ORDER
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Draw a permutation of the captions and their crop positions in [0, 1), both (num_captions,)."""
-    generator = np.random.default_rng([seed, stream, phase, epoch])
-    return generator.permutation(num_captions), generator.random(num_captions)
-
-
-def batches_per_epoch(num_captions: int, batch_size: int) -> int:
-    """Return how many batches `num_captions` captions make.
-
-    A last incomplete batch is dropped (as drop_last), unless it is the only one: grounding counts the other
-    captions of the batch as negatives, so its loss (and the statistics of BatchNorm) differ in a smaller
-    batch. The captions dropped change from epoch to epoch.
-    """
-    return max(1, num_captions // batch_size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSampler:
-    """Yields the `BatchIndices` of consecutive steps, a function of (seed, stream, phase, epoch).
-
-    No earlier step is replayed. Data-parallel training would take a part of each batch here.
-
-    Attributes:
-        num_captions: captions in the split.
-        batch_size: B.
-        seed: seed of the run.
-        steps: steps of the phase to yield; an epoch has `batches_per_epoch` of them.
-        phase: index of the phase.
-        stream: random stream of the order.
-        with_images: function of the step, whether region features are read; None: never.
-        random_crops: crop longer captions at random positions instead of at the start.
-    """
-
-    num_captions: int
-    batch_size: int
-    seed: int
-    steps: range
-    phase: int = 0
-    stream: RandomStream = RandomStream.ORDER
-    with_images: Callable[[int], bool] | None = None
-    random_crops: bool = False
-
-    def __iter__(self) -> Iterator[BatchIndices]:
-        order, positions, current_epoch = np.empty(0, np.int64), np.empty(0), -1
-        for step in self.steps:
-            epoch, index = divmod(step, batches_per_epoch(self.num_captions, self.batch_size))
-            if epoch != current_epoch:
-                order, positions = epoch_order(self.num_captions, self.seed, epoch, self.phase, self.stream)
-                current_epoch = epoch
-            batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
-            yield BatchIndices(
-                tuple(order[batch].tolist()),
-                with_images=self.with_images is not None and self.with_images(step),
-                crop_positions=tuple(positions[batch].tolist()) if self.random_crops else (),
-            )
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------
@@ -314,6 +235,22 @@ def open_additional_speech(schedule: Schedule) -> dict[str, Corpus]:
     return {name: opened[folder] for name, folder in folders.items()}
 
 
+def caption_sizes(config: RunConfig, phase: Phase, captions: Captions) -> CaptionSizes:
+    """Return what the training captions count for in a phase (see `RunConfig.batch_seconds`)."""
+    if config.batch_seconds is None or phase.alpha.ever_positive:
+        return CaptionSizes.equal(len(captions), config.batch_size)
+    longest = round(config.max_seconds * audio.SAMPLE_RATE)
+    return CaptionSizes(
+        np.minimum(captions.num_samples, longest), round(config.batch_seconds * audio.SAMPLE_RATE)
+    )
+
+
+def plan_steps(config: RunConfig, corpus: Corpus) -> tuple[PhaseSteps, ...]:
+    """Measure the phases of a run in steps."""
+    captions = corpus.captions(TRAIN)
+    return config.schedule.plan(lambda phase: caption_sizes(config, phase, captions).batches)
+
+
 def extra_batch_size(config: RunConfig, phase: PhaseSteps, num_clips: int) -> int:
     """Return the batch size of `num_clips` clips of additional speech (see `AdditionalSpeech.batch_size`)."""
     speech = phase.config.active_additional_speech
@@ -328,8 +265,7 @@ def training_batches(
     steps = range(start_step, phase.steps)
     captions = open_split(config, corpus, TRAIN)
     sampler = BatchSampler(
-        num_captions=len(captions),
-        batch_size=config.batch_size,
+        captions=caption_sizes(config, phase.config, corpus.captions(TRAIN)),
         seed=config.seed,
         steps=steps,
         phase=phase.index,
@@ -339,8 +275,7 @@ def training_batches(
         return _load(config, (captions, sampler))
     clips = open_split(config, additional_speech, TRAIN)
     extra_sampler = BatchSampler(
-        num_captions=len(clips),
-        batch_size=extra_batch_size(config, phase, len(clips)),
+        captions=CaptionSizes.equal(len(clips), extra_batch_size(config, phase, len(clips))),
         seed=config.seed,
         steps=steps,
         phase=phase.index,
@@ -355,11 +290,11 @@ def validation_batches(
 ) -> Generator[tuple[Batch, ...]]:
     """Yield the validation batches of a corpus: always the same, shuffled so that images differ in each."""
     dataset = open_split(config, corpus, VALIDATION)
+    captions = CaptionSizes.equal(len(dataset), batch_size)
     sampler = BatchSampler(
-        num_captions=len(dataset),
-        batch_size=batch_size,
+        captions=captions,
         seed=VALIDATION_SEED,
-        steps=range(batches_per_epoch(len(dataset), batch_size)),
+        steps=range(captions.batches),
         with_images=lambda _: with_images,
     )
     return _load(config, (dataset, sampler))

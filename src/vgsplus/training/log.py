@@ -2,9 +2,10 @@
 
 Each line has kind, step (updates of the whole run so far), phase, phase_index, phase_step and epoch.
     "train"       after every update: alpha, lr, total and the terms of `Losses` by name (published terms that
-                  α omits are null), grad_norm, captions_per_second, audio_seconds_per_second, moved_crops
-                  (fraction of clips whose crop was silent and was moved); with additional speech also its
-                  terms, under names such as "additional_speech/contrastive", weighted into total
+                  α omits are null), grad_norm, captions (in the batch), captions_per_second,
+                  audio_seconds_per_second, moved_crops (fraction of clips whose crop was silent and was
+                  moved); with additional speech also its terms, under names such as
+                  "additional_speech/contrastive", weighted into total
     "validation"  alpha, moved_crops, and total and the terms averaged over the validation split (those of
                   additional speech over its own)
     "evaluation"  scores, as the evaluation returned them
@@ -107,6 +108,7 @@ def throughput(batches: tuple[Batch, ...], seconds: float) -> Record:
     """
     samples = sum(int(batch["num_samples"].sum()) for batch in batches)
     return {
+        "captions": len(batches[0]["num_samples"]),
         "captions_per_second": len(batches[0]["num_samples"]) / seconds,
         "audio_seconds_per_second": samples / SAMPLE_RATE / seconds,
         MOVED_CROPS: float(torch.cat([batch[MOVED_CROPS] for batch in batches]).float().mean()),

@@ -25,9 +25,12 @@ from vgsplus.training.runtime import native_precision
 
 CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
 RESUMABLE_CHANGES = frozenset(
-    {"corpus", "accelerator", "workers", "validate_every", "evaluate_every", "checkpoint_minutes"}
+    {
+        *("corpus", "accelerator", "compile", "workers"),
+        *("validate_every", "evaluate_every", "checkpoint_minutes"),
+    }
 )
-"""Settings that may differ when a run is resumed, because they do not change the weights.
+"""Settings that may differ when a run is resumed, because they do not change the weights, but for rounding.
 
 Corpora, those of additional speech too, may have moved: their contents are compared instead.
 """

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -56,28 +57,27 @@ def native_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if native else "32-true"
 
 
-def disable_malloc_trim() -> None:
-    """Configure glibc to keep freed memory for the rest of the process; without glibc do nothing.
-
-    By default it returns blocks of 32 MB and more to the system, and every step waits for the same pages to
-    be zeroed again.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+def compiles(setting: Literal["auto"] | bool, device: str) -> bool:
+    """Whether layers are compiled; "auto" means on CUDA with Triton, which comes with PyTorch on Linux."""
+    if setting == "auto":
+        return device == "cuda" and importlib.util.find_spec("triton") is not None
+    return setting
 
 
-def enlarge_onednn_cache() -> None:
-    """Raise the capacity of oneDNN's kernel cache to 8,192, unless the environment sets it.
+def tune_process() -> None:
+    """Configure the memory and kernels of this process for training steps, before the first one.
 
-    oneDNN compiles a kernel for each new shape. Its default of 1,024 is less than captions of many lengths
-    need in bfloat16, so that every step would compile most of its kernels. oneDNN reads the variable when it
-    creates its first kernel.
+    - glibc keeps freed memory for the rest of the process. By default it returns blocks of 32 MB and more to
+      the system, and every step waits for the same pages to be zeroed again.
+    - The capacity of oneDNN's kernel cache is 8,192, unless the environment sets it. oneDNN compiles a kernel
+      for each new shape, and its default of 1,024 is less than captions of many lengths need in bfloat16, so
+      that every step would compile most of its kernels.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+    with suppress(AttributeError, OSError, TypeError):  # without glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from vgsplus.corpora import Corpus
 from vgsplus.errors import Interrupted, NotFiniteError
 from vgsplus.losses import PUBLISHED_TERMS, Losses
 from vgsplus.models.published import build_model
+from vgsplus.models.transformer import compile_layers
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
 from vgsplus.schedule import PhaseSteps
@@ -34,12 +35,11 @@ from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import OPTIMIZER_FILE, Checkpoint, TrainingState
 from vgsplus.training.checks import LoadWeights, check_run
 from vgsplus.training.data import (
-    TRAIN,
     Batch,
-    batches_per_epoch,
     move,
     move_ahead,
     open_additional_speech,
+    plan_steps,
     training_batches,
 )
 from vgsplus.training.log import (
@@ -60,11 +60,11 @@ from vgsplus.training.run_folder import data_fingerprint, load_latest, open_run,
 from vgsplus.training.runtime import (
     RandomStream,
     StopRequest,
+    compiles,
     deterministic,
     device_name,
-    disable_malloc_trim,
-    enlarge_onednn_cache,
     indexed_seed,
+    tune_process,
     versions,
 )
 from vgsplus.training.validate import validate
@@ -101,9 +101,7 @@ class Trainer:
         self.stop = StopRequest()
         assert config.precision != "auto", "resolve_precision comes first"
         device = device_name(config.accelerator)
-        if device == "cpu":
-            disable_malloc_trim()
-            enlarge_onednn_cache()
+        tune_process()
         self.precision = (
             Precision() if config.precision == "32-true" else MixedPrecision(config.precision, device)
         )
@@ -111,7 +109,9 @@ class Trainer:
         torch.manual_seed(indexed_seed(config.seed, RandomStream.MODEL))
         self.model = build_model(config.model)
         self.fabric.setup_module(self.model)
-        self.plan = config.schedule.plan(batches_per_epoch(len(corpus.captions(TRAIN)), config.batch_size))
+        if compiles(config.compile, device):
+            compile_layers(self.model)
+        self.plan = plan_steps(config, corpus)
         self.scaler = getattr(self.precision, "scaler", None)
         self._pending: deque[tuple[int, tuple[Batch, ...], Record, PendingScalars]] = deque()
         self._read_at = 0.0
@@ -211,10 +211,9 @@ class Trainer:
         return loss_terms(losses)
 
     def _losses(self, batch: Batch, alpha: float, *, update_temperature: bool = True) -> Losses:
+        moved = move(batch, self.fabric.device)
         with self.fabric.autocast():
-            losses: Losses = self.model(
-                move(batch, self.fabric.device), alpha, update_temperature=update_temperature
-            )
+            losses: Losses = self.model(moved, alpha, update_temperature=update_temperature)
         return losses
 
     def _require_finite(self, values: dict[str, float], phase: PhaseSteps, step: int) -> None:
@@ -313,6 +312,7 @@ class Trainer:
             steps=phase.steps,
             epoch=phase.epoch(done),
             global_step=phase.first_step + done,
+            run_steps=self.plan[-1].first_step + self.plan[-1].steps,
             seed=self.config.seed,
             model=to_dict(self.config.model),
             run=to_dict(self.config),
