@@ -9,12 +9,12 @@ import vgsplus
 SOURCE = Path(vgsplus.__file__).parent
 ORDER = (
     *(("errors",), ("files",), ("progress",), ("audio_files",)),
-    ("parallel", "validation", "audio", "images", "tensor_files", "functional"),
+    ("parallel", "validation", "audio", "images", "tensor_files", "functional", "draws"),
     *(("schedule",), ("losses",), ("models",), ("config",), ("fetching", "regions"), ("corpora",)),
     *(("training", "evaluation"), ("interop",), ("report",), ("experiments",), ("doctor",), ("cli",)),
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
-TORCH_ONLY = {"functional", "losses", "models"}
+TORCH_ONLY = {"functional", "draws", "losses", "models"}
 
 
 def imports(path):

@@ -1,10 +1,16 @@
-"""Tensor functions that models and losses share.
+"""Tensor functions that models and losses share, and those over the processes of a training run.
 
-B batch, T frames, M masked frames of the utterance with the most, N rows.
+B batch, T frames.
+
+Every process computes the losses of the whole batch, from sums and rows of all processes. The backward pass
+of these collectives adds up the gradients of all processes, so that the gradient of a loss is the mean of
+those that the processes find. In a single process they compute nothing.
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather, all_reduce
 
 
 def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
@@ -15,3 +21,37 @@ def lengths_to_mask(lengths: Tensor, num_frames: int) -> Tensor:
 def upcast(x: Tensor) -> Tensor:
     """Convert half-precision tensors of any shape to float32; leave float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+# ---- the processes of a run --------------------------------------------------------------------------------
+
+
+def num_processes() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_batch(total: Tensor, count: Tensor | int) -> Tensor:
+    """Return the sum of `total` (…) over all processes, divided by the sum of `count`, a scalar."""
+    if num_processes() == 1:
+        return total / count
+    counts = torch.as_tensor(count, dtype=total.dtype, device=total.device).view(1)
+    reduced: Tensor = all_reduce(torch.cat([total.reshape(-1), counts]))  # type: ignore[no-untyped-call] # of torch
+    return (reduced[:-1] / reduced[-1]).view_as(total)
+
+
+def gather_batch(x: Tensor, batch_size: int) -> Tensor:
+    """Concatenate the rows (B', …) of all processes: (B, …), the same in each.
+
+    Args:
+        x: one row for each caption of this process, ⌈B / processes⌉ or one less.
+        batch_size: B.
+    """
+    processes = num_processes()
+    if processes == 1:
+        return x
+    most = -(-batch_size // processes)
+    padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
+    gathered: tuple[Tensor, ...] = all_gather(padded)  # type: ignore[no-untyped-call] # of torch
+    counts = (len(range(rank, batch_size, processes)) for rank in range(processes))
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])

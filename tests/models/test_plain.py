@@ -115,11 +115,11 @@ def grounding(model, batch, shared):
     return grounding_loss(torch.stack(images) @ utterances.T, IMAGE_IDS)
 
 
-def self_supervision(model, features, last, masks, negatives):
+def self_supervision(model, features, last, masks, noise_keys, negatives):
     """Contrastive and diversity loss, each masked frame by itself."""
     features = [x[row[: len(x)]] for x, row in zip(features, masks, strict=True)]
     sizes = [len(x) for x in features]
-    quantized = model.quantizer(torch.cat(features))
+    quantized = model.quantizer(torch.cat(features), noise_keys)
     targets, codes = model.project_target(quantized.vectors).split(sizes), quantized.codes.split(sizes)
     terms = []
     for x, row, target, code, chosen in zip(last, masks, targets, codes, negatives, strict=True):
@@ -134,7 +134,7 @@ def self_supervision(model, features, last, masks, negatives):
     return torch.stack(terms).mean() + model.config.diversity_weight * diversity
 
 
-def plain_loss(model, batch, alpha, mask, negatives=None):
+def plain_loss(model, batch, alpha, mask, *drawn):
     """The total loss at α, without padding, groups or selected rows."""
     waves = [row[:num] for row, num in zip(batch["waveforms"], batch["num_samples"], strict=True)]
     raw = [extract(model.speech.waveform, wave) for wave in waves]
@@ -142,7 +142,7 @@ def plain_loss(model, batch, alpha, mask, negatives=None):
     shared, last = zip(*[encode(model, x, row) for x, row in zip(features, mask, strict=True)], strict=True)
     total = alpha * grounding(model, batch, shared) if alpha > 0 else 0.0
     if alpha < 1:
-        ssl = self_supervision(model, features, last, mask, negatives) + torch.cat(raw).square().mean()
+        ssl = self_supervision(model, features, last, mask, *drawn) + torch.cat(raw).square().mean()
         total = total + (1 - alpha) * ssl
     return total
 
@@ -191,11 +191,12 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
     mask = (torch.arange(frames) % 3 == 0) & (torch.arange(frames) < lengths[:, None])
     drawn = []
 
-    def draw_negatives(counts, num_masked, num):
+    def draw_negatives(counts, num_masked, num, _keys):
         drawn.append(torch.randint(0, 10**6, (len(counts), num_masked, num)) % counts[:, None, None])
-        return drawn[0]
+        return drawn[-1]
 
     monkeypatch.setattr("vgsplus.models.vgsplus.draw_negatives", draw_negatives)
+    model.quantizer.register_forward_pre_hook(lambda _, inputs: None if drawn else drawn.append(inputs[1]))
     found, gradients = [], []
     for loss in (
         lambda: model(batch, alpha, mask).total,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vgsplus.functional import upcast
+from vgsplus.functional import mean_over_batch, upcast
 
 
 def contrastive_loss(
@@ -20,8 +20,8 @@ def contrastive_loss(
 ) -> Tensor:
     """Return the mean cross-entropy of the target of each masked frame against its negatives.
 
-    All cosines of an utterance are computed in one matrix product; those of the negatives are gathered from
-    it.
+    The mean is over the masked frames of all processes. All cosines of an utterance are computed in one
+    matrix product; those of the negatives are gathered from it.
 
     Args:
         predictions: (B, M, V), projected outputs of the last layer.
@@ -44,7 +44,7 @@ def contrastive_loss(
         logits = torch.cat([positive, negative], dim=-1) / temperature
         losses = -F.log_softmax(logits, dim=-1)[..., 0]
         # Selecting the valid ones would wait for a GPU, because their number is not known on the host.
-        return losses.masked_fill(~valid, 0).sum() / valid.sum()
+        return mean_over_batch(losses.masked_fill(~valid, 0).sum(), valid.sum())
 
 
 def perplexity(probabilities: Tensor) -> Tensor:
@@ -60,4 +60,4 @@ def diversity_loss(mean_probabilities: Tensor) -> Tensor:
 
 def code_perplexity(codes: Tensor, num_codes: int) -> Tensor:
     """Return the perplexity of the chosen codes (N, G) int64: a scalar."""
-    return perplexity(F.one_hot(codes, num_codes).float().mean(0))
+    return perplexity(mean_over_batch(F.one_hot(codes, num_codes).float().sum(0), len(codes)))

@@ -30,12 +30,16 @@ class ImageEncoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, ffn_dim, dropout) for _ in range(layers))
         self.head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
-    def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """Embed features (B, R, F) and boxes (B, R, 4), (x1, y1, x2, y2) in [0, 1]: (B, D)."""
+    def forward(self, features: Tensor, boxes: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Embed features (B, R, F) and boxes (B, R, 4), (x1, y1, x2, y2) in [0, 1]: (B, D).
+
+        `keys` (B,) int64 on the host are those of the random numbers of the images (see `Segments`).
+        """
         regions = self.features_norm(self.features(features)) + self.boxes_norm(self.boxes(boxes))
         batch, num_regions, _ = regions.shape
-        segments = Segments([num_regions] * batch, regions.device)
-        x = segments.prepend(self.cls[0], self.dropout(regions / 2).flatten(0, 1))
+        segments = Segments([num_regions] * batch, regions.device, keys=keys)
+        x = self.dropout((regions / 2).flatten(0, 1), self.dropout.keys(segments))
+        x = segments.prepend(self.cls[0], x)
         *layers, last = self.layers
         for layer in layers:
             x = layer(x, segments.with_token)

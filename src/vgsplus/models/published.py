@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vgsplus.draws import fold
 from vgsplus.losses.masking import trim_to_shortest
 from vgsplus.models.feature_extractor import FeatureExtractor
 from vgsplus.models.segments import Segments
@@ -42,9 +43,12 @@ class PublishedSpeechEncoder(SpeechEncoder):
         samples_per_frame = row_samples // frames
         return ((num_samples + samples_per_frame - 1) // samples_per_frame).clamp(max=frames)
 
-    def _segments(self, num_samples: Tensor, row_samples: int, device: torch.device) -> Segments:
+    def _segments(
+        self, num_samples: Tensor, row_samples: int, device: torch.device, keys: Tensor | None
+    ) -> Segments:
         frames = [self.num_frames(row_samples)] * len(num_samples)
-        return Segments(frames, device, valid=self.frame_lengths(num_samples, row_samples).tolist())
+        valid = self.frame_lengths(num_samples, row_samples).tolist()
+        return Segments(frames, device, valid=valid, keys=keys)
 
 
 class PublishedSpeechHead(SpeechHead):
@@ -64,11 +68,11 @@ class PublishedVGSPlus(VGSPlus):
     speech_encoder_class = PublishedSpeechEncoder
     speech_head_class = PublishedSpeechHead
 
-    def _draw_mask(self, num_samples: Tensor, row_samples: int, alpha: float) -> Tensor | None:
+    def _draw_mask(self, num_samples: Tensor, row_samples: int, alpha: float, keys: Tensor) -> Tensor | None:
         """Mask at α = 1 too if there are SSL layers; mask the same number of frames in all utterances."""
         if alpha == 1 and self.config.ssl_layers == 0:
             return None
-        return trim_to_shortest(self._span_mask(num_samples, row_samples))
+        return trim_to_shortest(self._span_mask(num_samples, row_samples, keys), fold(keys, 0))
 
 
 def build_model(config: ModelConfig) -> VGSPlus:

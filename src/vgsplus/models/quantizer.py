@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vgsplus.functional import upcast
+from vgsplus.draws import new_keys, uniform
+from vgsplus.functional import mean_over_batch, upcast
 
 
 class Quantized(NamedTuple):
@@ -18,7 +19,8 @@ class Quantized(NamedTuple):
     Attributes:
         vectors: (N, V), the chosen entries of the codebooks.
         codes: (N, G) int64, the chosen code of each group.
-        mean_probabilities: (G, K), softmax of the logits averaged over frames, for the diversity loss.
+        mean_probabilities: (G, K), softmax of the logits averaged over the frames of the whole batch, for
+            the diversity loss.
     """
 
     vectors: Tensor
@@ -53,11 +55,14 @@ class Quantizer(nn.Module):
         self.codebook = nn.Parameter(torch.rand(num_groups, num_codes, dim // num_groups))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, features: Tensor, *, update_temperature: bool = True) -> Quantized:
+    def forward(
+        self, features: Tensor, keys: Tensor | None = None, *, update_temperature: bool = True
+    ) -> Quantized:
         """Quantise features (N, C). In evaluation mode choose the most probable codes, without noise.
 
         Args:
             features: (N, C).
+            keys: (N,) int64, of the Gumbel noise of each frame (see `draws`); None: new ones.
             update_temperature: whether this call counts as an update, as one call of each optimiser update
                 must.
         """
@@ -67,7 +72,8 @@ class Quantizer(nn.Module):
             temperature = (initial * factor ** self.updates.double()).clamp(min=final).to(logits.dtype)
             if update_temperature:
                 self.updates += 1
-            noise = -torch.empty_like(logits).exponential_().log()
+            keys = new_keys(len(logits)).to(logits.device) if keys is None else keys
+            noise = -(-uniform(keys, logits[0].numel()).log()).log().view_as(logits)
             soft = F.softmax((logits + noise) / temperature, dim=-1)
             codes = soft.argmax(-1)
             choice = F.one_hot(codes, self.num_codes) + soft - soft.detach()
@@ -75,4 +81,4 @@ class Quantizer(nn.Module):
             codes = logits.argmax(-1)
             choice = F.one_hot(codes, self.num_codes).to(logits.dtype)
         vectors = torch.einsum("ngk,gkv->ngv", choice, self.codebook.to(choice.dtype)).flatten(1)
-        return Quantized(vectors, codes, F.softmax(logits, dim=-1).mean(0))
+        return Quantized(vectors, codes, mean_over_batch(F.softmax(logits, dim=-1).sum(0), len(logits)))

@@ -5,9 +5,11 @@ N frames of all utterances together, C channels, D dimensions.
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vgsplus.functional import mean_over_batch, num_processes, upcast
 from vgsplus.models.feature_extractor import convolve_rows
 from vgsplus.models.segments import Segments
 
@@ -28,10 +30,10 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
         """Map x (N, C) to N' rows and their segments: frames / stride of each utterance, rounded up."""
         down = segments.with_lengths(-(-n // self.stride) for n in segments.lengths)
-        y = F.relu(self.norm1(_convolve(self.conv1, x, segments)))
-        y = self.norm2(_convolve(self.conv2, y, down))
+        y = F.relu(_normalise(self.norm1, _convolve(self.conv1, x, segments)))
+        y = _normalise(self.norm2, _convolve(self.conv2, y, down))
         if self.shortcut is not None and self.shortcut_norm is not None:
-            x = self.shortcut_norm(_convolve(self.shortcut, x, segments))
+            x = _normalise(self.shortcut_norm, _convolve(self.shortcut, x, segments))
         return F.relu(x + y), down
 
 
@@ -62,12 +64,32 @@ class ResDAVEnet(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
         """Map x (N, D) to (N', C) and the segments of these rows."""
-        x = F.relu(self.norm(self.project(x)[: segments.num_rows]))
+        x = F.relu(_normalise(self.norm, self.project(x)[: segments.num_rows]))
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
             for block in stage:
                 x, segments = block(x, segments)
         return x, segments
+
+
+def _normalise(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Normalise rows (N, C); in training by the statistics of the rows of all processes."""
+    if not norm.training or num_processes() == 1:
+        normalised: Tensor = norm(x)
+        return normalised
+    wide, count = upcast(x), len(x)
+    mean = mean_over_batch(wide.sum(0), count)
+    variance = mean_over_batch((wide - mean).square().sum(0), count)
+    with torch.no_grad():
+        rows = num_processes() * mean_over_batch(mean.new_tensor(count), 1)
+        assert norm.momentum is not None
+        for running, value in ((norm.running_mean, mean), (norm.running_var, variance * rows / (rows - 1))):
+            assert running is not None
+            running.lerp_(value, norm.momentum)
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked += 1
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return ((wide - mean) * scale + norm.bias).to(x.dtype)
 
 
 def _convolve(convolution: nn.Conv1d, x: Tensor, segments: Segments) -> Tensor:

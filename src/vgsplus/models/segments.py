@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vgsplus.draws import fold, new_keys
+
 GROUP_ROWS = {"cpu": 1024, "cuda": 1 << 14}
 """Largest b · t of a group of several sequences: a GPU needs many rows to be occupied, while a thousand
 occupy a CPU and leave the attention scores in its cache."""
@@ -45,6 +47,8 @@ class Segments:
         valid: (B,) how many rows of each sequence, from its first, are attended to; None: all.
         group_sizes: (groups,) sequences in each group; None: chosen by length.
         rounded: whether the tensors have `round_up` rows.
+        keys: (B,) int64 on the host, from which the random numbers of each sequence are drawn (see `draws`);
+            None: drawn when they are needed.
 
     Attributes:
         num_rows: N.
@@ -59,8 +63,9 @@ class Segments:
         valid: Iterable[int] | None = None,
         group_sizes: tuple[int, ...] | None = None,
         rounded: bool = False,
+        keys: Tensor | None = None,
     ) -> None:
-        self.lengths, self.device = tuple(lengths), device
+        self.lengths, self.device, self._keys = tuple(lengths), device, keys
         self.valid = self.lengths if valid is None else tuple(valid)
         self.group_sizes = group_sizes or tuple(_group_sizes(self.lengths, device))
         self.num_rows = sum(self.lengths)
@@ -68,7 +73,16 @@ class Segments:
 
     def with_lengths(self, lengths: Iterable[int], valid: Iterable[int] | None = None) -> "Segments":
         """Return the segments of the same sequences with other lengths, in the same groups."""
-        return Segments(lengths, self.device, valid=valid, group_sizes=self.group_sizes)
+        return Segments(lengths, self.device, valid=valid, group_sizes=self.group_sizes, keys=self._keys)
+
+    @cached_property
+    def row_keys(self) -> Tensor:
+        """A key (size,) int64 for each row, a function of the key of its sequence and its index there."""
+        keys = new_keys(len(self.lengths)) if self._keys is None else self._keys
+        lengths = torch.tensor(self.lengths)
+        rows = torch.zeros(self.size, dtype=torch.int64)
+        rows[: self.num_rows] = fold(keys.repeat_interleave(lengths), _ranges(lengths))
+        return self.move(rows)
 
     # ---- groups ----
 
@@ -133,7 +147,7 @@ class Segments:
         chosen = torch.zeros(self.size, dtype=torch.bool)
         chosen[: self.num_rows] = mask.cpu().flatten()[self._positions(mask.shape[1])]
         counts = (int(part.sum()) for part in torch.split(chosen[: self.num_rows], list(self.lengths)))
-        segments = Segments(counts, self.device, group_sizes=self.group_sizes, rounded=True)
+        segments = Segments(counts, self.device, group_sizes=self.group_sizes, rounded=True, keys=self._keys)
         rows = torch.zeros(segments.size, dtype=torch.int64)
         rows[: segments.num_rows] = chosen.nonzero()[:, 0]
         return Selection(self.move(chosen), self.move(rows), segments)
@@ -144,7 +158,9 @@ class Segments:
     def with_token(self) -> "Segments":
         """The segments with one row more at the start of each sequence."""
         lengths, valid = (n + 1 for n in self.lengths), (n + 1 for n in self.valid)
-        return Segments(lengths, self.device, valid=valid, group_sizes=self.group_sizes, rounded=True)
+        return Segments(
+            lengths, self.device, valid=valid, group_sizes=self.group_sizes, rounded=True, keys=self._keys
+        )
 
     def prepend(self, token: Tensor, x: Tensor) -> Tensor:
         """Insert tokens (1, D), or (B, D), before the sequences of x (N, D): (B + N, D), rounded up."""

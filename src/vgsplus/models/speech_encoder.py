@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vgsplus.functional import upcast
+from vgsplus.functional import mean_over_batch, upcast
 from vgsplus.models.dropout import Dropout
 from vgsplus.models.feature_extractor import FeatureExtractor
 from vgsplus.models.segments import Segments, Selection
@@ -24,7 +24,7 @@ class SpeechFeatures:
 
     Attributes:
         features: (N, C) after LayerNorm, rounded up as `segments`.
-        penalty: scalar, mean square of the features before LayerNorm.
+        penalty: scalar, mean square of the features of the whole batch before LayerNorm.
         segments: the frames of each utterance.
     """
 
@@ -78,7 +78,7 @@ class SpeechEncoder(nn.Module):
         self.input_norm = None if layer_norm_first else nn.LayerNorm(dim)
         self.layers = nn.ModuleList(layers)
         self.output_norm = nn.LayerNorm(dim) if layer_norm_first else None
-        self.dropout = Dropout(dropout)
+        self.feature_dropout, self.input_dropout = Dropout(dropout), Dropout(dropout)
 
     def num_frames(self, samples: int) -> int:
         """Return the frames of a row of `samples` samples, padding included."""
@@ -89,20 +89,27 @@ class SpeechEncoder(nn.Module):
         del row_samples  # used with `published` padding
         return self.waveform.num_frames(num_samples)
 
-    def extract_features(self, waveforms: Tensor, num_samples: Tensor) -> SpeechFeatures:
+    def extract_features(
+        self, waveforms: Tensor, num_samples: Tensor, keys: Tensor | None = None
+    ) -> SpeechFeatures:
         """Run the feature extractor.
 
         Args:
             waveforms: (B, S) float, normalised and padded with zeros.
             num_samples: (B,) int64, on the host.
+            keys: (B,) int64, of the random numbers of the utterances (see `Segments`).
         """
         raw = self.waveform(waveforms, num_samples)
-        segments = self._segments(num_samples, waveforms.shape[1], raw.device)
+        segments = self._segments(num_samples, waveforms.shape[1], raw.device, keys)
         squares = upcast(raw[: segments.num_rows]).square()
-        return SpeechFeatures(self.norm(raw), squares.mean(), segments)
+        penalty = mean_over_batch(squares.sum(), squares.numel())
+        return SpeechFeatures(self.norm(raw), penalty, segments)
 
-    def _segments(self, num_samples: Tensor, row_samples: int, device: torch.device) -> Segments:
-        return Segments(self.frame_lengths(num_samples, row_samples).tolist(), device, rounded=True)
+    def _segments(
+        self, num_samples: Tensor, row_samples: int, device: torch.device, keys: Tensor | None
+    ) -> Segments:
+        lengths = self.frame_lengths(num_samples, row_samples).tolist()
+        return Segments(lengths, device, rounded=True, keys=keys)
 
     def forward(
         self,
@@ -126,7 +133,7 @@ class SpeechEncoder(nn.Module):
             of an utterance first; (N, D) without CLS token; or (M, D) of the masked frames; all rounded up.
         """
         segments = features.segments
-        x = self.dropout(self.project(features.features))
+        x = self.feature_dropout(self.project(features.features), self.feature_dropout.keys(segments))
         if masked is not None:
             x = torch.where(masked.mask[:, None], self.mask_vector.to(x.dtype), x)
         if self.cls is not None and self.cls_before_pos_conv:
@@ -136,7 +143,8 @@ class SpeechEncoder(nn.Module):
             x = x + self.positions(x, segments)
             if self.cls is not None:
                 x, segments = segments.prepend(self.cls[0], x), segments.with_token
-        x = self.dropout(x if self.input_norm is None else self.input_norm(x))
+        x = x if self.input_norm is None else self.input_norm(x)
+        x = self.input_dropout(x, self.input_dropout.keys(segments))
         hidden_states = []
         for index, layer in enumerate(self.layers[: layers[-1] + 1]):
             if masked_only and index == layers[-1]:

@@ -9,22 +9,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from vgsplus.models.dropout import Dropout, dropout
+from vgsplus.draws import fold
+from vgsplus.models.dropout import Dropout
 from vgsplus.models.segments import Segments
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout, random_keys: Tensor | None
+) -> Tensor:
     """Scaled dot-product attention: q (b, H, q, E), k and v (b, H, t, E) → (b, H, q, E).
 
-    mask (b, 1, 1, t) is True at keys that are attended to.
+    mask (b, 1, 1, t) is True at keys that are attended to; random_keys (b, q) are those of `Dropout`.
     """
-    if q.device.type == "cpu" and (dropout_p > 0 or q.dtype == torch.bfloat16):
+    if q.device.type == "cpu" and (random_keys is not None or q.dtype == torch.bfloat16):
         # With dropout PyTorch computes the scores as well, and in bfloat16 its fused kernel takes 1.2 to 5
         # times as long, at 140 to 400 positions.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
-        return dropout(scores.softmax(-1), dropout_p) @ v
+        weights = scores.softmax(-1)
+        if random_keys is not None:
+            heads = torch.arange(q.shape[1])[:, None]
+            weights = dropout(weights, fold(random_keys[:, None], heads))
+        attended: Tensor = weights @ v
+        return attended
+    dropout_p = dropout.p if dropout.training else 0.0
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
 
 
@@ -33,7 +42,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout_p: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout_p
+        self.heads, self.dropout = heads, Dropout(dropout_p)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
@@ -51,10 +60,18 @@ class SelfAttention(nn.Module):
             heads = (
                 self._heads(q, 1) + self._heads(kv, 2) for q, kv in zip(queries, keys_values, strict=True)
             )
-        dropout_p = self.dropout if self.training else 0.0
+        random_keys = self.dropout.keys(query_segments)
+        groups = zip(
+            heads,
+            segments.masks,
+            segments.masks if random_keys is None else query_segments.split(random_keys),
+            strict=True,
+        )
         attended = [
-            attention(q, k, v, mask, dropout_p).transpose(1, 2).flatten(2)
-            for (q, k, v), mask in zip(heads, segments.masks, strict=True)
+            attention(q, k, v, mask, self.dropout, None if random_keys is None else keys)
+            .transpose(1, 2)
+            .flatten(2)
+            for (q, k, v), mask, keys in groups
         ]
         output: Tensor = self.out(query_segments.join(attended))
         return output
@@ -87,7 +104,7 @@ class TransformerLayer(nn.Module):
         self.expand = nn.Linear(dim, ffn_dim)
         self.contract = nn.Linear(ffn_dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
+        self.attention_dropout, self.ffn_dropout = Dropout(dropout), Dropout(dropout)
 
     def forward(
         self,
@@ -110,19 +127,32 @@ class TransformerLayer(nn.Module):
         residual = x if query is None else query
         if self.layer_norm_first:
             x, query = self.attention_norm(x), None if query is None else self.attention_norm(query)
-        return self.after_attention(residual, self.attention(x, segments, query, query_segments))
+        attended = self.attention(x, segments, query, query_segments)
+        rows = segments if query_segments is None else query_segments
+        return self.after_attention(
+            residual, attended, self.attention_dropout.keys(rows), self.ffn_dropout.keys(rows)
+        )
 
-    def after_attention(self, residual: Tensor, attended: Tensor) -> Tensor:
-        """Compute the rest of the layer, row by row: (M, D) from the queries and what they attended to."""
-        x: Tensor = residual + self.dropout(attended)
+    def after_attention(
+        self,
+        residual: Tensor,
+        attended: Tensor,
+        attention_keys: Tensor | None = None,
+        ffn_keys: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the rest of the layer, row by row: (M, D) from the queries and what they attended to.
+
+        The keys (M,) are those of both `Dropout`s.
+        """
+        x: Tensor = residual + self.attention_dropout(attended, attention_keys)
         if self.layer_norm_first:
-            return x + self._feed_forward(self.ffn_norm(x))
+            return x + self._feed_forward(self.ffn_norm(x), ffn_keys)
         x = self.attention_norm(x)
-        output: Tensor = self.ffn_norm(x + self._feed_forward(x))
+        output: Tensor = self.ffn_norm(x + self._feed_forward(x, ffn_keys))
         return output
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.dropout(self.contract(F.gelu(self.expand(x))))
+    def _feed_forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        output: Tensor = self.ffn_dropout(self.contract(F.gelu(self.expand(x))), keys)
         return output
 
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from vgsplus.functional import lengths_to_mask, upcast
+from vgsplus.draws import fold, key_of, new_keys
+from vgsplus.functional import gather_batch, lengths_to_mask, upcast
 from vgsplus.losses import Losses
 from vgsplus.losses.grounding import grounding_loss
 from vgsplus.losses.masking import draw_negatives, span_mask
@@ -27,6 +28,12 @@ from vgsplus.models.speech_head import SpeechHead
 from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
 
 __all__ = ["ModelConfig", "VGSPlus"]
+
+_SPEECH, _IMAGES, _MASKS, _NEGATIVES = range(4)
+"""What is drawn for a caption."""
+
+_NOISE = -1
+"""The Gumbel noise among what is drawn for a frame; the others are the streams of `Dropout`."""
 
 
 class VGSPlus(nn.Module):
@@ -85,6 +92,8 @@ class VGSPlus(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
+        for stream, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
+            module.stream = stream
         # Its inputs have passed a LayerNorm.
         nn.init.normal_(self.quantizer.logits.weight, std=c.quantizer_logit_std / channels**0.5)
 
@@ -161,18 +170,23 @@ class VGSPlus(nn.Module):
         mask: Tensor | None = None,
         negatives: Tensor | None = None,
         *,
+        seed: int | None = None,
         update_temperature: bool = True,
     ) -> Losses:
         """Compute the losses of a batch that have a weight at α (paper, equation 1).
 
         Args:
             batch: waveforms (B, S), num_samples (B,); for α > 0 also features (B, R, F), boxes (B, R, 4) and
-                image_ids (B,), a tensor or any hashables.
+                image_ids (B,), a tensor or any hashables. `places` (B,) int64 on the host number the captions
+                whose random numbers are drawn, 0, 1, … by default; `batch_size` is the number of captions in
+                all processes, B by default.
             alpha: weight of grounding in [0, 1]. At 1 neither the SSL layers nor the quantiser run, and
                 speech is masked only by a given `mask` or with `published` padding; at 0 images are not used.
             mask: (B, T) bool to use instead of drawing one.
             negatives: (B, N·M) int64 indices of the B·M masked frames to use instead of drawing them; all
                 utterances must have M masked frames.
+            seed: of all that is drawn, a function of it and of `places` (but dropout on a GPU draws from the
+                global generator); None: drawn from the global generator.
             update_temperature: whether this call counts as an update for the Gumbel temperature; pass False
                 for all but one call of an optimiser update.
 
@@ -186,26 +200,31 @@ class VGSPlus(nn.Module):
             self._require_grounding()
         waveforms = batch["waveforms"]
         num_samples = self._check_lengths(waveforms, batch["num_samples"])
+        root = new_keys(1) if seed is None else key_of(seed)
+        keys = fold(root, batch.get("places", torch.arange(len(num_samples))))
         if mask is None:
-            mask = self._draw_mask(num_samples, waveforms.shape[1], alpha)
+            mask = self._draw_mask(num_samples, waveforms.shape[1], alpha, fold(keys, _MASKS))
         grounding_layer, last_layer = self.config.shared_layers - 1, len(self.speech.layers) - 1
         layers = [grounding_layer] if alpha > 0 else []
         if alpha < 1 and last_layer not in layers:
             layers.append(last_layer)
         # Predictions need masked frames only, grounding needs all frames of its layer.
         masked_only = alpha < 1 and not (alpha > 0 and grounding_layer == last_layer)
-        features = self.speech.extract_features(waveforms, num_samples)
+        features = self.speech.extract_features(waveforms, num_samples, fold(keys, _SPEECH))
         masked = None if mask is None else features.segments.select(mask)
         hidden_states = self.speech(features, masked, layers, masked_only=masked_only)
         terms: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         similarity = None
         if alpha > 0:
-            speech_embeddings = self.speech_head(hidden_states[0], features.segments)
-            image_embeddings = self.embed_image(batch["features"], batch["boxes"])
+            size = int(batch.get("batch_size", len(num_samples)))
+            speech_embeddings = gather_batch(self.speech_head(hidden_states[0], features.segments), size)
+            image_embeddings = gather_batch(
+                self.image(batch["features"], batch["boxes"], fold(keys, _IMAGES)), size
+            )
             with torch.autocast(speech_embeddings.device.type, enabled=False):
                 similarity = upcast(image_embeddings) @ upcast(speech_embeddings).T
-            image_ids = _image_numbers(batch["image_ids"], similarity.device)
+            image_ids = gather_batch(_image_numbers(batch["image_ids"], similarity.device), size)
             terms["grounding"] = grounding_loss(similarity, image_ids)
             total = total + alpha * terms["grounding"]
         if alpha < 1:
@@ -215,7 +234,7 @@ class VGSPlus(nn.Module):
                 hidden = self.speech.without_cls(hidden, features.segments)[masked.rows]
             predictions = self.project_prediction(self.speech.normalise_output(hidden))
             terms |= self._ssl_terms(
-                features, predictions, masked, negatives, update_temperature=update_temperature
+                features, predictions, masked, negatives, keys, update_temperature=update_temperature
             )
             total = total + (1 - alpha) * terms["ssl"]
         assert isinstance(total, Tensor)
@@ -232,16 +251,17 @@ class VGSPlus(nn.Module):
         losses: Losses = self(batch, alpha, mask, negatives)
         return losses
 
-    def _draw_mask(self, num_samples: Tensor, row_samples: int, alpha: float) -> Tensor | None:
+    def _draw_mask(self, num_samples: Tensor, row_samples: int, alpha: float, keys: Tensor) -> Tensor | None:
         """Draw the mask (B, T) of utterances padded to `row_samples`, None if nothing is masked."""
-        return None if alpha == 1 else self._span_mask(num_samples, row_samples)
+        return None if alpha == 1 else self._span_mask(num_samples, row_samples, keys)
 
-    def _span_mask(self, num_samples: Tensor, row_samples: int) -> Tensor:
+    def _span_mask(self, num_samples: Tensor, row_samples: int, keys: Tensor) -> Tensor:
         return span_mask(
             self.speech.frame_lengths(num_samples, row_samples),
             self.speech.num_frames(row_samples),
             probability=self.config.mask_probability,
             span=self.config.mask_span,
+            keys=keys,
         )
 
     def _ssl_terms(
@@ -250,6 +270,7 @@ class VGSPlus(nn.Module):
         predictions: Tensor,
         masked: Selection,
         negatives: Tensor | None,
+        keys: Tensor,
         *,
         update_temperature: bool,
     ) -> dict[str, Tensor]:
@@ -257,14 +278,18 @@ class VGSPlus(nn.Module):
         c, segments = self.config, masked.segments
         counts = segments.move(torch.tensor(segments.lengths))
         num_masked = max(segments.lengths)
+        row_keys = segments.row_keys
+        targets = self.target_dropout(features.features[masked.rows], self.target_dropout.keys(segments))
         quantized = self.quantizer(
-            self.target_dropout(features.features[masked.rows[: segments.num_rows]]),
+            targets[: segments.num_rows],
+            fold(row_keys[: segments.num_rows], _NOISE),
             update_temperature=update_temperature,
         )
         predictions, codes = segments.pad(predictions), segments.pad(quantized.codes)
         targets = segments.pad(self.project_target(quantized.vectors))
         if negatives is None:
-            negatives = draw_negatives(counts, num_masked, c.num_negatives)
+            keys = segments.move(fold(keys, _NEGATIVES))
+            negatives = draw_negatives(counts, num_masked, c.num_negatives, keys)
         else:
             first = torch.arange(len(counts), device=counts.device)[:, None, None] * num_masked
             negatives = negatives.view(len(counts), num_masked, -1) - first
