@@ -9,9 +9,10 @@ import vgsplus
 SOURCE = Path(vgsplus.__file__).parent
 ORDER = (
     *(("errors",), ("files",), ("progress",), ("audio_files",)),
-    ("parallel", "validation", "audio", "images", "tensor_files", "functional", "draws"),
+    ("parallel", "validation", "audio", "tensor_files", "functional", "draws"),
     *(("schedule",), ("losses",), ("models",), ("config",), ("fetching", "regions"), ("corpora",)),
     *(("training", "evaluation"), ("interop",), ("report",), ("experiments",), ("doctor",), ("cli",)),
+    ("__main__",),
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
 TORCH_ONLY = {"functional", "draws", "losses", "models"}

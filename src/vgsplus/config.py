@@ -53,6 +53,9 @@ class RunConfig:
             device supports it natively, else 32-true; a resumed run keeps its precision. fairseq
             `common.fp16`, `common.bf16`, transformers `fp16`, `bf16`.
         accelerator: device. fairseq `common.cpu`, transformers `use_cpu`.
+        devices: processes on each node, each on a GPU of its own; they are started by the first. torchrun's
+            number takes its place. The batch size is that of all processes together.
+        num_nodes: computers on which as many processes are started.
         compile: whether PyTorch compiles the transformer layers, which takes minutes at the start of a run.
             "auto": on CUDA devices. transformers `torch_compile`.
         workers: DataLoader worker processes; 0 loads in the main process. fairseq `dataset.num_workers`,
@@ -80,6 +83,8 @@ class RunConfig:
     validation_max_seconds: Annotated[float, Field(gt=0)] = 10.0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Annotated[int, Field(ge=1)] = 1
+    num_nodes: Annotated[int, Field(ge=1)] = 1
     compile: Literal["auto"] | bool = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0

@@ -13,7 +13,13 @@ def some(names: Sequence[str], shown: int = 5) -> str:
 
 
 class VgsplusError(Exception):
-    """Base class of all errors of this package."""
+    """Base class of all errors of this package.
+
+    Attributes:
+        reported: whether another process of the run prints it.
+    """
+
+    reported = False
 
 
 class ConfigError(VgsplusError, ValueError):

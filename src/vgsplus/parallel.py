@@ -1,4 +1,4 @@
-"""Map a function over items with one thread per core."""
+"""Threads that map a function over items, and the number of a process among several."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import batched
 
 from vgsplus.progress import SILENT, Progress
+
+
+def process_rank() -> int:
+    """Return the number of this process among those that train together, as its environment tells it."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        return int(os.environ["SLURM_PROCID"])
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 def parallel_map[T, R](

@@ -314,7 +314,7 @@ def read_sound(folder: Path) -> object:
 
 
 def read_picture(folder: Path) -> object:
-    from vgsplus.images import open_image  # noqa: PLC0415
+    from vgsplus.regions.images import open_image  # noqa: PLC0415
     from vgsplus.regions.pixel_grid import grid_regions  # noqa: PLC0415
 
     (path,) = folder.iterdir()

@@ -23,8 +23,9 @@ from vgsplus.training.data import (
 )
 from vgsplus.training.log import ADDITIONAL
 from vgsplus.training.optimizer import build_optimizer
+from vgsplus.training.processes import Processes
 from vgsplus.training.runtime import RandomStream, indexed_seed
-from vgsplus.training.sampler import BatchIndices
+from vgsplus.training.sampler import WHOLE, BatchIndices
 from vgsplus.training.trainer import Trainer, train
 
 WEIGHT, CLIPS, STEPS = 0.7, 3, 9
@@ -154,22 +155,21 @@ def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech,
     phase = dataclasses.replace(config.schedule.phases[0], alpha=Alpha.parse(alpha))
     config = dataclasses.replace(config, schedule=Schedule((phase,)), gradient_clip=1e9)
     corpus, additional = Corpus.open(config.corpus), open_additional_speech(config.schedule)
-    trainer = Trainer(config, tmp_path, corpus, additional)
+    processes = Processes(config)
+    trainer = Trainer(config, tmp_path, corpus, additional, processes)
     model = trainer.model.double().train()
     twin = copy.deepcopy(model)
     steps = trainer.plan[0]
-    batches = next(training_batches(config, steps, corpus, additional["w2v2"], 0))
+    batches = next(training_batches(config, steps, corpus, additional["w2v2"], WHOLE, 0))
     captions, speech = (doubled(batch) for batch in batches)
-    optimizer = trainer.fabric.setup_optimizers(build_optimizer(model, phase.optimizer))
-    _, losses = trainer._update(steps, 0, optimizer, captions, speech)
+    optimizer = processes.fabric.setup_optimizers(build_optimizer(model, phase.optimizer))
+    _, losses = trainer.step.update(steps, 0, optimizer, captions, speech)
     record = losses.read()
     assert len(speech["num_samples"]) == CLIPS
     assert "features" not in speech
-    torch.manual_seed(indexed_seed(config.seed, RandomStream.STEP, 0, 0))
-    own = twin(captions, alpha)
+    own = twin(captions, alpha, seed=indexed_seed(config.seed, RandomStream.STEP, 0, 0))
     twin.quantizer.updates.zero_()
-    torch.manual_seed(indexed_seed(config.seed, RandomStream.EXTRA_STEP, 0, 0))
-    extra = twin(speech, 0.0)
+    extra = twin(speech, 0.0, seed=indexed_seed(config.seed, RandomStream.EXTRA_STEP, 0, 0))
     total = WEIGHT * extra.ssl
     if alpha > 0:
         total = total + alpha * own.grounding

@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from vgsplus.config import from_dict, to_dict
 from vgsplus.corpora import Corpus
 from vgsplus.errors import ConfigError, CorpusError
 from vgsplus.schedule import Alpha, Phase, Schedule
@@ -51,6 +52,21 @@ def test_speech_alone_is_enough_without_grounding(make_config, speech_root):
 def test_impossible_settings_are_named(make_config, corpus_root, changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_run(make_config(**changes), Corpus.open(corpus_root), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "batch_size: 4 is less than the 7 processes"),
+        ({}, "captions of the split validation: 6 is less than the 7 processes"),
+        ({"batch_seconds": 60.0}, "batch_seconds: must be at least 64"),
+        ({"model": {"padding": "published"}}, "model.padding: published trains in one process, not in 7"),
+    ],
+)
+def test_every_process_needs_a_caption_of_each_batch(make_config, corpus_root, changes, message):
+    config = from_dict(to_dict(make_config()) | changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_run(config, Corpus.open(corpus_root), None, processes=7)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, {"linear": [0, 1]}])

@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 import pickle
 
@@ -10,7 +11,7 @@ from vgsplus.errors import AudioError
 from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.data import SpeechImageDataset, caption_sizes, load_batches, plan_steps
 from vgsplus.training.runtime import RandomStream
-from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes, epoch_order
+from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes, Part, epoch_order
 
 
 def phase_steps(epochs=3.0, alpha=0.5, num=13, batch_size=4, phase=0):
@@ -98,6 +99,27 @@ def test_only_phases_without_grounding_form_batches_by_length(corpus_root, make_
     assert mixed.batch_size == config.batch_size
     assert mixed.sizes.tolist() == [1] * len(captions)
     assert [phase.steps_per_epoch for phase in plan_steps(config, corpus)] == [alone.batches, mixed.batches]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_every_batch_by_length(corpus_root, processes):
+    corpus = Corpus.open(corpus_root)
+    captions = corpus.captions("train")
+    lengths = captions.num_samples
+    parts = [
+        dataclasses.replace(sampler(), part=Part(rank, processes), lengths=lengths)
+        for rank in range(processes)
+    ]
+    for whole, *shares in zip(sampler(), *parts, strict=True):
+        ordered = sorted(whole.captions, key=lambda caption: lengths[caption])
+        assert [share.batch_size for share in shares] == [4] * processes
+        places = [place for share in shares for place in share.places]
+        assert sorted(places) == list(range(4))
+        assert [c for share in shares for c in share.captions] == [ordered[place] for place in places]
+    dataset = SpeechImageDataset(corpus=corpus, captions=captions, max_samples=8000)
+    batch = dataset[shares[0]]
+    assert batch["places"].tolist() == list(shares[0].places)
+    assert batch["batch_size"] == 4
 
 
 @pytest.mark.parametrize("build", [sampler, extra_sampler])

@@ -5,8 +5,10 @@ Commands import PyTorch and the modules that need it when they run, so that `--h
 
 import errno
 import importlib.metadata
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,7 +17,8 @@ from rich.console import Console
 from vgsplus.cli import models, runs
 from vgsplus.cli.corpora import data
 from vgsplus.cli.evaluation import scoring
-from vgsplus.errors import Interrupted, VgsplusError
+from vgsplus.errors import Interrupted, NotFiniteError, VgsplusError
+from vgsplus.parallel import process_rank
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
@@ -56,13 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with 0 on success, 1 after an error, 2 for an invalid command line and 130 when interrupted.
     """
+    output: AbstractContextManager[object] = nullcontext()
+    rank = process_rank()
+    if rank > 0:  # of several processes that train together, the first prints
+        output = redirect_stdout(io.StringIO())
     try:
-        app(args=None if arguments is None else list(arguments))
+        with output:
+            app(args=None if arguments is None else list(arguments))
     except Interrupted as stopped:
-        typer.echo(str(stopped), err=True)
+        if rank == 0:
+            typer.echo(str(stopped), err=True)
         sys.exit(INTERRUPTED)
     except VgsplusError as error:
-        _exit_with(str(error))
+        if error.reported or (rank > 0 and isinstance(error, NotFiniteError)):
+            sys.exit(1)
+        _exit_with(f"process {rank}: {error}" if rank else str(error))
     except OSError as error:
         if error.errno not in SYSTEM_ERRNOS:
             raise

@@ -20,8 +20,8 @@ from vgsplus.corpora.sounds import Sound, read_headers, read_recordings, skip_re
 from vgsplus.corpora.writer import CorpusWriter
 from vgsplus.errors import CorpusError
 from vgsplus.files import file_digest, is_file
-from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
+from vgsplus.regions.images import open_image
 from vgsplus.regions.pixel_grid import grid_regions
 from vgsplus.regions.store import Dtype, RegionStore
 

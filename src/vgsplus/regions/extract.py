@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.files import file_digest, lock_file
-from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.images import open_image
 from vgsplus.regions.resume import resumable_store
 from vgsplus.regions.store import Dtype, RegionStore, create_store
 

@@ -21,11 +21,17 @@ type LoadWeights = Callable[[VGSPlus, str], str]
 
 
 def check_run(
-    config: RunConfig, corpus: Corpus, load_weights: LoadWeights | None, *, first_phase: int = 0
+    config: RunConfig,
+    corpus: Corpus,
+    load_weights: LoadWeights | None,
+    *,
+    first_phase: int = 0,
+    processes: int = 1,
 ) -> None:
     """Check that settings, corpora and machine fit each other.
 
-    `init` is not checked for phases before `first_phase`: those that the resumed run has started.
+    `init` is not checked for phases before `first_phase`: those that the resumed run has started. Each of
+    `processes` must have a caption of every batch.
 
     Raises:
         ConfigError: they do not; names every problem.
@@ -35,6 +41,7 @@ def check_run(
         *_machine_problems(config),
         *_init_problems(config, load_weights, first_phase),
         *_batch_problems(config, corpus),
+        *(_process_problems(config, corpus, processes) if processes > 1 else ()),
         *_image_problems(config, corpus),
         *_crop_problems(config),
         *(problem for split in splits(config) for problem in _clip_problems(config, corpus, split)),
@@ -89,6 +96,26 @@ def _batch_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:
         )
     if config.batch_size == 1 and needs_images(config):
         yield "batch_size: must be at least 2 for α > 0, because the other images of a batch are negatives"
+
+
+def _process_problems(config: RunConfig, corpus: Corpus, processes: int) -> Iterator[str]:
+    if config.model.padding == "published":
+        yield f"model.padding: published trains in one process, not in {processes}; use exact"
+    sizes = {"batch_size": config.batch_size}
+    for index, phase in enumerate(config.schedule.phases):
+        if (speech := phase.active_additional_speech) and speech.batch_size is not None:
+            sizes[f"schedule.{index}.additional_speech.batch_size"] = speech.batch_size
+    for split in splits(config):
+        sizes[f"corpus: the number of captions of the split {split}"] = len(corpus.captions(split))
+    for setting, size in sizes.items():
+        if size < processes:
+            yield f"{setting}: {size} is less than the {processes} processes"
+    least = (processes + 1) * config.max_seconds
+    if config.batch_seconds is not None and config.batch_seconds < least:
+        yield (
+            f"batch_seconds: must be at least {least:g}, max_seconds for each of the {processes} processes "
+            "and once more"
+        )
 
 
 def _image_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:

@@ -7,6 +7,8 @@ A batch is a dict of tensors:
     features     (B, R, F) float32, region features; this and the following only where α > 0
     boxes        (B, R, 4) float32
     image_ids    (B,) int64, rows of the images in the corpus
+    places       (B,) int64, see `BatchIndices`; this and the following only where several processes train
+    batch_size   () int64, captions of the batch in all processes
 
 In a phase with additional speech (see `schedule.AdditionalSpeech`), every step also reads a batch of it, the
 extra batch.
@@ -31,7 +33,7 @@ from vgsplus.corpora.captions import Captions
 from vgsplus.errors import VgsplusError
 from vgsplus.schedule import Phase, PhaseSteps, Schedule
 from vgsplus.training.runtime import RandomStream, device_name
-from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes
+from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes, Part
 
 type Batch = dict[str, Tensor]
 
@@ -82,6 +84,9 @@ class SpeechImageDataset(Dataset[Batch]):
             batch["features"] = torch.from_numpy(features).float()
             batch["boxes"] = torch.from_numpy(boxes).float()
             batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in images])
+        if indices.places:
+            batch["places"] = torch.tensor(indices.places)
+            batch["batch_size"] = torch.tensor(indices.batch_size)
         return batch
 
     def __len__(self) -> int:
@@ -166,8 +171,8 @@ def _ignore_signals(_worker: int) -> None:
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
-    """Copy a batch to the device, but for what is read on the host: lengths and moved crops."""
-    on_host = ("num_samples", "moved_crops")
+    """Copy a batch to the device, but for what is read on the host."""
+    on_host = ("num_samples", "moved_crops", "places", "batch_size")
     return {
         name: tensor if name in on_host else tensor.to(device, non_blocking=True)
         for name, tensor in batch.items()
@@ -259,7 +264,12 @@ def extra_batch_size(config: RunConfig, phase: PhaseSteps, num_clips: int) -> in
 
 
 def training_batches(
-    config: RunConfig, phase: PhaseSteps, corpus: Corpus, additional_speech: Corpus | None, start_step: int
+    config: RunConfig,
+    phase: PhaseSteps,
+    corpus: Corpus,
+    additional_speech: Corpus | None,
+    part: Part,
+    start_step: int,
 ) -> Generator[tuple[Batch, ...]]:
     """Yield the batch, or the batch and the extra batch, of each step of a phase from `start_step` on."""
     steps = range(start_step, phase.steps)
@@ -270,6 +280,8 @@ def training_batches(
         steps=steps,
         phase=phase.index,
         with_images=lambda step: phase.alpha(step) > 0,
+        part=part,
+        lengths=corpus.captions(TRAIN).num_samples,
     )
     if additional_speech is None:
         return _load(config, (captions, sampler))
@@ -281,12 +293,14 @@ def training_batches(
         phase=phase.index,
         stream=RandomStream.EXTRA_ORDER,
         random_crops=True,
+        part=part,
+        lengths=additional_speech.captions(TRAIN).num_samples,
     )
     return _load(config, (captions, sampler), (clips, extra_sampler))
 
 
 def validation_batches(
-    config: RunConfig, corpus: Corpus, batch_size: int, *, with_images: bool
+    config: RunConfig, corpus: Corpus, batch_size: int, part: Part, *, with_images: bool
 ) -> Generator[tuple[Batch, ...]]:
     """Yield the validation batches of a corpus: always the same, shuffled so that images differ in each."""
     dataset = open_split(config, corpus, VALIDATION)
@@ -296,6 +310,8 @@ def validation_batches(
         seed=VALIDATION_SEED,
         steps=range(captions.batches),
         with_images=lambda _: with_images,
+        part=part,
+        lengths=corpus.captions(VALIDATION).num_samples,
     )
     return _load(config, (dataset, sampler))
 

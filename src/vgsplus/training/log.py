@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -101,17 +101,32 @@ class PendingScalars:
         return dict(zip(self._names, self._on_host.tolist(), strict=True))
 
 
-def throughput(batches: tuple[Batch, ...], seconds: float) -> Record:
-    """Return the speed of a step of `seconds`, reading included, and the fraction of crops that were moved.
+class BatchCounts(NamedTuple):
+    """What the batches of a step hold; clips are captions and additional speech."""
 
-    The first batch holds captions; additional speech counts as audio only.
-    """
-    samples = sum(int(batch["num_samples"].sum()) for batch in batches)
+    captions: float
+    clips: float
+    samples: float
+    moved_crops: float
+
+    @classmethod
+    def of(cls, batches: tuple[Batch, ...]) -> Self:
+        """Count the batches of a step, of which the first holds captions."""
+        return cls(
+            len(batches[0]["num_samples"]),
+            sum(len(batch["num_samples"]) for batch in batches),
+            sum(int(batch["num_samples"].sum()) for batch in batches),
+            sum(int(batch[MOVED_CROPS].sum()) for batch in batches),
+        )
+
+
+def throughput(counts: BatchCounts, seconds: float) -> Record:
+    """Return the speed of a step of `seconds`, reading included, and the share of crops that were moved."""
     return {
-        "captions": len(batches[0]["num_samples"]),
-        "captions_per_second": len(batches[0]["num_samples"]) / seconds,
-        "audio_seconds_per_second": samples / SAMPLE_RATE / seconds,
-        MOVED_CROPS: float(torch.cat([batch[MOVED_CROPS] for batch in batches]).float().mean()),
+        "captions": int(counts.captions),
+        "captions_per_second": counts.captions / seconds,
+        "audio_seconds_per_second": counts.samples / SAMPLE_RATE / seconds,
+        MOVED_CROPS: counts.moved_crops / counts.clips,
     }
 
 

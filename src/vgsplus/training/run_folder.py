@@ -20,13 +20,13 @@ from vgsplus.errors import CheckpointError
 from vgsplus.files import lock_file
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.training.checkpoint import Checkpoint, latest_path, link_checkpoint, load_state, resolve
-from vgsplus.training.log import LOG_FILE, copy_log
+from vgsplus.training.log import LOG_FILE, copy_log, read_log
 from vgsplus.training.runtime import native_precision
 
 CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
 RESUMABLE_CHANGES = frozenset(
     {
-        *("corpus", "accelerator", "compile", "workers"),
+        *("corpus", "accelerator", "devices", "num_nodes", "compile", "workers"),
         *("validate_every", "evaluate_every", "checkpoint_minutes"),
     }
 )
@@ -133,6 +133,20 @@ def load_latest(run: Path, config: RunConfig, data: Mapping[str, Any] | None = N
     if data is not None:
         _require_same_data(found, data, [phase.name for phase in config.schedule.phases])
     return found
+
+
+def load_finished(run: Path, config: RunConfig, *, evaluated: bool) -> Checkpoint | None:
+    """Return the last checkpoint of a run that has nothing left to train, validate or evaluate, else None.
+
+    Raises:
+        CheckpointError, ConfigError: as for `load_latest`.
+    """
+    found = load_latest(run, config)
+    if not found or not found.state.end_of_phase or found.state.phase + 1 < len(config.schedule.phases):
+        return None
+    done = {record["kind"] for record in read_log(run) if record["step"] == found.state.global_step}
+    due = {"validation": config.validate_every is not None, "evaluation": evaluated}
+    return found if done >= {kind for kind in due if due[kind]} else None
 
 
 def _load_origin(start: Path, config: RunConfig, data: Mapping[str, Any]) -> Checkpoint:

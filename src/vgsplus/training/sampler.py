@@ -11,18 +11,32 @@ import numpy.typing as npt
 from vgsplus.training.runtime import RandomStream
 
 
+class Part(NamedTuple):
+    """The share of every batch that a process computes."""
+
+    rank: int = 0
+    processes: int = 1
+
+
+WHOLE = Part()
+
+
 class BatchIndices(NamedTuple):
-    """One batch to read.
+    """One batch to read, or the part of it that a process computes.
 
     Attributes:
         captions: (B,) positions of the captions in their split.
         with_images: whether region features are read.
         crop_positions: (B,) in [0, 1), where longer captions are cropped (see `audio.read`); empty: all 0.
+        places: (B,) of the captions among all of the batch, in the order of lengths; empty: 0, 1, ….
+        batch_size: captions of the whole batch; 0: B.
     """
 
     captions: tuple[int, ...]
     with_images: bool = False
     crop_positions: tuple[float, ...] = ()
+    places: tuple[int, ...] = ()
+    batch_size: int = 0
 
 
 def epoch_order(
@@ -71,7 +85,8 @@ class CaptionSizes(NamedTuple):
 class BatchSampler:
     """Yields the `BatchIndices` of consecutive steps, a function of (seed, stream, phase, epoch).
 
-    No earlier step is replayed. Data-parallel training would take a part of each batch here.
+    No earlier step is replayed. Processes take the captions of a batch in turn, in the order of lengths, so
+    that all have about the same amount of speech.
 
     Attributes:
         captions: sizes of the captions in the split.
@@ -81,6 +96,8 @@ class BatchSampler:
         stream: random stream of the order.
         with_images: function of the step, whether region features are read; None: never.
         random_crops: crop longer captions at random positions instead of at the start.
+        part: the part of each batch to yield.
+        lengths: (n,) of the captions, needed for a part.
     """
 
     captions: CaptionSizes
@@ -90,6 +107,8 @@ class BatchSampler:
     stream: RandomStream = RandomStream.ORDER
     with_images: Callable[[int], bool] | None = None
     random_crops: bool = False
+    part: Part = WHOLE
+    lengths: npt.NDArray[np.int64] | None = None
 
     def __iter__(self) -> Iterator[BatchIndices]:
         order, positions, current_epoch = np.empty(0, np.int64), np.empty(0), -1
@@ -100,11 +119,20 @@ class BatchSampler:
                 num_captions = len(self.captions.sizes)
                 order, positions = epoch_order(num_captions, self.seed, epoch, self.phase, self.stream)
                 batches, current_epoch = self.captions.split(order), epoch
-            batch = batches[index]
+            chosen, crops = order[batches[index]], positions[batches[index]]
+            size = len(chosen)
+            places = np.empty(0, np.int64)
+            if self.part.processes > 1:
+                assert self.lengths is not None
+                places = np.arange(self.part.rank, size, self.part.processes)
+                own = self.lengths[chosen].argsort(kind="stable")[places]
+                chosen, crops = chosen[own], crops[own]
             yield BatchIndices(
-                tuple(order[batch].tolist()),
+                tuple(chosen.tolist()),
                 with_images=self.with_images is not None and self.with_images(step),
-                crop_positions=tuple(positions[batch].tolist()) if self.random_crops else (),
+                crop_positions=tuple(crops.tolist()) if self.random_crops else (),
+                places=tuple(places.tolist()),
+                batch_size=size,
             )
 
     def __len__(self) -> int:

@@ -11,10 +11,11 @@ from vgsplus.losses import Losses
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training.data import TRAIN, VALIDATION_SEED, Batch, extra_batch_size, validation_batches
 from vgsplus.training.log import MOVED_CROPS, PendingScalars, loss_terms, merge_terms
-from vgsplus.training.runtime import RandomStream, StopRequest, indexed_seed
+from vgsplus.training.runtime import RandomStream, indexed_seed
+from vgsplus.training.sampler import Part
 
-type ComputeLosses = Callable[[Batch, float], Losses]
-"""Losses of a batch at α."""
+type ComputeLosses = Callable[[Batch, float, int], Losses]
+"""Losses of a batch at α, with a seed."""
 
 
 def validate(
@@ -24,20 +25,22 @@ def validate(
     alpha: float,
     corpus: Corpus,
     additional_speech: Corpus | None,
-    stop: StopRequest,
+    part: Part,
+    stops: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Return the means of losses and moved crops over the validation split, by name, or None when stopped.
 
     Losses are computed at `alpha` by the model in evaluation mode; those of additional speech, if any, are
-    averaged over its own validation split. `stop` is checked after every batch.
+    averaged over its own validation split. Each process computes its part of the batches; `stops`, which must
+    return the same in all, is called after every batch.
     """
-    batches = validation_batches(config, corpus, config.batch_size, with_images=alpha > 0)
-    means = _average(compute_losses, batches, alpha, RandomStream.VALIDATION, stop)
+    batches = validation_batches(config, corpus, config.batch_size, part, with_images=alpha > 0)
+    means = _average(compute_losses, batches, alpha, RandomStream.VALIDATION, stops)
     if means is None or additional_speech is None:
         return means
     size = extra_batch_size(config, phase, len(additional_speech.captions(TRAIN)))
-    batches = validation_batches(config, additional_speech, size, with_images=False)
-    additional = _average(compute_losses, batches, 0.0, RandomStream.EXTRA_VALIDATION, stop)
+    batches = validation_batches(config, additional_speech, size, part, with_images=False)
+    additional = _average(compute_losses, batches, 0.0, RandomStream.EXTRA_VALIDATION, stops)
     return merge_terms(means, additional, phase.additional_weight) if additional else None
 
 
@@ -46,20 +49,20 @@ def _average(
     batches: Generator[tuple[Batch, ...]],
     alpha: float,
     stream: RandomStream,
-    stop: StopRequest,
+    stops: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Average over captions, with the same masks every time."""
     totals: dict[str, float] = {}
     captions = 0
     with closing(batches):
         for index, (batch,) in enumerate(batches):
-            torch.manual_seed(indexed_seed(VALIDATION_SEED, stream, index))
+            seed = indexed_seed(VALIDATION_SEED, stream, index)
             with torch.no_grad():
-                values = PendingScalars(loss_terms(compute_losses(batch, alpha))).read()
+                values = PendingScalars(loss_terms(compute_losses(batch, alpha, seed))).read()
             values[MOVED_CROPS] = float(batch[MOVED_CROPS].float().mean())
-            if stop.requested:
+            if stops():
                 return None
-            size = len(batch["num_samples"])
+            size = int(batch.get("batch_size", len(batch["num_samples"])))
             captions += size
             totals = {name: totals.get(name, 0.0) + value * size for name, value in values.items()}
     return {name: total / captions for name, total in totals.items()}

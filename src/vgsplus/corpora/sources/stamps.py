@@ -30,9 +30,9 @@ from vgsplus.corpora.format import CaptionEntry
 from vgsplus.corpora.prepare import Usable, add_captions, add_image_regions
 from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
 from vgsplus.errors import CorpusError
-from vgsplus.images import open_image
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.images import open_image
 from vgsplus.regions.pixel_grid import over_white
 from vgsplus.regions.store import RegionStore, provenance_of
 

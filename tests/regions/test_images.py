@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vgsplus.errors import CorpusError
-from vgsplus.images import open_image
+from vgsplus.regions.images import open_image
 from vgsplus.regions.pixel_grid import over_white
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
