@@ -1,4 +1,4 @@
-"""Processes that share a batch find the losses and gradients of one process with the whole batch."""
+"""Processes that share a batch, and micro-batches, find the losses and gradients of the whole batch."""
 
 import copy
 
@@ -73,3 +73,39 @@ def test_processes_find_what_one_process_finds(make_model, tmp_path, processes):
         assert together.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(together[name], value, rtol=1e-8, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_size", "checkpoint_layers"), [(1, False), (3, False), (3, True), (None, True)]
+)
+@pytest.mark.parametrize(
+    "changes", [{}, {"ssl_layers": 0, "layer_norm_first": True, "extractor_mode": "layer_norm"}]
+)
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_activations_computed_again_find_the_same(
+    make_model, alpha, changes, micro_batch_size, checkpoint_layers
+):
+    model, batch = build(make_model(feature_dim=6, dropout=0.2, **changes).config), whole_batch()
+    expected = losses_and_gradients(model, batch, alpha)
+    model.speech.micro_batch_size, model.speech.checkpoint_layers = micro_batch_size, checkpoint_layers
+    found = losses_and_gradients(model, batch, alpha)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-11, msg=name)
+
+
+def test_micro_batches_store_the_activations_of_one_of_them(make_model):
+    model, batch = build(make_model(feature_dim=6).config), whole_batch()
+    stored = []
+    for model.speech.micro_batch_size in (None, 1):
+        sizes = {}
+
+        def count(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            losses = model.train()(batch, 0.5)
+        stored.append(sum(sizes.values()))
+        del losses
+    assert stored[1] < stored[0] / 3

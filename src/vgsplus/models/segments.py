@@ -111,9 +111,12 @@ class Segments:
         for group, part in zip(self._groups, parts, strict=True):
             flat = part.flatten(0, 1)
             rows.append(flat if group.positions is None else flat.index_select(0, group.positions))
-        if self.size > self.num_rows:
-            rows.append(rows[0].new_zeros(self.size - self.num_rows, *rows[0].shape[1:]))
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+        return rows[0] if len(rows) == 1 and self.size == self.num_rows else self.concatenate(rows)
+
+    def concatenate(self, parts: Iterable[Tensor]) -> Tensor:
+        """Concatenate rows (…) of consecutive sequences, and zeros up to `size` rows."""
+        rows = list(parts)
+        return torch.cat([*rows, rows[0].new_zeros(self.size - self.num_rows, *rows[0].shape[1:])])
 
     @property
     def masks(self) -> list[Tensor | None]:

@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from vgsplus.functional import mean_over_batch, upcast
+from vgsplus.functional import upcast
 from vgsplus.models.dropout import Dropout
 from vgsplus.models.feature_extractor import FeatureExtractor
 from vgsplus.models.segments import Segments, Selection
@@ -24,12 +25,12 @@ class SpeechFeatures:
 
     Attributes:
         features: (N, C) after LayerNorm, rounded up as `segments`.
-        penalty: scalar, mean square of the features of the whole batch before LayerNorm.
+        square_sum: scalar, sum of the squares of the features before LayerNorm.
         segments: the frames of each utterance.
     """
 
     features: Tensor
-    penalty: Tensor
+    square_sum: Tensor
     segments: Segments
 
 
@@ -51,8 +52,16 @@ class SpeechEncoder(nn.Module):
             VG-HuBERT; None for no token.
         layer_norm_first: whether the layers normalise their inputs (wav2vec 2.0 large). Hidden states are
             then normalised by `normalise_output` only.
+
+    Attributes:
+        micro_batch_size: utterances that `encode` computes together; None: all. With fewer, their activations
+            are not stored but computed again in the backward pass, and the results are the same.
+        checkpoint_layers: whether activations within transformer layers are computed again in the backward
+            pass instead of being stored.
     """
 
+    micro_batch_size: int | None = None
+    checkpoint_layers = False
     cls: nn.Parameter | None
 
     def __init__(
@@ -101,15 +110,69 @@ class SpeechEncoder(nn.Module):
         """
         raw = self.waveform(waveforms, num_samples)
         segments = self._segments(num_samples, waveforms.shape[1], raw.device, keys)
-        squares = upcast(raw[: segments.num_rows]).square()
-        penalty = mean_over_batch(squares.sum(), squares.numel())
-        return SpeechFeatures(self.norm(raw), penalty, segments)
+        return SpeechFeatures(self.norm(raw), upcast(raw[: segments.num_rows]).square().sum(), segments)
 
     def _segments(
         self, num_samples: Tensor, row_samples: int, device: torch.device, keys: Tensor | None
     ) -> Segments:
         lengths = self.frame_lengths(num_samples, row_samples).tolist()
         return Segments(lengths, device, rounded=True, keys=keys)
+
+    def encode(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        mask: Tensor | None,
+        layers: Sequence[int],
+        *,
+        keys: Tensor | None = None,
+        masked_only: bool = False,
+    ) -> tuple[SpeechFeatures, Selection | None, list[Tensor]]:
+        """Extract features, mask them and run the transformer, in micro-batches if they are set.
+
+        Args:
+            waveforms: (B, S) float, normalised and padded with zeros.
+            num_samples: (B,) int64, on the host.
+            mask: (B, T) bool, the frames to mask; None for none.
+            layers: see `forward`.
+            keys: (B,) int64, of the random numbers of the utterances (see `Segments`).
+            masked_only: see `forward`.
+
+        Returns:
+            The features, the masked frames, and the hidden states of `forward`.
+        """
+        batch, size = len(num_samples), self.micro_batch_size
+        if size is None or size >= batch or not torch.is_grad_enabled():
+            features = self.extract_features(waveforms, num_samples, keys)
+            masked = None if mask is None else features.segments.select(mask)
+            return features, masked, self(features, masked, layers, masked_only=masked_only)
+
+        def encode_part(part: slice) -> tuple[Tensor, ...]:
+            own_mask, own_keys = (None if x is None else x[part] for x in (mask, keys))
+            features = self.extract_features(waveforms[part], num_samples[part], own_keys)
+            masked = None if own_mask is None else features.segments.select(own_mask)
+            hidden = self(features, masked, layers, masked_only=masked_only)
+            segments = self._output_segments(features.segments, masked, layers, masked_only=masked_only)
+            rows = (x[: of.num_rows] for x, of in zip(hidden, segments, strict=True))
+            return features.square_sum, features.features[: features.segments.num_rows], *rows
+
+        parts = [
+            checkpoint(encode_part, slice(start, start + size), use_reentrant=False)
+            for start in range(0, batch, size)
+        ]
+        square_sums, rows, *hidden = zip(*parts, strict=True)
+        segments = self._segments(num_samples, waveforms.shape[1], waveforms.device, keys)
+        masked = None if mask is None else segments.select(mask)
+        outputs = self._output_segments(segments, masked, layers, masked_only=masked_only)
+        features = SpeechFeatures(segments.concatenate(rows), torch.stack(square_sums).sum(), segments)
+        return features, masked, [of.concatenate(x) for x, of in zip(hidden, outputs, strict=True)]
+
+    def _output_segments(
+        self, segments: Segments, masked: Selection | None, layers: Sequence[int], *, masked_only: bool
+    ) -> list[Segments]:
+        """Return the segments of each of the hidden states that `forward` returns."""
+        outputs = [segments if self.cls is None else segments.with_token] * len(layers)
+        return outputs if masked is None or not masked_only else [*outputs[:-1], masked.segments]
 
     def forward(
         self,
@@ -150,12 +213,20 @@ class SpeechEncoder(nn.Module):
             if masked_only and index == layers[-1]:
                 assert masked is not None
                 query = self.without_cls(x, features.segments)[masked.rows]
-                x = layer(x, segments, query, masked.segments)
+                x = self._run(layer, x, segments, query, masked.segments)
             else:
-                x = layer(x, segments)
+                x = self._run(layer, x, segments)
             if index in layers:
                 hidden_states.append(x)
         return hidden_states
+
+    def _run(self, layer: nn.Module, *arguments: Tensor | Segments) -> Tensor:
+        output: Tensor = (
+            checkpoint(layer, *arguments, use_reentrant=False)
+            if self.checkpoint_layers and torch.is_grad_enabled()
+            else layer(*arguments)
+        )
+        return output
 
     def normalise_output(self, hidden_state: Tensor) -> Tensor:
         """Apply the final LayerNorm of models with `layer_norm_first` to the last hidden state (…, D)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vgsplus.draws import fold, key_of, new_keys
-from vgsplus.functional import gather_batch, lengths_to_mask, upcast
+from vgsplus.functional import gather_batch, lengths_to_mask, mean_over_batch, upcast
 from vgsplus.losses import Losses
 from vgsplus.losses.grounding import grounding_loss
 from vgsplus.losses.masking import draw_negatives, span_mask
@@ -210,9 +210,9 @@ class VGSPlus(nn.Module):
             layers.append(last_layer)
         # Predictions need masked frames only, grounding needs all frames of its layer.
         masked_only = alpha < 1 and not (alpha > 0 and grounding_layer == last_layer)
-        features = self.speech.extract_features(waveforms, num_samples, fold(keys, _SPEECH))
-        masked = None if mask is None else features.segments.select(mask)
-        hidden_states = self.speech(features, masked, layers, masked_only=masked_only)
+        features, masked, hidden_states = self.speech.encode(
+            waveforms, num_samples, mask, layers, keys=fold(keys, _SPEECH), masked_only=masked_only
+        )
         terms: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         similarity = None
@@ -295,12 +295,14 @@ class VGSPlus(nn.Module):
             negatives = negatives.view(len(counts), num_masked, -1) - first
         valid = lengths_to_mask(counts, num_masked)
         contrastive = contrastive_loss(predictions, targets, codes, negatives, valid)
+        num_values = features.segments.num_rows * features.features.shape[1]
+        penalty = mean_over_batch(features.square_sum, num_values)
         diversity = c.diversity_weight * diversity_loss(quantized.mean_probabilities)
         return {
             "contrastive": contrastive,
             "diversity": diversity,
-            "feature_penalty": features.penalty,
-            "ssl": contrastive + diversity + features.penalty,
+            "feature_penalty": penalty,
+            "ssl": contrastive + diversity + penalty,
             "prob_perplexity": perplexity(quantized.mean_probabilities.detach()),
             "code_perplexity": code_perplexity(quantized.codes, c.quantizer_codes),
         }

@@ -27,6 +27,7 @@ CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
 RESUMABLE_CHANGES = frozenset(
     {
         *("corpus", "accelerator", "devices", "num_nodes", "compile", "workers"),
+        *("micro_batch_size", "activation_checkpointing"),
         *("validate_every", "evaluate_every", "checkpoint_minutes"),
     }
 )

@@ -104,6 +104,8 @@ class Trainer:
         self.model = build_model(config.model).to(self.device)
         if compiles(config.compile, self.device.type):
             compile_layers(self.model)
+        self.model.speech.micro_batch_size = config.micro_batch_size
+        self.model.speech.checkpoint_layers = config.activation_checkpointing
         self.plan = plan_steps(config, corpus)
         self._part = Part(processes.rank, processes.count)
         self.step = TrainingStep(self.model, config, processes)
