@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from functools import partial
 
 import pytest
@@ -350,6 +351,39 @@ def test_a_full_disk_stops_the_run_and_it_resumes(runs, make_config, tmp_path, w
             train(make_config(), tmp_path, resume=True)
     train(make_config(), tmp_path, resume=True)
     runs.assert_same(tmp_path, whole)
+
+
+def test_a_checkpoint_that_cannot_be_written_between_phases_is_told_and_training_goes_on(
+    runs, make_config, tmp_path, whole, monkeypatch
+):
+    write, calls = checkpoint.save_file, []
+
+    def fail_twice(*arguments):
+        calls.append(arguments)
+        if len(calls) < 3:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", fail_twice)
+    shown = runs.Shown()
+    train(make_config(checkpoint_minutes=1e-9), tmp_path, progress=shown)
+    runs.assert_same(tmp_path, whole)
+    told = [note for note in shown.notes if "Training goes on" in note]
+    assert len(told) == 2
+    assert "No space left" in told[0]
+
+
+def test_checkpoints_are_written_while_training_goes_on(runs, make_config, tmp_path, whole, monkeypatch):
+    write, stepped = checkpoint.save_file, threading.Event()
+    monkeypatch.setattr(checkpoint, "save_file", lambda *a: write(*a) if stepped.wait(60) else None)
+    shown = runs.Shown(3, stepped.set)
+    train(make_config(checkpoint_minutes=1e-9), tmp_path / "late", progress=runs.Shown(2, stepped.set))
+    runs.assert_same(tmp_path / "late", whole)
+    stepped.clear()
+    waiting = threading.Timer(0.5, stepped.set)
+    waiting.start()
+    train(make_config(), tmp_path / "end", progress=shown)
+    runs.assert_same(tmp_path / "end", whole)
 
 
 # ---- starting from another run's phases -------------------------------------------------------------------

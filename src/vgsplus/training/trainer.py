@@ -66,6 +66,7 @@ from vgsplus.training.runtime import (
 from vgsplus.training.sampler import Part
 from vgsplus.training.step import TrainingStep
 from vgsplus.training.validate import validate
+from vgsplus.training.writer import CheckpointWriter
 
 type Evaluate = Callable[[VGSPlus, bool], dict[str, float]]
 """Called with the model and whether a phase has ended; returns scores by name."""
@@ -81,6 +82,7 @@ class Trainer:
     """Trains a model through the phases of a schedule; `train` checks and opens its arguments."""
 
     log: RunLog | None  # None in all processes but the first
+    writer: CheckpointWriter
 
     def __init__(
         self,
@@ -112,7 +114,6 @@ class Trainer:
         self._pending: deque[tuple[int, BatchCounts, Record, PendingScalars]] = deque()
         self._read_at = 0.0
         self._silent_crops_reported = False
-        self._saved: Checkpoint | None = None
         self._saved_at = time.monotonic()
 
     def run(self, resumed: Checkpoint | None) -> Checkpoint:
@@ -120,16 +121,16 @@ class Trainer:
         first = 0
         with (
             self._open_log(resumed) as self.log,
+            CheckpointWriter(self.out, resumed) as self.writer,
             deterministic(self.device),
         ):
             if resumed:
                 checkpoint.load_weights(self.model, resumed.path)
                 self.processes.precision.load_state_dict(resumed.state.precision)
-                self._saved, first = resumed, resumed.state.phase
+                first = resumed.state.phase
             for phase in self.plan[first:]:
                 self._train_phase(phase, resumed if phase.index == first else None)
-        assert self._saved is not None
-        return self._saved
+            return self.processes.on_first(self.writer.finish)
 
     def _open_log(self, resumed: Checkpoint | None) -> AbstractContextManager[RunLog | None]:
         done = resumed.state.global_step if resumed else 0
@@ -171,7 +172,8 @@ class Trainer:
             return
         self._write(log_record("stopped", phase, step) | {"not_finite": bad})
         what = ", ".join(name for name in bad if name != "grad_norm") or "the gradient"
-        last = f"The last checkpoint is {self._saved.path}." if self._saved else "There is no checkpoint yet."
+        saved = self.writer.saved
+        last = f"The last checkpoint is {saved.path}." if saved else "There is no checkpoint yet."
         raise NotFiniteError(
             f"{what} is not finite at step {step + 1} of phase {phase.name} "
             f"(α {phase.alpha(step):g}, learning rate {phase.lr(step):g}, precision "
@@ -206,6 +208,8 @@ class Trainer:
             )
 
     def _after_step(self, phase: PhaseSteps, done: int, optimizer: Optimizer) -> None:
+        if error := self.writer.error():
+            self.progress.note(f"{error} Training goes on.")
         due = self._due(phase, done)
         if due.checkpoint:
             self._save(phase, done, optimizer)
@@ -283,6 +287,7 @@ class Trainer:
         self.progress.note(f"{kind} after {record['epoch']:g} epochs: {listed}")
 
     def _save(self, phase: PhaseSteps, done: int, optimizer: Optimizer) -> None:
+        """Write a checkpoint, while training goes on unless a phase has ended."""
         self._report(phase)
         state = TrainingState(
             phase=phase.index,
@@ -299,22 +304,18 @@ class Trainer:
             versions=versions(),
             **self.data,
         )
-        self._saved = self.processes.on_first(lambda: self._write_checkpoint(state, optimizer))
+        if self.log is not None:
+            # The log on disk must contain every record up to the step of the checkpoint.
+            self.log.sync()
+            self.writer.start(state, self.model.state_dict(), named_state(optimizer, self.model))
+        if done == phase.steps:
+            self.processes.on_first(self.writer.finish)
         self._saved_at = time.monotonic()
 
-    def _write_checkpoint(self, state: TrainingState, optimizer: Optimizer) -> Checkpoint:
-        # The log on disk must contain every record up to the step of the checkpoint.
-        assert self.log is not None
-        self.log.sync()
-        weights = self.model.state_dict()
-        path = checkpoint.save_checkpoint(self.out, state, weights, named_state(optimizer, self.model))
-        checkpoint.prune(self.out)
-        return Checkpoint(path, state)
-
     def _interrupt(self) -> None:
-        assert self._saved is not None
+        saved = self.processes.on_first(self.writer.finish).path
         raise Interrupted(
-            f"stopped by a signal; saved {self._saved.path}. Run the same command with --resume to continue."
+            f"stopped by a signal; saved {saved}. Run the same command with --resume to continue."
         )
 
 
