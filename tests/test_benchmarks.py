@@ -19,3 +19,13 @@ def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path):
     assert {r["system"] for r in found["speed"]} == {"vgsplus", "rectangle"}
     assert found["kernels"]["table"]
     assert "resumed runs end with the same bits" in (tmp_path / "gpu.txt").read_text()
+
+
+def test_killed_runs_end_with_the_weights_of_undisturbed_ones():
+    script = SCRIPT.with_name("kills.py")
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "3"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 kills in 1 process(es), 0 runs differ" in done.stdout
+    assert "1 kills in 2 process(es), 0 runs differ" in done.stdout
