@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vgsplus.losses.grounding import grounding_loss
+from vgsplus.losses.grounding import embedding_std, grounding_loss
 from vgsplus.losses.ssl import contrastive_loss, diversity_loss, perplexity
 
 
@@ -54,3 +54,11 @@ def test_the_order_of_a_batch_does_not_matter():
     torch.testing.assert_close(
         grounding_loss(similarity, ids), grounding_loss(similarity[order][:, order], ids[order])
     )
+
+
+def test_the_standard_deviation_of_embeddings_tells_a_collapse_whatever_their_length():
+    torch.manual_seed(3)
+    spread = torch.randn(4096, 16)
+    assert float(embedding_std(spread)) == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(embedding_std(100 * spread), embedding_std(spread))
+    assert float(embedding_std(spread[:1] * torch.rand(8, 1))) < 1e-6

@@ -206,3 +206,15 @@ def test_terms_are_attributes_and_none_where_alpha_leaves_them_out(make):
     assert losses.grounding is losses.terms["grounding"]
     with pytest.raises(AttributeError):
         losses.groundling  # noqa: B018 - the access is what is tested
+
+
+def test_metrics_tell_temperature_masks_and_how_far_embeddings_differ(make):
+    model, batch = make(temperature=(2.0, 0.5, 0.9)), make_batch()
+    first, second = model.train()(batch, 0.5).terms, model(batch, 0.5).terms
+    assert (float(first["temperature"]), float(second["temperature"])) == pytest.approx((2.0, 1.8))
+    assert 0 < float(first["masked_share"]) < 1
+    assert float(first["speech_embedding_std"]) > 0
+    same = batch | {name: batch[name][:1].expand_as(batch[name]) for name in ("features", "boxes")}
+    collapsed = model.eval()(same, 0.5).terms
+    assert float(collapsed["image_embedding_std"]) == pytest.approx(0, abs=1e-4)
+    assert "temperature" not in collapsed

@@ -16,6 +16,12 @@ PUBLISHED_TERMS = (
 )
 """The scalars of the paper. Each is also an attribute of `Losses`, None if it is not computed at this α."""
 
+METRICS = (
+    *("speech_embedding_std", "image_embedding_std", "similarity_std"),
+    *("temperature", "masked_share"),
+)
+"""Further scalars among the terms: logged, but not drawn as losses are (see `training.log`)."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -25,7 +31,7 @@ class Losses:
         total: α · grounding + (1 − α) · ssl, where ssl = contrastive + diversity + feature_penalty; a scalar.
             The papers call grounding L_AV and ssl L_AUD.
         terms: scalars by name: loss terms, already weighted within ssl, and perplexities, which are metrics.
-            They are logged, averaged and plotted under these names.
+            They are logged, averaged and plotted under these names, except that `METRICS` are not plotted.
         similarity: (B, B), image × speech; None for α = 0.
     """
 

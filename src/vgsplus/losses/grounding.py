@@ -1,5 +1,7 @@
 """Grounding loss: masked margin softmax over the images and captions of a batch (FaST-VGS, equation 1)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,3 +30,17 @@ def grounding_loss(similarity: Tensor, image_ids: Tensor, margin: float = 1.0) -
     scores = scores.masked_fill(same_image, MASKED_SCORE)
     target = torch.arange(batch, device=similarity.device)
     return F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)
+
+
+@torch.no_grad()
+def embedding_std(embeddings: Tensor) -> Tensor:
+    """Return how far embeddings (B, D) differ: 0 if all have one direction, near 1 if all directions alike.
+
+    √D times the standard deviation over the batch of embeddings scaled to unit length, averaged over
+    dimensions, by which SimSiam (Chen and He, CVPR 2021, section 4.1) shows collapse.
+
+    Returns:
+        A scalar.
+    """
+    unit = F.normalize(upcast(embeddings), dim=-1)
+    return unit.std(0, unbiased=False).mean() * math.sqrt(embeddings.shape[-1])

@@ -21,11 +21,13 @@ class Quantized(NamedTuple):
         codes: (N, G) int64, the chosen code of each group.
         mean_probabilities: (G, K), softmax of the logits averaged over the frames of the whole batch, for
             the diversity loss.
+        temperature: of the Gumbel softmax, a scalar; None in evaluation mode.
     """
 
     vectors: Tensor
     codes: Tensor
     mean_probabilities: Tensor
+    temperature: Tensor | None
 
 
 class Quantizer(nn.Module):
@@ -67,6 +69,7 @@ class Quantizer(nn.Module):
                 must.
         """
         logits = upcast(self.logits(features)).view(-1, self.num_groups, self.num_codes)
+        temperature = None
         if self.training:
             initial, final, factor = self.temperature
             temperature = (initial * factor ** self.updates.double()).clamp(min=final).to(logits.dtype)
@@ -81,4 +84,5 @@ class Quantizer(nn.Module):
             codes = logits.argmax(-1)
             choice = F.one_hot(codes, self.num_codes).to(logits.dtype)
         vectors = torch.einsum("ngk,gkv->ngv", choice, self.codebook.to(choice.dtype)).flatten(1)
-        return Quantized(vectors, codes, mean_over_batch(F.softmax(logits, dim=-1).sum(0), len(logits)))
+        mean_probabilities = mean_over_batch(F.softmax(logits, dim=-1).sum(0), len(logits))
+        return Quantized(vectors, codes, mean_probabilities, temperature)

@@ -123,6 +123,16 @@ class Segments:
         """The attention mask of each group, (b, 1, 1, t), True at keys that are attended to; None: all."""
         return [group.mask for group in self._groups]
 
+    @property
+    def padding_share(self) -> float:
+        """Share of the rows of all groups, which attention computes, that are padding or not attended to."""
+        lengths, computed = iter(self.lengths), 0
+        for size in self.group_sizes:
+            group = list(islice(lengths, size))
+            multiple = 1 if min(group) == max(group) else LENGTH_MULTIPLE
+            computed += size * -(-max(group) // multiple) * multiple
+        return 1 - sum(self.valid) / computed
+
     # ---- all sequences as one padded batch ----
 
     def pad(self, x: Tensor, longest: int | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vgsplus.draws import fold, key_of, new_keys
 from vgsplus.functional import gather_batch, lengths_to_mask, mean_over_batch, upcast
 from vgsplus.losses import Losses
-from vgsplus.losses.grounding import grounding_loss
+from vgsplus.losses.grounding import embedding_std, grounding_loss
 from vgsplus.losses.masking import draw_negatives, span_mask
 from vgsplus.losses.ssl import code_perplexity, contrastive_loss, diversity_loss, perplexity
 from vgsplus.models.config import ModelConfig
@@ -226,6 +226,9 @@ class VGSPlus(nn.Module):
                 similarity = upcast(image_embeddings) @ upcast(speech_embeddings).T
             image_ids = gather_batch(_image_numbers(batch["image_ids"], similarity.device), size)
             terms["grounding"] = grounding_loss(similarity, image_ids)
+            terms["speech_embedding_std"] = embedding_std(speech_embeddings)
+            terms["image_embedding_std"] = embedding_std(image_embeddings)
+            terms["similarity_std"] = similarity.detach().std()
             total = total + alpha * terms["grounding"]
         if alpha < 1:
             assert masked is not None
@@ -298,14 +301,18 @@ class VGSPlus(nn.Module):
         num_values = features.segments.num_rows * features.features.shape[1]
         penalty = mean_over_batch(features.square_sum, num_values)
         diversity = c.diversity_weight * diversity_loss(quantized.mean_probabilities)
-        return {
+        terms = {
             "contrastive": contrastive,
             "diversity": diversity,
             "feature_penalty": penalty,
             "ssl": contrastive + diversity + penalty,
             "prob_perplexity": perplexity(quantized.mean_probabilities.detach()),
             "code_perplexity": code_perplexity(quantized.codes, c.quantizer_codes),
+            "masked_share": mean_over_batch(counts.sum().float(), sum(features.segments.valid)),
         }
+        if quantized.temperature is not None:
+            terms["temperature"] = quantized.temperature
+        return terms
 
     def _check_lengths(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """Return num_samples on the host; a device is not waited for if they are there already."""

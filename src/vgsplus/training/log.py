@@ -3,8 +3,13 @@
 Each line has kind, step (updates of the whole run so far), phase, phase_index, phase_step and epoch.
     "train"       after every update: alpha, lr, total and the terms of `Losses` by name (published terms that
                   α omits are null), grad_norm, captions (in the batch), captions_per_second,
-                  audio_seconds_per_second, moved_crops (fraction of clips whose crop was silent and was
-                  moved); with additional speech also its terms, under names such as
+                  audio_seconds_per_second (hours of speech in an hour), moved_crops (fraction of clips whose
+                  crop was silent and was moved), and these metrics, with α > 0 or α < 1 only:
+                      speech_embedding_std, image_embedding_std   see `losses.grounding.embedding_std`
+                      similarity_std   standard deviation of the similarities of the batch
+                      temperature      of the Gumbel softmax
+                      masked_share     masked frames among those of speech
+                  With additional speech also its terms, under names such as
                   "additional_speech/contrastive", weighted into total
     "validation"  alpha, moved_crops, and total and the terms averaged over the validation split (those of
                   additional speech over its own)
@@ -27,7 +32,7 @@ from torch.utils.tensorboard import SummaryWriter
 from vgsplus.audio import SAMPLE_RATE
 from vgsplus.errors import VgsplusError
 from vgsplus.files import atomic_file
-from vgsplus.losses import Losses
+from vgsplus.losses import METRICS, Losses
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training.data import Batch
 
@@ -39,7 +44,8 @@ ADDITIONAL = "additional_speech/"
 """Prefix of the names of the terms of additional speech."""
 MOVED_CROPS = "moved_crops"
 _NOT_LOSSES = frozenset(
-    {*POSITION_KEYS, "alpha", "lr", "grad_norm", "captions_per_second", "audio_seconds_per_second"}
+    {*POSITION_KEYS, *METRICS, "alpha", "lr", "grad_norm", MOVED_CROPS}
+    | {"captions_per_second", "audio_seconds_per_second"}
 )
 
 type Record = dict[str, Any]
@@ -78,7 +84,7 @@ def losses_in(record: Record) -> dict[str, float]:
     return {
         name: value
         for name, value in record.items()
-        if isinstance(value, float) and name not in _NOT_LOSSES and not name.endswith(MOVED_CROPS)
+        if isinstance(value, float) and name.removeprefix(ADDITIONAL) not in _NOT_LOSSES
     }
 
 
