@@ -72,6 +72,8 @@ class RunConfig:
             no validation. fairseq `dataset.validate_interval`, transformers `eval_steps` (in updates).
         evaluate_every: interval between evaluations in epochs; one also runs at the end of each phase. None:
             only at the end of each phase.
+        logger: where scalars are written besides log.jsonl. "wandb" needs the extra of this name; without a
+            network: WANDB_MODE=offline. fairseq `common.wandb_project`, transformers `report_to`.
         checkpoint_minutes: interval between checkpoints in minutes; one is also written at the end of each
             phase. fairseq `checkpoint.save_interval_updates`, transformers `save_steps` (both in updates).
     """
@@ -98,6 +100,7 @@ class RunConfig:
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     validate_every: Annotated[float, Field(gt=0)] | None = 1.0
     evaluate_every: Annotated[float, Field(gt=0)] | None = None
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
 
 

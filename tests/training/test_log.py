@@ -1,11 +1,18 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgsplus.errors import VgsplusError
+from vgsplus.config import load_config
+from vgsplus.corpora import Corpus
+from vgsplus.errors import ConfigError, VgsplusError
+from vgsplus.training.checks import check_run
 from vgsplus.training.log import RunLog, copy_log, read_log
+from vgsplus.training.watch import WINDOW
+
+CONFIG = load_config("smoke")
 
 
 def record(step, kind="train", **values):
@@ -18,7 +25,8 @@ def train(step):
 
 
 def write(run, records, last_step=0):
-    with RunLog(run, last_step) as log:
+    run.mkdir(exist_ok=True)
+    with RunLog(run, last_step, CONFIG) as log:
         for one in records:
             log.write(one)
 
@@ -33,7 +41,7 @@ def test_records_are_read_back_by_kind(tmp_path):
 
 def test_resuming_discards_records_after_the_checkpoint(tmp_path):
     write(tmp_path, [train(1), train(2), record(2, "validation", total=2.0), train(3)])
-    with RunLog(tmp_path, 2) as log:
+    with RunLog(tmp_path, 2, CONFIG) as log:
         assert log.has("validation", 2)
         assert not log.has("validation", 3)
         log.write(train(3))
@@ -41,7 +49,7 @@ def test_resuming_discards_records_after_the_checkpoint(tmp_path):
 
 
 def test_a_full_disk_is_named(tmp_path):
-    with RunLog(tmp_path, 0) as log:
+    with RunLog(tmp_path, 0, CONFIG) as log:
         log._file.close()
         log._file = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115 - the log closes it
         with pytest.raises(VgsplusError, match=r"/dev/full: could not be written \(No space left"):
@@ -86,3 +94,36 @@ def test_tensorboard_shows_each_step_once_after_resuming(tmp_path):
         "train/captions_per_second",
         "evaluation/recall",
     }
+
+
+def test_a_warning_is_written_once_when_a_run_resumes(tmp_path):
+    records = [train(step) | {"lr": 0.1, "image_embedding_std": 0.0} for step in range(1, 2 * WINDOW)]
+    write(tmp_path / "whole", records)
+    (warning,) = read_log(tmp_path / "whole", "warning")
+    assert (warning["step"], warning["rule"]) == (WINDOW, "embeddings")
+    for last_step in (WINDOW - 1, WINDOW, WINDOW + 1):
+        run = tmp_path / f"{last_step}"
+        write(run, records[: WINDOW + 3])
+        write(run, records[last_step:], last_step)
+        assert list(read_log(run)) == list(read_log(tmp_path / "whole"))
+
+
+def test_weights_and_biases_get_the_scalars_without_a_network(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for last_step, step in ((0, 1), (1, 2)):  # a run, and the same one resumed
+        with RunLog(tmp_path, last_step, load_config("smoke", ["logger=wandb"])) as log:
+            log.write(train(step))
+    assert list(read_log(tmp_path)) == [train(1), train(2)]
+    written = [path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb")]
+    assert len(written) == 2
+    for content in written:
+        assert all(word in content for word in (b"train/total", b"batch_size", tmp_path.name.encode()))
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_logger_that_is_not_installed_is_named_before_training(make_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = make_config(logger="wandb")
+    with pytest.raises(ConfigError, match="logger: wandb is not installed; install vgsplus with the extra"):
+        check_run(config, Corpus.open(config.corpus), None)

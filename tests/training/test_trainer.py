@@ -590,8 +590,15 @@ def test_bad_settings_made_in_python_are_refused_before_anything_is_written(make
 def test_the_log_is_plain_json(whole):
     lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"train", "validation"}
-    speeds = {"captions_per_second", "audio_seconds_per_second"}
-    assert all(speeds <= line.keys() for line in lines if line["kind"] == "train")
+    speeds = {"captions_per_second", "audio_seconds_per_second", "loader_wait", "padding_share"}
+    for line in lines:
+        if line["kind"] == "train":
+            assert speeds <= line.keys()
+            assert 0 <= line["loader_wait"] <= 1
+            assert 0 <= line["padding_share"] < 1
+            parts = [line[name] for name in line if name.startswith("grad_norm/")]
+            assert len(parts) > 3
+            assert math.hypot(*parts) == pytest.approx(line["grad_norm"], rel=1e-3), "before clipping"
 
 
 def test_crops_that_would_be_silent_are_moved_and_reported(runs, make_config, make_corpus, tmp_path):

@@ -48,7 +48,7 @@ def test_a_healthy_run_and_an_older_log_raise_nothing():
     ("changes", "rule", "step"),
     [
         (
-            {"code_perplexity": lambda step: CODES / 2 if step <= WINDOW else CODES / 20},
+            {"code_perplexity": lambda step: CODES / 2 if step <= WINDOW else CODES / 40},
             "codebook",
             3 * WINDOW,
         ),

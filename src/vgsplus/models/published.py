@@ -43,9 +43,10 @@ class PublishedSpeechEncoder(SpeechEncoder):
         samples_per_frame = row_samples // frames
         return ((num_samples + samples_per_frame - 1) // samples_per_frame).clamp(max=frames)
 
-    def _segments(
-        self, num_samples: Tensor, row_samples: int, device: torch.device, keys: Tensor | None
+    def segments(
+        self, num_samples: Tensor, row_samples: int, device: torch.device, keys: Tensor | None = None
     ) -> Segments:
+        """See `SpeechEncoder.segments`; padding has frames too."""
         frames = [self.num_frames(row_samples)] * len(num_samples)
         valid = self.frame_lengths(num_samples, row_samples).tolist()
         return Segments(frames, device, valid=valid, keys=keys)

@@ -124,14 +124,14 @@ class Segments:
         return [group.mask for group in self._groups]
 
     @property
-    def padding_share(self) -> float:
-        """Share of the rows of all groups, which attention computes, that are padding or not attended to."""
-        lengths, computed = iter(self.lengths), 0
+    def computed_rows(self) -> int:
+        """Rows of all groups, padding included."""
+        lengths, rows = iter(self.lengths), 0
         for size in self.group_sizes:
             group = list(islice(lengths, size))
             multiple = 1 if min(group) == max(group) else LENGTH_MULTIPLE
-            computed += size * -(-max(group) // multiple) * multiple
-        return 1 - sum(self.valid) / computed
+            rows += size * -(-max(group) // multiple) * multiple
+        return rows
 
     # ---- all sequences as one padded batch ----
 

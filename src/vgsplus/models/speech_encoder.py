@@ -109,12 +109,13 @@ class SpeechEncoder(nn.Module):
             keys: (B,) int64, of the random numbers of the utterances (see `Segments`).
         """
         raw = self.waveform(waveforms, num_samples)
-        segments = self._segments(num_samples, waveforms.shape[1], raw.device, keys)
+        segments = self.segments(num_samples, waveforms.shape[1], raw.device, keys)
         return SpeechFeatures(self.norm(raw), upcast(raw[: segments.num_rows]).square().sum(), segments)
 
-    def _segments(
-        self, num_samples: Tensor, row_samples: int, device: torch.device, keys: Tensor | None
+    def segments(
+        self, num_samples: Tensor, row_samples: int, device: torch.device, keys: Tensor | None = None
     ) -> Segments:
+        """Return where the frames of utterances lie, in rows of `row_samples`; `keys` as for `Segments`."""
         lengths = self.frame_lengths(num_samples, row_samples).tolist()
         return Segments(lengths, device, rounded=True, keys=keys)
 
@@ -161,7 +162,7 @@ class SpeechEncoder(nn.Module):
             for start in range(0, batch, size)
         ]
         square_sums, rows, *hidden = zip(*parts, strict=True)
-        segments = self._segments(num_samples, waveforms.shape[1], waveforms.device, keys)
+        segments = self.segments(num_samples, waveforms.shape[1], waveforms.device, keys)
         masked = None if mask is None else segments.select(mask)
         outputs = self._output_segments(segments, masked, layers, masked_only=masked_only)
         features = SpeechFeatures(segments.concatenate(rows), torch.stack(square_sums).sum(), segments)

@@ -254,6 +254,12 @@ class VGSPlus(nn.Module):
         losses: Losses = self(batch, alpha, mask, negatives)
         return losses
 
+    def count_rows(self, batch: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the frames of speech of a batch, and the rows that attention computes, padding included."""
+        num_samples, waveforms = batch["num_samples"], batch["waveforms"]
+        segments = self.speech.segments(num_samples, waveforms.shape[1], waveforms.device)
+        return sum(segments.valid), segments.computed_rows
+
     def _draw_mask(self, num_samples: Tensor, row_samples: int, alpha: float, keys: Tensor) -> Tensor | None:
         """Draw the mask (B, T) of utterances padded to `row_samples`, None if nothing is masked."""
         return None if alpha == 1 else self._span_mask(num_samples, row_samples, keys)

@@ -1,5 +1,6 @@
 """Checks of configuration, corpora and hardware before training starts."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def _machine_problems(config: RunConfig) -> Iterator[str]:
         yield "accelerator: is cuda, but PyTorch finds no CUDA device; use auto or cpu"
     if config.precision == "16-mixed" and (config.accelerator == "cpu" or not cuda):
         yield "precision: 16-mixed needs a CUDA device; use 32-true or bf16-mixed"
+    if config.logger == "wandb" and importlib.util.find_spec("wandb") is None:
+        yield "logger: wandb is not installed; install vgsplus with the extra wandb, or use tensorboard"
 
 
 def _init_problems(config: RunConfig, load_weights: LoadWeights | None, first_phase: int) -> Iterator[str]:

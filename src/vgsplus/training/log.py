@@ -1,10 +1,13 @@
-"""The training log: RUN/log.jsonl, one JSON object per line, and the same numbers as TensorBoard scalars.
+"""The training log: RUN/log.jsonl, one JSON object per line; its numbers also go to TensorBoard or W&B.
 
 Each line has kind, step (updates of the whole run so far), phase, phase_index, phase_step and epoch.
     "train"       after every update: alpha, lr, total and the terms of `Losses` by name (published terms that
-                  α omits are null), grad_norm, captions (in the batch), captions_per_second,
-                  audio_seconds_per_second (hours of speech in an hour), moved_crops (fraction of clips whose
-                  crop was silent and was moved), and these metrics, with α > 0 or α < 1 only:
+                  α omits are null), grad_norm, and grad_norm/PART for each part of the model that has a
+                  gradient, captions (in the batch), captions_per_second, audio_seconds_per_second (hours of
+                  sound in an hour), moved_crops (fraction of clips whose crop was silent and was moved),
+                  loader_wait (share of the time in which data was waited for), padding_share (share of the
+                  rows in attention that are no speech), gpu_gigabytes (largest memory so far), and, with
+                  α > 0 or α < 1 only,
                       speech_embedding_std, image_embedding_std   see `losses.grounding.embedding_std`
                       similarity_std   standard deviation of the similarities of the batch
                       temperature      of the Gumbel softmax
@@ -14,13 +17,15 @@ Each line has kind, step (updates of the whole run so far), phase, phase_index, 
     "validation"  alpha, moved_crops, and total and the terms averaged over the validation split (those of
                   additional speech over its own)
     "evaluation"  scores, as the evaluation returned them
+    "warning"     rule, what and remedy: see `watch`
     "stopped"     not_finite: the names of what was infinite or not a number in the next update, which ended
                   the run
 """
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -30,11 +35,14 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from vgsplus.audio import SAMPLE_RATE
+from vgsplus.config import RunConfig, to_dict
 from vgsplus.errors import VgsplusError
 from vgsplus.files import atomic_file
 from vgsplus.losses import METRICS, Losses
+from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training.data import Batch
+from vgsplus.training.watch import TrainingWarning, Watch
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -43,10 +51,15 @@ POSITION_KEYS = ("kind", "step", "phase", "phase_index", "phase_step", "epoch")
 ADDITIONAL = "additional_speech/"
 """Prefix of the names of the terms of additional speech."""
 MOVED_CROPS = "moved_crops"
+GRADIENTS = "grad_norm/"
+"""Prefix of the gradient norms of parts of the model."""
 _NOT_LOSSES = frozenset(
     {*POSITION_KEYS, *METRICS, "alpha", "lr", "grad_norm", MOVED_CROPS}
-    | {"captions_per_second", "audio_seconds_per_second"}
+    | {"captions_per_second", "audio_seconds_per_second", "loader_wait", "padding_share", "gpu_gigabytes"}
 )
+
+_HIDDEN = ("ssl", "feature_penalty", "prob_perplexity", "code_perplexity")
+"""Terms that the progress display omits."""
 
 type Record = dict[str, Any]
 
@@ -84,8 +97,17 @@ def losses_in(record: Record) -> dict[str, float]:
     return {
         name: value
         for name, value in record.items()
-        if isinstance(value, float) and name.removeprefix(ADDITIONAL) not in _NOT_LOSSES
+        if isinstance(value, float)
+        and name.removeprefix(ADDITIONAL) not in _NOT_LOSSES
+        and not name.startswith(GRADIENTS)
     }
+
+
+def summary(record: Record) -> str:
+    """Return the most important losses of a "train" record, and the speed, for the progress display."""
+    hidden = {f"{prefix}{name}" for prefix in ("", ADDITIONAL) for name in _HIDDEN}
+    shown = [f"{name} {value:.3f}" for name, value in losses_in(record).items() if name not in hidden]
+    return "  ".join([*shown, f"{record['captions_per_second']:.1f} captions/s"])
 
 
 class PendingScalars:
@@ -107,31 +129,56 @@ class PendingScalars:
         return dict(zip(self._names, self._on_host.tolist(), strict=True))
 
 
+def with_waits[Item](items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
+    """Yield each item, and the seconds in which it was waited for."""
+    iterator, started = iter(items), time.perf_counter()
+    for item in iterator:
+        yield item, time.perf_counter() - started
+        started = time.perf_counter()
+
+
 class BatchCounts(NamedTuple):
-    """What the batches of a step hold; clips are captions and additional speech."""
+    """What the batches of a step hold; clips are captions and additional speech.
+
+    `frames` are those of speech, `rows` those and the padding that attention computes, `waited` the seconds
+    in which the batches were waited for.
+    """
 
     captions: float
     clips: float
     samples: float
     moved_crops: float
+    frames: float
+    rows: float
+    waited: float
+    processes: float
 
     @classmethod
-    def of(cls, batches: tuple[Batch, ...]) -> Self:
-        """Count the batches of a step, of which the first holds captions."""
+    def of(cls, batches: tuple[Batch, ...], model: VGSPlus, waited: float) -> Self:
+        """Count the batches of a step of this process, of which the first holds captions."""
+        frames, rows = zip(*(model.count_rows(batch) for batch in batches), strict=True)
         return cls(
             len(batches[0]["num_samples"]),
             sum(len(batch["num_samples"]) for batch in batches),
             sum(int(batch["num_samples"].sum()) for batch in batches),
             sum(int(batch[MOVED_CROPS].sum()) for batch in batches),
+            sum(frames),
+            sum(rows),
+            waited,
+            1,
         )
 
 
 def throughput(counts: BatchCounts, seconds: float) -> Record:
-    """Return the speed of a step of `seconds`, reading included, and the share of crops that were moved."""
-    return {
+    """Return the speed of a step of `seconds`, reading included, and what it was spent on."""
+    used = torch.cuda.max_memory_allocated()
+    memory = {"gpu_gigabytes": used / 1e9} if used else {}
+    return memory | {
         "captions": int(counts.captions),
         "captions_per_second": counts.captions / seconds,
         "audio_seconds_per_second": counts.samples / SAMPLE_RATE / seconds,
+        "loader_wait": min(1.0, counts.waited / counts.processes / seconds),
+        "padding_share": 1 - counts.frames / counts.rows,
         MOVED_CROPS: counts.moved_crops / counts.clips,
     }
 
@@ -181,15 +228,26 @@ def copy_log(source: Path, target: Path, last_step: int) -> set[tuple[str, int]]
 
 
 class RunLog:
-    """Append-only log of a run. On resume, records after `last_step` are discarded."""
+    """Append-only log of a run. On resume, records after `last_step` are discarded.
 
-    def __init__(self, run: Path, last_step: int) -> None:
+    The same scalars go to TensorBoard, or to Weights & Biases: there each start of the run is a run of the
+    group that has the name of the folder.
+    """
+
+    def __init__(self, run: Path, last_step: int, config: RunConfig) -> None:
         self._events = copy_log(run, run, last_step)
+        self._watch = Watch(config.model)
+        for record in read_log(run, "train"):
+            self._watch.add(record)
         self._file = (run / LOG_FILE).open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=last_step + 1)
+        open_logger = _weights_and_biases if config.logger == "wandb" else _tensorboard
+        self._add_scalars, self._flush, self._close = open_logger(run, last_step, config)
 
-    def write(self, record: Record) -> None:
-        """Append a record, which is kept if the process is killed.
+    def write(self, record: Record) -> list[TrainingWarning]:
+        """Append a record, which is kept if the process is killed, and the warnings that follow from it.
+
+        Returns:
+            The warnings.
 
         Raises:
             VgsplusError: the file cannot be written.
@@ -201,11 +259,20 @@ class RunLog:
             raise VgsplusError(
                 f"{self._file.name}: could not be written ({error.strerror}). Free disk space, then resume."
             ) from error
+        scalars = {
+            f"{record['kind']}/{name}": value
+            for name, value in record.get("scores", record).items()
+            if isinstance(value, int | float) and name not in POSITION_KEYS
+        }
+        self._add_scalars(scalars, record["step"])
         if record["kind"] != "train":
             self._events.add((record["kind"], record["step"]))
-        for name, value in record.get("scores", record).items():
-            if isinstance(value, int | float) and name not in POSITION_KEYS:
-                self._tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+            return []
+        warnings = self._watch.add(record)
+        position = {key: record[key] for key in POSITION_KEYS}
+        for warning in warnings:
+            self.write(position | {"kind": "warning"} | warning._asdict())
+        return warnings
 
     def has(self, kind: str, step: int) -> bool:
         """Whether there is a record of this kind, which must not be "train", at `step`."""
@@ -214,7 +281,7 @@ class RunLog:
     def sync(self) -> None:
         """Flush everything written to disk."""
         os.fsync(self._file.fileno())
-        self._tensorboard.flush()
+        self._flush()
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +289,36 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # a full disk was reported when it was written to
             self._file.close()
-        self._tensorboard.close()
+        self._close()
+
+
+type _Logger = tuple[Callable[[Mapping[str, float], int], object], Callable[[], object], Callable[[], object]]
+"""Functions that add the scalars of a step, flush and close."""
+
+
+def _tensorboard(run: Path, last_step: int, _: RunConfig) -> _Logger:
+    writer = SummaryWriter(run / TENSORBOARD, purge_step=last_step + 1)
+
+    def add(scalars: Mapping[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
+
+    return add, writer.flush, writer.close
+
+
+def _weights_and_biases(run: Path, last_step: int, config: RunConfig) -> _Logger:
+    import wandb  # noqa: PLC0415 - of the extra of this name
+
+    name = run.resolve().name
+    opened = wandb.init(
+        project="vgsplus",
+        group=name,
+        name=f"{name} from step {last_step}",
+        dir=run,
+        config=to_dict(config),
+        settings=wandb.Settings(console="off", silent=True),
+    )
+    return opened.log, lambda: None, opened.finish
 
 
 def _line(record: Record) -> str:

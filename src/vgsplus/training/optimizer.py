@@ -105,6 +105,27 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings, *, scaled: bo
             assert_never(settings.name)
 
 
+@torch.no_grad()
+def norms_by_part(model: nn.Module, norm: Tensor, clip: float) -> dict[str, Tensor]:
+    """Return the gradient norm of each part of a model before clipping, by "grad_norm/" and its name.
+
+    Args:
+        model: its parts are its submodules; those without a gradient are left out.
+        norm: norm of the complete gradient before it was clipped.
+        clip: norm to which it was clipped.
+    """
+    clipped_by = (norm / clip).clamp(min=1)
+    parts = {
+        name: [p.grad for p in part.parameters() if p.grad is not None]
+        for name, part in model.named_children()
+    }
+    return {
+        f"grad_norm/{name}": torch.nn.utils.get_total_norm(grads) * clipped_by
+        for name, grads in parts.items()
+        if grads
+    }
+
+
 def named_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Return state tensors by "key/parameter name"; parameters without a gradient so far have no state."""
     return {

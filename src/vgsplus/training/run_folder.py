@@ -28,7 +28,7 @@ RESUMABLE_CHANGES = frozenset(
     {
         *("corpus", "accelerator", "devices", "num_nodes", "compile", "workers"),
         *("micro_batch_size", "activation_checkpointing"),
-        *("validate_every", "evaluate_every", "checkpoint_minutes"),
+        *("validate_every", "evaluate_every", "logger", "checkpoint_minutes"),
     }
 )
 """Settings that may differ when a run is resumed, because they do not change the weights, but for rounding.

@@ -10,6 +10,7 @@ from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training.data import Batch, move
 from vgsplus.training.log import PendingScalars, Record, log_record, loss_terms, merge_terms
+from vgsplus.training.optimizer import norms_by_part
 from vgsplus.training.processes import Processes
 from vgsplus.training.runtime import RandomStream, indexed_seed
 
@@ -56,7 +57,8 @@ class TrainingStep:
         )
         assert norm is not None
         terms = merge_terms(losses, additional, weight) if additional else losses
-        scalars = PendingScalars(terms | {"grad_norm": norm})
+        norms = norms_by_part(self.model, norm, self.config.gradient_clip)
+        scalars = PendingScalars(terms | {"grad_norm": norm} | norms)
         if self.scaler is None:  # a scaler skips the update itself; Fabric wraps the optimiser
             found_inf = (~scalars.stacked.isfinite()).any().float()
             getattr(optimizer, "optimizer", optimizer).found_inf = found_inf  # type: ignore[union-attr]

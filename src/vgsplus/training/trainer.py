@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from vgsplus.config import RunConfig, from_dict, to_dict
 from vgsplus.corpora import Corpus
 from vgsplus.errors import Interrupted, NotFiniteError
-from vgsplus.losses import PUBLISHED_TERMS
+from vgsplus.losses import METRICS, PUBLISHED_TERMS
 from vgsplus.models.published import build_model
 from vgsplus.models.transformer import compile_layers
 from vgsplus.models.vgsplus import VGSPlus
@@ -34,15 +34,16 @@ from vgsplus.training.checkpoint import OPTIMIZER_FILE, Checkpoint, TrainingStat
 from vgsplus.training.checks import LoadWeights, check_run
 from vgsplus.training.data import move_ahead, open_additional_speech, plan_steps, training_batches
 from vgsplus.training.log import (
-    ADDITIONAL,
+    GRADIENTS,
     MOVED_CROPS,
     BatchCounts,
     PendingScalars,
     Record,
     RunLog,
     log_record,
-    losses_in,
+    summary,
     throughput,
+    with_waits,
 )
 from vgsplus.training.optimizer import build_optimizer, load_named_state, named_state
 from vgsplus.training.processes import Processes
@@ -73,9 +74,6 @@ type Evaluate = Callable[[VGSPlus, bool], dict[str, float]]
 
 STEPS_AHEAD = {"cpu": 0, "cuda": 3}
 """Steps after which losses are read, so that a GPU always has work in its queue."""
-
-HIDDEN_TERMS = ("ssl", "feature_penalty", "prob_perplexity", "code_perplexity")
-"""Terms that the progress display omits."""
 
 
 class Trainer:
@@ -134,7 +132,7 @@ class Trainer:
 
     def _open_log(self, resumed: Checkpoint | None) -> AbstractContextManager[RunLog | None]:
         done = resumed.state.global_step if resumed else 0
-        return RunLog(self.out, done) if self.processes.first else nullcontext()
+        return RunLog(self.out, done, self.config) if self.processes.first else nullcontext()
 
     def _train_phase(self, phase: PhaseSteps, resumed: Checkpoint | None) -> None:
         done = resumed.state.step if resumed else 0
@@ -156,16 +154,16 @@ class Trainer:
         read = training_batches(self.config, phase, self.corpus, additional_speech, self._part, done)
         with closing(read) as steps:
             self._read_at = time.perf_counter()
-            for step, batches in enumerate(move_ahead(steps, self.device), start=done):
+            for step, (batches, waited) in enumerate(with_waits(move_ahead(steps, self.device)), start=done):
                 record, losses = self.step.update(phase, step, prepared, *batches)
-                counts = BatchCounts(*self.processes.sum(BatchCounts.of(batches)))
+                counts = BatchCounts(*self.processes.sum(BatchCounts.of(batches, self.model, waited)))
                 self._pending.append((step, counts, record, losses))
                 self._report(phase, keep=STEPS_AHEAD[self.device.type])
                 self._after_step(phase, step + 1, optimizer)
                 self._read_at = time.perf_counter()
 
     def _require_finite(self, values: dict[str, float], phase: PhaseSteps, step: int) -> None:
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        bad = [n for n, value in values.items() if not (math.isfinite(value) or n.startswith(GRADIENTS))]
         scaler = self.step.scaler
         # In 16 bits a gradient may overflow: the scaler then skips the update and halves its scale.
         if not bad or (bad == ["grad_norm"] and scaler is not None and scaler.get_scale() > 1.0):
@@ -196,10 +194,7 @@ class Trainer:
 
     def _log_step(self, phase: PhaseSteps, record: Record) -> None:
         self._write(record)
-        shown = {n: x for n, x in losses_in(record).items() if n.removeprefix(ADDITIONAL) not in HIDDEN_TERMS}
-        detail = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        speed = f"{record['captions_per_second']:.1f} captions/s"
-        self.progress.update(phase.name, record["phase_step"], phase.steps, f"{detail}  {speed}")
+        self.progress.update(phase.name, record["phase_step"], phase.steps, summary(record))
         if record[MOVED_CROPS] and not self._silent_crops_reported:
             self._silent_crops_reported = True
             self.progress.note(
@@ -232,8 +227,8 @@ class Trainer:
         return _Due(*(total > 0 for total in self.processes.sum([self.stop.requested, *own])))
 
     def _write(self, record: Record) -> None:
-        if self.log is not None:
-            self.log.write(record)
+        for warning in self.log.write(record) if self.log else ():
+            self.progress.note(f"warning at step {warning.step:,}: {warning}")
 
     def _stops(self) -> bool:
         """Whether any process was asked to stop."""
@@ -259,7 +254,9 @@ class Trainer:
             )
             if means is None:
                 return True
-            shown = {name: x for name, x in means.items() if x or not name.endswith(MOVED_CROPS)}
+            shown = {
+                n: x for n, x in means.items() if n not in METRICS and (x or not n.endswith(MOVED_CROPS))
+            }
             self._write_scores("validation", phase, done, {"alpha": alpha} | means, shown)
         if due.evaluation and not self._stops():
             scores = self.processes.on_first(lambda: self._scores(phase, done))

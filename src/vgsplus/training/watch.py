@@ -6,19 +6,19 @@ the log: a resumed run gives the same ones, and `vgsplus doctor` finds them afte
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vgsplus.models.config import ModelConfig
-from vgsplus.training.log import Record
 
 WINDOW = 25
 """Steps whose medians the rules compare."""
-FEW_CODES = 0.1
-"""Share of all codes below which their perplexity is low; W2V2 on the toy corpus ends at 0.2."""
+FEW_CODES = 10
+"""Codes in use of a codebook, by their perplexity, below which it collapses; or a quarter of a small one.
+W2V2 uses 13 to 17 on the toy corpus, and 9 without the diversity loss (docs/watching.md)."""
 SAME_DIRECTION = 0.01
 """Standard deviation of embeddings (`embedding_std`) below which they are equal; 0.05 in a new toy model."""
 AT_CHANCE = 0.99
@@ -28,6 +28,10 @@ ABOVE_CHANCE = 1.1
 MUCH_WAITING = 0.5
 """Share of a step that is spent on waiting for data."""
 LOWER_RATE = "a lower learning rate or a longer warm-up (schedule.N.optimizer)"
+
+
+type Record = Mapping[str, Any]
+"""See `training.log`."""
 
 
 class TrainingWarning(NamedTuple):
@@ -94,6 +98,17 @@ def warnings_in(records: Iterable[Record], model: ModelConfig) -> Iterator[Train
             yield from watch.add(record)
 
 
+def chance_levels(model: ModelConfig, captions: float) -> dict[str, float]:
+    """Return the losses of a model that cannot tell its choices apart, by name, for batches of `captions`.
+
+    The margin of 1 raises grounding above 2 ln B.
+    """
+    return {
+        "contrastive": math.log(1 + model.num_negatives),
+        "grounding": 2 * math.log(1 + (captions - 1) * math.e),
+    }
+
+
 # ---- rules ------------------------------------------------------------------------------------------------
 
 
@@ -116,10 +131,9 @@ class _Window:
         return bool(self.records[-1]["lr"] <= self.records[0]["lr"])
 
     @cached_property
-    def grounding_chance(self) -> float:
-        """The grounding loss of equal similarities, which its margin of 1 raises above 2 ln B."""
-        captions = self.median("captions") or math.inf  # older logs have none
-        return 2 * math.log(1 + (captions - 1) * math.e)
+    def chance(self) -> dict[str, float]:
+        """See `chance_levels`."""
+        return chance_levels(self.model, self.median("captions") or math.inf)  # older logs have none
 
 
 class _Rule(NamedTuple):
@@ -133,13 +147,13 @@ class _Rule(NamedTuple):
 
 def _few_codes(window: _Window) -> str | None:
     c, used = window.model, window.median("code_perplexity")
-    total = c.quantizer_groups * c.quantizer_codes
     # Codebooks that start with few codes may still gain others during the warm-up.
     start = window.first.median("code_perplexity") if window.first else None
     fallen = used is not None and (window.warm or (start is not None and used < start / 2))
-    if used is None or not fallen or used >= max(FEW_CODES * total, 1.5 * c.quantizer_groups):
+    if used is None or not fallen or used >= c.quantizer_groups * min(FEW_CODES, c.quantizer_codes / 4):
         return None
-    return f"the codebooks collapse: of {total} codes, as few are used as a perplexity of {used:.1f} means"
+    each = used / c.quantizer_groups
+    return f"the codebooks collapse: of {c.quantizer_codes} codes in each, only about {each:.1f} are in use"
 
 
 def _same_embeddings(window: _Window) -> str | None:
@@ -151,25 +165,26 @@ def _same_embeddings(window: _Window) -> str | None:
 
 
 def _saturated(window: _Window) -> str | None:
-    loss, spread = window.median("grounding"), window.median("similarity_std")
-    if loss is None or loss < ABOVE_CHANCE * window.grounding_chance:
+    loss, chance = window.median("grounding"), window.chance["grounding"]
+    if loss is None or loss < ABOVE_CHANCE * chance:
         return None
+    spread = window.median("similarity_std")
     shown = "" if spread is None else f" (standard deviation {spread:.3g})"
     return (
-        f"the similarities saturate{shown}: grounding is {loss:.3g}, but {window.grounding_chance:.3g} with "
-        "equal similarities for all pairs"
+        f"the similarities saturate{shown}: grounding is {loss:.3g}, above the {chance:.3g} of equal "
+        "similarities for all pairs"
     )
 
 
 def _contrastive_at_chance(window: _Window) -> str | None:
-    loss, chance = window.median("contrastive"), math.log(1 + window.model.num_negatives)
+    loss, chance = window.median("contrastive"), window.chance["contrastive"]
     if loss is None or not window.warm or loss < AT_CHANCE * chance:
         return None
     return f"the contrastive loss stays at chance after the warm-up: {loss:.3f}, where chance is {chance:.3f}"
 
 
 def _grounding_at_chance(window: _Window) -> str | None:
-    loss, chance = window.median("grounding"), window.grounding_chance
+    loss, chance = window.median("grounding"), window.chance["grounding"]
     if loss is None or not window.warm or not AT_CHANCE <= loss / chance < ABOVE_CHANCE:
         return None
     return f"grounding stays at chance after the warm-up: {loss:.2f}, where chance is {chance:.2f}"
