@@ -124,6 +124,12 @@ def test_losses_that_are_not_finite_are_a_fault_but_skipped_updates_are_not(run,
     assert "validation at step 2: total" in dict(found(examine(run), "fault"))["numbers"]
 
 
+def test_what_collapsed_in_training_is_a_hint(run, found):
+    first = next(r for r in records(run) if r["kind"] == "train")
+    write(run, [first | {"step": n, "phase_step": n, "image_embedding_std": 0.0} for n in range(1, 26)])
+    assert "at step 25: the image embeddings collapse" in dict(found(examine(run), "hint"))["training"]
+
+
 def test_a_corpus_that_changed_is_a_fault(run, corpus, found):
     config = load_config(run / CONFIG_FILE, [f"corpus={corpus}"])
     save_config(config, run / CONFIG_FILE)

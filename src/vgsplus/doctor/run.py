@@ -26,9 +26,10 @@ from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import OPTIMIZER_FILE, TrainingState, load_model, load_state, load_tensors
 from vgsplus.training.checks import check_run, needs_images
 from vgsplus.training.data import open_additional_speech
-from vgsplus.training.log import LOG_FILE, Record, losses_in, read_log
+from vgsplus.training.log import GRADIENTS, LOG_FILE, Record, losses_in, read_log
 from vgsplus.training.run_folder import CONFIG_FILE, fingerprint, fingerprint_changes, load_latest
 from vgsplus.training.runtime import device_name, native_precision, versions
+from vgsplus.training.watch import warnings_in
 
 SHOWN_SCORES = 4
 
@@ -109,7 +110,7 @@ def examine_run(run: Path) -> Diagnosis:
             findings.append(Finding("ok" if progress.finished else "hint", "progress", str(progress)))
             if not progress.finished:
                 command = (recorded_command(out) if out else "") or _resume_command(run)
-    findings += _log(run, progress)
+    findings += _log(run, progress, config)
     if config:
         findings.append(_precision(config))
         findings.append(_corpus(run, config, corpus, progress))
@@ -239,7 +240,7 @@ def _checkpoint_fault(path: Path) -> str | None:
 # ---- log --------------------------------------------------------------------------------------------------
 
 
-def _log(run: Path, progress: RunProgress | None) -> Iterator[Finding]:
+def _log(run: Path, progress: RunProgress | None, config: RunConfig | None) -> Iterator[Finding]:
     path = run / LOG_FILE
     saved = progress.state.global_step if progress and progress.state else 0
     gap = (
@@ -271,6 +272,9 @@ def _log(run: Path, progress: RunProgress | None) -> Iterator[Finding]:
         minutes = count(round((time.time() - path.stat().st_mtime) / 60), "minute")
         yield Finding("ok", "log", f"{count(len(steps), 'step')}{again}; last written {minutes} ago")
     yield from _values(records)
+    for warning in warnings_in(records, config.model) if config else ():
+        what = f"at step {warning.step:,}: {warning.what}"
+        yield Finding("hint", "training", what, f"Try {warning.remedy}.")
 
 
 def _values(records: Sequence[Record]) -> Iterator[Finding]:
@@ -279,7 +283,9 @@ def _values(records: Sequence[Record]) -> Iterator[Finding]:
     for record in records:
         values = record.get("scores", record)
         bad = [
-            name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)
+            name
+            for name, value in values.items()
+            if isinstance(value, float) and not math.isfinite(value) and not name.startswith(GRADIENTS)
         ]
         if bad == ["grad_norm"]:  # an update that the gradient scaler of float16 skipped
             skipped += 1
