@@ -29,7 +29,7 @@ def test_spread_leaves_alone_what_is_apart_and_shares_what_does_not_fit():
 
 
 def test_the_nine_lines_differ_in_colour_or_dashes():
-    styles = [figures._style(name) for name in TITLES]
+    styles = [figures._style(figures.Line(name, (), ())) for name in TITLES]
     assert len({(str(style["color"]), str(style["linestyle"])) for style in styles}) == 9
 
 

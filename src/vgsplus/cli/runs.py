@@ -96,12 +96,23 @@ def reproduce(
     typer.echo(f"Report: {page}")
 
 
-def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction.")]) -> None:
-    """Rewrite the report of a reproduction from its saved results."""
+def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction, or of a run.")]) -> None:
+    """Rewrite the report of a reproduction from its results, or write that of a run, also while it trains.
+
+    The report of a run, report.html in its folder, has the curves so far, the time left, and warnings.
+    """
     from vgsplus.experiments.reproduce import corpus_of
     from vgsplus.report import Results, print_tables, write_report
     from vgsplus.report.page import DATA, FOLDER
+    from vgsplus.report.run import RunReport, print_run, write_run_report
+    from vgsplus.training.run_folder import CONFIG_FILE
 
+    if (out / CONFIG_FILE).is_file():
+        found = RunReport.read(out)
+        page = write_run_report(found)
+        print_run(found, Console())
+        typer.echo(f"Report: {page}")
+        return
     results = Results.load(out / FOLDER / DATA)
     page = write_report(results, out, corpus=corpus_of(out, [variant.key for variant in results.variants]))
     print_tables(results, Console())

@@ -54,11 +54,15 @@ CONDITION_TITLES = {"within": "within speakers", "across": "across speakers"}
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The curve of a variant: its name, and points (epoch or layer, value)."""
+    """The curve of a variant: its name, and points (epoch or layer, value).
+
+    Other curves have a role, which is their colour (`COLOURS`).
+    """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
+    role: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +251,11 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     return [float(value) for value in placed]
 
 
-def _style(name: str) -> dict[str, object]:
-    first, last = phases_of(name)
+def _style(line: Line) -> dict[str, object]:
+    first, last = phases_of(line.name)
     return {
-        "color": COLOURS[ROLES.get(last, "other")],
-        "linestyle": DASHES.get(first, "dashdot"),
+        "color": COLOURS[line.role or ROLES.get(last, "other")],
+        "linestyle": "solid" if line.role else DASHES.get(first, "dashdot"),
         "linewidth": 1.6,
         "dash_capstyle": "butt",
         "solid_capstyle": "round",
@@ -271,7 +275,7 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 def _draw(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         marker = {"marker": "o", "markersize": 3.5} if len(line.x) == 1 else {}
-        axes.plot(line.x, line.y, **_style(line.name), **marker)  # type: ignore[arg-type] # mixed keywords
+        axes.plot(line.x, line.y, **_style(line), **marker)  # type: ignore[arg-type] # mixed keywords
     _format_axes(axes, panel)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
@@ -329,7 +333,7 @@ def _label_lines(axes: Axes, panel: Panel) -> None:
         box = None if at_edge else background
         heights = spread([y for _, y in members], GAP / 0.74, 0.0, 1.0)
         for (line, y), height in zip(members, heights, strict=True):
-            colour = _style(line.name)["color"]
+            colour = _style(line)["color"]
             start = x + 0.045
             axes.plot([x + 0.006, start - 0.008], [y, height], transform=axes.transAxes, color=colour,
                       linewidth=0.6, clip_on=False)  # fmt: skip

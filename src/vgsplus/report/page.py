@@ -18,8 +18,10 @@ from vgsplus.report.paper import PAPER_KS, TITLES, phases_of
 from vgsplus.report.results import ordered
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from jinja2 import Template
     from pydantic import JsonValue
 
     from vgsplus.corpora import Corpus
@@ -85,30 +87,12 @@ def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -
 
 def render(results: Results, corpus: Corpus | None = None) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("vgsplus.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        text=tables, figure=figures, ks=KS, paper_ks=PAPER_KS, titles=TITLES, pictures=PICTURES, mark=_mark
-    )
-    environment.filters |= {
-        "duration": tables.duration,
-        "label": tables.label,
-        "percent": tables.percent,
-        "date": _date,
-        "plain": _plain,
-        "evidence": _evidence,
-    }
     recalls = {test_set: tables.recalls(results, test_set) for test_set in results.test_sets}
     variants = {name: table.drop(tables.CHANCE, errors="ignore") for name, table in recalls.items()}
     abx = tables.table2(results).set_index("features") if results.abx else pd.DataFrame()
     further = tables.further_scores(results)
     trained = sum(variant.name in TITLES for variant in results.variants)
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         results=results,
         heading=f"{'Nine' if trained == len(TITLES) else f'{trained} of the nine'} schedules, trained on ",
         corpus_name=str(results.corpus.get("name", "a corpus without a name")),
@@ -131,13 +115,52 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
     )
 
 
+def template(name: str) -> Template:
+    """Load a template, with what the templates call."""
+    environment = Environment(
+        loader=PackageLoader("vgsplus.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        text=tables, figure=figures, ks=KS, paper_ks=PAPER_KS, titles=TITLES, pictures=PICTURES, mark=_mark
+    )
+    environment.filters |= {
+        "duration": tables.duration,
+        "label": tables.label,
+        "percent": tables.percent,
+        "date": _date,
+        "plain": _plain,
+        "evidence": _evidence,
+    }
+    return environment.get_template(name)
+
+
+def drawn(views: Sequence[tuple[str, Sequence[figures.Panel]]]) -> list[tuple[str, list[str], str]]:
+    """Draw figures, (title, panels): title, panels as <svg> elements, and a text alternative.
+
+    Figures without panels are left out.
+    """
+    return [
+        (
+            title,
+            [figures.svg(panel, f"figure-{number}-{index}") for index, panel in enumerate(panels)],
+            figures.describe(panels),
+        )
+        for number, (title, panels) in enumerate(views)
+        if panels
+    ]
+
+
 def _split(results: Results) -> Literal["train", "validation"]:
     """Return the split whose losses are drawn first: validation if a variant has it."""
     return "validation" if figures.loss_panels(results, "validation") else "train"
 
 
 def _figures(results: Results) -> list[tuple[str, list[str], str]]:
-    """Return the figures of the page: title, panels as <svg> elements, and a text alternative."""
+    """Draw the figures of the page."""
     split = _split(results)
     words = {"train": "training", "validation": "validation"}
     views = [(f"Losses by epoch ({words[split]})", figures.loss_panels(results, split))]
@@ -156,15 +179,7 @@ def _figures(results: Results) -> list[tuple[str, list[str], str]]:
         ("ABX error of the best layer by epoch", figures.abx_panels(results, "epoch")),
         ("Further scores by epoch", figures.score_panels(results)),
     ]
-    return [
-        (
-            title,
-            [figures.svg(panel, f"figure-{number}-{index}") for index, panel in enumerate(panels)],
-            figures.describe(panels),
-        )
-        for number, (title, panels) in enumerate(views)
-        if panels
-    ]
+    return drawn(views)
 
 
 def _best(table: pd.DataFrame, lower_is_better: tuple[str, ...]) -> dict[str, float]:
