@@ -30,7 +30,7 @@ from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training import checkpoint
-from vgsplus.training.checkpoint import OPTIMIZER_FILE, Checkpoint, TrainingState
+from vgsplus.training.checkpoint import OPTIMIZER_FILE, Checkpoint, CheckpointWriter, TrainingState
 from vgsplus.training.checks import LoadWeights, check_run
 from vgsplus.training.data import move_ahead, open_additional_speech, plan_steps, training_batches
 from vgsplus.training.log import (
@@ -67,7 +67,6 @@ from vgsplus.training.runtime import (
 from vgsplus.training.sampler import Part
 from vgsplus.training.step import TrainingStep
 from vgsplus.training.validate import validate
-from vgsplus.training.writer import CheckpointWriter
 
 type Evaluate = Callable[[VGSPlus, bool], dict[str, float]]
 """Called with the model and whether a phase has ended; returns scores by name."""
