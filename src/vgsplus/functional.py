@@ -7,6 +7,9 @@ of these collectives adds up the gradients of all processes, so that the gradien
 those that the processes find. In a single process they compute nothing.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -55,3 +58,17 @@ def gather_batch(x: Tensor, batch_size: int) -> Tensor:
     gathered: tuple[Tensor, ...] = all_gather(padded)  # type: ignore[no-untyped-call] # of torch
     counts = (len(range(rank, batch_size, processes)) for rank in range(processes))
     return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def own_share[T](items: Sequence[T]) -> Sequence[T]:
+    """Return every n-th item, those of this one of n processes, all of which must call this."""
+    return items if num_processes() == 1 else items[dist.get_rank() :: num_processes()]
+
+
+def gather_objects[T](own: T) -> list[T]:
+    """Return an object of every process, pickled if there are several."""
+    if num_processes() == 1:
+        return [own]
+    gathered: list[T | None] = [None] * num_processes()
+    dist.all_gather_object(gathered, own)
+    return cast("list[T]", gathered)

@@ -15,6 +15,11 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
+def process_count() -> int:
+    """Return the number of processes that torchrun or srun started together."""
+    return max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+
+
 def parallel_map[T, R](
     function: Callable[[T], R],
     items: Sequence[T],

@@ -1,11 +1,15 @@
 """Commands that convert checkpoints (`convert`) and extract hidden states (`embed`)."""
 
+import itertools
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from vgsplus.cli.options import Layers, Model, Overwrite
+from vgsplus.errors import VgsplusError
+from vgsplus.parallel import process_count, process_rank
 from vgsplus.progress import console_progress
 
 
@@ -55,7 +59,8 @@ def embed(
 ) -> None:
     """Extract the hidden states of transformer layers: (T, D) of one layer, (L, T, D) of several.
 
-    Run the same command again to resume with the missing sounds (not for hdf5).
+    Run the same command again to resume with the missing sounds (not for hdf5). Processes of torchrun
+    (torchrun --nproc-per-node 4 -m vgsplus embed …) share the sounds, with npy and pt.
     """
     from vgsplus.evaluation.export import export, find_sounds, metadata_of, open_store, pending
     from vgsplus.evaluation.hidden_states import parse_layers
@@ -65,6 +70,12 @@ def embed(
 
     found, absent = find_phonetic(sounds) if form == "zerospeech" else (find_sounds(sounds), ())
     device = device_name("auto")
+    if (count := process_count()) > 1:
+        if form not in ("npy", "pt"):
+            raise VgsplusError(f"--format {form}: several processes cannot write it; use one, or npy or pt.")
+        found = dict(itertools.islice(found.items(), process_rank(), None, count))
+        if device == "cuda":
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     loaded = load(model).to(device)
     chosen = parse_layers(layers, len(loaded.speech.layers))
     metadata = metadata_of(loaded, model, chosen)

@@ -8,6 +8,7 @@ Shape letters: T frames of a file, D dimensions, N selected frames.
 """
 
 import io
+import itertools
 import math
 import os
 import tempfile
@@ -33,6 +34,7 @@ from vgsplus.evaluation.hidden_states import (
     receptive_field_shift,
 )
 from vgsplus.evaluation.log_mel import FRAME_RATE, log_mel
+from vgsplus.functional import gather_objects, own_share
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.progress import SILENT, Progress
@@ -111,7 +113,7 @@ def score_layers(
     """Return the ABX errors of a model's layers, from one pass of the model over the sounds.
 
     The time of a frame is the centre of its receptive field, rounded to whole frames
-    (`receptive_field_shift`).
+    (`receptive_field_shift`). The processes of a run share the layers, and must all call this.
 
     Args:
         model: a model on `device`; its train/eval modes are restored.
@@ -129,8 +131,8 @@ def score_layers(
         AudioError: a sound that cannot be used.
     """
     text = "all" if layers is None else ",".join(map(str, layers))
-    layers = sorted(parse_layers(text, len(model.speech.layers)))
-    rate, sounds = frame_rate(model), task.items.audio
+    layers = own_share(sorted(parse_layers(text, len(model.speech.layers))))
+    rate, sounds = frame_rate(model), task.items.audio if layers else {}
     scorers = task.scorers(rate)
     tokens = TokenFrames(
         task.items,
@@ -151,7 +153,7 @@ def score_layers(
         frames = store.take(layer).to(device)
         rows += _rows(task, scorers, frames, tokens, features=features, layer=layer)
         progress.update(f"{features}: layers", done, len(layers))
-    return rows
+    return sorted(itertools.chain(*gather_objects(rows)), key=lambda row: row.layer or 0)
 
 
 def untrained_model(config: ModelConfig, seed: int = 0) -> VGSPlus:

@@ -15,6 +15,7 @@ from vgsplus.audio import Signal
 from vgsplus.corpora import Caption, Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.hidden_states import batch_by_length, check_finite, inference, map_sounds
+from vgsplus.functional import gather_objects, own_share
 from vgsplus.models.vgsplus import VGSPlus
 
 _log = logging.getLogger("vgsplus")
@@ -57,7 +58,7 @@ def embed_split(
     Captions are cropped to their first 10 s (`MAX_SECONDS`), normalised over the crop and batched by length.
     With `pad_to_max`, all are padded to 10 s; with `published` padding the outputs depend on it. Batches of
     `batch_size` captions or images are moved to `device`, where the model is, and computed with autocast to
-    `precision` (None: without).
+    `precision` (None: without). The processes of a run share the batches, and must all call this.
 
     Raises:
         VgsplusError: a caption without an image, or an embedding that is not finite.
@@ -72,11 +73,11 @@ def embed_split(
             )
         image_ids[caption.image] = None
 
-    parts = []
+    images: dict[str, Tensor] = {}
     with inference(model, device, precision):
-        for ids in batched(image_ids, batch_size):
+        for ids in own_share(list(batched(image_ids, batch_size))):
             features, boxes = (torch.from_numpy(array).to(device) for array in corpus.regions(ids))
-            parts.append(model.embed_image(features, boxes).float().cpu())
+            images |= zip(ids, model.embed_image(features, boxes).float().cpu(), strict=True)
 
     moved: set[int] = set()
 
@@ -92,23 +93,29 @@ def embed_split(
             model,
             model.embed_speech,
             read,
-            batch_by_length(lengths, size=batch_size),
+            own_share(list(batch_by_length(lengths, size=batch_size))),
             device=device,
             precision=precision,
             min_samples=MAX_SAMPLES if pad_to_max else 0,
         )
     )
+    found = {index: embedding.float().cpu() for index, embedding in found.items()}
+    for other_images, other_found, other_moved in gather_objects((images, found, moved)):
+        images |= other_images
+        found |= other_found
+        moved |= other_moved
     if moved:
         _log.warning(
             "%d captions are silent for their first %g s; they are cropped to a part with sound",
             len(moved),
             MAX_SECONDS,
         )
-    speech = torch.stack([found[index] for index in range(len(captions))]).float().cpu()
+    speech = torch.stack([found[index] for index in range(len(captions))])
+    shown = torch.stack([images[image] for image in image_ids])
     return SplitEmbeddings(
         split=split,
         image_ids=tuple(image_ids),
-        images=check_finite(torch.cat(parts), f"Image embeddings of split '{split}'"),
+        images=check_finite(shown, f"Image embeddings of split '{split}'"),
         captions=captions,
         speech=check_finite(speech, f"Speech embeddings of split '{split}'"),
     )

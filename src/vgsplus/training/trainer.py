@@ -258,15 +258,12 @@ class Trainer:
             }
             self._write_scores("validation", phase, done, {"alpha": alpha} | means, shown)
         if due.evaluation and not self._stops():
-            scores = self.processes.on_first(lambda: self._scores(phase, done))
+            assert self.evaluate is not None
+            with torch.no_grad():
+                found = self.evaluate(self.model, done == phase.steps)
+            scores = {name: float(score) for name, score in found.items()}
             self._write_scores("evaluation", phase, done, {"scores": scores}, scores)
         return self._stops()
-
-    def _scores(self, phase: PhaseSteps, done: int) -> dict[str, float]:
-        assert self.evaluate is not None
-        with torch.no_grad():
-            found = self.evaluate(self.model, done == phase.steps)
-        return {name: float(score) for name, score in found.items()}
 
     def _is_due(self, kind: str, every: float | None, phase: PhaseSteps, done: int) -> bool:
         if every is None or self.log is None or self.log.has(kind, phase.first_step + done):
