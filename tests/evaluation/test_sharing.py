@@ -1,0 +1,68 @@
+"""Processes that share an evaluation find what one finds. Threads take their place here."""
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from vgsplus.corpora import Corpus
+from vgsplus.corpora.sources.toy.corpus import prepare_toy
+from vgsplus.evaluation import abx_layers, embeddings
+from vgsplus.evaluation.abx_items import read_items
+from vgsplus.evaluation.abx_layers import AbxTask, score_layers
+from vgsplus.evaluation.embeddings import embed_split
+
+PROCESSES = 3
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """Call a function in `PROCESSES` threads that share, and return its values."""
+    barrier, this, objects = threading.Barrier(PROCESSES), threading.local(), [None] * PROCESSES
+
+    def gather(own):
+        objects[this.rank] = copy.deepcopy(own)
+        barrier.wait(60)
+        found = list(objects)
+        barrier.wait(60)
+        return found
+
+    def call(function):
+        def run(rank):
+            this.rank = rank
+            return function()
+
+        for module in (abx_layers, embeddings):
+            monkeypatch.setattr(module, "own_share", lambda items: items[this.rank :: PROCESSES])
+            monkeypatch.setattr(module, "gather_objects", gather)
+        with ThreadPoolExecutor(PROCESSES) as pool:
+            return list(pool.map(run, range(PROCESSES)))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpora") / "toy"
+    prepare_toy(root, train_images=1, validation_images=1, test_images=4)
+    return root
+
+
+def test_retrieval(together, toy, make_model):
+    corpus = Corpus.open(toy)
+    model = make_model(feature_dim=corpus.feature_dim).eval()
+    alone = embed_split(model, corpus, "test", batch_size=3)
+    for shared in together(lambda: embed_split(copy.deepcopy(model), corpus, "test", batch_size=3)):
+        assert (shared.image_ids, shared.captions) == (alone.image_ids, alone.captions)
+        torch.testing.assert_close(shared.images, alone.images)
+        torch.testing.assert_close(shared.speech, alone.speech)
+
+
+@pytest.mark.parametrize("layers", [None, [2]], ids=["a layer each", "one layer"])
+def test_abx(together, toy, make_model, layers):
+    task = AbxTask(items=read_items(toy / "test.item", audio_root=toy / "audio"))
+    model = make_model().eval()
+    alone = score_layers(model, task, layers=layers)
+    assert together(lambda: score_layers(copy.deepcopy(model), task, layers=layers)) == [alone] * PROCESSES
