@@ -199,7 +199,8 @@ def test_log_and_validation_tell_its_losses_apart_and_count_them_in_the_total(ru
     for line in [*lines, *validations]:
         own = {name for name in line if name.startswith("additional_speech/")}
         terms = {f"{ADDITIONAL}{name}" for name in PUBLISHED_TERMS if name != "grounding"}
-        assert own - {"additional_speech/moved_crops"} == terms
+        metrics = {f"{ADDITIONAL}{name}" for name in ("moved_crops", "masked_share", "temperature")}
+        assert own - metrics == terms
         own = (1 - line["alpha"]) * line["ssl"] + line["alpha"] * (line.get("grounding") or 0.0)
         assert line["total"] == pytest.approx(own + WEIGHT * line["additional_speech/ssl"], rel=1e-5)
     assert runs.tensors(whole)["quantizer.updates"] == STEPS, "the temperature moves on once an update"
