@@ -13,6 +13,7 @@ from vgsplus.errors import VgsplusError
 from vgsplus.progress import console_progress
 
 if TYPE_CHECKING:
+    from vgsplus.config import RunConfig
     from vgsplus.experiments.study import OpenStudy
 
 
@@ -89,11 +90,12 @@ def reproduce(
         raise VgsplusError(
             "--item and --audio must be given together: an item file and the folder of its sounds."
         )
+    configs = load_variants(preset, variants, settings or ())
     open_study = functools.partial(
         open_reproduction,
         preset=preset,
         out=out,
-        configs=load_variants(preset, variants, settings or ()),
+        configs=configs,
         corpus=corpus,
         stamps_root=root,
         seeds=seeds,
@@ -107,7 +109,7 @@ def reproduce(
             *(("--slurm", option) for option in slurm or ()),
         ),
     )
-    if page := _run_study(open_study, slurm, dry_run=dry_run):
+    if page := _run_study(open_study, next(iter(configs.values())), slurm, dry_run=dry_run):
         print_tables(Results.load(page.with_name(DATA)), Console())
         typer.echo(f"Report: {page}")
 
@@ -144,11 +146,12 @@ def sweep(
     """
     from vgsplus.experiments.sweep import load_points, open_sweep
 
+    points = load_points(config, grid, settings or ())
     open_study = functools.partial(
         open_sweep,
         config=config,
         out=out,
-        points=load_points(config, grid, settings or ()),
+        points=points,
         corpus=corpus,
         seeds=seeds,
         argv=_words(
@@ -159,7 +162,7 @@ def sweep(
             *(("--slurm", option) for option in slurm or ()),
         ),
     )
-    if page := _run_study(open_study, slurm, dry_run=dry_run):
+    if page := _run_study(open_study, next(iter(points.values())), slurm, dry_run=dry_run):
         typer.echo(page.with_name("sweep.md").read_text(encoding="utf-8").split("\n## ")[0].strip())
         typer.echo(f"Report: {page}")
 
@@ -170,7 +173,9 @@ def _words(*parts: object) -> list[str]:
     return [str(word) for pair in pairs if None not in pair for word in pair]
 
 
-def _run_study(open_study: "OpenStudy", slurm: list[str] | None, *, dry_run: bool) -> Path | None:
+def _run_study(
+    open_study: "OpenStudy", config: "RunConfig", slurm: list[str] | None, *, dry_run: bool
+) -> Path | None:
     """Train a study here and return the page of its report, or submit it to SLURM and print the jobs."""
     from vgsplus.experiments.slurm import JOBS, parse_options, submit
     from vgsplus.experiments.study import train_here
@@ -182,7 +187,7 @@ def _run_study(open_study: "OpenStudy", slurm: list[str] | None, *, dry_run: boo
                 "--dry-run shows the jobs of SLURM: it needs --slurm, such as --slurm time=12:00:00."
             )
         with console_progress() as progress:
-            return train_here(open_study, progress)
+            return train_here(open_study, config, progress)
     options = parse_options(slurm)
     with console_progress() as progress:
         study, jobs, ids = submit(open_study, options, progress, dry_run=dry_run)

@@ -43,6 +43,7 @@ from vgsplus.experiments.scoring import (
 from vgsplus.experiments.study import CORPUS, Run, open_corpus, record_command, share_phases
 from vgsplus.files import file_digest, write_file
 from vgsplus.interop.loading import load_weights
+from vgsplus.parallel import process_rank
 from vgsplus.progress import SILENT, Progress
 from vgsplus.report import Results, check_report_folder, gallery_items, write_report
 from vgsplus.report import results as report
@@ -142,6 +143,8 @@ def _timed(folder: Path) -> Iterator[None]:
 
 
 def _add_seconds(folder: Path, seconds: float) -> None:
+    if process_rank() > 0:  # the first process writes
+        return
     write_file(folder / SECONDS, f"{_seconds(folder) + seconds:.1f}\n")
 
 

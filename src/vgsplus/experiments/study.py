@@ -4,6 +4,7 @@ Runs whose first phases are the same share them: the first of the runs trains th
 the checkpoint at their end.
 """
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +20,9 @@ from vgsplus.errors import Interrupted, VgsplusError
 from vgsplus.experiments.scoring import Scoring
 from vgsplus.files import write_file
 from vgsplus.interop.loading import load_weights
-from vgsplus.progress import Progress
+from vgsplus.progress import SILENT, Progress
 from vgsplus.training.checkpoint import checkpoints, latest_path
+from vgsplus.training.processes import Processes
 from vgsplus.training.run_folder import load_finished, weight_settings
 from vgsplus.training.trainer import train
 
@@ -119,19 +121,36 @@ type OpenStudy = Callable[[Progress], Study]
 """Opens the study of a command, on any machine that sees its files."""
 
 
-def train_here(open_study: OpenStudy, progress: Progress) -> Path:
-    """Check, train and report a study in this process, and return the path of the report's page.
+def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress) -> Path:
+    """Check, train and report a study in the processes of this command, and return the page of its report.
+
+    Args:
+        open_study: opens the study.
+        config: settings of a run of the study, for the number of processes and their device.
+        progress: of the first process.
 
     Raises:
         VgsplusError: something does not fit, raised before any training; or as `Run.train`.
     """
-    study = open_study(progress)
-    study.check()
-    study.record()
+    # Each run has its own precision.
+    processes = Processes(dataclasses.replace(config, precision="32-true"))
+    opened: list[Study] = []
+
+    def prepare() -> None:
+        study = open_study(progress)
+        study.check()
+        study.record()
+        opened.append(study)
+
+    processes.on_first(prepare)
+    if not processes.first:
+        progress = SILENT
+        opened.append(open_study(progress))
+    (study,) = opened
     for number, run in enumerate(study.runs, start=1):
         progress.note(f"{run.title}, {number} of {len(study.runs)}")
         study.train(run, progress)
-    return study.write_report(progress)
+    return processes.on_first(lambda: study.write_report(progress))
 
 
 def share_phases(runs: Iterable[Run]) -> tuple[Run, ...]:

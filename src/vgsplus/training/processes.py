@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vgsplus.config import RunConfig
 from vgsplus.errors import ConfigError, VgsplusError
+from vgsplus.functional import alone
 from vgsplus.training.runtime import device_name
 
 PATIENCE = timedelta(days=7)
@@ -85,7 +86,7 @@ class Processes:
         return added
 
     def on_first[Value](self, function: Callable[[], Value]) -> Value:
-        """Call a function in the first process only, and return its value, which is pickled, in all.
+        """Call a function in the first process alone, and return its value, which is pickled, in all.
 
         Raises:
             VgsplusError: the function raised it; in all processes. Others have its `reported` set.
@@ -95,7 +96,8 @@ class Processes:
         answer: list[Any] = [None, None]
         if self.first:
             try:
-                answer[0] = function()
+                with alone():
+                    answer[0] = function()
             except VgsplusError as error:
                 dist.broadcast_object_list([None, error], group=self._hosts)
                 raise
