@@ -67,6 +67,8 @@ class Processes:
                 raise
             raise ConfigError(f"{self.count} processes cannot start ({error})") from error
         self.rank = self.fabric.global_rank
+        if self.count > 1:
+            os.environ.setdefault("RANK", str(self.rank))  # for `process_rank` on several nodes
         # Decisions are exchanged between hosts, so that no device is waited for.
         gpu = self.count > 1 and self.fabric.device.type == "cuda"
         self._hosts: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if gpu else None
