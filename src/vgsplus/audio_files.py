@@ -5,7 +5,8 @@ A path may name a part of a file, as in manifests of fairseq:
     shard.tar:START:SIZE    SIZE bytes at byte START of a tar or zip archive: an uncompressed sound file
     long.wav:START:COUNT    COUNT samples from sample START on, at the sample rate of the file
 
-An existing file of exactly that name takes precedence.
+An existing file of exactly that name takes precedence. An archive may also be named by its URL (see
+`vgsplus.remote`).
 """
 
 import io
@@ -13,7 +14,7 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import soundfile
 
 from vgsplus.errors import AudioError
 from vgsplus.files import as_on_disk, is_file
+from vgsplus.remote import RemotePath, locate, read_ranges
 
 RATES = range(1_000, 1_000_001)
 """Valid sample rates in Hz; a header with another one is treated as broken."""
@@ -129,12 +131,18 @@ def sound_exists(path: str | Path) -> bool:
     return is_file(as_on_disk(parse_path(os.fspath(path))[0]))
 
 
+def fetch_parts(paths: Iterable[str | Path]) -> None:
+    """Bring those parts of archives that are named by URLs into the cache, several at a time."""
+    parts = [parse_path(os.fspath(path)) for path in paths]
+    read_ranges([(file, *part) for file, part in parts if isinstance(file, RemotePath) and part])
+
+
 def parse_path(name: str) -> tuple[Path, tuple[int, int] | None]:
     """Split a path into its file and the (start, count) of a part, or None."""
     part = PART.fullmatch(name)
     if part is None or is_file(Path(name)):
-        return Path(name), None
-    return Path(part["file"]), (int(part["start"]), int(part["count"]))
+        return locate(name), None
+    return locate(part["file"]), (int(part["start"]), int(part["count"]))
 
 
 @contextmanager
@@ -169,6 +177,10 @@ def open_sound(path: str | Path) -> Iterator[OpenSound]:
 
 
 def _read_member(path: str | Path, archive: Path, start: int, size: int) -> bytes:
+    if isinstance(archive, RemotePath):
+        if start + size > archive.size:
+            raise AudioError(f"{path}: the archive has {archive.size} bytes, fewer than {start} + {size}.")
+        return archive.read_range(start, size)
     with as_on_disk(archive).open("rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
         if start + size > end:

@@ -53,7 +53,7 @@ class CheckpointError(VgsplusError):
 
 
 class DownloadError(VgsplusError):
-    """A file that could not be downloaded, verified or unpacked."""
+    """A file that could not be downloaded, read by its URL, verified or unpacked."""
 
 
 class NotFiniteError(VgsplusError):
@@ -61,4 +61,4 @@ class NotFiniteError(VgsplusError):
 
 
 class Interrupted(VgsplusError):  # noqa: N818 - the user asked to stop
-    """The run was stopped by SIGINT, SIGTERM or SIGUSR1, after it saved a checkpoint."""
+    """The run was stopped by SIGINT or SIGTERM, after it saved a checkpoint."""

@@ -14,6 +14,7 @@ from io import BufferedWriter
 from pathlib import Path
 
 from vgsplus.errors import VgsplusError
+from vgsplus.remote import RemotePath
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors from file systems without lock support (some clusters); locking is skipped there."""
@@ -36,6 +37,8 @@ def read_text(path: Path) -> str:
 
 def is_file(path: Path) -> bool:
     """Return whether a file exists; False instead of an error for invalid names (too long, or with NUL)."""
+    if isinstance(path, RemotePath):
+        return path.is_file()
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for these names
 
 

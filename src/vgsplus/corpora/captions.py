@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vgsplus.corpora.format import Caption
 from vgsplus.errors import CorpusError
+from vgsplus.remote import RemotePath
 
 NO_IMAGE = -1
 """Image row of captions without an image."""
@@ -56,10 +57,13 @@ class Captions(Sequence[Caption]):
         return (self._read(start, end) for start, end in self._spans.tolist())
 
     def _read(self, start: int, end: int) -> Caption:
-        if self._file is None:
-            self._file = FileIO(self._path)
-        # pread, because forked processes share the file position of seek and read.
-        line = os.pread(self._file.fileno(), end - start, start)
+        if isinstance(self._path, RemotePath):
+            line = self._path.read_range(start, end - start)
+        else:
+            if self._file is None:
+                self._file = FileIO(self._path)
+            # pread, because forked processes share the file position of seek and read.
+            line = os.pread(self._file.fileno(), end - start, start)
         try:
             return Caption(**json.loads(line))
         except (ValueError, TypeError):

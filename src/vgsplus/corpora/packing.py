@@ -26,10 +26,12 @@ from vgsplus.corpora.writer import RESERVED_KEYS, CorpusWriter, Summary
 from vgsplus.errors import AudioError, CorpusError
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import REGIONS_FILE
+from vgsplus.remote import RemotePath
 
 SHARDS_FOLDER = "shards"
 SHARD_BYTES = 1 << 30
 PACKED = re.compile(r".+\.tar:\d+:\d+", re.DOTALL)
+PACKED_ALREADY = "the corpus is packed already. Pack the original corpus."
 
 
 def pack(
@@ -52,6 +54,8 @@ def pack(
         AudioError: a sound is missing, broken or not 16 kHz mono.
     """
     corpus = Corpus.open(source)
+    if isinstance(corpus.root, RemotePath):
+        raise CorpusError(f"{corpus.root}: {PACKED_ALREADY}")
     splits = [split for split in corpus.splits if corpus.info["counts"].get(split, {}).get("captions")]
     total = sum(len(corpus.captions(split)) for split in splits)
     image_root = corpus.info["image_root"]
@@ -90,7 +94,7 @@ def _pack_split(
         for index, caption in enumerate(corpus.captions(split)):
             path = corpus.audio_path(caption)
             if PACKED.fullmatch(str(path)):
-                raise CorpusError(f"{path}: the corpus is packed already. Pack the original corpus.")
+                raise CorpusError(f"{path}: {PACKED_ALREADY}")
             if audio.num_samples(path) != caption.num_samples:
                 raise AudioError(
                     f"{path}: is not of {caption.num_samples} samples as stated by caption {caption.id}."

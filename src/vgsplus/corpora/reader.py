@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from vgsplus.audio_files import fetch_parts, parse_path
 from vgsplus.corpora.captions import Captions, index_captions
 from vgsplus.corpora.format import CAPTIONS_FILE, FORMAT, INFO_FILE, Caption
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, read_text
 from vgsplus.regions.store import REGIONS_FILE, RegionStore
+from vgsplus.remote import RemotePath, locate
 
 
 @dataclass(eq=False, repr=False)
@@ -32,13 +34,16 @@ class Corpus:
 
     @classmethod
     def open(cls, root: str | Path) -> Self:
-        """Open the corpus at `root`.
+        """Open the corpus at `root`, a folder or, if it is packed, a URL.
 
         Raises:
             CorpusError: `root` is not a corpus, a file is missing, captions.jsonl is faulty (all lines are
-                listed), or there are no captions.
+                listed), there are no captions, or a corpus at a URL is not packed.
+            DownloadError: a URL cannot be read.
         """
-        root = Path(root)
+        root = locate(root)
+        if isinstance(root, RemotePath):
+            root.forget_versions()
         info = read_info(root)
         image_ids = read_image_ids(root) if info["regions"] is not None else ()
         rows = {image_id: row for row, image_id in enumerate(image_ids)}
@@ -47,7 +52,17 @@ class Corpus:
             raise CorpusError(faults)
         if not any(captions.values()):
             raise CorpusError(f"{root / CAPTIONS_FILE}: the corpus holds no captions. Prepare it again.")
-        return cls(root, info, image_ids, rows, captions)
+        corpus = cls(root, info, image_ids, rows, captions)
+        if isinstance(root, RemotePath):
+            corpus._require_packed()
+        return corpus
+
+    def _require_packed(self) -> None:
+        for captions in filter(None, self._captions.values()):
+            if parse_path(str(self.audio_path(captions[0])))[1] is None:
+                raise CorpusError(
+                    f"{self.root}: is not packed; pack it before it is uploaded: vgsplus data pack"
+                )
 
     @property
     def name(self) -> str:
@@ -91,6 +106,11 @@ class Corpus:
         """Return the path of the sound of a caption."""
         return self.audio_root / caption.audio
 
+    def fetch_sounds(self, captions: Iterable[Caption]) -> None:
+        """Bring the sounds of captions into the cache, several at a time, if the corpus is at a URL."""
+        if isinstance(self.root, RemotePath):
+            fetch_parts(map(self.audio_path, captions))
+
     def image_path(self, image_id: str) -> Path:
         """Return the path of an image.
 
@@ -99,7 +119,7 @@ class Corpus:
         """
         if self.info["image_root"] is None:
             raise CorpusError(f"{self.root}: was prepared without its pictures, only with their regions.")
-        return as_on_disk(self.root / str(self.info["image_root"]) / image_id)
+        return as_on_disk(locate(self.root / str(self.info["image_root"]) / image_id))
 
     def image_row(self, image_id: str) -> int:
         """Return the row of an image in regions.h5.

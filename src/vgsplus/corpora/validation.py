@@ -24,6 +24,7 @@ from vgsplus.files import as_on_disk, is_file
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import REGIONS_FILE, region_faults
+from vgsplus.remote import locate
 
 BLANK = re.compile(r"\s")
 
@@ -36,7 +37,7 @@ def validate(root: str | Path, progress: Progress = SILENT, *, contents: bool = 
     ids, splits that share images, empty splits, counts, and ABX item files. The contents of sounds, images
     and features are only read if `contents`. The stage of `progress` is "checking", counted in sounds.
     """
-    root = Path(root)
+    root = locate(root)
     try:
         info = read_info(root)
         captions, faults = read_captions(root / CAPTIONS_FILE)
@@ -60,7 +61,7 @@ def validate(root: str | Path, progress: Progress = SILENT, *, contents: bool = 
             ),
         )
     if contents and info["image_root"] is not None:
-        images = [root / info["image_root"] / image_id for image_id in image_ids]
+        images = [locate(root / info["image_root"] / image_id) for image_id in image_ids]
         faults += filter(None, parallel_map(_image_fault, images))
     for path in sorted(root.glob("*.item")):
         faults += _item_faults(path, audio_root, captions)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vgsplus.doctor.findings import Diagnosis, count
 from vgsplus.errors import VgsplusError
+from vgsplus.remote import locate
 
 MACHINE = "machine"
 CORPUS_FILES = ("corpus.json", "captions.jsonl", "regions.h5")
@@ -33,7 +34,7 @@ def examine(what: str | Path) -> Diagnosis:
         from vgsplus.doctor.machine import examine_machine
 
         return examine_machine()
-    folder = Path(what)
+    folder = locate(what)
     if _contains(folder, CORPUS_FILES):
         from vgsplus.doctor.corpus import examine_corpus
 

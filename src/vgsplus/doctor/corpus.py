@@ -72,7 +72,8 @@ def _regions(corpus: Corpus) -> Finding:
     if corpus.info["regions"] is None:
         return Finding("ok", "regions", "none: a corpus of speech alone, for α = 0")
     with open_regions(corpus.root) as store:
-        dtype, size = store.dtype, decimal(store.path.stat().st_size)
+        dtype, (images, num, dim) = store.dtype, store.shape
+    size = decimal(images * num * (dim * dtype.itemsize + 4 * 4))
     regions, features = count(corpus.num_regions, "region"), count(corpus.feature_dim, "feature")
     what = f"{count(len(corpus.image_ids), 'picture')} of {regions} with {features}, {dtype}, {size}"
     return Finding("ok", "regions", what)

@@ -13,11 +13,12 @@ is full or the file was truncated.)
 """
 
 import errno
+import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from vgsplus.errors import CorpusError
 from vgsplus.files import is_file
+from vgsplus.remote import RemotePath, locate, read_ranges
 
 REGIONS_FILE = "regions.h5"
 REGION_SETS = ("image_ids", "features", "boxes")
@@ -106,13 +108,14 @@ class RegionStore:
         remedy: str = "Make it again with: vgsplus data regions",
         writable: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = locate(path)
         self._remedy = remedy
         if not is_file(self.path):
             raise CorpusError(f"{self.path}: is missing. {remedy}")
-        with ExitStack() as opened:
+        remote = isinstance(self.path, RemotePath)
+        with ExitStack() as opened, _collection_paused():
             try:
-                self._hdf5 = opened.enter_context(h5py.File(self.path))
+                self._hdf5 = opened.enter_context(h5py.File(self.path.open("rb") if remote else self.path))
                 self._check_data_sets()
             except HDF5_ERRORS as error:
                 raise self._broken(error) from None
@@ -158,7 +161,8 @@ class RegionStore:
 
     def _texts(self, name: str) -> tuple[str, ...]:
         try:
-            return tuple(self._hdf5[name].asstr()[:])
+            with _collection_paused():
+                return tuple(self._hdf5[name].asstr()[:])
         except HDF5_ERRORS as error:
             raise self._broken(error) from None
 
@@ -188,15 +192,27 @@ class RegionStore:
         values: Array = np.empty((len(rows), *data_set.shape[1:]), data_set.dtype)
         # Chunked or compressed files, of earlier versions and other programs, are read by h5py.
         start = data_set.id.get_offset() if data_set.chunks is None else None
+        if start is not None and isinstance(self.path, RemotePath):
+            size = values[:1].nbytes
+            parts = read_ranges([(self.path, start + row * size, size) for row in rows])
+            for row, value, part in zip(rows, values, parts, strict=True):
+                if len(part) < size:
+                    raise self._truncated(row)
+                value[...] = np.frombuffer(part, value.dtype).reshape(value.shape)
+            return values
         for row, value in zip(rows, values, strict=True):
             if start is None:
                 try:
-                    value[...] = data_set[row]
+                    with _collection_paused():
+                        value[...] = data_set[row]
                 except HDF5_ERRORS as error:
                     raise self._broken(error) from None
             elif os.preadv(self._file.fileno(), [value], start + row * value.nbytes) < value.nbytes:
-                raise CorpusError(f"{self.path}: is truncated in row {row}. {self._remedy}")
+                raise self._truncated(row)
         return values
+
+    def _truncated(self, row: int) -> CorpusError:
+        return CorpusError(f"{self.path}: is truncated in row {row}. {self._remedy}")
 
     def write(self, row: int, features: Array, boxes: Array) -> None:
         """Write features (R, F) and boxes (R, 4) to a row of a store made by `create_store`.
@@ -224,6 +240,22 @@ class RegionStore:
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Pause the collection of cyclic garbage while h5py reads, perhaps a file at a URL.
+
+    h5py holds its lock meanwhile. The thread that receives the bytes would wait for this lock forever if it
+    collected objects of h5py.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class RegionAppender:
