@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup demo test check smoke lint format lock clean
+.PHONY: help setup demo test check smoke slurm lint format lock clean
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -70,6 +70,9 @@ check: $(READY) ## the test suite alone
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_cli.py
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/training tests/test_config.py
 	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/test_cli.py --ignore tests/training --ignore tests/test_config.py
+
+slurm: $(READY) ## --slurm on a SLURM of this machine alone; needs the Debian packages slurm-wlm and munge
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm -rs tests/slurm
 
 lock: ## bring requirements.lock in line with pyproject.toml; add UPGRADE=1 for the newest versions
 	@$(find_uv); \

@@ -142,22 +142,20 @@ def kill_and_resume(
     seconds = time.monotonic() - started
     draw = random.Random(seed)  # noqa: S311 - not for secrets
     moments: Counter[str] = Counter()
-    different = 0
-    for number in range(-(-kills // KILLS_PER_RUN)):
+    different = number = 0
+    while sum(moments.values()) < kills:
+        number += 1
         out = folder / f"killed-{processes}-{number}"
-        left = min(KILLS_PER_RUN, kills - number * KILLS_PER_RUN)
-        while left:
+        for _ in range(min(KILLS_PER_RUN, kills - sum(moments.values()))):
             children = run(config, out, processes)
-            time.sleep(draw.uniform(0, 1.2 * seconds / (1 + KILLS_PER_RUN)) + 0.2 * seconds)
+            time.sleep(draw.uniform(0.1, 0.5) * seconds)
             os.kill(draw.choice(children), signal.SIGKILL)
             statuses = wait(children, PATIENCE)
             if statuses is None:
                 raise SystemExit(f"a process still ran {PATIENCE:g} s after another one was killed")
-            if signal.SIGKILL in statuses:
-                moments[moment(out)] += 1
-                left -= 1
-            elif statuses == [0] * processes:
-                break
+            if signal.SIGKILL not in statuses:
+                break  # the run had ended
+            moments[moment(out)] += 1
         if wait(run(config, out, processes), 600) != [0] * processes or not same(out, whole):
             different += 1
             print(f"{out} differs from {whole}")

@@ -85,6 +85,19 @@ def test_overrides_reach_everywhere(file):
     assert (config.seed, config.validate_every, config.corpus) == (7, None, "a=b")
 
 
+@pytest.mark.parametrize("key", ["schedule.1.alpha", "schedule.phases.1.alpha"])
+def test_phases_of_lists_and_of_variants_are_overridden_alike(file, key):
+    for schedule in (
+        [],
+        ['schedule={variant: "w2v2,vgs", epochs: 4, pretraining_epochs: 1}'],
+        ["schedule=w2v2,vgs"],
+    ):
+        before, after = load_config(file, schedule), load_config(file, [*schedule, f"{key}=0.25"])
+        assert after.schedule.phases[1].alpha == Alpha.parse(0.25)
+        assert after.schedule.phases[0] == before.schedule.phases[0]
+        assert after.schedule.phases[1].epochs == before.schedule.phases[1].epochs
+
+
 def test_a_variants_name_and_lengths_can_be_overridden_apart(file):
     config = load_config(file, ["schedule=w2v2", "schedule.epochs=2"])
     assert config.schedule == Schedule.variant("w2v2", epochs=2)

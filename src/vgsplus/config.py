@@ -112,8 +112,9 @@ def load_config(path_or_preset: str | Path, overrides: Iterable[str] = ()) -> Ru
 
     Args:
         path_or_preset: path of the file, or name of the preset.
-        overrides: "key=value", where the value is YAML and list elements are addressed by index, as in
-            "schedule.0.alpha=0.3".
+        overrides: "key=value", where the value is YAML and list elements are addressed by index. Phases are
+            "schedule.0.alpha=0.3" or "schedule.phases.0.alpha=0.3", those of a variant too, which becomes a
+            list by that.
 
     Raises:
         ConfigError: no such file or preset, invalid YAML (file:line), an unknown key or impossible value.
@@ -180,6 +181,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"{override!r}: must read key=value or a.b=value")
     value = _parse_yaml(text, f"the value of {path}")
+    if keys[0] == "schedule" and len(keys) > 2:
+        keys = [key for key in keys if key != "phases"]
+        if keys[1].isdecimal() and isinstance(raw.get("schedule"), dict):
+            raw["schedule"] = to_dict(_parse_schedule(raw["schedule"]).phases)
     place: Any = raw
     for depth, name in enumerate(keys):
         key: Any = name

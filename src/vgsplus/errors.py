@@ -61,4 +61,4 @@ class NotFiniteError(VgsplusError):
 
 
 class Interrupted(VgsplusError):  # noqa: N818 - the user asked to stop
-    """The run was stopped by SIGINT or SIGTERM, after it saved a checkpoint."""
+    """The run was stopped by SIGINT, SIGTERM or SIGUSR1, after it saved a checkpoint."""

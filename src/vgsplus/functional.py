@@ -7,7 +7,9 @@ of these collectives adds up the gradients of all processes, so that the gradien
 those that the processes find. In a single process they compute nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import torch
@@ -29,8 +31,23 @@ def upcast(x: Tensor) -> Tensor:
 # ---- the processes of a run --------------------------------------------------------------------------------
 
 
+_ALONE = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute the block in this process, without the others: `num_processes` is 1 in it."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def num_processes() -> int:
     """Return the number of processes that train together."""
+    if _ALONE.get():
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

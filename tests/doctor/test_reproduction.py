@@ -4,7 +4,8 @@ import shutil
 import pytest
 
 from vgsplus.doctor import examine
-from vgsplus.experiments.reproduce import COMMAND, variant_folder
+from vgsplus.experiments.reproduce import variant_folder
+from vgsplus.experiments.study import COMMAND
 from vgsplus.training import checkpoint
 from vgsplus.training.run_folder import CONFIG_FILE
 

@@ -25,6 +25,7 @@ from vgsplus.training.data import SpeechImageDataset
 from vgsplus.training.log import losses_in, read_log
 from vgsplus.training.optimizer import BertAdam
 from vgsplus.training.run_folder import LOCK_FILE
+from vgsplus.training.runtime import STOP_SIGNALS
 from vgsplus.training.trainer import STEPS_AHEAD, train
 
 STEPS = 9
@@ -174,13 +175,13 @@ def test_without_an_interval_evaluation_follows_each_phase_and_is_repeated_if_it
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_run_stopped_after_any_step_and_resumed_is_the_run_that_was_not(
     runs, make_config, tmp_path, whole, step, number
 ):
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(n) for n in STOP_SIGNALS]
     message = runs.stop(step, make_config(), tmp_path, number=number)
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(n) for n in STOP_SIGNALS] == handlers
     saved = checkpoint.latest_path(tmp_path)
     assert str(saved) in message
     assert "--resume" in message
@@ -236,6 +237,27 @@ def test_an_interrupted_validation_is_done_after_resuming(runs, make_config, tmp
     assert load_state(checkpoint.latest_path(tmp_path)).global_step == 3
     train(make_config(), tmp_path, resume=True)
     assert runs.log(tmp_path, "validation") == runs.log(whole, "validation")
+
+
+def test_an_evaluation_breaks_off_and_is_done_after_resuming(runs, make_config, tmp_path):
+    begun = []
+
+    def evaluate(_model, phase_ended):
+        begun.append(phase_ended)
+        if len(begun) == 1:
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGTERM)  # at SLURM's time limit
+            raise AssertionError("goes on after a signal")
+        return {"score": 1.0}
+
+    config = make_config(evaluate_every=1)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path, evaluate=evaluate)
+    assert runs.log(tmp_path, "evaluation") == []
+    step = load_state(checkpoint.latest_path(tmp_path)).global_step
+    train(config, tmp_path, evaluate=evaluate, resume=True)
+    assert begun[1] == begun[0]
+    assert runs.log(tmp_path, "evaluation")[0]["step"] == step
 
 
 def test_checkpoints_on_the_way_are_pruned(runs, make_config, tmp_path, whole):

@@ -48,7 +48,15 @@ def options(
     """Train speech encoders on speech alone and on speech paired with pictures (VGS+)."""
 
 
-for command in (runs.train, runs.reproduce, models.convert, models.embed, runs.report, runs.doctor):
+for command in (
+    runs.train,
+    runs.reproduce,
+    runs.sweep,
+    models.convert,
+    models.embed,
+    runs.report,
+    runs.doctor,
+):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(scoring, name="evaluate")

@@ -16,6 +16,22 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting, such as schedule.epochs=2; may be repeated."
     ),
 ]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Train by jobs of SLURM, with this option of sbatch, such as partition=gpu, time=12:00:00, "
+        "gpus-per-node=1, cpus-per-task=8 or mem=32G; may be repeated. time is needed.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="With --slurm: make the corpus and all checks, print the jobs and what each waits for, and "
+        "submit none.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
 Regions = Annotated[
     Path | None,

@@ -1,15 +1,20 @@
 """Commands that train (`train`, `reproduce`), write reports (`report`) and check (`doctor`)."""
 
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from vgsplus.cli.options import Settings
+from vgsplus.cli.options import DryRun, Settings, Slurm
 from vgsplus.errors import VgsplusError
 from vgsplus.progress import console_progress
+
+if TYPE_CHECKING:
+    from vgsplus.config import RunConfig
+    from vgsplus.experiments.study import OpenStudy
 
 
 def train(
@@ -67,12 +72,17 @@ def reproduce(
     ] = None,
     audio: Annotated[Path | None, typer.Option(help="Folder with the sounds of --item.")] = None,
     settings: Settings = None,
+    slurm: Slurm = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train the paper's nine variants, evaluate them and write the report.
 
     Run the same command again to resume; with more --seeds, only the missing runs are trained.
+
+    With --slurm, every run is a job, and the report is the last. Runs that start from a phase of another
+    wait for it. Before its time limit, a job saves a checkpoint, requeues itself and goes on from there.
     """
-    from vgsplus.experiments.reproduce import reproduce as run
+    from vgsplus.experiments.reproduce import load_variants, open_reproduction
     from vgsplus.report import Results, print_tables
     from vgsplus.report.page import DATA
 
@@ -80,20 +90,122 @@ def reproduce(
         raise VgsplusError(
             "--item and --audio must be given together: an item file and the folder of its sounds."
         )
+    configs = load_variants(preset, variants, settings or ())
+    open_study = functools.partial(
+        open_reproduction,
+        preset=preset,
+        out=out,
+        configs=configs,
+        corpus=corpus,
+        stamps_root=root,
+        seeds=seeds,
+        abx=(item, audio) if item and audio else None,
+        argv=_words(
+            *("reproduce", preset, "--out", out),
+            *(("--variants", name) for name in variants or ()),
+            *(("--corpus", corpus), ("--root", root), ("--seeds", seeds if seeds > 1 else None)),
+            *(("--item", item), ("--audio", audio)),
+            *(("--set", setting) for setting in settings or ()),
+            *(("--slurm", option) for option in slurm or ()),
+        ),
+    )
+    if page := _run_study(open_study, next(iter(configs.values())), slurm, dry_run=dry_run):
+        print_tables(Results.load(page.with_name(DATA)), Console())
+        typer.echo(f"Report: {page}")
+
+
+def sweep(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    *,
+    grid: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE,VALUE,…",
+            help="A setting and its values, such as schedule.0.alpha=0,0.25,0.5 (α of the first phase), "
+            "schedule.plus_alpha=0.25,0.5 (of the variants with VGS+) or batch_size=32,64; may be repeated "
+            "for all combinations.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the corpus, the runs and the report.")],
+    corpus: Annotated[Path | None, typer.Option(help="A prepared corpus to train on.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds to train every grid point with, for intervals.")
+    ] = 1,
+    settings: Settings = None,
+    slurm: Slurm = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a configuration with all combinations of some settings, and report which are the best.
+
+    Recall on the test splits, ABX errors and validation losses are compared over seeds: the report says by
+    how much each grid point is behind the best, and whether that is more than the seeds explain. First phases
+    with the same settings are trained once.
+
+    Run the same command again to resume; with more values or --seeds, only the missing runs are trained. With
+    --slurm, every run is a job, as in vgsplus reproduce.
+    """
+    from vgsplus.experiments.sweep import load_points, open_sweep
+
+    points = load_points(config, grid, settings or ())
+    open_study = functools.partial(
+        open_sweep,
+        config=config,
+        out=out,
+        points=points,
+        corpus=corpus,
+        seeds=seeds,
+        argv=_words(
+            *("sweep", config, "--out", out),
+            *(("--grid", axis) for axis in grid),
+            *(("--corpus", corpus), ("--seeds", seeds if seeds > 1 else None)),
+            *(("--set", setting) for setting in settings or ()),
+            *(("--slurm", option) for option in slurm or ()),
+        ),
+    )
+    if page := _run_study(open_study, next(iter(points.values())), slurm, dry_run=dry_run):
+        typer.echo(page.with_name("sweep.md").read_text(encoding="utf-8").split("\n## ")[0].strip())
+        typer.echo(f"Report: {page}")
+
+
+def _words(*parts: object) -> list[str]:
+    """Return the words of a command; pairs of an option and None are left out."""
+    pairs = [part if isinstance(part, tuple) else (part,) for part in parts]
+    return [str(word) for pair in pairs if None not in pair for word in pair]
+
+
+def _run_study(
+    open_study: "OpenStudy", config: "RunConfig", slurm: list[str] | None, *, dry_run: bool
+) -> Path | None:
+    """Train a study here and return the page of its report, or submit it to SLURM and print the jobs."""
+    from vgsplus.experiments.slurm import JOBS, parse_options, submit
+    from vgsplus.experiments.study import train_here
+    from vgsplus.report.tables import terminal_table
+
+    if not slurm:
+        if dry_run:
+            raise VgsplusError(
+                "--dry-run shows the jobs of SLURM: it needs --slurm, such as --slurm time=12:00:00."
+            )
+        with console_progress() as progress:
+            return train_here(open_study, config, progress)
+    options = parse_options(slurm)
     with console_progress() as progress:
-        page = run(
-            preset,
-            out,
-            variants=variants,
-            corpus=corpus,
-            overrides=settings or [],
-            stamps_root=root,
-            seeds=seeds,
-            abx=(item, audio) if item and audio else None,
-            progress=progress,
+        study, jobs, ids = submit(open_study, options, progress, dry_run=dry_run)
+    names = ids or tuple(str(number) for number in range(1, len(jobs) + 1))
+    rows = [
+        (name, job.title, ", ".join(names[place] for place in job.after))
+        for name, job in zip(names, jobs, strict=True)
+    ]
+    Console().print(terminal_table(["job", "run", "waits for"], rows, "Jobs"))
+    typer.echo(f"Each job: {' '.join(slurm)}")
+    if ids:
+        typer.echo(
+            f"Submitted {len(ids)} jobs, see squeue. Their output is in {study.out / JOBS}; run the same "
+            "command again if one fails."
         )
-    print_tables(Results.load(page.with_name(DATA)), Console())
-    typer.echo(f"Report: {page}")
+    else:
+        typer.echo("Dry run: nothing was submitted.")
+    return None
 
 
 def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction, or of a run.")]) -> None:

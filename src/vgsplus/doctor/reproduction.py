@@ -9,7 +9,8 @@ from vgsplus.corpora import Corpus
 from vgsplus.doctor.findings import Diagnosis, Finding, count, leftovers
 from vgsplus.doctor.run import recorded_command, run_progress
 from vgsplus.errors import VgsplusError
-from vgsplus.experiments.reproduce import CORPUS, RUNS, variant_folder
+from vgsplus.experiments.reproduce import RUNS, variant_folder
+from vgsplus.experiments.study import CORPUS
 from vgsplus.report import Results
 from vgsplus.report.page import DATA, FOLDER, PAGE
 from vgsplus.schedule import VARIANTS, variant_title

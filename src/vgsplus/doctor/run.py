@@ -18,8 +18,9 @@ from vgsplus.config import RunConfig, load_config
 from vgsplus.corpora import Corpus
 from vgsplus.doctor.findings import Diagnosis, Finding, count, leftovers
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.experiments.reproduce import COMMAND, CORPUS, RUNS, SECONDS, variant_folder
+from vgsplus.experiments.reproduce import RUNS, SECONDS, variant_folder
 from vgsplus.experiments.scoring import test_sets
+from vgsplus.experiments.study import COMMAND, CORPUS
 from vgsplus.interop.loading import load_weights
 from vgsplus.schedule import VARIANTS
 from vgsplus.training import checkpoint
@@ -142,7 +143,7 @@ def _reproduction_of(run: Path) -> Path | None:
     runs = path.parent.parent if re.fullmatch(r"seed-\d+", path.parent.name) else path.parent
     names = {variant_folder(Path(), key, 0).name for key in VARIANTS}
     # A run of `vgsplus train` may also have the name of a variant and be in a folder "runs".
-    made = any((runs.parent / name).exists() for name in (SECONDS, CORPUS))
+    made = any((runs.parent / name).exists() for name in (COMMAND, SECONDS, CORPUS))
     return runs.parent if runs.name == RUNS and path.name in names and made else None
 
 

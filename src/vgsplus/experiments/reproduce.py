@@ -5,21 +5,18 @@ OUT/runs/VARIANT/    a run folder per variant: "vgs+", "w2v2-then-vgs+"
 OUT/runs/seed-1/…    the same variants, trained from the next seed
 OUT/report/          see `report.page`
 OUT/command.json     the arguments of the command, as {"argv": […]}
-OUT/seconds          wall time spent so far
+OUT/jobs/            with --slurm, scripts and logs of the jobs
+OUT/seconds          wall time spent so far, but for training; that of a run is in its folder
 OUT/items            the SHA-256 of the ABX item file, or "none"
-
-Variants with the same first phase share it: the first of them trains it, and the others start from the
-checkpoint at its end.
 """
 
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,9 +27,7 @@ from pydantic import JsonValue
 from vgsplus import config as settings
 from vgsplus.config import RunConfig, load_config
 from vgsplus.corpora import Corpus
-from vgsplus.corpora.sources.stamps import prepare_stamps
-from vgsplus.corpora.sources.toy.corpus import prepare_toy
-from vgsplus.errors import Interrupted, VgsplusError
+from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx_layers import AbxTask, check_task, score_layers, score_log_mel, untrained_model
 from vgsplus.evaluation.retrieval import RetrievalResult
 from vgsplus.experiments import curves
@@ -45,223 +40,194 @@ from vgsplus.experiments.scoring import (
     own_abx_task,
     test_sets,
 )
+from vgsplus.experiments.study import CORPUS, Run, open_corpus, record_command, share_phases
 from vgsplus.files import file_digest, write_file
 from vgsplus.interop.loading import load_weights
+from vgsplus.parallel import process_rank
 from vgsplus.progress import SILENT, Progress
 from vgsplus.remote import locate
 from vgsplus.report import Results, check_report_folder, gallery_items, write_report
 from vgsplus.report import results as report
-from vgsplus.schedule import VARIANTS, Phase, parse_variant, variant_title
-from vgsplus.training.checkpoint import checkpoints, load_model
+from vgsplus.schedule import VARIANTS, parse_variant, variant_title
+from vgsplus.training.checkpoint import load_model
 from vgsplus.training.checks import check_run
 from vgsplus.training.data import open_additional_speech
 from vgsplus.training.log import read_log
 from vgsplus.training.run_folder import CONFIG_FILE, data_fingerprint, load_latest, resolve_precision
 from vgsplus.training.runtime import RandomStream, device_name, indexed_seed, versions
-from vgsplus.training.trainer import train
 
-CORPUS, RUNS, SECONDS, ITEMS, COMMAND = "corpus", "runs", "seconds", "items", "command.json"
+RUNS, SECONDS, ITEMS = "runs", "seconds", "items"
 NO_ITEMS = "none"
-OWN_CORPUS = ("smoke", "toy", "stamps")
-"""The presets that make a corpus."""
 SELECTION_K = 10
 """The k of the recall by which the gallery's variant is selected."""
 
 
-def reproduce(
-    preset: str,
-    out: Path,
-    *,
-    variants: Sequence[str] | None = None,
-    corpus: Path | None = None,
-    overrides: Iterable[str] = (),
-    stamps_root: Path | None = None,
-    seeds: int = 1,
-    abx: tuple[Path, Path] | None = None,
-    progress: Progress = SILENT,
-) -> Path:
-    """Train and evaluate the paper's variants (Tables I and II, Figs. 2 and 3) and write the report.
-
-    The same call resumes an interrupted one; finished work is not repeated.
+def load_variants(
+    preset: str, variants: Sequence[str] | None = None, overrides: Iterable[str] = ()
+) -> dict[str, RunConfig]:
+    """Return the settings of variants in the order of the paper, {key in `VARIANTS`: settings}.
 
     Args:
         preset: name of a preset, or a YAML file whose schedule is a variant.
-        out: output folder.
-        variants: names of the variants to train; all nine by default.
-        corpus: a prepared corpus to use instead of the one that the preset makes.
+        variants: names of the variants; all nine by default.
         overrides: settings such as "schedule.epochs=2".
-        stamps_root: the folder of stamps from which the preset "stamps" makes its corpus.
-        seeds: number of runs per variant, with consecutive seeds from the setting `seed`.
-        abx: an item file and the folder of its sounds, to use instead of those of the corpus.
-        progress: receives the stages of training, and a line per variant.
-
-    Returns:
-        The path of the report's page.
 
     Raises:
-        VgsplusError: the variants, settings, corpus, items or machine do not fit; raised before any training.
-        Interrupted: by SIGINT or SIGTERM; the run is saved.
+        ConfigError: there is no such variant, or the settings are not valid.
     """
     selected = {parse_variant(name) for name in variants or VARIANTS}
     overrides = list(overrides)
-    configs = {
+    return {
         key: load_config(preset, [*overrides, f"schedule.variant={key}"])
         for key in VARIANTS
         if key in selected
     }
-    with _timed(out) as seconds:
-        config = next(iter(configs.values()))
-        opened = _open_corpus(preset, out, corpus, config, stamps_root, progress)
-        runs = [variant_folder(out, key, repeat) for key in VARIANTS for repeat in range(seeds)]
-        configs = {
-            key: resolve_precision(dataclasses.replace(config, corpus=str(opened.root)), *runs)
-            for key, config in configs.items()
-        }
-        names = test_sets(opened)
-        if not names:
-            splits = ", ".join(opened.splits)
-            raise VgsplusError(f"{opened.root}: has no test split with images, only {splits}")
-        task = abx_task(*abx) if abx else own_abx_task(opened, names)
-        study = _Study(preset, out, Scoring(opened, names, task, cache=out), configs, seeds, progress)
-        study.check()
-        item, audio = abx or (None, None)
-        options: list[tuple[str, object]] = [
-            *(("--variants", name) for name in variants or ()),
-            *(
-                ("--corpus", corpus and locate(corpus)),
-                ("--root", stamps_root),
-                ("--seeds", seeds if seeds > 1 else None),
-            ),
-            *(("--item", item), ("--audio", audio)),
-            *(("--set", override) for override in overrides),
-        ]
-        words = [str(word) for option in options if option[1] is not None for word in option]
-        write_file(out / COMMAND, json.dumps({"argv": ["reproduce", preset, "--out", str(out), *words]}))
-        study.train()
-        return write_report(study.results(seconds), out, corpus=opened)
 
 
-# ---- the corpus -------------------------------------------------------------------------------------------
+def open_reproduction(
+    progress: Progress = SILENT,
+    *,
+    preset: str,
+    out: Path,
+    configs: Mapping[str, RunConfig],
+    corpus: Path | None = None,
+    stamps_root: Path | None = None,
+    seeds: int = 1,
+    abx: tuple[Path, Path] | None = None,
+    argv: Sequence[str] = (),
+) -> "Reproduction":
+    """Open the reproduction of the paper's variants (Tables I and II, Figs. 2 and 3) in a folder.
+
+    Args:
+        progress: receives the preparation of the corpus.
+        preset: name of a preset, or a YAML file.
+        out: output folder.
+        configs: settings of the variants, see `load_variants`.
+        corpus: a prepared corpus to use instead of the one that the preset makes.
+        stamps_root: the folder of stamps from which the preset "stamps" makes its corpus.
+        seeds: number of runs per variant, with consecutive seeds from the setting `seed`.
+        abx: an item file and the folder of its sounds, to use instead of those of the corpus.
+        argv: the command, to be recorded.
+
+    Raises:
+        VgsplusError: the corpus or the items do not exist or are broken.
+    """
+    made, started = (out / CORPUS).exists(), time.monotonic()
+    opened = open_corpus(preset, out, corpus, next(iter(configs.values())), stamps_root, progress)
+    if made != (out / CORPUS).exists():
+        _add_seconds(out, time.monotonic() - started)
+    folders = [variant_folder(out, key, repeat) for key in VARIANTS for repeat in range(seeds)]
+    configs = {
+        key: resolve_precision(dataclasses.replace(config, corpus=str(opened.root)), *folders)
+        for key, config in configs.items()
+    }
+    names = test_sets(opened)
+    if not names:
+        splits = ", ".join(opened.splits)
+        raise VgsplusError(f"{opened.root}: has no test split with images, only {splits}")
+    task = abx_task(*abx) if abx else own_abx_task(opened, names)
+    return Reproduction(preset, out, Scoring(opened, names, task, cache=out), configs, seeds, tuple(argv))
 
 
-def _open_corpus(
-    preset: str, out: Path, given: Path | None, config: RunConfig, stamps: Path | None, progress: Progress
-) -> Corpus:
-    """Open the corpus: the given one, or the preset's, made if it does not exist, or that of the settings."""
-    if given is not None:
-        given = locate(given)
-        if not given.is_dir():
-            raise VgsplusError(f"{given}: there is no such folder; --corpus names a prepared corpus")
-        return Corpus.open(given)
-    if preset not in OWN_CORPUS:
-        if preset in settings.presets():
-            raise VgsplusError(
-                f"the preset {preset} makes no corpus of its own: name a prepared one by --corpus"
-            )
-        return Corpus.open(config.corpus)
-    root = out / CORPUS
-    if not root.exists():
-        progress.note(f"Preparing the corpus in {root}")
-        if preset == "toy":
-            prepare_toy(root, progress=progress)
-        elif preset == "smoke":
-            small = functools.partial(prepare_toy, train_images=32, validation_images=6, test_images=12)
-            small(root, workers=1, progress=progress)
-        elif stamps is None:
-            raise VgsplusError(
-                "the preset stamps makes its corpus from a folder of stamps: name it by --root, or name a "
-                "prepared corpus by --corpus"
-            )
-        else:
-            prepare_stamps(stamps, root, progress=progress)
-        progress.close()
-    return Corpus.open(root)
+# ---- time -------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _timed(out: Path) -> Iterator[Callable[[], float]]:
-    """Yield a function that returns the wall time spent on `out` in all calls, and save the time on exit."""
-    file = out / SECONDS
-    before = float(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
+def _timed(folder: Path) -> Iterator[None]:
+    """Add the wall time of the block to FOLDER/seconds, if there is a folder."""
     started = time.monotonic()
-
-    def spent() -> float:
-        return before + time.monotonic() - started
-
     try:
-        yield spent
+        yield
     finally:
-        if out.is_dir():
-            write_file(file, f"{spent():.1f}\n")
+        if folder.is_dir():
+            _add_seconds(folder, time.monotonic() - started)
+
+
+def _add_seconds(folder: Path, seconds: float) -> None:
+    if process_rank() > 0:  # the first process writes
+        return
+    write_file(folder / SECONDS, f"{_seconds(folder) + seconds:.1f}\n")
+
+
+def _seconds(folder: Path) -> float:
+    file = folder / SECONDS
+    return float(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
 
 
 # ---- training and evaluation ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Study:
-    """The variants of one call of `reproduce`, trained on one corpus from one seed or several."""
+class Reproduction:
+    """The variants of one call of `reproduce`, trained on one corpus from one seed or several.
+
+    A `Study`: it is checked, recorded, trained run by run, and reported.
+    """
 
     preset: str
     out: Path
     scoring: Scoring
     configs: Mapping[str, RunConfig]
     seeds: int
-    progress: Progress
+    argv: tuple[str, ...]
 
-    def check(self) -> None:
-        """Raise VgsplusError for anything that would stop the study later, and record the ABX items."""
+    @functools.cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs of all variants from the first seed, then from the next."""
+        return share_phases(
+            Run(self._title(key, repeat), variant_folder(self.out, key, repeat), self._config(key, repeat))
+            for repeat in range(self.seeds)
+            for key in self.configs
+        )
+
+    def check(self, *, here: bool = True) -> None:
+        """Raise VgsplusError for anything that would stop the study later."""
         check_report_folder(self.out)
-        for key, config in self.configs.items():
-            check_run(config, self.scoring.corpus, load_weights)
+        for config in self.configs.values():
+            check_run(config, self.scoring.corpus, load_weights, here=here)
             check_retrieval(config.model, self.scoring.corpus)
-            data = data_fingerprint(self.scoring.corpus, open_additional_speech(config.schedule))
-            for repeat in range(self.seeds):
-                load_latest(self._run(key, repeat), self._config(key, repeat), data)
-        task, file = self.scoring.abx, self.out / ITEMS
-        if task is not None:
-            check_task(task, self._first_config().model)
-        digest = NO_ITEMS if task is None else file_digest(task.items.path)
-        started = any((self._run(key, 0) / CONFIG_FILE).is_file() for key in VARIANTS)
-        if started and file.is_file() and (recorded := file.read_text(encoding="utf-8").strip()) != digest:
+        for run in self.runs:
+            speech = open_additional_speech(run.config.schedule)
+            load_latest(run.folder, run.config, data_fingerprint(self.scoring.corpus, speech))
+        if self.scoring.abx is not None:
+            check_task(self.scoring.abx, self._first_config().model)
+        file = self.out / ITEMS
+        started = any((variant_folder(self.out, key, 0) / CONFIG_FILE).is_file() for key in VARIANTS)
+        if not started or not file.is_file():
+            return
+        if (recorded := file.read_text(encoding="utf-8").strip()) != self._items():
             before = "without ABX items" if recorded == NO_ITEMS else "on other ABX items"
             raise VgsplusError(
                 f"{self.out}: its runs were scored {before}. Give --item and --audio as before, or choose "
                 "another folder."
             )
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_file(file, f"{digest}\n")
 
-    def train(self) -> None:
-        """Train every variant that is not finished."""
-        for repeat in range(self.seeds):
-            shared: dict[Phase, Path] = {}
-            for number, key in enumerate(self.configs, start=1):
-                config, run = self._config(key, repeat), self._run(key, repeat)
-                self.progress.note(f"{self._title(key, repeat)}, {number} of {len(self.configs)}")
-                first = config.schedule.phases[0]
-                try:
-                    train(
-                        config,
-                        run,
-                        start=shared.get(first),
-                        resume=True,
-                        evaluate=functools.partial(self.scoring, config=config),
-                        load_weights=load_weights,
-                        progress=self.progress,
-                    )
-                except Interrupted:
-                    raise Interrupted(
-                        f"stopped by a signal; {run} is saved. Run the same command again to resume."
-                    ) from None
-                if first not in shared and (end := _end_of_phase(run, first)):
-                    shared[first] = end
+    def record(self) -> None:
+        """Record the command and the ABX items."""
+        record_command(self.out, self.argv)
+        write_file(self.out / ITEMS, f"{self._items()}\n")
 
-    def results(self, seconds: Callable[[], float]) -> Results:
-        """Evaluate the trained variants and return the data of the report."""
-        outcomes, variants = self._evaluate(0)
+    def train(self, run: Run, progress: Progress) -> None:
+        """Train what is left of a run; raises as `Run.train`."""
+        with _timed(run.folder):
+            run.train(self.scoring, progress)
+
+    def write_report(self, progress: Progress) -> Path:
+        """Evaluate the trained variants, write the report, and return the path of its page."""
+        with _timed(self.out):
+            started = time.monotonic()
+            results = self._results(progress)
+            # That of runs is in their folders, because they may be trained at the same time.
+            before = _seconds(self.out) + sum(_seconds(run.folder) for run in self.runs)
+            spent = dataclasses.replace(results, seconds=before + time.monotonic() - started)
+            return write_report(spent, self.out, corpus=self.scoring.corpus)
+
+    def _results(self, progress: Progress) -> Results:
+        outcomes, variants = self._evaluate(0, progress)
         repeats = tuple(
-            report.Repeat(seed=self._first_config().seed + repeat, variants=self._evaluate(repeat)[1])
+            report.Repeat(
+                seed=self._first_config().seed + repeat, variants=self._evaluate(repeat, progress)[1]
+            )
             for repeat in range(1, self.seeds)
         )
         best = _best(outcomes)
@@ -285,24 +251,24 @@ class _Study:
             test_sets=self.scoring.test_sets,
             variants=variants,
             repeats=repeats,
-            abx=None if task is None else self._abx_results(task),
+            abx=None if task is None else self._abx_results(task, progress),
             lower_is_better=tuple(measure.prefix for measure in MEASURES if not measure.higher_is_better),
             gallery=tuple(
                 item for result in outcomes[best].values() for item in gallery_items(result, corpus, best)
             ),
-            seconds=seconds(),
+            seconds=0.0,
         )
 
     def _evaluate(
-        self, repeat: int
+        self, repeat: int, progress: Progress
     ) -> tuple[dict[str, dict[str, RetrievalResult]], tuple[report.Variant, ...]]:
         """Return the retrieval of each variant on each test set, and the variants' data for the report."""
         outcomes: dict[str, dict[str, RetrievalResult]] = {}
         variants = []
         names = self.scoring.test_sets
         for key in self.configs:
-            config, run = self._config(key, repeat), self._run(key, repeat)
-            self.progress.note(f"Evaluating {self._title(key, repeat)}")
+            config, run = self._config(key, repeat), variant_folder(self.out, key, repeat)
+            progress.note(f"Evaluating {self._title(key, repeat)}")
             model = load_model(run).to(device_name(config.accelerator))
             outcomes[key] = {name: evaluate_run(model, config, self.scoring.corpus, name) for name in names}
             records, phases = list(read_log(run)), len(config.schedule.phases)
@@ -321,9 +287,9 @@ class _Study:
             )
         return outcomes, tuple(variants)
 
-    def _abx_results(self, task: AbxTask) -> report.AbxSummary:
+    def _abx_results(self, task: AbxTask, progress: Progress) -> report.AbxSummary:
         """Return the item file, and the errors of log-Mel energies and of the variants' initial model."""
-        self.progress.note("Evaluating the ABX of untrained features")
+        progress.note("Evaluating the ABX of untrained features")
         config = self._first_config()
         device = device_name(config.accelerator)
         untrained = untrained_model(config.model, indexed_seed(config.seed, RandomStream.MODEL)).to(device)
@@ -342,8 +308,8 @@ class _Study:
         config = self.configs[key]
         return dataclasses.replace(config, seed=config.seed + repeat)
 
-    def _run(self, key: str, repeat: int) -> Path:
-        return variant_folder(self.out, key, repeat)
+    def _items(self) -> str:
+        return NO_ITEMS if self.scoring.abx is None else file_digest(self.scoring.abx.items.path)
 
     def _title(self, key: str, repeat: int) -> str:
         seed = f", seed {self.configs[key].seed + repeat}" if self.seeds > 1 else ""
@@ -365,11 +331,6 @@ def variant_folder(out: Path, key: str, repeat: int) -> Path:
     """Return the run folder of a variant; `repeat` is added to the setting `seed`."""
     folder = out / RUNS / f"seed-{repeat}" if repeat else out / RUNS
     return folder / key.replace(",", "-then-")
-
-
-def _end_of_phase(run: Path, phase: Phase) -> Path | None:
-    """Return the checkpoint at the end of a run's phase, or None if it was removed."""
-    return next((path for path in checkpoints(run) if path.name.endswith(f"-end-of-{phase.name}")), None)
 
 
 def _best(outcomes: Mapping[str, Mapping[str, RetrievalResult]]) -> str:

@@ -170,7 +170,7 @@ class _Comparisons:
         width = math.hypot(_half_width(found[0][0]), _half_width(found[0][1]))
         values = tuple(_recall(scores) - _recall(other) for scores, other in found)
         what, unit = f"{a} − {b}", "points of recall"
-        return Evidence(what, unit, values, _interval(values, width), threshold, expected)
+        return Evidence(what, unit, values, interval_of_mean(values, width), threshold, expected)
 
     def kept(self, after: str, before: str, threshold: float, expected: Expected) -> Evidence | str:
         """Return the recall above chance of `after` in percent of that of `before`."""
@@ -183,7 +183,7 @@ class _Comparisons:
         values = tuple(100 * left / learned for left, learned in above)
         width = 100 * _half_width(found[0][0]) / above[0][1]
         what, unit = f"{after} of {before}", "% of the recall above chance"
-        return Evidence(what, unit, values, _interval(values, width), threshold, expected)
+        return Evidence(what, unit, values, interval_of_mean(values, width), threshold, expected)
 
     def fewer_errors(self, better: str, others: Sequence[str]) -> Evidence | str:
         """Return the points by which the ABX error (`_abx`) of `better` is below the lowest of the others."""
@@ -194,7 +194,7 @@ class _Comparisons:
         )
         versus = others[0] if len(others) == 1 else "best of the others"
         what = f"{versus} − {better}"
-        return Evidence(what, "points of error", values, _interval(values, None), 0.0, "above")
+        return Evidence(what, "points of error", values, interval_of_mean(values, None), 0.0, "above")
 
     def _scores(self, *names: str) -> list[tuple[RetrievalScores, ...]] | str:
         """Return the scores of the named variants, a tuple per seed."""
@@ -232,7 +232,7 @@ def _abx(variant: Variant) -> float:
     return 100 * statistics.fmean(min(errors.values()) for errors in variant.abx[-1].errors.values())
 
 
-def _interval(values: Sequence[float], width: float | None) -> tuple[float, float] | None:
+def interval_of_mean(values: Sequence[float], width: float | None = None) -> tuple[float, float] | None:
     """Return the interval of the mean: Student's t over seeds, or a single value ± `width`."""
     mean = statistics.fmean(values)
     if len(values) > 1:

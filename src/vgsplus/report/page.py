@@ -32,12 +32,12 @@ FOLDER = "report"
 PAGE, DATA = "index.html", "results.json"
 
 
-def check_report_folder(out: Path) -> None:
-    """Raise VgsplusError if `out`/report holds something that is not a report."""
+def check_report_folder(out: Path, data: str = DATA) -> None:
+    """Raise VgsplusError if `out`/report holds something that is not a report, which has the file `data`."""
     target = out / FOLDER
-    if target.exists() and not (target / DATA).is_file() and (target.is_file() or any(target.iterdir())):
+    if target.exists() and not (target / data).is_file() and (target.is_file() or any(target.iterdir())):
         raise VgsplusError(
-            f"{target}: is not a report (no {DATA} in it), so it is not replaced. Move it away."
+            f"{target}: is not a report (no {data} in it), so it is not replaced. Move it away."
         )
 
 
@@ -117,13 +117,7 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
 
 def template(name: str) -> Template:
     """Load a template, with what the templates call."""
-    environment = Environment(
-        loader=PackageLoader("vgsplus.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.globals.update(
         text=tables, figure=figures, ks=KS, paper_ks=PAPER_KS, titles=TITLES, pictures=PICTURES, mark=_mark
     )
@@ -131,7 +125,6 @@ def template(name: str) -> Template:
         "duration": tables.duration,
         "label": tables.label,
         "percent": tables.percent,
-        "date": _date,
         "plain": _plain,
         "evidence": _evidence,
     }
@@ -152,6 +145,19 @@ def drawn(views: Sequence[tuple[str, Sequence[figures.Panel]]]) -> list[tuple[st
         for number, (title, panels) in enumerate(views)
         if panels
     ]
+
+
+def page_environment() -> Environment:
+    """Return the environment of the templates of pages."""
+    environment = Environment(
+        loader=PackageLoader("vgsplus.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["date"] = _date
+    return environment
 
 
 def _split(results: Results) -> Literal["train", "validation"]:

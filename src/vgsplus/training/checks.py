@@ -28,18 +28,19 @@ def check_run(
     *,
     first_phase: int = 0,
     processes: int = 1,
+    here: bool = True,
 ) -> None:
     """Check that settings, corpora and machine fit each other.
 
     `init` is not checked for phases before `first_phase`: those that the resumed run has started. Each of
-    `processes` must have a caption of every batch.
+    `processes` must have a caption of every batch. `here`: the run is to be trained on this machine.
 
     Raises:
         ConfigError: they do not; names every problem.
         CorpusError: a split that is needed is missing or empty.
     """
     problems = [
-        *_machine_problems(config),
+        *(_machine_problems(config) if here else ()),
         *_init_problems(config, load_weights, first_phase),
         *_batch_problems(config, corpus),
         *(_process_problems(config, corpus, processes) if processes > 1 else ()),

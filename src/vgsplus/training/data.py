@@ -32,7 +32,7 @@ from vgsplus.corpora import Caption, Corpus
 from vgsplus.corpora.captions import Captions
 from vgsplus.errors import VgsplusError
 from vgsplus.schedule import Phase, PhaseSteps, Schedule
-from vgsplus.training.runtime import RandomStream, device_name
+from vgsplus.training.runtime import STOP_SIGNALS, RandomStream, device_name
 from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes, Part
 
 type Batch = dict[str, Tensor]
@@ -162,10 +162,10 @@ class _StepDataset(Dataset["list[Batch] | VgsplusError"]):
 
 
 def _ignore_signals(_worker: int) -> None:
-    # Ctrl-C reaches all processes of the group. Workers must outlive the current step of the trainer; they
-    # exit when it closes the loader or exits.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C reaches all processes of the group, and signals of SLURM all of a job. Workers must outlive the
+    # current step of the trainer; they exit when it closes the loader or exits.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 # ---- moving to the device ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -235,6 +235,7 @@ class RunLog:
     """
 
     def __init__(self, run: Path, last_step: int, config: RunConfig) -> None:
+        self._run = run
         self._events = copy_log(run, run, last_step)
         self._watch = Watch(config.model)
         for record in read_log(run, "train"):
@@ -252,19 +253,16 @@ class RunLog:
         Raises:
             VgsplusError: the file cannot be written.
         """
-        try:
+        with _writing(Path(self._file.name)):
             self._file.write(_line(record))
             self._file.flush()
-        except OSError as error:
-            raise VgsplusError(
-                f"{self._file.name}: could not be written ({error.strerror}). Free disk space, then resume."
-            ) from error
         scalars = {
             f"{record['kind']}/{name}": value
             for name, value in record.get("scores", record).items()
             if isinstance(value, int | float) and name not in POSITION_KEYS
         }
-        self._add_scalars(scalars, record["step"])
+        with _writing(self._run):  # TensorBoard, whose thread may have failed before
+            self._add_scalars(scalars, record["step"])
         if record["kind"] != "train":
             self._events.add((record["kind"], record["step"]))
             return []
@@ -280,8 +278,9 @@ class RunLog:
 
     def sync(self) -> None:
         """Flush everything written to disk."""
-        os.fsync(self._file.fileno())
-        self._flush()
+        with _writing(self._run):
+            os.fsync(self._file.fileno())
+            self._flush()
 
     def __enter__(self) -> Self:
         return self
@@ -289,7 +288,7 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # a full disk was reported when it was written to
             self._file.close()
-        self._close()
+            self._close()
 
 
 type _Logger = tuple[Callable[[Mapping[str, float], int], object], Callable[[], object], Callable[[], object]]
@@ -319,6 +318,16 @@ def _weights_and_biases(run: Path, last_step: int, config: RunConfig) -> _Logger
         settings=wandb.Settings(console="off", silent=True),
     )
     return opened.log, lambda: None, opened.finish
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VgsplusError(
+            f"{path}: could not be written ({error.strerror}). Free disk space, then resume."
+        ) from error
 
 
 def _line(record: Record) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vgsplus.config import RunConfig
 from vgsplus.errors import ConfigError, VgsplusError
+from vgsplus.functional import alone
 from vgsplus.training.runtime import device_name
 
 PATIENCE = timedelta(days=7)
@@ -66,6 +67,8 @@ class Processes:
                 raise
             raise ConfigError(f"{self.count} processes cannot start ({error})") from error
         self.rank = self.fabric.global_rank
+        if self.count > 1:
+            os.environ.setdefault("RANK", str(self.rank))  # for `process_rank` on several nodes
         # Decisions are exchanged between hosts, so that no device is waited for.
         gpu = self.count > 1 and self.fabric.device.type == "cuda"
         self._hosts: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if gpu else None
@@ -85,7 +88,7 @@ class Processes:
         return added
 
     def on_first[Value](self, function: Callable[[], Value]) -> Value:
-        """Call a function in the first process only, and return its value, which is pickled, in all.
+        """Call a function in the first process alone, and return its value, which is pickled, in all.
 
         Raises:
             VgsplusError: the function raised it; in all processes. Others have its `reported` set.
@@ -95,7 +98,8 @@ class Processes:
         answer: list[Any] = [None, None]
         if self.first:
             try:
-                answer[0] = function()
+                with alone():
+                    answer[0] = function()
             except VgsplusError as error:
                 dist.broadcast_object_list([None, error], group=self._hosts)
                 raise

@@ -123,7 +123,7 @@ def load_latest(run: Path, config: RunConfig, data: Mapping[str, Any] | None = N
         saved = to_dict(load_config(run / CONFIG_FILE))
     else:
         return None
-    if changed := differences(_weight_settings(saved), _weight_settings(to_dict(config))):
+    if changed := differences(weight_settings(saved), weight_settings(to_dict(config))):
         raise CheckpointError(
             f"{run}: its settings have changed:\n{_listed(changed)}\nChange them back, or choose another "
             "folder."
@@ -157,7 +157,7 @@ def _load_origin(start: Path, config: RunConfig, data: Mapping[str, Any]) -> Che
     if not state.end_of_phase:
         raise CheckpointError(f"{path}: is not at the end of a phase ({state.step} of {state.steps} steps)")
     phases = state.phase + 1
-    saved, current = (_weight_settings(plain, phases) for plain in (state.run, to_dict(config)))
+    saved, current = (weight_settings(plain, phases) for plain in (state.run, to_dict(config)))
     if changed := differences(saved, current):
         raise CheckpointError(
             f"{path}: was trained with other settings or another first part of the schedule:\n"
@@ -168,7 +168,7 @@ def _load_origin(start: Path, config: RunConfig, data: Mapping[str, Any]) -> Che
     return origin
 
 
-def _weight_settings(plain: Mapping[str, Any], phases: int | None = None) -> dict[str, Any]:
+def weight_settings(plain: Mapping[str, Any], phases: int | None = None) -> dict[str, Any]:
     """Return the plain settings that affect the weights, of the first `phases` phases (None: all)."""
     kept = {key: value for key, value in plain.items() if key not in RESUMABLE_CHANGES}
     # Runs from before a setting of the model existed have its default.

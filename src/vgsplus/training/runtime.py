@@ -143,21 +143,31 @@ def indexed_seed(seed: int, stream: RandomStream, *index: int) -> int:
 # ---- signals ----------------------------------------------------------------------------------------------
 
 
-class StopRequest:
-    """Context manager in which the first SIGINT or SIGTERM sets `requested`; the second one interrupts.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that stop a run: Ctrl-C, the end of a session or job, and SLURM's warning before a time limit."""
 
-    Signals are handled in the main thread of a program only; in another thread this does nothing.
+
+class _BrokenOff(Exception):  # noqa: N818 - no error
+    """Raised by a signal, to leave the block of `StopRequest.breaks_off`."""
+
+
+class StopRequest:
+    """Context manager in which the first of `STOP_SIGNALS` sets `requested`; another SIGINT interrupts.
+
+    Signals are handled in the main thread of a program only; in another thread this does nothing. Forked
+    processes ignore them.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._breaks_off = False
+        self._process = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {
-                number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            self._handlers = {number: signal.signal(number, self._request) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -166,7 +176,24 @@ class StopRequest:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
+    @contextmanager
+    def breaks_off(self) -> Iterator[None]:
+        """Leave the block when a signal arrives, for work that takes long and can be repeated."""
+        self._breaks_off = True
+        try:
+            yield
+        except _BrokenOff:
+            pass
+        finally:
+            self._breaks_off = False
+
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return
+        # SLURM sends SIGUSR1, and then SIGTERM while the run may still be saving.
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+        if self._breaks_off:
+            self._breaks_off = False
+            raise _BrokenOff

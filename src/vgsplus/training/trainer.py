@@ -259,10 +259,13 @@ class Trainer:
             self._write_scores("validation", phase, done, {"alpha": alpha} | means, shown)
         if due.evaluation and not self._stops():
             assert self.evaluate is not None
-            with torch.no_grad():
+            found = None
+            # Several processes must leave an evaluation at the same place, which is its end.
+            with self.stop.breaks_off() if self.processes.count == 1 else nullcontext(), torch.no_grad():
                 found = self.evaluate(self.model, done == phase.steps)
-            scores = {name: float(score) for name, score in found.items()}
-            self._write_scores("evaluation", phase, done, {"scores": scores}, scores)
+            if found is not None:
+                scores = {name: float(score) for name, score in found.items()}
+                self._write_scores("evaluation", phase, done, {"scores": scores}, scores)
         return self._stops()
 
     def _is_due(self, kind: str, every: float | None, phase: PhaseSteps, done: int) -> bool:
@@ -353,7 +356,7 @@ def train(
         CheckpointError: `out` holds a run and `resume` is false, settings or corpora differ from those of the
             run to resume, another process trains in it, or a checkpoint is broken or cannot be written.
         NotFiniteError: a loss or gradient is infinite or not a number.
-        Interrupted: SIGINT or SIGTERM; the run saved.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1; the run saved.
     """
     # A ModelConfig built in Python has not been validated yet.
     config = resolve_precision(from_dict(to_dict(config)), out)

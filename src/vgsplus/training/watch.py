@@ -18,7 +18,7 @@ WINDOW = 25
 """Steps whose medians the rules compare."""
 FEW_CODES = 10
 """Codes in use of a codebook, by their perplexity, below which it collapses; or a quarter of a small one.
-W2V2 uses 13 to 17 on the toy corpus, and 9 without the diversity loss (docs/watching.md)."""
+W2V2 keeps 13 to 17 on the toy corpus, and 7 to 10 without the diversity loss (docs/watching.md)."""
 SAME_DIRECTION = 0.01
 """Standard deviation of embeddings (`embedding_std`) below which they are equal; 0.05 in a new toy model."""
 AT_CHANCE = 0.99
