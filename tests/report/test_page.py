@@ -9,9 +9,10 @@ from PIL import Image
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalResult
-from vgsplus.report import Results, gallery_items, write_report
 from vgsplus.report import gallery as gallery_module
-from vgsplus.report.page import render
+from vgsplus.report.gallery import gallery_items
+from vgsplus.report.page import render, write_report
+from vgsplus.report.results import Results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

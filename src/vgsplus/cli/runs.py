@@ -83,8 +83,9 @@ def reproduce(
     wait for it. Before its time limit, a job saves a checkpoint, requeues itself and goes on from there.
     """
     from vgsplus.experiments.reproduce import load_variants, open_reproduction
-    from vgsplus.report import Results, print_tables
     from vgsplus.report.page import DATA
+    from vgsplus.report.results import Results
+    from vgsplus.report.tables import print_tables
 
     if (item is None) != (audio is None):
         raise VgsplusError(
@@ -214,9 +215,10 @@ def report(out: Annotated[Path, typer.Argument(help="The folder of a reproductio
     The report of a run, report.html in its folder, has the curves so far, the time left, and warnings.
     """
     from vgsplus.experiments.reproduce import corpus_of
-    from vgsplus.report import Results, print_tables, write_report
-    from vgsplus.report.page import DATA, FOLDER
+    from vgsplus.report.page import DATA, FOLDER, write_report
+    from vgsplus.report.results import Results
     from vgsplus.report.run import RunReport, print_run, write_run_report
+    from vgsplus.report.tables import print_tables
     from vgsplus.training.run_folder import CONFIG_FILE
 
     if (out / CONFIG_FILE).is_file():

@@ -11,8 +11,8 @@ from vgsplus.doctor.run import recorded_command, run_progress
 from vgsplus.errors import VgsplusError
 from vgsplus.experiments.reproduce import RUNS, variant_folder
 from vgsplus.experiments.study import CORPUS
-from vgsplus.report import Results
 from vgsplus.report.page import DATA, FOLDER, PAGE
+from vgsplus.report.results import Results
 from vgsplus.schedule import VARIANTS, variant_title
 from vgsplus.training.checkpoint import checkpoints, latest_path
 from vgsplus.training.run_folder import CONFIG_FILE

@@ -46,8 +46,10 @@ from vgsplus.interop.loading import load_weights
 from vgsplus.parallel import process_rank
 from vgsplus.progress import SILENT, Progress
 from vgsplus.remote import locate
-from vgsplus.report import Results, check_report_folder, gallery_items, write_report
 from vgsplus.report import results as report
+from vgsplus.report.gallery import gallery_items
+from vgsplus.report.page import check_report_folder, write_report
+from vgsplus.report.results import Results
 from vgsplus.schedule import VARIANTS, parse_variant, variant_title
 from vgsplus.training.checkpoint import load_model
 from vgsplus.training.checks import check_run

@@ -24,7 +24,7 @@ from vgsplus.experiments.scoring import MEASURES, Scoring, check_retrieval, own_
 from vgsplus.experiments.study import Run, open_corpus, record_command, share_phases
 from vgsplus.interop.loading import load_weights
 from vgsplus.progress import SILENT, Progress
-from vgsplus.report import check_report_folder
+from vgsplus.report.page import check_report_folder
 from vgsplus.report.paper import PAPER_KS
 from vgsplus.report.sweep import TABLE, Measure, Point, title, write_sweep
 from vgsplus.report.tables import LOSSES, label
