@@ -11,6 +11,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 if [ "${1-}" = --stop ]; then
+	SLURM_CONF=$2/slurm.conf timeout 10 scancel --me || true
 	for daemon in slurmd slurmctld munged; do
 		if [ -s "$2/$daemon.pid" ]; then kill "$(cat "$2/$daemon.pid")" || true; fi
 	done
@@ -64,12 +65,12 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
-NodeName=here NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) $(slurmd -C | grep -o "RealMemory=[0-9]*") State=UNKNOWN
+NodeName=localhost NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 $(slurmd -C | grep -o " CPUs=.*") State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 EOF
 export SLURM_CONF=$folder/slurm.conf
 slurmctld -c 2>>"$folder/start.log"
-slurmd -N here 2>>"$folder/start.log"
+slurmd -N localhost 2>>"$folder/start.log"
 for _ in {1..60}; do
 	if [ "$(timeout 5 sinfo --noheader --format %t 2>/dev/null)" = idle ]; then
 		echo "$SLURM_CONF"
