@@ -1,7 +1,8 @@
 """How fast batches are read on one core: captions a second from WAV and FLAC, with and without regions.
 
 Compares our reader (`vgsplus.training.data`), also on the corpus packed (`vgsplus data pack`, for FLAC
-with and without `--decode`), with the published loader's way, written anew: every sound read whole, cut or
+with and without `--decode`) and by its URL, from a web server on this machine ("url") and from the cache
+("kept"), with the published loader's way, written anew: every sound read whole, cut or
 padded to 8 s, the regions of every caption looked up as a row of HDF5 and copied as float32, samples stacked
 to a batch. The corpus is noise, written to a temporary folder: lengths are gamma distributed, shape 12, 4.4 s
 in the mean, clipped to 0.8 to 30 s; all ways hear 8 s at most. Ways take turns in each repeat; times are of
@@ -12,11 +13,16 @@ cache. Medians over the repeats are reported.
 """
 
 import argparse
+import os
 import platform
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +149,29 @@ class PublishedWay:
         return sample
 
 
+SERVER = """
+import socket, sys
+from aiohttp import web
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+application = web.Application()
+application.add_routes([web.static("/", sys.argv[1])])
+web.run_app(application, sock=listening, print=None)
+"""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder from another process, whose time is not counted; yields its URL."""
+    command = [sys.executable, "-c", SERVER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.terminate()
+
+
 # ---- measuring --------------------------------------------------------------------------------------------
 
 
@@ -164,6 +193,8 @@ def measure(
         order = order[:captions].reshape(-1, batch_size)
         for images, way in cases:
             requests = [BatchIndices(tuple(row.tolist()), with_images=images) for row in order]
+            if way == "url":
+                shutil.rmtree(os.environ["VGSPLUS_CACHE"], ignore_errors=True)
             start, size = time.process_time(), 0
             for request in requests:
                 batch = ways[way](request)
@@ -227,7 +258,12 @@ def main() -> None:
             for way in ("packed", "decoded") if sound == "flac" else ("packed",):
                 pack(corpus.root, Path(folder) / way, decode=way == "decoded")
                 packed[way] = Corpus.open(Path(folder) / way)
-            speeds += measure(corpus, packed, sound, arguments.batch_size, arguments.repeats, arguments.seed)
+            os.environ["VGSPLUS_CACHE"] = str(Path(folder) / "cache")
+            with served(Path(folder) / "packed") as url:
+                packed |= {"url": Corpus.open(url), "kept": Corpus.open(url)}
+                speeds += measure(
+                    corpus, packed, sound, arguments.batch_size, arguments.repeats, arguments.seed
+                )
     show(speeds)
     write_json(
         arguments.json,

@@ -25,7 +25,7 @@ import soundfile
 
 from vgsplus.errors import AudioError
 from vgsplus.files import as_on_disk, is_file
-from vgsplus.remote import RemotePath, locate, read_ranges
+from vgsplus.remote import RemotePath, fetch_ranges, locate
 
 RATES = range(1_000, 1_000_001)
 """Valid sample rates in Hz; a header with another one is treated as broken."""
@@ -134,7 +134,7 @@ def sound_exists(path: str | Path) -> bool:
 def fetch_parts(paths: Iterable[str | Path]) -> None:
     """Bring those parts of archives that are named by URLs into the cache, several at a time."""
     parts = [parse_path(os.fspath(path)) for path in paths]
-    read_ranges([(file, *part) for file, part in parts if isinstance(file, RemotePath) and part])
+    fetch_ranges((file, *part) for file, part in parts if isinstance(file, RemotePath) and part)
 
 
 def parse_path(name: str) -> tuple[Path, tuple[int, int] | None]:

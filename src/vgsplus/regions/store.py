@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from vgsplus.errors import CorpusError
 from vgsplus.files import is_file
-from vgsplus.remote import RemotePath, locate, read_ranges
+from vgsplus.remote import RemotePath, fetch_ranges, locate
 
 REGIONS_FILE = "regions.h5"
 REGION_SETS = ("image_ids", "features", "boxes")
@@ -194,8 +194,9 @@ class RegionStore:
         start = data_set.id.get_offset() if data_set.chunks is None else None
         if start is not None and isinstance(self.path, RemotePath):
             size = values[:1].nbytes
-            parts = read_ranges([(self.path, start + row * size, size) for row in rows])
-            for row, value, part in zip(rows, values, parts, strict=True):
+            fetch_ranges((self.path, start + row * size, size) for row in rows)
+            for row, value in zip(rows, values, strict=True):
+                part = self.path.read_range(start + row * size, size)
                 if len(part) < size:
                     raise self._truncated(row)
                 value[...] = np.frombuffer(part, value.dtype).reshape(value.shape)

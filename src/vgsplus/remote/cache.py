@@ -63,6 +63,14 @@ def load(name: str, size: int, start: int = 0, count: int | None = None) -> byte
         return None
 
 
+def has(name: str, size: int) -> bool:
+    """Return whether a range of `size` bytes is kept."""
+    try:
+        return _path(name).stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
 def save(name: str, content: bytes) -> None:
     """Keep a range, unless it is larger than a set or the disk is full.
 

@@ -10,7 +10,8 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -107,6 +108,14 @@ class RemotePath(Path):
             )
         return b"".join(pieces)
 
+    def keeps(self, start: int, size: int) -> bool:
+        """Return whether the range of `size` bytes from byte `start` is known to be in the cache."""
+        version = _versions.get(str(self))
+        if version is None:
+            return False
+        size = min(size, version.size - start)
+        return cache.has(self._name(version, start, size), size)
+
     def read_bytes(self) -> bytes:
         """Return the content of the file."""
         return self.read_in_blocks(0, self.size)
@@ -162,13 +171,16 @@ class RemotePath(Path):
         """Return a range of `size` bytes from byte `start`, or `count` bytes of it from its byte `first`."""
         if size <= 0:
             return b""
-        name = f"{self} {version.size} {version.name} {start} {size}"
+        name = self._name(version, start, size)
         kept = cache.load(name, size, first, count)
         if kept is not None:
             return kept
         content = _patiently(str(self), lambda: _request(str(self), version, start, size))
         cache.save(name, content)
         return content if count is None else content[first : first + count]
+
+    def _name(self, version: _Version, start: int, size: int) -> str:
+        return f"{self} {version.size} {version.name} {start} {size}"
 
 
 class _RemoteFile(io.RawIOBase):
@@ -196,14 +208,16 @@ class _RemoteFile(io.RawIOBase):
         return len(content)
 
 
-def read_ranges(ranges: Sequence[tuple[RemotePath, int, int]]) -> list[bytes]:
-    """Return the ranges (file, start, size), as `RemotePath.read_range`, requested several at a time."""
-    different = list(dict.fromkeys(ranges))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = dict(
-            zip(different, pool.map(lambda part: part[0].read_range(*part[1:]), different), strict=True)
-        )
-    return [found[part] for part in ranges]
+def fetch_ranges(ranges: Iterable[tuple[RemotePath, int, int]]) -> None:
+    """Bring ranges (file, start, size) into the cache, several at a time."""
+    kept_as = (
+        (file, start // BLOCK * BLOCK, BLOCK) if size < SMALL else (file, start, size)
+        for file, start, size in ranges
+    )
+    missing = [part for part in dict.fromkeys(kept_as) if not part[0].keeps(*part[1:])]
+    if missing:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            deque(pool.map(lambda part: part[0].read_range(*part[1:]), missing), maxlen=0)
 
 
 def _scheme(url: str) -> str:
