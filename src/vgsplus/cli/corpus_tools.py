@@ -99,9 +99,10 @@ def pack(
 def check(corpus: PreparedCorpus) -> None:
     """Check a prepared corpus and list all faults: of files, lengths, features, splits and ABX items."""
     from vgsplus.corpora import validate
+    from vgsplus.remote import locate
 
     with console_progress() as progress:
         faults = validate(corpus, progress)
     if faults:
         raise CorpusError(faults)
-    typer.echo(f"{corpus}: no faults")
+    typer.echo(f"{locate(corpus)}: no faults")
