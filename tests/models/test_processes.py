@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from vgsplus.functional import gather_batch
 from vgsplus.models.vgsplus import VGSPlus
@@ -64,7 +64,8 @@ def build(config):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_find_what_one_process_finds(make_model, tmp_path, processes):
     config = make_model(feature_dim=6, dropout=0.2).config
-    spawn(find_part, (processes, tmp_path, config), nprocs=processes)
+    # Forked, as processes of their own could not import this module.
+    start_processes(find_part, (processes, tmp_path, config), nprocs=processes, start_method="fork")
     rows, found = torch.load(tmp_path / "found.pt")
     assert sorted(rows.tolist()) == list(range(7))
     model, batch = build(config), whole_batch()
