@@ -140,7 +140,8 @@ def _queued(out: Path) -> list[str]:
     ours = {path.name.split("_")[0] for path in (out / JOBS).glob("*_submitted.pkl")}
     if not ours:
         return []
-    found = subprocess.run(["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True)  # noqa: S607, PLW1510
+    command = ["squeue", "--me", "--noheader", "--format=%A"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if found.returncode:
         raise VgsplusError(f"squeue: {found.stderr.strip()}")
     return sorted(ours & set(found.stdout.split()), key=int)

@@ -23,8 +23,8 @@ from vgsplus.functional import alone
 from vgsplus.training.runtime import device_name
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others, which may be evaluating or writing. A process that ended is
-noticed at once, because its connections close."""
+"""How long a process waits for the others, which may be evaluating or writing. A process that ended closes
+its connections, which ends the wait with an error."""
 
 BUCKET_ELEMENTS = 1 << 24
 """Elements of gradients that are averaged together."""
