@@ -1,4 +1,6 @@
-from vgsplus.parallel import parallel_map
+import pytest
+
+from vgsplus.parallel import parallel_map, process_count, process_rank
 from vgsplus.progress import Progress
 
 
@@ -14,3 +16,21 @@ def test_no_more_results_than_asked_wait():
     results = parallel_map(started.append, range(100), at_once=10)
     next(results)
     assert len(started) <= 10
+
+
+@pytest.mark.parametrize(
+    ("variables", "rank", "count"),
+    [
+        ({}, 0, 1),
+        ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, 3, 4),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, 3, 4),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 0, 1),
+    ],
+    ids=["alone", "torchrun", "srun", "a batch script of several tasks"],
+)
+def test_the_environment_numbers_the_processes(monkeypatch, variables, rank, count):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (process_rank(), process_count()) == (rank, count)

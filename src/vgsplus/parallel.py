@@ -9,15 +9,20 @@ from vgsplus.progress import SILENT, Progress
 
 
 def process_rank() -> int:
-    """Return the number of this process among those that train together, as its environment tells it."""
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+    """Return the number of this process among those that work together, as its environment tells it."""
+    if _srun_tasks() > 1:
         return int(os.environ["SLURM_PROCID"])
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 def process_count() -> int:
     """Return the number of processes that torchrun or srun started together."""
-    return max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    return max(int(os.environ.get("WORLD_SIZE", "1")), _srun_tasks())
+
+
+def _srun_tasks() -> int:
+    """Return the number of tasks that srun started. SLURM_NTASKS is set in a batch script, too."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def parallel_map[T, R](

@@ -9,10 +9,11 @@ import torch
 
 from vgsplus.corpora import Corpus
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
-from vgsplus.evaluation import abx_layers, embeddings
+from vgsplus.evaluation import abx_layers, embeddings, lexical
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import AbxTask, score_layers
 from vgsplus.evaluation.embeddings import embed_split
+from vgsplus.evaluation.lexical import embed_words
 
 PROCESSES = 3
 
@@ -34,7 +35,7 @@ def together(monkeypatch):
             this.rank = rank
             return function()
 
-        for module in (abx_layers, embeddings):
+        for module in (abx_layers, embeddings, lexical):
             monkeypatch.setattr(module, "own_share", lambda items: items[this.rank :: PROCESSES])
             monkeypatch.setattr(module, "gather_objects", gather)
         with ThreadPoolExecutor(PROCESSES) as pool:
@@ -66,3 +67,12 @@ def test_abx(together, toy, make_model, layers):
     model = make_model().eval()
     alone = score_layers(model, task, layers=layers)
     assert together(lambda: score_layers(copy.deepcopy(model), task, layers=layers)) == [alone] * PROCESSES
+
+
+@pytest.mark.parametrize("mode", ["utterance", "frame"])
+def test_words(together, toy, make_model, mode):
+    words = {path.stem: path for path in sorted((toy / "audio" / "test").rglob("*.*"))[:7]}
+    model = make_model().eval()
+    alone = embed_words(model, words, mode)
+    for shared in together(lambda: embed_words(copy.deepcopy(model), words, mode)):
+        torch.testing.assert_close(list(shared), list(alone))

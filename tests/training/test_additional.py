@@ -155,7 +155,7 @@ def test_total_and_gradient_are_the_weighted_sum_worked_out_by_hand(with_speech,
     phase = dataclasses.replace(config.schedule.phases[0], alpha=Alpha.parse(alpha))
     config = dataclasses.replace(config, schedule=Schedule((phase,)), gradient_clip=1e9)
     corpus, additional = Corpus.open(config.corpus), open_additional_speech(config.schedule)
-    processes = Processes(config)
+    processes = Processes()
     trainer = Trainer(config, tmp_path, corpus, additional, processes)
     model = trainer.model.double().train()
     twin = copy.deepcopy(model)

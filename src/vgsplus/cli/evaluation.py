@@ -7,10 +7,12 @@ import typer
 from rich.console import Console
 
 from vgsplus.cli.options import Layers, Model
-from vgsplus.progress import console_progress
+from vgsplus.progress import SILENT, console_progress
 
 scoring = typer.Typer(
-    help="Evaluate a run, or a checkpoint that `vgsplus convert` reads.", no_args_is_help=True
+    help="Evaluate a run, or a checkpoint that `vgsplus convert` reads. Processes of torchrun "
+    "(torchrun --nproc-per-node 4 -m vgsplus evaluate …) share the work.",
+    no_args_is_help=True,
 )
 
 
@@ -42,14 +44,17 @@ def evaluate_retrieval(
         write_csv,
     )
     from vgsplus.training.checkpoint import load_model
+    from vgsplus.training.processes import join_processes
     from vgsplus.training.run_folder import CONFIG_FILE
-    from vgsplus.training.runtime import device_name
 
+    processes = join_processes()
     config = load_config(run / CONFIG_FILE)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    model = load_model(run).to(device_name("auto"))
+    model = load_model(run).to(processes.fabric.device)
     embedded = embed_run(model, config, Corpus.open(corpus or config.corpus), split)
+    if not processes.first:
+        return
     ranks = rank_split(embedded)
     scores = score(ranks, seed=config.seed)
     kinds: tuple[Literal["speaker", "length"], ...] = ("speaker", "length")
@@ -99,15 +104,17 @@ def evaluate_lexical(
     from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, find_words
     from vgsplus.interop.loading import load
     from vgsplus.report.lexical import write_lexical
-    from vgsplus.training.runtime import device_name
+    from vgsplus.training.processes import join_processes
 
-    device = device_name("auto")
-    model = load(run).to(device)
+    processes = join_processes()
+    model = load(run).to(device := processes.fabric.device)
     check_layer(model, layer, mode)
     out.mkdir(parents=True, exist_ok=True)
     recordings = find_words(words, model, RULES[rule])
-    with console_progress() as progress:
+    with console_progress() if processes.first else SILENT as progress:
         embeddings = embed_words(model, recordings, mode, layer, device=device, progress=progress)
+        if not processes.first:
+            return
         result = evaluate(list(recordings), embeddings, RULES[rule], progress)
     write_lexical(result, out)
     typer.echo(
@@ -151,15 +158,16 @@ def evaluate_abx(
     from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.interop.loading import load
     from vgsplus.report.tables import abx_table, abx_terminal, write_csv
-    from vgsplus.training.runtime import device_name
+    from vgsplus.training.processes import join_processes
 
+    processes = join_processes()
     chosen_conditions = tuple(dict.fromkeys(conditions or ("within", "across")))
     items = read_items(item, conditions=chosen_conditions, audio_root=audio)
     task = AbxTask(items=items, conditions=chosen_conditions, context=context, as_published=as_published)
-    device, folder = device_name("auto"), out or (run if run.is_dir() else run.parent)
-    model = load(run).to(device)
+    folder = out or (run if run.is_dir() else run.parent)
+    model = load(run).to(device := processes.fabric.device)
     chosen = parse_layers(layers, len(model.speech.layers))
-    with console_progress() as progress:
+    with console_progress() if processes.first else SILENT as progress:
         rows = score_layers(model, task, layers=chosen, device=device, cache=folder, progress=progress)
         if baseline:
             untrained = untrained_model(model.config).to(device)
@@ -172,6 +180,9 @@ def evaluate_abx(
                 cache=folder,
                 progress=progress,
             )
+        if not processes.first:
+            return
+        if baseline:
             rows += score_log_mel(task, device=device, progress=progress)
     write_csv(abx_table(rows), folder / "abx.csv")
     Console().print(abx_terminal(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))

@@ -10,7 +10,7 @@ import typer
 from vgsplus.cli.options import Layers, Model, Overwrite
 from vgsplus.errors import VgsplusError
 from vgsplus.parallel import process_count, process_rank
-from vgsplus.progress import console_progress
+from vgsplus.progress import SILENT, console_progress
 
 
 def convert(
@@ -80,7 +80,7 @@ def embed(
     chosen = parse_layers(layers, len(loaded.speech.layers))
     metadata = metadata_of(loaded, model, chosen)
     store = Submission(out, metadata, loaded) if form == "zerospeech" else open_store(form, out, metadata)
-    with console_progress() as progress:
+    with console_progress() if process_rank() == 0 else SILENT as progress:
         missing = pending(store, found, loaded, chosen, progress)
         export(store, missing, loaded, chosen, device=device, progress=progress)
     typer.echo(f"{len(missing)} sounds embedded, {len(found) - len(missing)} existed; {out}")

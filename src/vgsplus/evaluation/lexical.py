@@ -30,6 +30,7 @@ from vgsplus import audio
 from vgsplus.errors import CorpusError, VgsplusError, some
 from vgsplus.evaluation.hidden_states import check_audio, check_finite, hidden_states, map_files
 from vgsplus.files import as_on_disk, files_below
+from vgsplus.functional import gather_objects, own_share
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
 
@@ -349,7 +350,8 @@ def embed_words(
     In mode "utterance", a recording becomes one vector: the mean of the frames of a transformer layer (from
     1), or for layer None the speech embedding. In mode "frame", it becomes the frames of the layer, or those
     from which the speech embedding is computed. Batches of `batch_size` recordings {name: file} are moved to
-    `device`, where the model is. `progress` receives the stage "embedding".
+    `device`, where the model is. `progress` receives the stage "embedding". Several processes share the
+    recordings, and must all call this.
 
     Returns:
         float32 on the CPU in the order of `words`: (n, D), or n tensors (T, D).
@@ -366,10 +368,13 @@ def embed_words(
         for (frames,) in hidden_states(model, [layer or model.config.shared_layers], waveforms, num_samples):
             yield frames.cpu() if mode == "frame" else frames.cpu().mean(dim=0)
 
+    own = {name: words[name] for name in own_share(list(words))}
     by_name = {}
-    embedded = map_files(model, embed, words, device=device, batch_size=batch_size)
+    embedded = map_files(model, embed, own, device=device, batch_size=batch_size)
     for done, (name, embedding) in enumerate(embedded, start=1):
         by_name[name] = check_finite(embedding, f"Embeddings of {words[name]}")
-        progress.update("embedding", done, len(words))
+        progress.update("embedding", done, len(own))
+    for others in gather_objects(by_name):
+        by_name |= others
     embeddings = [by_name[name] for name in words]
     return embeddings if mode == "frame" else torch.stack(embeddings)

@@ -55,6 +55,7 @@ from vgsplus.training.checkpoint import load_model
 from vgsplus.training.checks import check_run
 from vgsplus.training.data import open_additional_speech
 from vgsplus.training.log import read_log
+from vgsplus.training.processes import Processes
 from vgsplus.training.run_folder import CONFIG_FILE, data_fingerprint, load_latest, resolve_precision
 from vgsplus.training.runtime import RandomStream, device_name, indexed_seed, versions
 
@@ -214,15 +215,15 @@ class Reproduction:
         with _timed(run.folder):
             run.train(self.scoring, progress)
 
-    def write_report(self, progress: Progress) -> Path:
-        """Evaluate the trained variants, write the report, and return the path of its page."""
+    def write_report(self, processes: Processes, progress: Progress) -> Path:
+        """Evaluate the trained variants, write the report, and return the path of its page; as `Study`."""
         with _timed(self.out):
             started = time.monotonic()
             results = self._results(progress)
             # That of runs is in their folders, because they may be trained at the same time.
             before = _seconds(self.out) + sum(_seconds(run.folder) for run in self.runs)
             spent = dataclasses.replace(results, seconds=before + time.monotonic() - started)
-            return write_report(spent, self.out, corpus=self.scoring.corpus)
+            return processes.on_first(lambda: write_report(spent, self.out, corpus=self.scoring.corpus))
 
     def _results(self, progress: Progress) -> Results:
         outcomes, variants = self._evaluate(0, progress)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from vgsplus.errors import Interrupted, VgsplusError, some
 from vgsplus.experiments.study import OpenStudy, Study
 from vgsplus.progress import SILENT, Progress, console_progress
+from vgsplus.training.processes import join_processes
 
 if TYPE_CHECKING:
     from submitit import Job as SubmittedJob
@@ -199,7 +200,7 @@ class _Work:
         with console_progress() as progress:
             study = self.open_study(progress)
             if self.run is None:
-                print(study.write_report(progress))  # noqa: T201 - the output of the job
+                print(study.write_report(join_processes(), progress))  # noqa: T201 - the output of the job
                 return
             try:
                 study.train(study.runs[self.run], progress)
@@ -209,11 +210,13 @@ class _Work:
                 raise
 
     def _follow(self) -> None:
-        """Join the training of the first task of the job."""
-        if self.run is not None:
-            study = self.open_study(SILENT)
-            with contextlib.suppress(Interrupted):
-                study.runs[self.run].train(study.scoring, SILENT)
+        """Join the work of the first task of the job."""
+        study = self.open_study(SILENT)
+        if self.run is None:
+            study.write_report(join_processes(), SILENT)
+            return
+        with contextlib.suppress(Interrupted):
+            study.runs[self.run].train(study.scoring, SILENT)
 
     def checkpoint(self) -> "DelayedSubmission":
         """Return what the requeued job does, which is the same; called by submitit on a warning."""

@@ -4,7 +4,6 @@ Runs whose first phases are the same share them: the first of the runs trains th
 the checkpoint at their end.
 """
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -114,8 +113,8 @@ class Study(Protocol):
     def train(self, run: Run, progress: Progress) -> None:
         """Train what is left of one of the runs; raises as `Run.train`."""
 
-    def write_report(self, progress: Progress) -> Path:
-        """Write the report of the trained runs, and return the path of its page."""
+    def write_report(self, processes: Processes, progress: Progress) -> Path:
+        """Write the report of the trained runs in the first process; return the path of its page in all."""
 
 
 type OpenStudy = Callable[[Progress], Study]
@@ -133,8 +132,7 @@ def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress) -> 
     Raises:
         VgsplusError: something does not fit, raised before any training; or as `Run.train`.
     """
-    # Each run has its own precision.
-    processes = Processes(dataclasses.replace(config, precision="32-true"))
+    processes = Processes(config.devices, config.num_nodes, accelerator=config.accelerator)
     opened: list[Study] = []
 
     def prepare() -> None:
@@ -151,7 +149,7 @@ def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress) -> 
     for number, run in enumerate(study.runs, start=1):
         progress.note(f"{run.title}, {number} of {len(study.runs)}")
         study.train(run, progress)
-    return processes.on_first(lambda: study.write_report(progress))
+    return study.write_report(processes, progress)
 
 
 def share_phases(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -31,6 +31,7 @@ from vgsplus.report.tables import LOSSES, label
 from vgsplus.training.checks import check_run
 from vgsplus.training.data import open_additional_speech
 from vgsplus.training.log import losses_in, read_log
+from vgsplus.training.processes import Processes
 from vgsplus.training.run_folder import data_fingerprint, load_latest, resolve_precision
 
 POINTS = "points"
@@ -183,12 +184,13 @@ class Sweep:
         """Train what is left of a run; raises as `Run.train`."""
         run.train(self.scoring, progress)
 
-    def write_report(self, progress: Progress) -> Path:
+    def write_report(self, processes: Processes, progress: Progress) -> Path:
         """Compare the trained points by their logs, and return the path of the report's page."""
         progress.note("Writing the report")
         first = next(iter(self.points.values())).seed
         seeds = range(first, first + self.seeds)
-        return write_sweep(self.out, self.config, self.scoring.corpus.name, seeds, self.measures())
+        corpus = self.scoring.corpus.name
+        return processes.on_first(lambda: write_sweep(self.out, self.config, corpus, seeds, self.measures()))
 
     def measures(self) -> tuple[Measure, ...]:
         """Return the numbers of the finished runs, those of retrieval first."""

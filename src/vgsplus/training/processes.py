@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,9 @@ from lightning_fabric.plugins import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
-from vgsplus.config import RunConfig
 from vgsplus.errors import ConfigError, VgsplusError
 from vgsplus.functional import alone
+from vgsplus.parallel import process_count
 from vgsplus.training.runtime import device_name
 
 PATIENCE = timedelta(days=7)
@@ -40,18 +40,28 @@ class Processes:
         rank: number of this process, from 0.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(
+        self,
+        devices: int = 1,
+        num_nodes: int = 1,
+        *,
+        accelerator: str = "auto",
+        precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    ) -> None:
         """Start or join the processes of a run.
+
+        Args:
+            devices: processes on each node, unless torchrun started this one.
+            num_nodes: nodes, unless torchrun started this process.
+            accelerator: as in `RunConfig`.
+            precision: as in `RunConfig`, after `resolve_precision`.
 
         Raises:
             ConfigError: the number of processes does not fit what started this one.
         """
-        assert config.precision != "auto", "resolve_precision comes first"
-        device = device_name(config.accelerator)
-        self.precision = (
-            Precision() if config.precision == "32-true" else MixedPrecision(config.precision, device)
-        )
-        devices, nodes = _started_by_torchrun() or (config.devices, config.num_nodes)
+        device = device_name(accelerator)
+        self.precision = Precision() if precision == "32-true" else MixedPrecision(precision, device)
+        devices, nodes = _started_by_torchrun() or (devices, num_nodes)
         self.count = devices * nodes
         options: dict[str, Any] = {"strategy": DDPStrategy(timeout=PATIENCE)} if self.count > 1 else {}
         try:
@@ -138,6 +148,12 @@ class Processes:
             parts = torch.split(joined, [gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
+
+
+def join_processes() -> Processes:
+    """Join the processes that torchrun or srun started for the same command; raises as `Processes`."""
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
+    return Processes(process_count() // nodes, nodes)
 
 
 def _started_by_torchrun() -> tuple[int, int] | None:

@@ -360,7 +360,10 @@ def train(
     """
     # A ModelConfig built in Python has not been validated yet.
     config = resolve_precision(from_dict(to_dict(config)), out)
-    processes = Processes(config)
+    assert config.precision != "auto"
+    processes = Processes(
+        config.devices, config.num_nodes, accelerator=config.accelerator, precision=config.precision
+    )
 
     def check() -> Checkpoint | None:
         if resume and (finished := load_finished(out, config, evaluated=evaluate is not None)):
