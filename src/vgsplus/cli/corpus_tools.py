@@ -17,14 +17,16 @@ def regions(
     model: Annotated[
         str,
         typer.Option(
-            help="fasterrcnn_resnet50_fpn_v2, efficientnet-lite0, timm:NAME, transformers:NAME or "
-            "transformers:FOLDER."
+            help="fasterrcnn_resnet50_fpn_v2, dinov2-small, efficientnet-lite0, efficientnet-lite1, "
+            "efficientnet-lite2, timm:NAME, transformers:NAME or transformers:FOLDER."
         ),
     ] = "fasterrcnn_resnet50_fpn_v2",
     *,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights, safetensors or PyTorch. Default: the weights of the library."),
+        typer.Option(
+            help="Weights, safetensors or PyTorch, of dinov2-small also ONNX. Default: those of the library."
+        ),
     ] = None,
     dtype: Dtype = "float16",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures per forward pass.")] = 16,

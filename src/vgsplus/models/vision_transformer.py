@@ -1,0 +1,137 @@
+"""The Vision Transformer of DINOv2 (Oquab et al., 2024), which learned from pictures without labels.
+
+B images, S side of an image in pixels, P patches of an image, D dimensions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """Sizes of a Vision Transformer.
+
+    Attributes:
+        dim: D.
+        layers: number of transformer layers.
+        heads: attention heads of each layer.
+        ffn_dim: width of the feed-forward networks.
+        patch: side of a patch in pixels.
+        positions: patches along a side for which position embeddings are stored; they are interpolated for
+            images of another size.
+        side: S of the images that the model is given here.
+    """
+
+    dim: int
+    layers: int
+    heads: int
+    ffn_dim: int
+    patch: int
+    positions: int
+    side: int
+
+
+VISION_TRANSFORMERS = {
+    "dinov2-small": VisionConfig(
+        dim=384, layers=12, heads=6, ffn_dim=1536, patch=14, positions=37, side=224
+    ),  # ViT-S/14, trained at 518 pixels; 224 is the size to which its image processor crops
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1]; images are standardised with them."""
+
+_NORM_EPS = 1e-6
+
+
+class VisionTransformer(nn.Module):
+    """Patch embedding, CLS token, position embeddings, pre-norm layers with LayerScale, and a LayerNorm.
+
+    There is no dropout, so its outputs are a function of the images alone.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_embedding = nn.Conv2d(3, config.dim, config.patch, stride=config.patch)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, config.dim) * 0.02)
+        self.position_embeddings = nn.Parameter(torch.randn(1, 1 + config.positions**2, config.dim) * 0.02)
+        self.layers = nn.ModuleList(
+            VisionLayer(config.dim, config.heads, config.ffn_dim) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the outputs (B, 1 + P, D) of the CLS token and the patches, row by row, of (B, 3, S, S)."""
+        patches = self.patch_embedding(images)
+        positions = self._positions(*patches.shape[-2:])
+        cls = self.cls_token.expand(len(images), 1, -1)
+        x = torch.cat([cls, patches.flatten(2).transpose(1, 2)], dim=1) + positions
+        for layer in self.layers:
+            x = layer(x)
+        output: Tensor = self.norm(x)
+        return output
+
+    def patch_map(self, images: Tensor) -> Tensor:
+        """Compute the outputs of the patches of images (B, 3, S, S) as a map (B, D, h, w)."""
+        rows, columns = (size // self.patch_embedding.stride[0] for size in images.shape[-2:])
+        outputs: Tensor = self(images)
+        return outputs[:, 1:].transpose(1, 2).reshape(len(images), -1, rows, columns)
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """Interpolate the position embeddings to (1, 1 + rows · columns, D)."""
+        stored = self.position_embeddings
+        side = round((stored.shape[1] - 1) ** 0.5)
+        if (rows, columns) == (side, side):
+            return stored
+        grid = stored[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
+        # In float32, since half precision would shift them.
+        resized = F.interpolate(grid.float(), (rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([stored[:, :1], resized.to(stored.dtype).flatten(2).transpose(1, 2)], dim=1)
+
+
+class VisionLayer(nn.Module):
+    """Self-attention and feed-forward network, each of normalised inputs, scaled by a vector and added."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.scale1 = nn.Parameter(torch.ones(dim))
+        self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, dim)
+        self.scale2 = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the output (B, 1 + P, D) of x (B, 1 + P, D)."""
+        normed = self.norm1(x)
+        query, key, value = (
+            project(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.scale1 * self.out(attended)
+        output: Tensor = x + self.scale2 * self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return output
+
+
+def published_name(name: str) -> str:
+    """Return the name of a parameter of `VisionTransformer` in Hugging Face's files of DINOv2."""
+    for own, published in _PUBLISHED_NAMES:
+        name = name.replace(own, published)
+    return name
+
+
+_PUBLISHED_NAMES = (
+    ("norm.", "layernorm."),  # the last one; the others are norm1 and norm2
+    ("patch_embedding.", "embeddings.patch_embeddings.projection."),
+    ("cls_token", "embeddings.cls_token"),
+    ("position_embeddings", "embeddings.position_embeddings"),
+    ("layers.", "encoder.layer."),
+    *((f".{name}.", f".attention.attention.{name}.") for name in ("query", "key", "value")),
+    (".out.", ".attention.output.dense."),
+    *((f".scale{number}", f".layer_scale{number}.lambda1") for number in (1, 2)),
+    *((f".fc{number}.", f".mlp.fc{number}.") for number in (1, 2)),
+)

