@@ -29,7 +29,7 @@ def test_help_of_data_lists_the_corpora(capsys):
     assert code == 0
     for command in ("toy", "stamps", "librispeech", "manifest", "to-manifest", "table", "places", "flickr8k"):
         assert command in out
-    for command in ("spokencoco", "regions", "fetch", "check"):
+    for command in ("spokencoco", "festvox", "items", "regions", "fetch", "check"):
         assert command in out
 
 

@@ -1,6 +1,6 @@
-"""Faults injected one at a time, into a prepared corpus and into a table that is to become one.
+"""Faults injected one at a time, into a prepared corpus, a table that is to become one, and alignments.
 
-Each must give its message and exit with 1; the table in docs/faults.md is this list.
+Each must give its message and exit with 1; the tables in docs/faults.md are these lists.
 """
 
 import json
@@ -284,6 +284,172 @@ TABLE_FAULTS = {
 }
 
 
+TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 1
+tiers? <exists>
+size = 1
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = 1
+        intervals: size = 3
+        intervals [1]:
+            xmin = 0
+            xmax = 0.1
+            text = "k"
+        intervals [2]:
+            xmin = 0.1
+            xmax = 0.2
+            text = "a"
+        intervals [3]:
+            xmin = 0.2
+            xmax = 0.3
+            text = "t"
+"""
+
+
+def file(name, text, encoding="utf-8", remove="a.TextGrid"):
+    """Another alignment in place of the TextGrid."""
+
+    def inject(root):
+        (root / remove).unlink()
+        (root / name).write_text(text, encoding=encoding)
+
+    return inject
+
+
+def textgrid(old, new, count=1, encoding="utf-8"):
+    assert old in TEXTGRID
+    return file("a.TextGrid", TEXTGRID.replace(old, new, count), encoding)
+
+
+def late(root):
+    samples, rate = soundfile.read(root / "a.wav")
+    soundfile.write(root / "a.wav", samples[:4_000], rate)
+
+
+ALIGNMENT_FAULTS = {
+    "an absent folder of alignments": (shutil.rmtree, r"work: there is no such file or folder of alignments"),
+    "a folder without alignments": (without("a.TextGrid"), r"work: holds no alignments"),
+    "a TextGrid without the tier": (
+        textgrid('"phones"', '"Ann - words"'),
+        r"a\.TextGrid: has no tier 'phones'\. Its tiers are: Ann - words",
+    ),
+    "a tier twice": (
+        file(
+            "a.TextGrid",
+            TEXTGRID.replace("size = 1", "size = 2", 1) + TEXTGRID[TEXTGRID.index("    item [1]") :],
+        ),
+        r"a\.TextGrid:29: tier 'phones' is in line 11 already",
+    ),
+    "a tier without labels": (
+        file("a.TextGrid", re.sub('text = ".*"', 'text = ""', TEXTGRID)),
+        r"a\.TextGrid:11: tier 'phones' is empty",
+    ),
+    "a tier without intervals": (
+        textgrid(TEXTGRID[TEXTGRID.index("size = 3") :], "size = 0"),
+        r"a\.TextGrid:11: tier 'phones' is empty",
+    ),
+    "points for intervals": (
+        file(
+            "a.TextGrid",
+            re.sub(r" xmin.*\n +xmax(?=.*\n +text)", " number", TEXTGRID).replace("IntervalTier", "TextTier"),
+        ),
+        r"a\.TextGrid:11: tier 'phones' holds points, not intervals",
+    ),
+    "a TextGrid cut short": (
+        textgrid(TEXTGRID[TEXTGRID.index('text = "a"') :], "text ="),
+        r"a\.TextGrid:22: ends before the label of tier 'phones', interval 2: the file is cut short",
+    ),
+    "a quotation mark left open": (
+        textgrid('"k"', '"k'),
+        r"a\.TextGrid:22: expected the time of tier 'phones', interval 2, found",
+    ),
+    "a TextGrid in binary format": (
+        file("a.TextGrid", "ooBinaryFile\x08TextGrid"),
+        r"a\.TextGrid:1: is not a TextGrid in a text format of Praat",
+    ),
+    "another object of Praat": (textgrid('"TextGrid"', '"Pitch"'), r"a\.TextGrid:2: holds a Pitch of Praat"),
+    "an alignment in another encoding": (
+        textgrid('"a"', '"é"', encoding="latin-1"),
+        r"a\.TextGrid:22: is neither UTF-8 nor UTF-16 text",
+    ),
+    "a decimal comma in a time": (
+        textgrid("xmax = 0.2", "xmax = 0,2"),
+        r"a\.TextGrid:21: the end of tier 'phones', interval 2 is '0,2', which is no number",
+    ),
+    "an interval that ends before it starts": (
+        textgrid("xmax = 0.2", "xmax = 0.05"),
+        r"a\.TextGrid:20: end 0\.05 must be after start 0\.1",
+    ),
+    "overlapping intervals": (
+        textgrid("xmin = 0.2", "xmin = 0.15"),
+        r"a\.TextGrid:24: starts at 0\.15 s and overlaps line 20, which ends at 0\.2 s",
+    ),
+    "a label with a blank": (textgrid('"a"', '"a e"'), r"a\.TextGrid:20: label 'a e' holds a blank"),
+    "times beyond the sound": (late, r"a\.TextGrid:24: 0\.3 s is after the end of .*a\.wav, 0\.250 s"),
+    "an alignment without a sound": (without("a.wav"), r"a\.TextGrid: there is no sound a below"),
+    "an alignment of a sound that is no sound": (as_text("a.wav"), r"a\.wav: cannot be read as sound"),
+    "an alignment that may be of two sounds": (
+        lambda root: shutil.copyfile(root / "a.wav", root / "a.flac"),
+        r"a\.TextGrid: may be the alignment of .*a\.flac or .*a\.wav",
+    ),
+    "two alignments for one sound": (
+        lambda root: (root / "a.phn").write_text("0 1600 k\n"),
+        r"a\.phn: is an alignment of .*a\.wav, and so is .*a\.TextGrid",
+    ),
+    "a sound with a blank in its name": (
+        lambda root: [path.rename(path.with_stem("a b")) for path in list(root.iterdir())],
+        r"a b\.wav: holds a blank",
+    ),
+    "a CTM line of too few columns": (
+        file("x.ctm", "a 1 0 0.1 k\na 1 0.1 0.1\n"),
+        r"x\.ctm:2: expected FILE CHANNEL START DURATION LABEL, has 4",
+    ),
+    "CTM times in no order": (
+        file("x.ctm", "a 1 0.3 0.1 k\na 1 0.1 0.1 a\n"),
+        r"x\.ctm:2: starts at 0\.1 s, before line 1, at 0\.3 s",
+    ),
+    "a negative time": (file("x.ctm", "a 1 -0.1 0.2 k\n"), r"x\.ctm:1: start -0\.1 is negative"),
+    "a CTM time that is no number": (
+        file("x.ctm", "a 1 0.1 nan k\n"),
+        r"x\.ctm:1: duration nan must be a number, in seconds",
+    ),
+    "labels of xlabel without the end of a header": (
+        file("a.lab", "0.1 125 k\n"),
+        r'a\.lab: has no line "#"',
+    ),
+    "labels of xlabel in no order": (
+        file("a.lab", "#\n0.2 125 k\n0.1 125 a\n"),
+        r"a\.lab:3: end 0\.1 must be after start 0\.2",
+    ),
+    "labels of TIMIT in seconds": (
+        file("a.PHN", "0.1 0.2 k\n"),
+        r"a\.PHN:1: expected START END LABEL, with whole numbers of samples",
+    ),
+    "an empty file of labels": (file("a.PHN", ""), r"a\.PHN: is empty: it holds no labels"),
+    "nothing but silence": (
+        file("a.PHN", "0 1600 h#\n1600 3200 a\n3200 4800 h#\n"),
+        r"work: no token is left \(2 silence or noise, 1 next to silence, a gap or the end\)",
+    ),
+}
+
+
+@pytest.fixture
+def alignments(tmp_path):
+    """A folder of a sound of one second and its TextGrid."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    (folder / "a.TextGrid").write_text(TEXTGRID)
+    return folder
+
+
 @pytest.fixture
 def corpus(tiny_corpus, tmp_path):
     return Path(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
@@ -321,6 +487,11 @@ def test_without_a_fault_nothing_is_found(corpus, table, capsys):
     assert "no faults" in capsys.readouterr().out
 
 
+def test_alignments_without_a_fault_become_items(alignments):
+    succeeds("data", "items", alignments, "--out", alignments.parent / "x.item")
+    assert (alignments.parent / "x.item").is_file()
+
+
 @pytest.mark.parametrize("fault", CORPUS_FAULTS)
 def test_a_fault_of_a_corpus_is_told(corpus, capsys, fault):
     inject, message = CORPUS_FAULTS[fault]
@@ -334,6 +505,58 @@ def test_a_fault_of_a_table_is_told_and_leaves_no_corpus(table, capsys, fault):
     inject(table)
     assert re.search(message, fails(["data", "table", table / "table.csv", table / "out" / "c"], capsys))
     assert not (table / "out").exists() or not any((table / "out").iterdir())
+
+
+@pytest.mark.parametrize("fault", ALIGNMENT_FAULTS)
+def test_a_fault_of_an_alignment_is_told_and_leaves_no_items(alignments, capsys, fault):
+    inject, message = ALIGNMENT_FAULTS[fault]
+    inject(alignments)
+    out = alignments.parent / "x.item"
+    assert re.search(message, fails(["data", "items", alignments, "--out", out], capsys))
+    assert not out.exists()
+
+
+def test_all_faults_of_alignments_are_told_together(alignments, capsys):
+    textgrid("xmax = 0.2", "xmax = 0.05")(alignments)
+    (alignments / "b.lab").write_text("0.1 125 k\n")
+    (alignments / "x.ctm").write_text("c 1 0 x k\nc 1 0.1 x k\nd 1 0 0.1 k\n")
+    said = fails(["data", "items", alignments, "--out", alignments / "x.item"], capsys)
+    for place in (r"a\.TextGrid:20", r"b\.lab:", r"x\.ctm:1", r"x\.ctm:2", r"x\.ctm:3"):
+        assert re.search(place, said)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strip", "("], r"--strip \(: is not a regular expression"),
+        (["--audio", "nowhere"], r"nowhere: there is no such folder of sounds"),
+        (["--tier", "phone"], r"has no tier 'phone'\. Its tiers are: phones"),
+        (["--size", "0"], None),
+    ],
+)
+def test_an_option_that_cannot_be_is_told(alignments, capsys, options, message):
+    arguments = ["data", "items", str(alignments), "--out", str(alignments / "x.item"), *options]
+    if message is None:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+    else:
+        assert re.search(message, fails(arguments, capsys))
+
+
+def test_a_speaker_that_the_table_lacks_is_told(alignments, capsys):
+    (alignments / "utt2spk").write_text("b ben\n")
+    arguments = ["data", "items", alignments, "--out", alignments / "x.item"]
+    said = fails([*arguments, "--speakers", alignments / "utt2spk"], capsys)
+    assert re.search(r"a\.TextGrid: .*utt2spk names no speaker of a\. Add a line a SPEAKER", said)
+
+
+def test_items_that_exist_are_replaced_only_if_told_to(alignments, capsys):
+    out = alignments / "x.item"
+    out.write_text("kept")
+    assert re.search(r"x\.item: exists already", fails(["data", "items", alignments, "--out", out], capsys))
+    assert out.read_text() == "kept"
+    succeeds("data", "items", alignments, "--out", out, "--overwrite")
 
 
 # ---- what happens to the process ---------------------------------------------------------------------------
@@ -400,7 +623,9 @@ def rows_of(faults):
     return [f"| {fault} | `{readable(message)}` |" for fault, (_, message) in faults.items()]
 
 
-@pytest.mark.parametrize("faults", [CORPUS_FAULTS, TABLE_FAULTS], ids=["corpus", "table"])
+@pytest.mark.parametrize(
+    "faults", [CORPUS_FAULTS, TABLE_FAULTS, ALIGNMENT_FAULTS], ids=["corpus", "table", "alignments"]
+)
 def test_the_documented_faults_are_these(faults):
     documented = DOCUMENT.read_text()
     assert "\n".join(rows_of(faults)) in documented

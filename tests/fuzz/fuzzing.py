@@ -200,6 +200,44 @@ def items() -> Files:
     return {"x.item": text.encode(), "sounds/s0.wav": sound(), "sounds/s1.flac": sound("FLAC")}
 
 
+PHONE_TIMES = tuple((f"{0.05 * n:.2f}", f"{0.05 * n + 0.05:.2f}", "kateto"[n]) for n in range(6))
+
+
+def alignments() -> Files:
+    """A TextGrid in the long format, one in the short, a CTM file, and labels of xlabel and TIMIT."""
+    first = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n'
+    grid = f"{first}xmin = 0\nxmax = 0.5\ntiers? <exists>\nsize = 1\nitem []:\n item [1]:\n"
+    grid += '  class = "IntervalTier"\n  name = "phones"\n  xmin = 0\n  xmax = 0.5\n  intervals: size = 6\n'
+    grid += "".join(
+        f'  intervals [{n + 1}]:\n   xmin = {start}\n   xmax = {end}\n   text = "{label}"\n'
+        for n, (start, end, label) in enumerate(PHONE_TIMES)
+    )
+    short = first + '0\n0.5\n<exists>\n1\n"IntervalTier"\n"phones"\n0\n0.5\n6\n'
+    short += "".join(f'{start}\n{end}\n"{label}"\n' for start, end, label in PHONE_TIMES)
+    texts = {
+        "s0.TextGrid": grid,
+        "s1.TextGrid": short,
+        "s2.ctm": "".join(f"s2 1 {start} 0.05 {label}\n" for start, _, label in PHONE_TIMES),
+        "s3.lab": "#\n" + "".join(f"{end} 125 {label}\n" for _, end, label in PHONE_TIMES),
+        "s4.phn": "".join(
+            f"{800 * n} {800 * n + 800} {label}\n" for n, (*_, label) in enumerate(PHONE_TIMES)
+        ),
+    }
+    return {name: text.encode() for name, text in texts.items()} | {f"s{n}.wav": sound() for n in range(5)}
+
+
+def festvox() -> Files:
+    """A voice of four sentences."""
+    names = [f"a{n}" for n in range(4)]
+    labels = "#\n" + "".join(f"{end} 125 {label}\n" for _, end, label in PHONE_TIMES)
+    lines = "".join(f'( {name} "Sentence {name}." )\n' for name in names)
+    return {
+        "voice/etc/txt.done.data": lines.encode(),
+        **{f"voice/lab/{name}.lab": labels.encode() for name in names},
+        **{f"voice/wav/{name}.wav": sound(seed=n) for n, name in enumerate(names)},
+    }
+
+
 def checkpoint(kind: str) -> Files:
     """A tiny wav2vec 2.0 as a fairseq checkpoint, new or legacy, or as a Hugging Face folder."""
     import torch  # noqa: PLC0415 - takes seconds
@@ -382,6 +420,18 @@ def read_items(folder: Path) -> object:
     return abx_items.read_items(folder / "x.item", audio_root=folder / "sounds")
 
 
+def read_alignments(folder: Path) -> object:
+    from vgsplus.corpora.alignments.abx import write_items  # noqa: PLC0415
+
+    return write_items(folder, folder / "out.item")
+
+
+def read_festvox(folder: Path) -> object:
+    from vgsplus.corpora.sources.festvox import prepare_festvox  # noqa: PLC0415
+
+    return prepare_festvox([folder / "voice"], folder / "out", held_out=1)
+
+
 def read_checkpoint(folder: Path) -> object:
     import vgsplus  # noqa: PLC0415
 
@@ -432,6 +482,10 @@ READERS: dict[str, Reader] = {
     "flickr8k": Reader(flickr8k, read_flickr8k),
     "places": Reader(places, read_places, ("train_2020.json",)),
     "items": Reader(items, read_items),
+    "alignments": Reader(
+        alignments, read_alignments, ("s0.TextGrid", "s1.TextGrid", "s2.ctm", "s3.lab", "s4.phn")
+    ),
+    "festvox": Reader(festvox, read_festvox),
     "fairseq": Reader(lambda: checkpoint("zip"), read_checkpoint),
     "fairseq, legacy": Reader(lambda: checkpoint("legacy"), read_checkpoint),
     "Hugging Face": Reader(lambda: checkpoint("hf"), read_checkpoint),

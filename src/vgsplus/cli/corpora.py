@@ -271,6 +271,33 @@ def data_librispeech(
     )
 
 
+@data.command("festvox")
+def data_festvox(
+    out: CorpusOut,
+    root: Annotated[
+        list[Path],
+        typer.Option(help="Folder of a voice, with wav/, etc/txt.done.data and lab/; may be repeated."),
+    ],
+    *,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Sentences in validation, and as many in test: a number, or a fraction below 1."
+        ),
+    ] = 0.1,
+    language: Annotated[str, typer.Option(help="Language code of the captions, such as ru.")] = "und",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare voices of festvox, such as CMU ARCTIC, with ABX items of their phone times.
+
+    Example: vgsplus data festvox data/arctic --root cmu_us_slt_arctic --root cmu_us_bdl_arctic --language en
+    """
+    from vgsplus.corpora.sources.festvox import prepare_festvox
+
+    _prepare(prepare_festvox, root, out, held_out=held_out, language=language, seed=seed, overwrite=overwrite)
+
+
 @data.command("manifest")
 def data_manifest(
     out: CorpusOut,
@@ -286,6 +313,7 @@ def data_manifest(
 
 
 data.command("regions")(corpus_tools.regions)
+data.command("items")(corpus_tools.items)
 data.command("to-manifest")(corpus_tools.to_manifest)
 data.command("pack")(corpus_tools.pack)
 data.command("check")(corpus_tools.check)

@@ -1,12 +1,12 @@
-"""Commands on corpora and images: `vgsplus data regions`, `to-manifest`, `pack` and `check`."""
+"""Commands on corpora and images: `vgsplus data regions`, `items`, `to-manifest`, `pack` and `check`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from vgsplus.cli.options import CorpusOut, Dtype, Overwrite, PreparedCorpus, SkipFaulty
+from vgsplus.cli.options import CorpusOut, Dtype, Overwrite, PreparedCorpus, Seed, SkipFaulty
 from vgsplus.errors import CorpusError
 from vgsplus.progress import console_progress
 
@@ -55,6 +55,107 @@ def regions(
     typer.echo(f"{out}: {count} pictures, {num} regions of {dim} features each; {len(skipped)} skipped")
     for fault in skipped:
         typer.echo(f"skipped: {fault}")
+
+
+def items(
+    alignments: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of alignments, at any depth, or one of them: .TextGrid, .ctm, .lab of festvox, .PHN "
+            "and .WRD of TIMIT, .alignment.txt of LibriSpeech."
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Item file to create, such as dev.item.")],
+    unit: Annotated[
+        Literal["triphone", "phone", "word"],
+        typer.Option(
+            help="A phone with its neighbours, from the start of the previous to the end of the next one, as "
+            "in the item files of Libri-Light; the phone alone, in their context; or a word."
+        ),
+    ] = "triphone",
+    audio: Annotated[
+        Path | None, typer.Option(help="Folder of the sounds, at any depth. Default: ALIGNMENTS.")
+    ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='Tier of TextGrids; "SPEAKER - NAME" is another one of it. Default: phones or words.',
+        ),
+    ] = None,
+    speakers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table with lines SOUND SPEAKER, such as utt2spk of Kaldi. Default: the speaker of a tier, "
+            "or the name of the folder."
+        ),
+    ] = None,
+    silence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Label of silence or noise, in upper or lower case; may be repeated, and replaces the "
+            "default: sil, sp, spn, ssil, pau, epi, h#, #, <sil>, <eps>, <unk>, nsn, noise. Empty labels are "
+            "silence.",
+        ),
+    ] = None,
+    strip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Part of labels to remove: '[0-2]$' for the stress of ARPAbet (AH0), '_[BIES]$' for Kaldi's "
+            "positions in words (AH_B).",
+        ),
+    ] = None,
+    min_seconds: Annotated[float, typer.Option(min=0.0, help="Leave out tokens that are shorter.")] = 0.02,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Maximum number of tokens. Contexts (for words, words) are drawn at random, each with all "
+            "its tokens. Default: all tokens.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make an ABX item file from phone or word alignments, for `vgsplus evaluate abx`.
+
+    Tokens that are silence or next to silence, a gap or the end are left out, as in the item files of the
+    ZeroSpeech challenges. Words have no context: evaluate them with --context any.
+
+    Example: phones aligned by the Montreal Forced Aligner
+
+        vgsplus data items ALIGNED --audio SOUNDS --strip '[0-2]$' --out dev.item
+
+        vgsplus evaluate abx RUN dev.item SOUNDS
+    """
+    from vgsplus.corpora.alignments.abx import SILENCES, write_items
+
+    with console_progress() as progress:
+        counts = write_items(
+            alignments,
+            out,
+            unit=unit,
+            audio_root=audio,
+            tier=tier,
+            speakers=speakers,
+            silences=silence or SILENCES,
+            strip=strip,
+            min_seconds=min_seconds,
+            size=size,
+            seed=seed,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    labels = "words" if unit == "word" else f"phones in {counts.contexts} contexts"
+    typer.echo(
+        f"{out}: {counts.tokens} tokens of {counts.labels} {labels}, by {counts.speakers} speaker(s) in "
+        f"{counts.sounds} sound(s)"
+    )
+    for reason, number in counts.left_out.items():
+        typer.echo(f"left out: {number} {reason}")
 
 
 def to_manifest(

@@ -16,10 +16,10 @@ from typing import Unpack
 
 from vgsplus.corpora import Summary
 from vgsplus.corpora.format import CaptionEntry
+from vgsplus.corpora.keyed_lines import keyed_lines, numbered_lines
 from vgsplus.corpora.prepare import NO_SPLIT
 from vgsplus.corpora.sources.karpathy import SPLITS as KARPATHY_SPLITS
 from vgsplus.corpora.sources.karpathy import karpathy_images
-from vgsplus.corpora.sources.keyed_lines import keyed_lines, numbered_lines
 from vgsplus.corpora.sources.lists import ListOptions, ListSource, prepare_lists
 from vgsplus.errors import CorpusError
 from vgsplus.regions.published import stem_key

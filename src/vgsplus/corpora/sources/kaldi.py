@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vgsplus.corpora import Summary
 from vgsplus.corpora.format import CaptionEntry
-from vgsplus.corpora.sources.keyed_lines import keyed_lines
+from vgsplus.corpora.keyed_lines import keyed_lines
 from vgsplus.corpora.sources.table import prepare_rows
 from vgsplus.corpora.sources.table_rows import SECONDS, Table, absolute, check_rows
 from vgsplus.errors import CorpusError

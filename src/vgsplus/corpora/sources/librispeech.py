@@ -20,8 +20,8 @@ from pathlib import Path
 from vgsplus.audio import SUFFIXES
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import ITEM_COLUMNS, CaptionEntry
+from vgsplus.corpora.keyed_lines import keyed_lines, numbered_lines
 from vgsplus.corpora.prepare import Usable, add_captions
-from vgsplus.corpora.sources.keyed_lines import keyed_lines, numbered_lines
 from vgsplus.errors import CorpusError
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
