@@ -167,18 +167,20 @@ class SoundIndex:
 
     def __init__(self, root: Path, paths: Iterable[Path]) -> None:
         self._depth = len(root.parts)
-        self._sounds: dict[str, list[Path]] = defaultdict(list)
+        self._sounds: dict[str, list[tuple[Path, tuple[tuple[str, ...], ...]]]] = defaultdict(list)
         for path in paths:
+            parts = PurePosixPath(nfc(str(path.absolute()))).parts
+            # Kept, because many sounds may have one name, as in TIMIT.
+            forms = parts, (*parts[:-1], nfc(path.stem))
             for name in {path.name, path.stem}:
-                self._sounds[nfc(name)].append(path)
+                self._sounds[nfc(name)].append((path, forms))
 
     def find(self, file: str) -> list[Path]:
         """Return the sounds that match a name."""
         wanted = PurePosixPath(nfc(file)).parts
         candidates = self._sounds.get(wanted[-1], []) if wanted else []
-        for with_suffix in (True, False):
-            parts = {path: _parts(path if with_suffix else path.with_suffix("")) for path in candidates}
-            ending = [path for path in candidates if parts[path][-len(wanted) :] == wanted]
+        for form in (0, 1):
+            ending = [path for path, forms in candidates if forms[form][-len(wanted) :] == wanted]
             if ending:
                 exact = [path for path in ending if len(path.parts) - self._depth == len(wanted)]
                 return exact or ending
@@ -188,10 +190,6 @@ class SoundIndex:
 def shown(text: str) -> str:
     """Return a field for a message, truncated if it is very long."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
-
-
-def _parts(path: Path) -> tuple[str, ...]:
-    return PurePosixPath(nfc(str(path.absolute()))).parts
 
 
 def _described(token: Token) -> str:

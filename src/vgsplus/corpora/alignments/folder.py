@@ -14,7 +14,7 @@ from vgsplus.corpora.alignments.textgrid import read_textgrid
 from vgsplus.corpora.items import TIME_TOLERANCE, SoundIndex
 from vgsplus.corpora.keyed_lines import keyed_lines
 from vgsplus.errors import AudioError, CorpusError
-from vgsplus.files import as_on_disk, files_below
+from vgsplus.files import as_on_disk, files_below, nfc
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 
@@ -88,7 +88,7 @@ def read_alignments(
             continue
         if len(file.split()) != 1:
             faults.append(f"{sound}: holds a blank, which ends a column of ABX items. Rename the sound.")
-        aligned.append(Aligned(file, "_".join(speaker.split()), track.path, track.segments))
+        aligned.append(Aligned(file, nfc("_".join(speaker.split())), track.path, track.segments))
     faults += _repeated(matched)
     ends = parallel_map(_end_fault, matched, progress, "sounds")
     faults += [fault for fault in ends if fault is not None]
