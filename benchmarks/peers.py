@@ -32,7 +32,7 @@ from vgsplus.losses.masking import span_mask, trim_to_shortest
 from vgsplus.models.published import build_model
 from vgsplus.models.transformer import compile_layers
 from vgsplus.training.optimizer import build_optimizer
-from vgsplus.training.runtime import tune_process
+from vgsplus.training.runtime import matrix_rate, tune_process
 
 SAMPLE_RATE = 16_000
 FIXED_SECONDS = 8.0
@@ -322,20 +322,6 @@ def _addmm_flops(_: object, a: Sequence[int], b: Sequence[int], **__: object) ->
     return 2 * a[0] * a[1] * b[1]
 
 
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """Return operations per second of a large product."""
-    size = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(size, size, device=device, dtype=PRECISIONS[precision])
-    start = 0.0
-    for repeat in range(4):
-        if repeat == 1:
-            synchronise(device)
-            start = time.perf_counter()
-        torch.mm(a, a)
-    synchronise(device)
-    return 3 * 2 * size**3 / (time.perf_counter() - start)
-
-
 def measure(
     systems: Sequence[System],
     size: str,
@@ -369,7 +355,7 @@ def measure(
                 memory[system.name] = max(memory[system.name], torch.cuda.max_memory_allocated(device) / 1e9)
         if repeat >= 0:
             audio_seconds.append(float(num_samples.sum()) / SAMPLE_RATE)
-            shares.append(operations / matrix_rate(device, precision))
+            shares.append(operations / matrix_rate(device.type, PRECISIONS[precision]))
     results = []
     for name, taken in times.items():
         median = statistics.median(taken)

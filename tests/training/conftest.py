@@ -156,7 +156,7 @@ class Runs:
     @staticmethod
     def log(run, kind="train"):
         """The records of a run without what depends on the clock."""
-        speeds = {"captions_per_second", "audio_seconds_per_second", "loader_wait"}
+        speeds = {"captions_per_second", "audio_seconds_per_second", "loader_wait", "matrix_share"}
         return [{k: v for k, v in record.items() if k not in speeds} for record in read_log(run, kind)]
 
     @staticmethod

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import math
@@ -11,6 +12,8 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from vgsplus import config as settings
 from vgsplus.corpora import Corpus
@@ -21,12 +24,14 @@ from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training import checkpoint, validate
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, Checkpoint, load_model, load_state
-from vgsplus.training.data import SpeechImageDataset
+from vgsplus.training.data import SpeechImageDataset, training_batches
 from vgsplus.training.log import losses_in, read_log
 from vgsplus.training.optimizer import BertAdam
+from vgsplus.training.processes import Processes
 from vgsplus.training.run_folder import LOCK_FILE
 from vgsplus.training.runtime import STOP_SIGNALS
-from vgsplus.training.trainer import STEPS_AHEAD, train
+from vgsplus.training.sampler import WHOLE
+from vgsplus.training.trainer import STEPS_AHEAD, Trainer, train
 
 STEPS = 9
 """Of the two phases of `make_config`: 5 and 4."""
@@ -580,6 +585,8 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(
     def broken(self, batch, alpha=0.5, **options):
         losses = forward(self, batch, alpha, **options)
         models.append(self)
+        if not self.training:
+            return losses
         if what == "loss":
             total = losses.total
             terms = losses.terms | {"grounding": total * math.inf}
@@ -618,9 +625,29 @@ def test_the_log_is_plain_json(whole):
             assert speeds <= line.keys()
             assert 0 <= line["loader_wait"] <= 1
             assert 0 <= line["padding_share"] < 1
+            assert line["matrix_share"] > 0
             parts = [line[name] for name in line if name.startswith("grad_norm/")]
             assert len(parts) > 3
             assert math.hypot(*parts) == pytest.approx(line["grad_norm"], rel=1e-3), "before clipping"
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_operations_are_counted_as_those_of_forward_and_backward_passes(make_config, tmp_path, alpha):
+    config = make_config()
+    phase = dataclasses.replace(config.schedule.phases[0], alpha=Alpha.parse(alpha))
+    config = dataclasses.replace(config, schedule=Schedule((phase,)))
+    trainer = Trainer(config, tmp_path, Corpus.open(config.corpus), {}, Processes())
+    model = trainer.model.train()
+    batches = next(training_batches(config, trainer.plan[0], trainer.corpus, None, WHOLE, 0))
+    before = copy.deepcopy(model.state_dict())
+    counted = trainer.step.count_operations(batches, alpha)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter, sdpa_kernel(SDPBackend.MATH):
+        trainer.step.losses(batches[0], alpha, seed=0).total.backward()
+    # The waveform and the features of regions have no gradient.
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_crops_that_would_be_silent_are_moved_and_reported(runs, make_config, make_corpus, tmp_path):

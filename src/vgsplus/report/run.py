@@ -221,6 +221,7 @@ def _views(report: RunReport) -> list[tuple[str, list[Panel]]]:
             [
                 *single("audio_seconds_per_second", "Hours of sound per hour"),
                 *single("loader_wait", "Share of time waiting for data"),
+                *single("matrix_share", "Share of the rate of a large product"),
                 *single("padding_share", "Share of rows that are no speech"),
                 *single("masked_share", "Share of frames that are masked"),
                 *single("gpu_gigabytes", "Largest memory on the GPU (GB)"),

@@ -6,7 +6,8 @@ Each line has kind, step (updates of the whole run so far), phase, phase_index, 
                   gradient, captions (in the batch), captions_per_second, audio_seconds_per_second (hours of
                   sound in an hour), moved_crops (fraction of clips whose crop was silent and was moved),
                   loader_wait (share of the time in which data was waited for), padding_share (share of the
-                  rows in attention that are no speech), gpu_gigabytes (largest memory so far), and, with
+                  rows in attention that are no speech), matrix_share (share of the time that its products
+                  would take at the rate of a large one), gpu_gigabytes (largest memory so far), and, with
                   α > 0 or α < 1 only,
                       speech_embedding_std, image_embedding_std   see `losses.grounding.embedding_std`
                       similarity_std   standard deviation of the similarities of the batch
@@ -55,7 +56,8 @@ GRADIENTS = "grad_norm/"
 """Prefix of the gradient norms of parts of the model."""
 _NOT_LOSSES = frozenset(
     {*POSITION_KEYS, *METRICS, "alpha", "lr", "grad_norm", MOVED_CROPS}
-    | {"captions_per_second", "audio_seconds_per_second", "loader_wait", "padding_share", "gpu_gigabytes"}
+    | {"captions_per_second", "audio_seconds_per_second", "loader_wait", "padding_share"}
+    | {"matrix_share", "gpu_gigabytes"}
 )
 
 _HIDDEN = ("ssl", "feature_penalty", "prob_perplexity", "code_perplexity")
@@ -141,7 +143,7 @@ class BatchCounts(NamedTuple):
     """What the batches of a step hold; clips are captions and additional speech.
 
     `frames` are those of speech, `rows` those and the padding that attention computes, `waited` the seconds
-    in which the batches were waited for.
+    in which the batches were waited for, `products` those that the products would take at the matrix rate.
     """
 
     captions: float
@@ -151,10 +153,11 @@ class BatchCounts(NamedTuple):
     frames: float
     rows: float
     waited: float
+    products: float
     processes: float
 
     @classmethod
-    def of(cls, batches: tuple[Batch, ...], model: VGSPlus, waited: float) -> Self:
+    def of(cls, batches: tuple[Batch, ...], model: VGSPlus, waited: float, products: float) -> Self:
         """Count the batches of a step of this process, of which the first holds captions."""
         frames, rows = zip(*(model.count_rows(batch) for batch in batches), strict=True)
         return cls(
@@ -165,6 +168,7 @@ class BatchCounts(NamedTuple):
             sum(frames),
             sum(rows),
             waited,
+            products,
             1,
         )
 
@@ -179,6 +183,7 @@ def throughput(counts: BatchCounts, seconds: float) -> Record:
         "audio_seconds_per_second": counts.samples / SAMPLE_RATE / seconds,
         "loader_wait": min(1.0, counts.waited / counts.processes / seconds),
         "padding_share": 1 - counts.frames / counts.rows,
+        "matrix_share": counts.products / counts.processes / seconds,
         MOVED_CROPS: counts.moved_crops / counts.clips,
     }
 

@@ -13,6 +13,7 @@ import os
 import platform
 import signal
 import threading
+import time
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
 
     import torch
@@ -78,6 +79,23 @@ def tune_process() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
+    """Measure the floating-point operations per second of a large product on a device ("cpu", "cuda")."""
+    import torch
+
+    size = 8192 if device == "cuda" else 2048
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    seconds = []
+    for _ in range(3):
+        wait()
+        started = time.perf_counter()
+        torch.mm(a, a)
+        wait()
+        seconds.append(time.perf_counter() - started)
+    return float(2 * size**3 / min(seconds))
 
 
 @contextmanager

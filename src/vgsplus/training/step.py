@@ -1,18 +1,25 @@
 """One optimiser update: losses at α, gradients, clipping and the new weights."""
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
 
 from vgsplus.config import RunConfig
 from vgsplus.losses import Losses
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training.data import Batch, move
-from vgsplus.training.log import PendingScalars, Record, log_record, loss_terms, merge_terms
+from vgsplus.training.log import BatchCounts, PendingScalars, Record, log_record, loss_terms, merge_terms
 from vgsplus.training.optimizer import norms_by_part
 from vgsplus.training.processes import Processes
-from vgsplus.training.runtime import RandomStream, indexed_seed
+from vgsplus.training.runtime import RandomStream, indexed_seed, matrix_rate
+
+_matrix_rate = functools.cache(matrix_rate)
 
 
 class TrainingStep:
@@ -22,6 +29,8 @@ class TrainingStep:
         self.model, self.config, self.processes = model, config, processes
         self.fabric = processes.fabric
         self.scaler = getattr(processes.precision, "scaler", None)
+        self._measured: PhaseSteps | None = None
+        self._seconds_per_sample = 0.0
 
     def update(
         self,
@@ -74,6 +83,41 @@ class TrainingStep:
             losses: Losses = self.model(moved, alpha, seed=seed, update_temperature=update_temperature)
         return losses
 
+    def counts(self, phase: PhaseSteps, batches: tuple[Batch, ...], waited: float) -> BatchCounts:
+        """Return what the batches of an update hold in all processes, which must call this together.
+
+        Operations are counted once in a phase, at the α of its middle, and taken to grow with the samples.
+        """
+        samples = sum(int(batch["num_samples"].sum()) for batch in batches)
+        if self._measured is not phase:
+            names = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+            rate = _matrix_rate(self.fabric.device.type, names[self.config.precision])
+            operations = self.count_operations(batches, phase.alpha(phase.steps // 2))
+            self._measured, self._seconds_per_sample = phase, operations / rate / samples
+        own = BatchCounts.of(batches, self.model, waited, self._seconds_per_sample * samples)
+        return BatchCounts(*self.processes.sum(own))
+
+    def count_operations(self, batches: Sequence[Batch], alpha: float) -> float:
+        """Count the floating-point operations in the products of an update on the batches of this process.
+
+        That is three times those of its forward pass: the gradients of the two factors of a product cost as
+        much as the product, each. What checkpoints of activations compute again does not count. All
+        processes must call this together. It changes neither the model nor its mode.
+        """
+        training = self.model.training
+        self.model.eval()
+        in_place = {torch.ops.aten.addmm_: _addmm_operations}
+        with (
+            FlopCounterMode(display=False, custom_mapping=in_place) as counter,
+            sdpa_kernel(SDPBackend.MATH),  # the kernel for CPUs is not counted
+            torch.compiler.set_stance("force_eager"),
+            torch.no_grad(),
+        ):
+            for place, batch in enumerate(batches):  # captions, and additional speech
+                self.losses(batch, 0.0 if place else alpha, seed=0, update_temperature=False)
+        self.model.train(training)
+        return 3.0 * float(counter.get_total_flops())
+
     def _accumulate_gradient(
         self, batch: Batch, alpha: float, seed: int, *, weight: float = 1.0, update_temperature: bool = True
     ) -> dict[str, Tensor]:
@@ -81,3 +125,7 @@ class TrainingStep:
         losses = self.losses(batch, alpha, seed, update_temperature=update_temperature)
         self.fabric.backward(weight * losses.total)
         return loss_terms(losses)
+
+
+def _addmm_operations(_: object, a: Sequence[int], b: Sequence[int], **__: object) -> int:
+    return 2 * a[0] * a[1] * b[1]

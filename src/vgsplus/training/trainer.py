@@ -155,7 +155,7 @@ class Trainer:
             self._read_at = time.perf_counter()
             for step, (batches, waited) in enumerate(with_waits(move_ahead(steps, self.device)), start=done):
                 record, losses = self.step.update(phase, step, prepared, *batches)
-                counts = BatchCounts(*self.processes.sum(BatchCounts.of(batches, self.model, waited)))
+                counts = self.step.counts(phase, batches, waited)
                 self._pending.append((step, counts, record, losses))
                 self._report(phase, keep=STEPS_AHEAD[self.device.type])
                 self._after_step(phase, step + 1, optimizer)
