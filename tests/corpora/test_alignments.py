@@ -79,7 +79,7 @@ def librispeech(segments):
 def put(folder, name, text, encoding="utf-8"):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding=encoding)
+    path.write_bytes(text.encode(encoding))
     return path
 
 
@@ -105,6 +105,18 @@ PHONE_FILES = {
     "a long TextGrid": ("ann/u1.TextGrid", long_textgrid({"words": WORDS, "phones": PHONES}), "utf-8"),
     "a short TextGrid": ("ann/u1.TextGrid", short_textgrid({"words": WORDS, "Phones": PHONES}), "utf-8"),
     "UTF-16": ("ann/u1.TextGrid", long_textgrid({"phones": PHONES}), "utf-16"),
+    "an older header": (
+        "ann/u1.TextGrid",
+        short_textgrid({"phones": PHONES})
+        .replace("ooTextFile", "ooTextFile short")
+        .replace("Object class = ", ""),
+        "utf-8",
+    ),
+    "lines of Windows": (
+        "ann/u1.TextGrid",
+        long_textgrid({"phones": PHONES}).replace("\n", "\r\n"),
+        "utf-16",
+    ),
     "a byte-order mark": ("ann/u1.textgrid", short_textgrid({"phones": PHONES}), "utf-8-sig"),
     "a tier of a speaker": (
         "u1.TextGrid",
