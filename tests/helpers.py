@@ -7,6 +7,7 @@ import numpy as np
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Caption, Corpus, validate
 from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.models.vision_transformer import VisionConfig
 
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
 CAPTION = Caption(
@@ -57,6 +58,9 @@ TINY_MODEL = ModelConfig(
     image_layers=1,
 )
 """The paper's convolutions (a frame of 400 samples every 320) and three layers of 8 dimensions."""
+
+TINY_VISION = VisionConfig(dim=16, layers=3, heads=2, ffn_dim=32, patch=14, positions=5, side=42)
+"""Nine patches of a picture, whose position embeddings are interpolated."""
 
 
 def path_cost(a, b):

@@ -56,10 +56,11 @@ class RunConfig:
         devices: processes on each node, each on a GPU of its own; they are started by the first. torchrun's
             number takes its place. The batch size is that of all processes together.
         num_nodes: computers on which as many processes are started.
-        micro_batch_size: captions that pass through the speech encoder together in each process; None: all of
-            the batch. With fewer, activations are computed again instead of stored, so that batches as large
-            as grounding needs fit a small memory; losses and gradients stay the same. fairseq
-            `optimization.update_freq` and transformers `gradient_accumulation_steps` change the losses.
+        micro_batch_size: captions, and pictures, that pass through their encoders together in each process;
+            None: all of the batch. With fewer, activations are computed again instead of stored, so that
+            batches as large as grounding needs fit a small memory; losses and gradients stay the same.
+            fairseq `optimization.update_freq` and transformers `gradient_accumulation_steps` change the
+            losses.
         activation_checkpointing: compute activations of transformer layers again in the backward pass instead
             of storing them. fairseq `model.checkpoint_activations`, transformers `gradient_checkpointing`.
         compile: whether PyTorch compiles the transformer layers, which takes minutes at the start of a run.

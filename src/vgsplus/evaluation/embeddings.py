@@ -76,8 +76,10 @@ def embed_split(
     images: dict[str, Tensor] = {}
     with inference(model, device, precision):
         for ids in own_share(list(batched(image_ids, batch_size))):
-            features, boxes = (torch.from_numpy(array).to(device) for array in corpus.regions(ids))
-            images |= zip(ids, model.embed_image(features, boxes).float().cpu(), strict=True)
+            config = model.config.image
+            arrays = corpus.regions(ids) if config is None else (corpus.pixels(ids, config.side),)
+            inputs = (torch.from_numpy(array).to(device) for array in arrays)
+            images |= zip(ids, model.embed_image(*inputs).float().cpu(), strict=True)
 
     moved: set[int] = set()
 

@@ -27,6 +27,7 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES
 from vgsplus.evaluation.hidden_states import check_finite, inference, pad_signals
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.regions.images import square_pixels
 from vgsplus.regions.pixel_grid import Array, grid_regions
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class MtebEncoder:
         device: where the batches are moved.
         regions: extracts the region features of an image as for the training corpus: features (R, F) and
             boxes (R, 4) as (x1, y1, x2, y2) in [0, 1], float32, with the same R for all images; by default
-            the cells of a grid, as in a corpus prepared without --features and --regions.
+            the cells of a grid, as in a corpus prepared without --features and --regions. Not used by a model
+            that reads pictures.
         name: name of the model in mteb's results, as "organisation/model".
 
     Raises:
@@ -139,6 +141,7 @@ class MtebEncoder:
             min_samples=self.model.speech.waveform.receptive_field,
             feature_dim=self.model.config.feature_dim,
             regions=self.regions,
+            side=self.model.config.image.side if self.model.config.image else None,
         )
         for modality in task_metadata.modalities:
             if modality not in MODALITIES:
@@ -161,11 +164,14 @@ class MtebEncoder:
             console=Console(stderr=True),
             disable=not show_progress_bar,
         )
-        embed = {AUDIO: self.model.embed_speech, IMAGE: self.model.embed_image}
+        embed: dict[str, Callable[..., Tensor]] = {
+            AUDIO: self.model.embed_speech,
+            IMAGE: self.model.embed_image,
+        }
         with inference(self.model):
             parts = [
-                embed[modality](first.to(self.device), second.to(self.device)).float().cpu()
-                for modality, first, second in batches
+                embed[modality](*(tensor.to(self.device) for tensor in tensors)).float().cpu()
+                for modality, *tensors in batches
             ]
         return check_finite(torch.cat(parts), f"Embeddings of the mteb task {task_metadata.name}")
 
@@ -194,15 +200,17 @@ class Collate:
         min_samples: minimum number of samples, from which the model computes one frame.
         feature_dim: number of features of a region, F.
         regions: as in `MtebEncoder`.
+        side: side in pixels of the pictures that the model reads; None: it takes regions.
     """
 
     task: str
     min_samples: int
     feature_dim: int
     regions: Regions
+    side: int | None = None
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, Tensor, Tensor]:
-        """Return "audio", waveforms (B, S) and num_samples (B,), or "image", features and boxes."""
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, *tuple[Tensor, ...]]:
+        """Return "audio", waveforms (B, S) and num_samples (B,), or "image" and its inputs to the model."""
         given = [modality for modality in (*MODALITIES, *OTHER_MODALITIES) if modality in rows[0]]
         if len(given) != 1 or given[0] not in MODALITIES:
             held = " and ".join(given) or "none of these"
@@ -237,9 +245,12 @@ class Collate:
             )
         return audio.normalise(cropped)
 
-    def images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Return features (B, R, F) and boxes (B, R, 4)."""
+    def images(self, images: Sequence[Image.Image]) -> tuple[Tensor, ...]:
+        """Return features (B, R, F) and boxes (B, R, 4), or pixels (B, 3, S, S)."""
         try:
+            if self.side is not None:
+                pixels = [square_pixels(image, self.side) for image in images]
+                return (torch.from_numpy(np.stack(pixels)),)
             extracted = [self.regions(image) for image in images]
         except OSError as error:
             raise VgsplusError(f"A picture of the mteb task {self.task} cannot be read ({error}).") from None

@@ -122,7 +122,7 @@ def check_retrieval(model: ModelConfig, corpus: Corpus) -> None:
     """Raise VgsplusError if a model of these sizes cannot retrieve in a corpus."""
     if not model.grounded:
         raise VgsplusError("The model has no grounding modules (model.grounded): it cannot retrieve.")
-    if corpus.feature_dim != model.feature_dim:
+    if model.image is None and corpus.feature_dim != model.feature_dim:
         raise VgsplusError(
             f"{corpus.root}: its regions have {corpus.feature_dim} features, but the model takes "
             f"{model.feature_dim} (model.feature_dim)."

@@ -257,6 +257,7 @@ def export(model: VGSPlus, unused: UnusedTensors) -> tuple[OrderedDict[str, Tens
         "resdavenet_blocks": _BLOCKS,
         "resdavenet_kernel": _KERNEL,
         "grounded": True,
+        "image": None,
     }
     wrong = [f"{k} = {getattr(c, k)} (there {only})" for k, only in fixed.items() if getattr(c, k) != only]
     if wrong:

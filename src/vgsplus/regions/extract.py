@@ -23,13 +23,11 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 
 
 class RegionExtractor(Protocol):
-    """A model that extracts R regions of F features from each image, independently of other images.
+    """A model that extracts R regions of F features from each image, independently of other images."""
 
-    Attributes:
-        provenance: model, weights, their digest and preprocessing, as a JSON object.
-    """
-
-    provenance: dict[str, Any]
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Model, weights, their digest and preprocessing, as a JSON object."""
 
     def prepare(self, image: Image.Image) -> Tensor:
         """Preprocess an image to float32 (3, H, W) on the CPU. Must be thread-safe."""

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, is_file
+from vgsplus.regions.pixel_grid import over_white
 
 
 def open_image(path: Path) -> Image.Image:
@@ -29,6 +31,14 @@ def open_image(path: Path) -> Image.Image:
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise exceptions of many types
         what = f"{error}" or type(error).__name__
         raise CorpusError(f"{path}: cannot be read as a picture ({what}). Skip it or replace it.") from None
+
+
+def square_pixels(
+    image: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> npt.NDArray[np.uint8]:
+    """Resize an image to a square of RGB pixels (3, `side`, `side`), transparent ones over white."""
+    resized = over_white(image).resize((side, side), resampling)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:

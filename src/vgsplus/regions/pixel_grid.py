@@ -87,7 +87,7 @@ def _orientations(padded: Array) -> Array:
     return np.sqrt(fractions).reshape(GRID_REGIONS, -1)
 
 
-def grid_boxes() -> Array:
-    """Return the boxes of the cells (36, 4) in [0, 1], row by row."""
-    top, left = np.divmod(np.arange(GRID_REGIONS), GRID)
-    return (np.stack([left, top, left + 1, top + 1], axis=1) / GRID).astype(np.float32)
+def grid_boxes(grid: int = GRID) -> Array:
+    """Return the boxes of the cells (`grid`², 4) in [0, 1], row by row."""
+    top, left = np.divmod(np.arange(grid**2), grid)
+    return (np.stack([left, top, left + 1, top + 1], axis=1) / grid).astype(np.float32)

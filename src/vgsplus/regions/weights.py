@@ -54,10 +54,17 @@ def downloading(model: str) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, path: Path, published_name: Callable[[str], str] = str) -> None:
-    """Load the weights of a model from a safetensors or PyTorch file; further tensors are ignored.
+    """Load the weights of a model from a file; arguments and errors as for `find_weights`."""
+    tensors = find_weights(model, path, published_name)
+    model.load_state_dict({name: stored.read() for name, stored in tensors.items()}, strict=False)
 
-    A DINOv2 is also loaded from an ONNX file. `published_name` returns the name in the file of a tensor of
-    the model.
+
+def find_weights(
+    model: nn.Module, path: Path, published_name: Callable[[str], str] = str
+) -> dict[str, StoredTensor]:
+    """Find the tensors of a model in a safetensors or PyTorch file, of a DINOv2 also in an ONNX file.
+
+    `published_name` returns the name in the file of a tensor of the model. Further tensors are ignored.
 
     Raises:
         VgsplusError: a tensor of the model is missing or has another shape, or a package is not installed.
@@ -66,23 +73,23 @@ def load_weights(model: nn.Module, path: Path, published_name: Callable[[str], s
     if not path.is_file():
         raise VgsplusError(f"{path}: there is no such file of weights.")
     stored = read_onnx(path) if path.suffix == ".onnx" else read_tensors(path, unwrap=WRAPPERS)
-    faults = []
-    names = {name: published_name(name) for name in model.state_dict()}
+    faults, found = [], {}
     for own_name, own in model.state_dict().items():
-        name = names[own_name]
+        name = published_name(own_name)
         if name not in stored:
             # Only used in training, and missing in files of PyTorch before 0.4.1.
             if not name.endswith("num_batches_tracked"):
                 faults.append(f"{name} is absent")
         elif stored[name].shape != tuple(own.shape):
             faults.append(f"{name} has shape {stored[name].shape}, not {tuple(own.shape)}")
+        else:
+            found[own_name] = stored[name]
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise VgsplusError(
             f"{path}: is not of this model: {'; '.join(faults[:SHOWN])}{more}. Name the model it belongs to."
         )
-    tensors = {own: stored[name].read() for own, name in names.items() if name in stored}
-    model.load_state_dict(tensors, strict=False)
+    return found
 
 
 def packaged_dinov2() -> Path:

@@ -15,6 +15,7 @@ from vgsplus.errors import ConfigError, CorpusError, VgsplusError
 from vgsplus.models.feature_extractor import receptive_field
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.regions.backbones import check_backbone
 from vgsplus.training.data import TRAIN, VALIDATION
 
 type LoadWeights = Callable[[VGSPlus, str], str]
@@ -32,7 +33,7 @@ def check_run(
 ) -> None:
     """Check that settings, corpora and machine fit each other.
 
-    `init` is not checked for phases before `first_phase`: those that the resumed run has started. Each of
+    Weights are not checked for phases before `first_phase`: those that the resumed run has started. Each of
     `processes` must have a caption of every batch. `here`: the run is to be trained on this machine.
 
     Raises:
@@ -45,6 +46,7 @@ def check_run(
         *_batch_problems(config, corpus),
         *(_process_problems(config, corpus, processes) if processes > 1 else ()),
         *_image_problems(config, corpus),
+        *(_backbone_problems(config) if first_phase == 0 else ()),
         *_crop_problems(config),
         *(problem for split in splits(config) for problem in _clip_problems(config, corpus, split)),
         *_additional_speech_problems(config),
@@ -133,7 +135,7 @@ def _image_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:
             "use α = 0 (w2v2), or a corpus with images"
         )
         return
-    if corpus.feature_dim != config.model.feature_dim:
+    if config.model.image is None and corpus.feature_dim != config.model.feature_dim:
         yield (
             f"model.feature_dim: is {config.model.feature_dim}, but the regions of {corpus.root} have "
             f"{corpus.feature_dim} features"
@@ -146,6 +148,20 @@ def _image_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:
                 f"schedule: α > 0 needs an image for every caption, but {without.size} of the split {split} "
                 f"have none, the first {captions[int(without[0])].id}; use α = 0, or a corpus with images"
             )
+        elif config.model.image is not None:
+            # As for sounds, the first one shows whether the files were moved.
+            try:
+                corpus.pixels([str(captions[0].image)], config.model.image.side)
+            except CorpusError as error:
+                yield f"model.image: {error} It reads pictures; without it, stored regions are read"
+
+
+def _backbone_problems(config: RunConfig) -> Iterator[str]:
+    if config.model.image is not None and needs_images(config):
+        try:
+            check_backbone(config.model.image)
+        except VgsplusError as error:
+            yield f"model.image.weights: {error}"
 
 
 def _crop_problems(config: RunConfig) -> Iterator[str]:

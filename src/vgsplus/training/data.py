@@ -6,6 +6,7 @@ A batch is a dict of tensors:
     moved_crops  (B,) bool, whether the crop was silent and was moved (see `audio.read_crop`)
     features     (B, R, F) float32, region features; this and the following only where α > 0
     boxes        (B, R, 4) float32
+    pixels       (B, 3, S, S) uint8, in place of features and boxes where the model reads pictures
     image_ids    (B,) int64, rows of the images in the corpus
     places       (B,) int64, see `BatchIndices`; this and the following only where several processes train
     batch_size   () int64, captions of the batch in all processes
@@ -58,12 +59,14 @@ class SpeechImageDataset(Dataset[Batch]):
         captions: its captions of the split.
         max_samples: longer captions are cropped to this length.
         pad_to_max: pad all batches to `max_samples` instead.
+        side: S, the side in pixels to which pictures are resized; None: read stored regions instead.
     """
 
     corpus: Corpus
     captions: Sequence[Caption]
     max_samples: int
     pad_to_max: bool = False
+    side: int | None = None
 
     def __getitem__(self, indices: BatchIndices) -> Batch:
         """Read one batch.
@@ -79,10 +82,13 @@ class SpeechImageDataset(Dataset[Batch]):
         if indices.with_images:
             # The condition only narrows the type: `check_run` refuses α > 0 with captions without an image.
             images = [caption.image for caption in captions if caption.image is not None]
-            features, boxes = self.corpus.stored_regions(images)
-            # Converting float16 in PyTorch is much faster than in NumPy.
-            batch["features"] = torch.from_numpy(features).float()
-            batch["boxes"] = torch.from_numpy(boxes).float()
+            if self.side is not None:
+                batch["pixels"] = torch.from_numpy(self.corpus.pixels(images, self.side))
+            else:
+                features, boxes = self.corpus.stored_regions(images)
+                # Converting float16 in PyTorch is much faster than in NumPy.
+                batch["features"] = torch.from_numpy(features).float()
+                batch["boxes"] = torch.from_numpy(boxes).float()
             batch["image_ids"] = torch.tensor([self.corpus.image_row(image) for image in images])
         if indices.places:
             batch["places"] = torch.tensor(indices.places)
@@ -225,6 +231,7 @@ def open_split(config: RunConfig, corpus: Corpus, split: str) -> SpeechImageData
         captions=corpus.captions(split),
         max_samples=round(seconds * audio.SAMPLE_RATE),
         pad_to_max=config.model.padding == "published",
+        side=config.model.image.side if config.model.image else None,
     )
 
 

@@ -28,6 +28,7 @@ from vgsplus.models.published import build_model
 from vgsplus.models.transformer import compile_layers
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.backbones import load_backbone
 from vgsplus.schedule import PhaseSteps
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import OPTIMIZER_FILE, Checkpoint, CheckpointWriter, TrainingState
@@ -103,8 +104,7 @@ class Trainer:
         self.model = build_model(config.model).to(self.device)
         if compiles(config.compile, self.device.type):
             compile_layers(self.model)
-        self.model.speech.micro_batch_size = config.micro_batch_size
-        self.model.speech.checkpoint_layers = config.activation_checkpointing
+        self.model.recompute(config.micro_batch_size, checkpoint_layers=config.activation_checkpointing)
         self.plan = plan_steps(config, corpus)
         self._part = Part(processes.rank, processes.count)
         self.step = TrainingStep(self.model, config, processes)
@@ -115,7 +115,7 @@ class Trainer:
 
     def run(self, resumed: Checkpoint | None) -> Checkpoint:
         """Train the rest of the schedule after a checkpoint, or all of it, and return the last checkpoint."""
-        first = 0
+        first = resumed.state.phase if resumed else 0
         with (
             self._open_log(resumed) as self.log,
             CheckpointWriter(self.out, resumed) as self.writer,
@@ -124,7 +124,8 @@ class Trainer:
             if resumed:
                 checkpoint.load_weights(self.model, resumed.path)
                 self.processes.precision.load_state_dict(resumed.state.precision)
-                first = resumed.state.phase
+            else:
+                load_backbone(self.model)
             for phase in self.plan[first:]:
                 self._train_phase(phase, resumed if phase.index == first else None)
             return self.processes.on_first(self.writer.finish)
