@@ -15,7 +15,14 @@ from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx import score
 from vgsplus.evaluation.abx_items import read_items
-from vgsplus.evaluation.abx_layers import AbxTask, LayerStore, score_layers, score_log_mel, untrained_model
+from vgsplus.evaluation.abx_layers import (
+    AbxTask,
+    LayerStore,
+    log_mel,
+    score_layers,
+    score_log_mel,
+    untrained_model,
+)
 from vgsplus.evaluation.hidden_states import (
     frame_rate,
     iterate_hidden_states,
@@ -23,7 +30,6 @@ from vgsplus.evaluation.hidden_states import (
     parse_layers,
     receptive_field_shift,
 )
-from vgsplus.evaluation.log_mel import log_mel
 from vgsplus.progress import Progress
 
 STANDARD = ((4, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)

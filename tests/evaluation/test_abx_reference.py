@@ -1,8 +1,7 @@
 """Compare ABX errors with those of fastabx, used as in its documentation.
 
-Shared with ours: fastabx's cells (`Task`), its counting within a cell and averaging over cells (`Score`), and
-torchdtw's alignment. Not shared: reading the item file, from times to frames and the cutting of tokens
-(`Dataset.from_item` on files of features), normalisation, angles (theirs in float32), and single frames.
+Nothing is shared with ours: fastabx reads the item file (`Dataset.from_item` on files of features), makes the
+cells, and takes angles in float32.
 Tokens here share no frame, so that no two distances tie and rounding decides nothing.
 """
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
-from vgsplus.evaluation.log_mel import BANDS, FRAME_RATE, log_mel, mel_filters
+from vgsplus.evaluation.abx_layers import BANDS, FRAME_RATE, log_mel, mel_filters
 
 
 def test_filters_are_those_of_an_independent_implementation():

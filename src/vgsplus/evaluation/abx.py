@@ -4,32 +4,47 @@ A and X are tokens of one phone, B of another; the error is the share of triples
 ties counting half. Within speakers all three are by one speaker; across speakers X is by another speaker than
 A and B. In context they also share the preceding and the following phone. Tokens are compared by dynamic time
 warping over the angles between frames, divided by the length of the path. Averages are taken over contexts
-(and speakers of X), then over speakers, then over ordered pairs of phones, as in the ZeroSpeech challenges.
+and speakers of X, then over speakers (in any context, over both at once), then over ordered pairs of phones,
+as in the ZeroSpeech challenges and by fastabx.
 
-fastabx builds and scores the cells. Its environment variable `FASTABX_WITH_LIBRILIGHT_BUG` has no effect: the
-frames of a token are sliced here (`TokenFrames`), so that both protocols can be computed in one process.
+Tokens of a context are aligned once for all triples (`abx_pairs`). fastabx samples the cells of the published
+protocol, because these samples are part of its results, and is what tests compare with. Its environment
+variable `FASTABX_WITH_LIBRILIGHT_BUG` has no effect: the frames of a token are sliced by `TokenFrames`, so
+that both protocols can be computed in one process.
 
 Shape letters: T frames of a file, D dimensions, N selected frames, n tokens.
 """
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from fastabx import Dataset, EmptyTaskError, InMemoryAccessor, Score, Subsampler, Task
+from fastabx import Dataset, InMemoryAccessor, Subsampler, Task
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
-from torchdtw import dtw_batch
 
-from vgsplus.corpora.items import Items
+from vgsplus.corpora.items import Items, Token
 from vgsplus.errors import CorpusError, VgsplusError
-from vgsplus.evaluation.abx_items import read_items
+from vgsplus.evaluation.abx_items import TokenFrames, frame_spans, read_items
+from vgsplus.evaluation.abx_pairs import (
+    Cells,
+    Distances,
+    Floats,
+    Ints,
+    Runs,
+    add_cell_errors,
+    add_errors,
+    share,
+    token_distances,
+)
 from vgsplus.evaluation.hidden_states import check_finite
 from vgsplus.files import nfc
 
@@ -37,13 +52,8 @@ CONDITIONS = ("within", "across")
 CONTEXTS = ("within", "any")
 PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED = 10, 5, 0
 """Libri-Light's limits (tokens of A, B or X in a cell; speakers of X for one pair), and fastabx's seed."""
-ANGLE_RESOLUTION = 2.0**24
-"""Angles are rounded to 1 / ANGLE_RESOLUTION half-turns, so that their sums are exact."""
-COSINE_TOLERANCE = 1 - 1e-12
-"""Cosine above which frames are equal; rounding errors over a thousand dimensions are smaller."""
-HALF = Fraction(1, 2)
-HIGHEST_RATE = 10**6
-"""Frames per second; higher than the sampling rate of any sound, and far from overflow."""
+BLOCK = 4096**2
+"""Maximum number of distances in memory at a time: 64 MB in each direction."""
 
 
 def score(
@@ -109,16 +119,27 @@ def _as_frames(values: NDArray[np.floating] | Tensor, file: str) -> Tensor:
     return frames.float()
 
 
+def _check_names(names: Sequence[str], choices: Sequence[str]) -> Sequence[str]:
+    if not names or (unknown := [name for name in names if name not in choices]):
+        raise VgsplusError(
+            f"Choose from {', '.join(choices)}; got {', '.join(unknown) if names else 'nothing'}."
+        )
+    return names
+
+
 class AbxScorer:
     """The comparisons of an item file, made once and scored on any features of one frame rate.
 
     Arguments and errors as in `score`; `spans` are the items' `frame_spans`.
+
+    Attributes:
+        pairs: number of pairs of tokens whose distances `errors` computes, in both orders.
     """
 
     def __init__(
         self,
         items: Items,
-        spans: NDArray[np.int64],
+        spans: Ints,
         conditions: Sequence[str] = CONDITIONS,
         *,
         context: str = "within",
@@ -132,191 +153,234 @@ class AbxScorer:
                 "Add the columns prev-phone and next-phone, or context; or compare in any context "
                 "(--context any)."
             )
-        self.as_published = as_published
+        self.as_published, self._context = as_published, context
         # Libri-Light drops the last frame of every token, so nothing is left of tokens of a single frame.
-        self._used = np.flatnonzero(spans[:, 1] - spans[:, 0] > as_published)
-        if not len(self._used):
+        used = np.flatnonzero(spans[:, 1] - spans[:, 0] > as_published)
+        if not len(used):
             raise VgsplusError(
                 f"{items.path}: every token has a single frame, which the published protocol drops."
             )
-        used = [items.tokens[index] for index in self._used]
-        labels = {
-            "#phone": [token.phone for token in used],
-            "prev-phone": [token.previous for token in used],
-            "next-phone": [token.following for token in used],
-            "speaker": [token.speaker for token in used],
-        }
-        self._labels = pl.DataFrame(labels, schema=dict.fromkeys(labels, pl.String))
-        self._tasks = {name: self._task(items, name, context) for name in conditions}
+        labels = _labels([items.tokens[index] for index in used])
+        tokens, runs = _runs(labels, context)
+        cells = {name: _cells(runs, name) for name in conditions}
+        if empty := [name for name, found in cells.items() if found.is_empty()]:
+            same = " between the same phones" if context == "within" else ""
+            who = "one of them twice" if empty[0] == "within" else "one of which another speaker says too"
+            raise VgsplusError(
+                f"{items.path}: there is nothing to compare {empty[0]} speakers: no speaker says two "
+                f"phones{same}, {who}. Add tokens, or choose another condition or context."
+            )
+        self._phone_of = runs.unique("spoken").sort("spoken")["phone"].to_numpy()
+        shape = len(self._phone_of), 1 + int(self._phone_of.max())
+        self._sampled: dict[str, Cells] = {}
+        self._cells: dict[str, Ints] = {}
+        if as_published:
+            sampled = {name: _sample(labels, name, context) for name in conditions}
+            chosen = [found[f"index_{part}"].explode() for found in sampled.values() for part in "abx"]
+            tokens = tokens.filter(pl.col("token").is_in(pl.concat(chosen).unique().implode()))
+            for name, found in sampled.items():
+                self._sampled[name] = _as_arrays(found, tokens, shape[1])
+                self._cells[name] = np.bincount(
+                    self._sampled[name].place, minlength=math.prod(shape)
+                ).reshape(shape)
+        else:
+            tokens = tokens.filter(pl.col("run").is_in(_needed(runs, cells).implode()))
+            for name, found in cells.items():
+                self._cells[name] = np.zeros(shape, np.int64)
+                place = found["spoken"].to_numpy(), found["phone_b"].to_numpy()
+                np.add.at(self._cells[name], place, found["cells"].to_numpy())
+        self._tokens = used[tokens["token"]]
+        starts = np.flatnonzero(np.diff(tokens["run"], prepend=-1))
+        first = tokens[starts]
+        self._runs = Runs(
+            np.append(starts, len(tokens)),
+            *(first[name].to_numpy() for name in ("speaker", "phone", "spoken")),
+        )
+        groups = ["context"] if "across" in conditions else ["context", "speaker"]
+        self._blocks = list(
+            plan_blocks(tokens.select(group=pl.struct(groups).rank("dense"), speaker="speaker"))
+        )
+        self.pairs = sum(block.pairs for block in self._blocks)
 
-    def errors(self, frames: Tensor, tokens: "TokenFrames") -> dict[str, float]:
-        """Return {condition: error} of the selected frames (N, D), scored on their device."""
-        slices = tokens.slices[self._used]
+    def errors(
+        self, frames: Tensor, tokens: TokenFrames, advance: Callable[[int], object] = lambda _: None
+    ) -> dict[str, float]:
+        """Return {condition: error} of the selected frames (N, D).
+
+        Angles are computed on the device of the frames. `advance` is called with the number of pairs whenever
+        some have been compared.
+        """
+        slices = tokens.slices[self._tokens]
         if self.as_published:
             # A token truncated at the end of its file has already lost its last frame; one truncated at the
             # start to a single frame keeps that.
-            ends = slices[:, 1] - ~tokens.truncated[self._used]
+            ends = slices[:, 1] - ~tokens.truncated[self._tokens]
             slices[:, 1] = np.maximum(ends, slices[:, 0] + 1)
-        accessor = InMemoryAccessor(dict(enumerate(map(tuple, slices.tolist()))), frames, frames.device)
-        errors = {}
-        for name, (task, levels) in self._tasks.items():
-            copied = copy.copy(task)  # the scorer keeps no features
-            copied.dataset = Dataset(self._labels, accessor)
-            scored = Score(copied, angular_distance, alignment=dtw_distance, progress=False)
-            errors[name] = scored.collapse(levels=levels)
-        return errors
+        sums = {name: np.zeros(cells.shape) for name, cells in self._cells.items()}
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for block in self._blocks:
+                rows, columns = slices[slice(*block.rows)], slices[slice(*block.columns)]
+                others = None if block.rows == block.columns else columns
+                there, back = token_distances(frames, rows, others, both=block.both, pool=pool)
+                self._count(sums, there, block.rows, block.columns, pool)
+                if block.both:
+                    self._count(sums, back, block.columns, block.rows, pool)
+                advance(block.pairs)
+        return {name: self._average(name, found) for name, found in sums.items()}
 
-    def _task(self, items: Items, condition: str, context: str) -> tuple[Task, list[str | tuple[str, ...]]]:
-        """Return fastabx's task of a condition, and the columns over which scores are averaged, in order."""
-        neighbours = ["prev-phone", "next-phone"] if context == "within" else []
-        by, across = [*neighbours, "speaker"], []
-        if condition == "across":
-            by, across = neighbours, ["speaker"]
-        limits = (PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED)
-        frames = torch.zeros(len(self._labels), 1)  # cells are made from the labels alone
-        accessor = InMemoryAccessor({n: (n, n + 1) for n in range(len(frames))}, frames, frames.device)
-        try:
-            task = Task(
-                Dataset(self._labels, accessor),
-                on="#phone",
-                by=by,
-                across=across,
-                subsampler=Subsampler(*limits) if self.as_published else None,
-            )
-        except EmptyTaskError:
-            same = " between the same phones" if context == "within" else ""
-            who = "one of them twice" if condition == "within" else "one of which another speaker says too"
-            raise VgsplusError(
-                f"{items.path}: there is nothing to compare {condition} speakers: no speaker says two "
-                f"phones{same}, {who}. Add tokens, or choose another condition or context."
-            ) from None
-        return task, [*([("next-phone", "prev-phone")] if neighbours else []), "speaker"]
+    def _count(
+        self,
+        sums: Mapping[str, Floats],
+        distances: Distances,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Add the errors of triples of which the distances from X (rows) to A and B (columns) are given."""
+        if self.as_published:
+            for name, cells in self._sampled.items():
+                share(
+                    partial(add_cell_errors, distances, rows, columns, cells, sums[name]),
+                    distances.size,
+                    pool,
+                )
+        else:
+            within, across = (sums.get(name, np.zeros((0, 0))) for name in CONDITIONS)
+            kernel = partial(add_errors, distances, rows, columns, self._runs, within, across)
+            share(kernel, distances.size, pool)
 
-
-def angular_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Return the angles (n, m, S, T) between frames of x (n, S, D) and y (m, T, D): arccos(cosine) / π.
-
-    In float64 and rounded, so that equal frames are at angle 0 and equal means of angles are equal: in
-    float32, ties between tokens of different lengths are decided by rounding errors. A frame of zeros is at
-    a right angle to everything.
-    """
-    (n, s, width), (m, t, _) = x.shape, y.shape
-    left = F.normalize(x.reshape(-1, width).double(), dim=1)
-    right = F.normalize(y.reshape(-1, width).double(), dim=1)
-    cosines = left @ right.T
-    cosines.masked_fill_(cosines > COSINE_TOLERANCE, 1).masked_fill_(cosines < -COSINE_TOLERANCE, -1)
-    turns = cosines.acos_().mul_(ANGLE_RESOLUTION / math.pi).round_().div_(ANGLE_RESOLUTION)
-    lattice = turns.view(n, s, m, t).transpose(1, 2)
-    # If all tokens are single frames, fastabx does not call `dtw_distance`, and requires float32.
-    return lattice.float() if s == t == 1 else lattice
+    def _average(self, condition: str, sums: Floats) -> float:
+        """Average over cells of a speaker, then speakers (in any context at once), then pairs of phones."""
+        cells = self._cells[condition]
+        if self._context == "within":
+            sums, cells = sums / np.maximum(cells, 1), np.sign(cells)
+        shape = sums.shape[1], sums.shape[1]
+        errors, weights = np.zeros(shape), np.zeros(shape)
+        np.add.at(errors, self._phone_of, sums)
+        np.add.at(weights, self._phone_of, cells)
+        return float((errors[weights > 0] / weights[weights > 0]).mean())
 
 
-def dtw_distance(distances: Tensor, lengths_x: Tensor, lengths_y: Tensor, *, symmetric: bool) -> Tensor:
-    """Return the mean angle (n, m) along the cheapest warping path through distances (n, m, S, T)."""
-    return dtw_batch(distances, lengths_x, lengths_y, symmetric=symmetric).float()
+# ---- tables of tokens -------------------------------------------------------------------------------------
 
 
-def _check_names(names: Sequence[str], choices: Sequence[str]) -> Sequence[str]:
-    if not names or (unknown := [name for name in names if name not in choices]):
-        raise VgsplusError(
-            f"Choose from {', '.join(choices)}; got {', '.join(unknown) if names else 'nothing'}."
-        )
-    return names
-
-
-# ---- frames of tokens --------------------------------------------------------------------------------------
-
-
-def frame_spans(items: Items, frame_rate: float | Fraction) -> NDArray[np.int64]:
-    """Return the frames (n, 2) as [start, end) of each token: those centred between its onset and offset.
-
-    Frame t is centred at (t + 1/2) / frame_rate seconds. Times are computed as fractions, so that no rounding
-    moves a frame on an edge.
-
-    Raises:
-        VgsplusError: the rate is not a positive number, or too high.
-        CorpusError: tokens too short to hold the centre of a frame, with their lines.
-    """
-    if not (math.isfinite(frame_rate) and 0 < frame_rate <= HIGHEST_RATE):
-        raise VgsplusError(
-            f"The frame rate must be a positive number of frames a second, {HIGHEST_RATE:,} at most, not "
-            f"{frame_rate}."
-        )
-    rate = frame_rate if isinstance(frame_rate, Fraction) else Fraction(str(frame_rate))
-    spans = np.array(
-        [
-            (
-                math.ceil(Fraction(token.onset) * rate - HALF),
-                math.floor(Fraction(token.offset) * rate - HALF) + 1,
-            )
-            for token in items.tokens
-        ]
+def _labels(tokens: Sequence[Token]) -> pl.DataFrame:
+    columns = {"#phone": "phone", "prev-phone": "previous", "next-phone": "following", "speaker": "speaker"}
+    return pl.DataFrame(
+        {column: [getattr(token, name) for token in tokens] for column, name in columns.items()},
+        schema=dict.fromkeys(columns, pl.String),
     )
-    short = [items.tokens[index] for index in np.flatnonzero(spans[:, 1] <= spans[:, 0])]
-    if short:
-        raise CorpusError(
-            [
-                f"{items.where(token)}: {token.onset} to {token.offset} s holds the centre of no frame at "
-                f"{float(rate):g} frames a second. Remove the line."
-                for token in short
-            ]
-        )
-    return spans
 
 
-class TokenFrames:
-    """Select the frames of each file that tokens need, once each, and locate the tokens among them.
+def _runs(labels: pl.DataFrame, context: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Number the labels, and return the tokens, sorted by runs, and the runs (see `abx_pairs.Runs`).
+
+    Runs have their number of tokens (size), and that of the speakers who say their phone in their context.
+    """
+    around = pl.struct("prev-phone", "next-phone") if context == "within" else pl.col("speaker").is_null()
+    names = {"context": around, "speaker": pl.col("speaker"), "phone": pl.col("#phone")}
+    names |= {
+        "spoken": pl.struct("speaker", "#phone"),
+        "run": pl.struct(around.alias("context"), "speaker", "#phone"),
+    }
+    ranks = [number.rank("dense").cast(pl.Int64).alias(name) - 1 for name, number in names.items()]
+    tokens = labels.select(ranks).with_row_index("token").sort("run", "token")
+    runs = tokens.group_by("run", "context", "speaker", "phone", "spoken", maintain_order=True).agg(
+        size=pl.len().cast(pl.Int64)
+    )
+    return tokens, runs.with_columns(speakers=pl.len().over("context", "phone").cast(pl.Int64))
+
+
+def _cells(runs: pl.DataFrame, condition: str) -> pl.DataFrame:
+    """Return the pairs of runs of A and B, and the number of cells of each: of those of X."""
+    number = (pl.col("size") > 1).cast(pl.Int64) if condition == "within" else pl.col("speakers") - 1
+    pairs = runs.join(runs, on=["context", "speaker"], suffix="_b").filter(
+        pl.col("phone") != pl.col("phone_b")
+    )
+    return pairs.with_columns(cells=number).filter(pl.col("cells") > 0)
+
+
+def _needed(runs: pl.DataFrame, cells: Mapping[str, pl.DataFrame]) -> pl.Series:
+    """Return the runs of A, B and X."""
+    found = [pairs[name] for pairs in cells.values() for name in ("run", "run_b")]
+    if "across" in cells:
+        found.append(runs.join(cells["across"], on=["context", "phone"], how="semi")["run"])
+    return pl.concat([part.rename("run") for part in found]).unique()
+
+
+def _sample(labels: pl.DataFrame, condition: str, context: str) -> pl.DataFrame:
+    """Return the cells of the published protocol, sampled by fastabx: lists index_a, index_b and index_x.
+
+    The samples depend on the order of the cells, which polars leaves open when it joins tables in several
+    threads: with more than five speakers fastabx alone gives other errors in each call. Cells are sorted in
+    the order of a single thread.
+    """
+    around = ["prev-phone", "next-phone"] if context == "within" else []
+    by, across = (around, ["speaker"]) if condition == "across" else ([*around, "speaker"], [])
+    nothing = torch.zeros(len(labels), 1)  # cells are made from the labels alone
+    accessor = InMemoryAccessor({n: (n, n + 1) for n in range(len(labels))}, nothing, nothing.device)
+    cells = Task(Dataset(labels, accessor), on="#phone", by=by, across=across).cells.lazy()
+    cells = cells.drop("header", "description").sort(pl.col(f"index_{part}").list.first() for part in "abx")
+    sampler = Subsampler(PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED)
+    return sampler(cells, with_across=bool(across)).collect()
+
+
+def _as_arrays(cells: pl.DataFrame, tokens: pl.DataFrame, phones: int) -> Cells:
+    """Return the arrays of cells whose tokens are numbered as in labels; `tokens` are those that are kept."""
+    place = np.zeros(int(tokens["token"].max()) + 1, np.int64)  # type: ignore[arg-type]
+    place[tokens["token"]] = np.arange(len(tokens))
+    heads = [pl.Series(part, place[cells[f"index_{part}"].list.first()]) for part in "abx"]
+    cells = cells.with_columns(heads).sort("a", "b", "x")
+    lists = [cells[f"index_{part}"] for part in "abx"]
+    flat = [place[tokens_of.explode()] for tokens_of in lists]
+    starts = [np.append(0, np.cumsum(tokens_of.list.len(), dtype=np.int64)) for tokens_of in lists]
+    a, b = (tokens[part[start[:-1]]] for part, start in zip(flat[:2], starts, strict=False))
+    return Cells((a["spoken"] * phones + b["phone"]).to_numpy(), *flat, *starts)
+
+
+class Block(NamedTuple):
+    """Sorted tokens [start, end) whose distances are in memory at a time; `both`: X may be on either side."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    both: bool
+
+    @property
+    def pairs(self) -> int:
+        """The number of distances."""
+        return (1 + self.both) * (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
+
+
+def plan_blocks(tokens: pl.DataFrame) -> Iterator[Block]:
+    """Yield blocks of about `BLOCK` distances at most, in which every X meets all A and B of a speaker.
 
     Args:
-        items: the item file.
-        spans: its `frame_spans`.
-        frame_shift: number of frames to subtract from `spans` (see `receptive_field_shift`).
-        tolerance: number of frames that may be missing at the end of a file; tokens there are truncated.
-
-    Attributes:
-        files: the files of the items, in their order.
-        slices: (n, 2) int64, [start, end) of each token among the selected frames; valid once `select` was
-            called for every file.
-        truncated: (n,) bool, whether a token lost frames at the end of its file.
+        tokens: the group of each token, in which it is compared, and its speaker; sorted by both.
     """
+    largest = math.isqrt(BLOCK)
+    for bounds in _speaker_bounds(tokens):
+        edges = bounds[:1]
+        for start, end in pairwise(bounds):
+            if end - edges[-1] > largest and start > edges[-1]:
+                edges.append(start)
+        parts = list(pairwise([*edges, bounds[-1]]))
+        for number, columns in enumerate(parts):
+            for rows in parts[: number + 1]:
+                if max(rows[1] - rows[0], columns[1] - columns[0]) <= largest:
+                    yield Block(rows, columns, both=rows != columns)
+                    continue
+                # The tokens of one speaker are too many for all X at once.
+                for of_x, others in dict.fromkeys([(rows, columns), (columns, rows)]):
+                    step = max(BLOCK // (others[1] - others[0]), 1)
+                    for start in range(*of_x, step):
+                        yield Block((start, min(start + step, of_x[1])), others, both=False)
 
-    def __init__(
-        self, items: Items, spans: NDArray[np.int64], *, frame_shift: int = 0, tolerance: int = 1
-    ) -> None:
-        self.items, self.tolerance = items, tolerance
-        self.slices = np.zeros_like(spans)
-        self.truncated = np.zeros(len(spans), dtype=np.bool_)
-        self._spans = spans - frame_shift
-        self._tokens_of = items.by_file()
-        self.files = tuple(self._tokens_of)
-        self._selected = 0
 
-    def select(self, file: str, num_frames: int) -> NDArray[np.int64]:
-        """Return the indices of the frames, of `num_frames`, that the tokens of a file need.
-
-        Call it once per file; `slices` refers to the selected frames in the order of the calls.
-
-        Raises:
-            VgsplusError: a token ends after the frames.
-        """
-        indices = np.array(self._tokens_of[file])
-        starts, ends = self._spans[indices].T
-        # An encoder without padding has no frames centred near the edges of a sound.
-        starts, clipped = np.maximum(starts, 0), np.minimum(ends, num_frames)
-        wrong = (ends - num_frames > self.tolerance) | (clipped <= starts)
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
-            token = self.items.tokens[indices[first]]
-            raise VgsplusError(
-                f"{self.items.where(token)}: {token.onset} to {token.offset} s needs frames "
-                f"{starts[first]} to {ends[first] - 1} of {file}, but there are features for {num_frames}. "
-                "Check the frame rate, and that the features are of this complete sound."
-            )
-        needed = np.zeros(num_frames, dtype=np.bool_)
-        for start, end in zip(starts, clipped, strict=True):
-            needed[start:end] = True
-        order = np.cumsum(needed) - 1 + self._selected
-        self.slices[indices, 0], self.slices[indices, 1] = order[starts], order[clipped - 1] + 1
-        self.truncated[indices] = ends > num_frames
-        self._selected += int(needed.sum())
-        return np.flatnonzero(needed)
+def _speaker_bounds(tokens: pl.DataFrame) -> Iterator[list[int]]:
+    """Yield, for each group, the tokens at which its speakers start, and that at its end."""
+    group, speaker = tokens["group"].to_numpy(), tokens["speaker"].to_numpy()
+    bounds = np.flatnonzero((np.diff(group, prepend=-1) != 0) | (np.diff(speaker, prepend=-1) != 0))
+    edges = np.flatnonzero(np.diff(group[bounds], prepend=-1))
+    bounds = np.append(bounds, len(tokens))
+    for start, end in pairwise([*edges.tolist(), len(bounds) - 1]):
+        yield bounds[start : end + 1].tolist()

@@ -4,7 +4,7 @@ One float32 pass over each file computes all layers. Only the N frames that toke
 folder for temporary files, memory holds one layer at a time (N · D · 4 bytes), otherwise all layers; and, in
 addition, the outputs of one batch and the distances that fastabx computes at a time.
 
-Shape letters: T frames of a file, D dimensions, N selected frames.
+Shape letters: S samples, T frames of a file, D dimensions, N selected frames, M Mel bands, F frequencies.
 """
 
 import io
@@ -18,13 +18,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vgsplus import audio
+from vgsplus.audio import SAMPLE_RATE, Signal
 from vgsplus.corpora.items import Items
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.abx import CONDITIONS, AbxScorer, TokenFrames, frame_spans
+from vgsplus.evaluation.abx import CONDITIONS, AbxScorer
+from vgsplus.evaluation.abx_items import TokenFrames, frame_spans
 from vgsplus.evaluation.hidden_states import (
     check_finite,
     frame_rate,
@@ -33,11 +37,15 @@ from vgsplus.evaluation.hidden_states import (
     parse_layers,
     receptive_field_shift,
 )
-from vgsplus.evaluation.log_mel import FRAME_RATE, log_mel
 from vgsplus.functional import gather_objects, own_share
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.progress import SILENT, Progress
+
+WINDOW, HOP, FFT, BANDS = 400, 160, 512, 80
+FRAME_RATE = SAMPLE_RATE / HOP
+FLOOR = 1e-10
+"""Smallest energy of a band, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +103,7 @@ def check_task(task: AbxTask, config: ModelConfig) -> None:
         VgsplusError, CorpusError: as `AbxTask.scorers`.
     """
     stride = math.prod(stride for _, _, stride in config.conv_layers)
-    for rate in (Fraction(audio.SAMPLE_RATE, stride), FRAME_RATE):
+    for rate in (Fraction(SAMPLE_RATE, stride), FRAME_RATE):
         task.scorers(rate)
 
 
@@ -235,3 +243,35 @@ class LayerStore:
                 f"{self._folder}: the frames of the layers cannot be written there ({error}). Free disk "
                 "space, name another folder, or score fewer layers at a time."
             ) from error
+
+
+# ---- log-Mel energies -------------------------------------------------------------------------------------
+
+
+def log_mel(signal: Signal) -> NDArray[np.float32]:
+    """Return log energies in 80 Mel bands (T, M) of a 16 kHz signal (S,), T = S // 160.
+
+    Hann windows of 25 ms every 10 ms, power spectrum, triangular filters that divide the Mel scale (2595
+    log10(1 + f / 700)) evenly from 0 to 8000 Hz. Frame t is centred at (t + 1/2) · 10 ms; the signal is
+    zero-padded. Each band has zero mean over the utterance, because angles between frames would otherwise
+    depend mostly on loudness and channel.
+    """
+    frames = len(signal) // HOP
+    margin = (WINDOW - HOP) // 2
+    padded = np.pad(signal, (margin, margin))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:frames]
+    power = np.abs(np.fft.rfft(windows * np.hanning(WINDOW + 1)[:-1], FFT)) ** 2  # (T, F)
+    energies = np.log(np.maximum(power @ mel_filters().T, FLOOR))
+    centred: NDArray[np.float32] = (energies - energies.mean(axis=0)).astype(np.float32)
+    return centred
+
+
+def mel_filters() -> NDArray[np.float64]:
+    """Return triangular filters (M, F) of height 1 over the frequencies of the spectrum."""
+    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, BANDS + 2) / 2595) - 1)
+    frequencies = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (frequencies - low) / (centre - low)
+    falling = (high - frequencies) / (high - centre)
+    return np.maximum(0, np.minimum(rising, falling))
