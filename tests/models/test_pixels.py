@@ -81,5 +81,7 @@ def test_settings_are_read_and_written(make_reader):
     assert from_dict(to_dict(config)) == config
     with pytest.raises(ConfigError, match=r"model\.image: backbone must be dinov2-small"):
         from_dict(values | {"model": {"image": {"backbone": "resnet"}}})
+    with pytest.raises(ConfigError, match="model: image needs grounded: true"):
+        from_dict(values | {"model": values["model"] | {"grounded": False}})
     with pytest.raises(ConfigError, match=r"model\.image\.tune"):
         from_dict(values | {"model": {"image": {"backbone": "tiny", "tune": "some"}}})

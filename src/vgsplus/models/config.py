@@ -161,6 +161,7 @@ class ModelConfig:
         _require(kernel % 2 == 1, f"resdavenet_kernel must be odd, not {kernel}")
         fits = not self.grounded or self.resdavenet_widths[-1:] == (self.dim,)
         _require(fits, f"the last of resdavenet_widths must equal dim ({self.dim})")
+        _require(self.grounded or self.image is None, "image needs grounded: true")
         std = self.quantizer_logit_std
         _require(std > 0, f"quantizer_logit_std must be positive, not {std}")
         _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")

@@ -105,7 +105,7 @@ class VGSPlus(nn.Module):
     def recompute(self, micro_batch_size: int | None, *, checkpoint_layers: bool) -> None:
         """Set which activations are computed again instead of stored (see `SpeechEncoder`)."""
         self.speech.micro_batch_size, self.speech.checkpoint_layers = micro_batch_size, checkpoint_layers
-        if self.config.grounded and self.config.image:
+        if self.config.image:
             self.pixels.micro_batch_size = micro_batch_size
             self.pixels.network.checkpoint_layers = checkpoint_layers
 

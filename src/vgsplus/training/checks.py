@@ -157,7 +157,7 @@ def _image_problems(config: RunConfig, corpus: Corpus) -> Iterator[str]:
 
 
 def _backbone_problems(config: RunConfig) -> Iterator[str]:
-    if config.model.image is not None and needs_images(config):
+    if config.model.image is not None:
         try:
             check_backbone(config.model.image)
         except VgsplusError as error:
