@@ -63,7 +63,8 @@ class Result:
 
     Attributes:
         width: dimensions of a frame.
-        seconds: from frames to the errors of all layers.
+        seconds: from labels and frames to the errors of all layers.
+        cpu_seconds: the same, of all threads together, which other work on the machine disturbs less.
         peak_gb: peak resident memory of the process, 10⁹ bytes, with Python and the frames of a layer.
         errors: {condition: error} of the last layer.
     """
@@ -73,6 +74,7 @@ class Result:
     width: int
     layers: int
     seconds: float
+    cpu_seconds: float
     peak_gb: float
     errors: dict[str, float]
 
@@ -160,13 +162,14 @@ def run_once(name: str, program: str, width: int, layers: int, seed: int, thread
     tokens = draw_tokens(small, seed)
     PROGRAMS[program](small, *tokens)(draw_frames(*tokens, width, seed))  # compiles
     labels, spans = draw_tokens(case, seed)
-    seconds, scorer = 0.0, None
+    seconds, cpu_seconds, scorer = 0.0, 0.0, None
     for layer in range(layers):
         frames = draw_frames(labels, spans, width, seed + layer)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         scorer = scorer or PROGRAMS[program](case, labels, spans)
         errors = scorer(frames)
         seconds += time.perf_counter() - start
+        cpu_seconds += time.process_time() - cpu_start
         del frames
     return Result(
         case=name,
@@ -174,6 +177,7 @@ def run_once(name: str, program: str, width: int, layers: int, seed: int, thread
         width=width,
         layers=layers,
         seconds=seconds,
+        cpu_seconds=cpu_seconds,
         peak_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         errors=errors,
     )
@@ -193,6 +197,7 @@ def measure(name: str, width: int, arguments: argparse.Namespace) -> list[Result
         dataclasses.replace(
             found[0],
             seconds=statistics.median(run.seconds for run in found),
+            cpu_seconds=statistics.median(run.cpu_seconds for run in found),
             peak_gb=statistics.median(run.peak_gb for run in found),
         )
         for found in runs.values()
@@ -201,16 +206,28 @@ def measure(name: str, width: int, arguments: argparse.Namespace) -> list[Result
 
 def show(results: Sequence[Result]) -> None:
     """Print a line for each program, with the time of fastabx over its time, and the difference of errors."""
-    line = "{:<8} {:>5} {:>6}  {:<8} {:>8} {:>8} {:>6} {:>10}  {}"
-    print(line.format("case", "width", "layers", "program", "s", "peak GB", "times", "difference", "errors"))
+    line = "{:<8} {:>5} {:>6}  {:<8} {:>8} {:>8} {:>8} {:>11} {:>10}  {}"
+    heads = (
+        "case",
+        "width",
+        "layers",
+        "program",
+        "s",
+        "CPU s",
+        "peak GB",
+        "times (CPU)",
+        "difference",
+        "errors",
+    )
+    print(line.format(*heads))
     other = {(r.case, r.width): r for r in results if r.program == "fastabx"}
     for r in results:
         times = difference = ""
         if theirs := other.get((r.case, r.width)):
-            times = f"{theirs.seconds / r.seconds:.1f}"
+            times = f"{theirs.seconds / r.seconds:.1f} ({theirs.cpu_seconds / r.cpu_seconds:.1f})"
             difference = f"{max(abs(error - r.errors[name]) for name, error in theirs.errors.items()):.1e}"
         errors = ", ".join(f"{name} {100 * error:.3f} %" for name, error in r.errors.items())
-        amounts = f"{r.seconds:.1f}", f"{r.peak_gb:.2f}"
+        amounts = f"{r.seconds:.1f}", f"{r.cpu_seconds:.1f}", f"{r.peak_gb:.2f}"
         print(line.format(r.case, r.width, r.layers, r.program, *amounts, times, difference, errors))
 
 

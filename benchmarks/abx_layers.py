@@ -23,8 +23,7 @@ from written import write_json
 
 from vgsplus.audio import SAMPLE_RATE, write_wav
 from vgsplus.config import load_config
-from vgsplus.evaluation.abx_layers import LayerStore
-from vgsplus.evaluation.hidden_states import iterate_hidden_states
+from vgsplus.evaluation.hidden_states import LayerStore, iterate_hidden_states
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
 

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import itertools
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,14 +17,15 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx import score
 from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import (
+    AbxResults,
     AbxTask,
-    LayerStore,
     log_mel,
     score_layers,
     score_log_mel,
     untrained_model,
 )
 from vgsplus.evaluation.hidden_states import (
+    LayerStore,
     frame_rate,
     iterate_hidden_states,
     max_missing_frames,
@@ -145,13 +147,18 @@ def test_frames_are_kept_where_asked_and_nothing_stays(task, tmp_path, kept, mak
     cache = tmp_path / "new" if kept == "folder" else None
     rows = score_layers(model, task, layers=[1, 2], cache=cache, progress=Watch())
     assert [row.errors for row in rows] == [row.errors for row in score_layers(model, task, layers=[1, 2])]
-    files = len(task.items.audio)
-    assert [entry[:3] for entry in seen] == [
-        *(("model: files", done, files) for done in range(1, files + 1)),
-        ("model: layers", 1, 2),
-        ("model: layers", 2, 2),
+    files, pairs = len(task.items.audio), 2 * task.scorers(50)[0].pairs
+    assert [entry[:3] for entry in seen[:files]] == [
+        ("model: files", done, files) for done in range(1, files + 1)
     ]
-    assert [entry[3] for entry in seen] == ([2] * files + [1, 0] if kept == "folder" else [0] * (files + 2))
+    assert {entry[0] for entry in seen[files:]} == {"model: pairs of tokens"}
+    assert {entry[2] for entry in seen[files:]} == {pairs}
+    done = [entry[1] for entry in seen[files:]]
+    assert (done[0], done[-1]) == (0, pairs)
+    assert done == sorted(done)
+    held = [entry[3] for entry in seen]
+    assert held == sorted(held, reverse=True)
+    assert set(held) == ({2, 1, 0} if kept == "folder" else {0})
     assert not [path for path in tmp_path.rglob("*") if path != cache]
 
 
@@ -239,6 +246,90 @@ def test_log_mel_energies_have_a_row(task):
     assert row.errors == score(features, task.items.path, 100)
 
 
+# ---- results that are continued ---------------------------------------------------------------------------
+
+
+def scored(model, task, folder, layers=None, fail=None, **settings):
+    """Score with results in a folder; after `fail` layers the evaluation is interrupted."""
+    calls, tables = [], []
+
+    class Stop(Progress):
+        def update(self, stage, *_):
+            calls.append(stage)
+
+        def note(self, text):
+            calls.append(text)
+            if fail and sum(", layer" in call for call in calls) == fail:
+                raise KeyboardInterrupt
+
+    results = AbxResults(folder / "abx.json", task, tables.append)
+    settings = {"layers": layers, "results": results, "progress": Stop()} | settings
+    try:
+        rows = score_layers(model, task, **settings)
+    except KeyboardInterrupt:
+        return tables[-1], calls, tables
+    return rows, calls, tables
+
+
+def test_an_interrupted_evaluation_continues_with_what_is_missing(task, tmp_path, make_model):
+    task, model = dataclasses.replace(task, as_published=True), make_model()
+    expected = score_layers(model, task)
+    found, _, _ = scored(model, task, tmp_path, fail=1)
+    assert found == expected[:2]
+    found, calls, tables = scored(make_model(), task, tmp_path)
+    assert found == expected
+    assert tables == [expected[:2], expected[:4], expected]
+    assert [call.split(":")[0] for call in calls if ", layer" in call] == [
+        f"model, layer {layer}" for layer in (2, 2, 3, 3)
+    ]
+    found, calls, tables = scored(make_model(), task, tmp_path)
+    assert (found, calls, tables) == (expected, [], [expected])
+    assert scored(model, task, tmp_path, layers=[3])[::2] == (expected[4:], [expected[4:]])
+    assert scored(model, task, tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("other", ["weights", "conditions", "sounds", "items"])
+def test_rows_of_other_inputs_are_not_taken_over(toy, task, tmp_path, make_model, other):
+    model = make_model()
+    scored(model, task, tmp_path, layers=[1])
+    if other == "weights":
+        model = make_model(seed=1)
+    elif other == "conditions":
+        task = dataclasses.replace(task, conditions=("within",))
+    else:
+        shutil.copytree(toy / "audio", tmp_path / "audio")
+        item = Path(shutil.copy(toy / "test.item", tmp_path))
+        if other == "items":
+            lines = item.read_text().splitlines()
+            item.write_text("\n".join(lines[:-1]) + "\n")
+        else:
+            sound = tmp_path / "audio" / next(iter(task.items.audio.values())).relative_to(toy / "audio")
+            audio.write_wav(sound, audio.read(sound)[::-1])
+        task = dataclasses.replace(task, items=read_items(item, audio_root=tmp_path / "audio"))
+    found, calls, _ = scored(model, task, tmp_path, layers=[1])
+    assert found == score_layers(model, task, layers=[1])
+    assert any("files" in call for call in calls)
+
+
+def test_kinds_of_features_are_kept_beside_each_other(task, tmp_path, make_model):
+    tables = []
+    for _ in range(2):
+        results = AbxResults(tmp_path / "abx.json", task, tables.append)
+        rows = score_layers(make_model(), task, layers=[1], results=results)
+        rows += score_log_mel(task, results=results)
+        assert rows == tables[-1]
+    assert tables == [rows[:1], rows, rows[:1], rows]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"model": {}}', '{"model": {"inputs": "", "rows": [{"layer": 1}]}}']
+)
+def test_a_broken_file_of_results_is_named(task, tmp_path, text):
+    (tmp_path / "abx.json").write_text(text)
+    with pytest.raises(VgsplusError, match=r"abx\.json: is broken .* Remove it"):
+        AbxResults(tmp_path / "abx.json", task, print)
+
+
 # ---- errors -----------------------------------------------------------------------------------------------
 
 
@@ -306,7 +397,8 @@ def test_the_command_scores_every_layer(toy, run_folder, task, capsys, make_mode
         assert f"{100 * best:.2f}*" in out
     assert f"{len(task.items.tokens)} tokens" in out
     assert str(run_folder / "abx.csv") in out
-    assert {path.name for path in run_folder.iterdir()} == {"abx.csv", "checkpoints"}
+    assert {path.name for path in run_folder.iterdir()} == {"abx.csv", "abx.json", "checkpoints"}
+    assert f"model, layer 2: {100 * expected[1].errors['within']:.2f} % within" in err
 
 
 def test_the_command_takes_every_option(toy, run_folder, tmp_path, capsys, monkeypatch):

@@ -98,6 +98,7 @@ def small(monkeypatch):
     """Tiles and blocks of few tokens."""
     monkeypatch.setattr(abx_pairs, "TILE", (20, 50))
     monkeypatch.setattr(abx_pairs, "DEVICE_TILE", (30, 40))
+    monkeypatch.setattr(abx, "PART", 20)
     monkeypatch.setattr(abx, "BLOCK", 400)
 
 
@@ -175,10 +176,12 @@ def test_sizes_of_chunks_and_threads_change_nothing(monkeypatch, as_published, c
     items, spans = draw_items(rng, 300)
     frames, settings = draw_frames(rng, 1000, 10), {"context": context, "as_published": as_published}
     expected = errors(items, spans, frames, **settings)
-    for block, tile, work in ((300**2, (7, 9), 0), (60**2, (64, 64), 10**9), (30, (512, 2048), 100)):
+    for part, block, tile in ((300, 300**2, (7, 9)), (60, 60**2, (64, 64)), (1, 30, (512, 2048))):
+        monkeypatch.setattr(abx, "PART", part)
         monkeypatch.setattr(abx, "BLOCK", block)
         monkeypatch.setattr(abx_pairs, "TILE", tile)
-        monkeypatch.setattr(abx_pairs, "SMALL", work)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
         assert errors(items, spans, frames, **settings) == pytest.approx(expected, abs=1e-12)
 
 

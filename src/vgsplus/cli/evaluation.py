@@ -152,9 +152,19 @@ def evaluate_abx(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for abx.csv. Default: the folder of RUN.")] = None,
 ) -> None:
-    """Compute the ABX error of every layer: how often a phone is nearer to another one than to its own."""
+    """Compute the ABX error of every layer: how often a phone is nearer to another one than to its own.
+
+    abx.csv is written after every layer. The same command continues an interrupted evaluation: abx.json,
+    beside it, tells which errors are of the same model, items, sounds and options.
+    """
     from vgsplus.evaluation.abx_items import read_items
-    from vgsplus.evaluation.abx_layers import AbxTask, score_layers, score_log_mel, untrained_model
+    from vgsplus.evaluation.abx_layers import (
+        AbxResults,
+        AbxTask,
+        score_layers,
+        score_log_mel,
+        untrained_model,
+    )
     from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.interop.loading import load
     from vgsplus.report.tables import abx_table, abx_terminal, write_csv
@@ -167,8 +177,14 @@ def evaluate_abx(
     folder = out or (run if run.is_dir() else run.parent)
     model = load(run).to(device := processes.fabric.device)
     chosen = parse_layers(layers, len(model.speech.layers))
+    results = None
+    if processes.first:
+        table = folder / "abx.csv"
+        results = AbxResults(folder / "abx.json", task, lambda rows: write_csv(abx_table(rows), table))
     with console_progress() if processes.first else SILENT as progress:
-        rows = score_layers(model, task, layers=chosen, device=device, cache=folder, progress=progress)
+        rows = score_layers(
+            model, task, layers=chosen, device=device, cache=folder, results=results, progress=progress
+        )
         if baseline:
             untrained = untrained_model(model.config).to(device)
             rows += score_layers(
@@ -178,12 +194,12 @@ def evaluate_abx(
                 features="untrained",
                 device=device,
                 cache=folder,
+                results=results,
                 progress=progress,
             )
         if not processes.first:
             return
         if baseline:
-            rows += score_log_mel(task, device=device, progress=progress)
-    write_csv(abx_table(rows), folder / "abx.csv")
+            rows += score_log_mel(task, device=device, results=results, progress=progress)
     Console().print(abx_terminal(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
     typer.echo(folder / "abx.csv")

@@ -17,9 +17,7 @@ Shape letters: T frames of a file, D dimensions, N selected frames, n tokens.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +40,7 @@ from vgsplus.evaluation.abx_pairs import (
     Runs,
     add_cell_errors,
     add_errors,
-    share,
+    map_in_threads,
     token_distances,
 )
 from vgsplus.evaluation.hidden_states import check_finite
@@ -52,8 +50,10 @@ CONDITIONS = ("within", "across")
 CONTEXTS = ("within", "any")
 PUBLISHED_GROUP, PUBLISHED_SPEAKERS, PUBLISHED_SEED = 10, 5, 0
 """Libri-Light's limits (tokens of A, B or X in a cell; speakers of X for one pair), and fastabx's seed."""
+PART = 1024
+"""Number of tokens that speakers are put together to, so that threads have blocks to share."""
 BLOCK = 4096**2
-"""Maximum number of distances in memory at a time: 64 MB in each direction."""
+"""Maximum number of distances of a block: 64 MB in each direction."""
 
 
 def score(
@@ -217,15 +217,18 @@ class AbxScorer:
             ends = slices[:, 1] - ~tokens.truncated[self._tokens]
             slices[:, 1] = np.maximum(ends, slices[:, 0] + 1)
         sums = {name: np.zeros(cells.shape) for name, cells in self._cells.items()}
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for block in self._blocks:
-                rows, columns = slices[slice(*block.rows)], slices[slice(*block.columns)]
-                others = None if block.rows == block.columns else columns
-                there, back = token_distances(frames, rows, others, both=block.both, pool=pool)
-                self._count(sums, there, block.rows, block.columns, pool)
-                if block.both:
-                    self._count(sums, back, block.columns, block.rows, pool)
-                advance(block.pairs)
+
+        def compute(block: Block) -> tuple[Distances, Distances]:
+            rows, columns = slices[slice(*block.rows)], slices[slice(*block.columns)]
+            others = None if block.rows == block.columns else columns
+            return token_distances(frames, rows, others, both=block.both)
+
+        threads = torch.get_num_threads() if frames.device.type == "cpu" else 1
+        for block, (there, back) in map_in_threads(compute, self._blocks, threads=threads):
+            self._count(sums, there, block.rows, block.columns)
+            if block.both:
+                self._count(sums, back, block.columns, block.rows)
+            advance(block.pairs)
         return {name: self._average(name, found) for name, found in sums.items()}
 
     def _count(
@@ -234,20 +237,14 @@ class AbxScorer:
         distances: Distances,
         rows: tuple[int, int],
         columns: tuple[int, int],
-        pool: ThreadPoolExecutor,
     ) -> None:
-        """Add the errors of triples of which the distances from X (rows) to A and B (columns) are given."""
+        """Add the errors of triples, of which the distances from X (rows) to A and B (columns) are given."""
         if self.as_published:
             for name, cells in self._sampled.items():
-                share(
-                    partial(add_cell_errors, distances, rows, columns, cells, sums[name]),
-                    distances.size,
-                    pool,
-                )
+                add_cell_errors(distances, rows, columns, cells, sums[name])
         else:
             within, across = (sums.get(name, np.zeros((0, 0))) for name in CONDITIONS)
-            kernel = partial(add_errors, distances, rows, columns, self._runs, within, across)
-            share(kernel, distances.size, pool)
+            add_errors(distances, rows, columns, self._runs, within, across)
 
     def _average(self, condition: str, sums: Floats) -> float:
         """Average over cells of a speaker, then speakers (in any context at once), then pairs of phones."""
@@ -357,16 +354,15 @@ def plan_blocks(tokens: pl.DataFrame) -> Iterator[Block]:
     Args:
         tokens: the group of each token, in which it is compared, and its speaker; sorted by both.
     """
-    largest = math.isqrt(BLOCK)
     for bounds in _speaker_bounds(tokens):
         edges = bounds[:1]
         for start, end in pairwise(bounds):
-            if end - edges[-1] > largest and start > edges[-1]:
+            if end - edges[-1] > PART and start > edges[-1]:
                 edges.append(start)
         parts = list(pairwise([*edges, bounds[-1]]))
         for number, columns in enumerate(parts):
             for rows in parts[: number + 1]:
-                if max(rows[1] - rows[0], columns[1] - columns[0]) <= largest:
+                if (rows[1] - rows[0]) * (columns[1] - columns[0]) <= BLOCK:
                     yield Block(rows, columns, both=rows != columns)
                     continue
                 # The tokens of one speaker are too many for all X at once.

@@ -2,20 +2,20 @@
 
 One float32 pass over each file computes all layers. Only the N frames that tokens need are kept. With a
 folder for temporary files, memory holds one layer at a time (N · D · 4 bytes), otherwise all layers; and, in
-addition, the outputs of one batch and the distances that fastabx computes at a time.
+addition, the outputs of one batch and the distances of a block. Rows may be saved as they are found.
 
 Shape letters: S samples, T frames of a file, D dimensions, N selected frames, M Mel bands, F frequencies.
 """
 
-import io
+import hashlib
 import itertools
+import json
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,9 @@ from vgsplus.corpora.items import Items
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.abx import CONDITIONS, AbxScorer
 from vgsplus.evaluation.abx_items import TokenFrames, frame_spans
+from vgsplus.evaluation.export import weights_digest, writing
 from vgsplus.evaluation.hidden_states import (
+    LayerStore,
     check_finite,
     frame_rate,
     iterate_hidden_states,
@@ -37,9 +39,11 @@ from vgsplus.evaluation.hidden_states import (
     parse_layers,
     receptive_field_shift,
 )
+from vgsplus.files import file_digest, write_file
 from vgsplus.functional import gather_objects, own_share
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 
 WINDOW, HOP, FFT, BANDS = 400, 160, 512, 80
@@ -96,6 +100,93 @@ class AbxRow:
     errors: dict[str, float]
 
 
+# ---- results in a file ------------------------------------------------------------------------------------
+
+
+class AbxResults:
+    """Keep rows in a JSON file, so that an evaluation that was interrupted continues with what is missing.
+
+    The file holds, for each kind of features, a digest of the weights, items, sounds and options. Rows of
+    other inputs are replaced.
+
+    Args:
+        path: the file, written anew after each layer.
+        task: the test.
+        changed: called with all rows known so far, in order, whenever there are more.
+
+    Raises:
+        VgsplusError: the file is broken.
+    """
+
+    def __init__(self, path: Path, task: AbxTask, changed: Callable[[Sequence[AbxRow]], object]) -> None:
+        self._path, self._task, self._changed = path, task, changed
+        self._rows: dict[str, list[AbxRow]] = {}
+        self._saved: dict[str, tuple[str, list[AbxRow]]] = {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            for features, kind in found.items():
+                self._saved[features] = kind["inputs"], [AbxRow(**row) for row in kind["rows"]]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise VgsplusError(
+                f"{path}: is broken ({error!r}). Remove it; all errors are then computed again."
+            ) from None
+
+    def known(
+        self, features: str, layers: Sequence[int | None], model: VGSPlus | None = None
+    ) -> list[AbxRow]:
+        """Return the rows of those layers that an earlier call with the same inputs has finished.
+
+        Args:
+            features: kind of the features; call it once for each kind, before `add`.
+            layers: the layers that are to be scored.
+            model: the model that computes the features, or None.
+        """
+        inputs = self._task_digest + ("" if model is None else f" {weights_digest(model)} {model.config}")
+        digest = hashlib.sha256(inputs.encode()).hexdigest()
+        if features not in self._saved or self._saved[features][0] != digest:
+            self._saved[features] = digest, []
+        protocols = (False, True)[: 1 + self._task.as_published]
+        found = {(row.layer, row.as_published): row for row in self._saved[features][1]}
+        rows = [
+            found[layer, protocol]
+            for layer in layers
+            if all((layer, protocol) in found for protocol in protocols)
+            for protocol in protocols
+        ]
+        self._rows[features] = rows
+        if rows:
+            self._changed(list(itertools.chain(*self._rows.values())))
+        return list(rows)
+
+    def add(self, rows: Sequence[AbxRow]) -> None:
+        """Save further rows; raises VgsplusError if they cannot be written."""
+        for row in rows:
+            self._rows[row.features] = sorted(
+                [*self._rows[row.features], row], key=lambda row: row.layer or 0
+            )
+            digest, saved = self._saved[row.features]
+            places = {(other.layer, other.as_published): other for other in [*saved, row]}
+            self._saved[row.features] = digest, list(places.values())
+        content = {
+            features: {"inputs": digest, "rows": [asdict(row) for row in saved]}
+            for features, (digest, saved) in self._saved.items()
+        }
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(self._path, json.dumps(content, indent=1) + "\n")
+        self._changed(list(itertools.chain(*self._rows.values())))
+
+    @cached_property
+    def _task_digest(self) -> str:
+        task, sounds = self._task, self._task.items.audio
+        options = [version("vgsplus"), task.context, task.conditions, file_digest(task.items.path)]
+        contents = parallel_map(file_digest, list(sounds.values()))
+        return json.dumps([*options, list(zip(sounds, contents, strict=True))])
+
+
+# ---- scoring ----------------------------------------------------------------------------------------------
+
+
 def check_task(task: AbxTask, config: ModelConfig) -> None:
     """Check the items at the frame rates of a model and of log-Mel energies, before the model is built.
 
@@ -116,6 +207,7 @@ def score_layers(
     device: torch.device | str = "cpu",
     batch_seconds: float = 60.0,
     cache: Path | None = None,
+    results: AbxResults | None = None,
     progress: Progress = SILENT,
 ) -> list[AbxRow]:
     """Return the ABX errors of a model's layers, from one pass of the model over the sounds.
@@ -132,14 +224,21 @@ def score_layers(
         batch_seconds: seconds of sound in one pass, padding included.
         cache: a folder for temporary files of the layers' frames, N · D · 4 bytes each; None keeps them in
             memory.
-        progress: receives the stages "FEATURES: files" and "FEATURES: layers".
+        results: of `task`, in the first process: layers that it holds are not scored again.
+        progress: receives the stages "FEATURES: files" and "FEATURES: pairs of tokens", and a line for each
+            row that is found.
 
     Raises:
-        VgsplusError, CorpusError: as `abx.score`; the model lacks a layer, or `cache` cannot be written.
+        VgsplusError, CorpusError: as `abx.score`; the model lacks a layer, or `cache` or `results` cannot be
+            written.
         AudioError: a sound that cannot be used.
     """
     text = "all" if layers is None else ",".join(map(str, layers))
-    layers = own_share(sorted(parse_layers(text, len(model.speech.layers))))
+    asked = sorted(parse_layers(text, len(model.speech.layers)))
+    rows = [*gather_objects(results.known(features, asked, model) if results else [])[0]]
+    layers = own_share([layer for layer in asked if layer not in {row.layer for row in rows}])
+    if not (rounds := max(gather_objects(len(layers)))):
+        return rows
     rate, sounds = frame_rate(model), task.items.audio if layers else {}
     scorers = task.scorers(rate)
     tokens = TokenFrames(
@@ -156,12 +255,16 @@ def score_layers(
             selected = frames[needed.to(frames.device)]
             store.add(layer, check_finite(selected, f"Features of {file}, layer {layer}"))
         progress.update(f"{features}: files", done, len(sounds))
-    rows: list[AbxRow] = []
-    for done, layer in enumerate(layers, start=1):
-        frames = store.take(layer).to(device)
-        rows += _rows(task, scorers, frames, tokens, features=features, layer=layer)
-        progress.update(f"{features}: layers", done, len(layers))
-    return sorted(itertools.chain(*gather_objects(rows)), key=lambda row: row.layer or 0)
+    advance = _advancing(f"{features}: pairs of tokens", scorers, len(layers), progress)
+    for number in range(rounds):
+        own: list[AbxRow] = []
+        if number < len(layers):
+            frames = store.take(layers[number]).to(device)
+            own = _rows(task, scorers, frames, tokens, advance, features=features, layer=layers[number])
+        found = list(itertools.chain(*gather_objects(own)))
+        rows += found
+        _finish(found, results, progress)
+    return sorted(rows, key=lambda row: row.layer or 0)
 
 
 def untrained_model(config: ModelConfig, seed: int = 0) -> VGSPlus:
@@ -172,16 +275,30 @@ def untrained_model(config: ModelConfig, seed: int = 0) -> VGSPlus:
 
 
 def score_log_mel(
-    task: AbxTask, *, device: torch.device | str = "cpu", progress: Progress = SILENT
+    task: AbxTask,
+    *,
+    device: torch.device | str = "cpu",
+    results: AbxResults | None = None,
+    progress: Progress = SILENT,
 ) -> list[AbxRow]:
-    """Return the ABX errors of log-Mel energies (see `log_mel`), 100 frames per second."""
+    """Return the ABX errors of log-Mel energies (see `log_mel`), 100 frames per second.
+
+    Arguments as in `score_layers`, but the processes of a run do not share the work.
+    """
+    if results and (rows := results.known("log-Mel", [None])):
+        return rows
     scorers, tokens = task.scorers(FRAME_RATE), TokenFrames(task.items, frame_spans(task.items, FRAME_RATE))
     selected = []
     for done, (file, path) in enumerate(task.items.audio.items(), start=1):
         frames = torch.from_numpy(log_mel(audio.load_any(path)))
         selected.append(frames[torch.from_numpy(tokens.select(file, len(frames)))])
         progress.update("log-Mel: files", done, len(task.items.audio))
-    return list(_rows(task, scorers, torch.cat(selected).to(device), tokens, features="log-Mel", layer=None))
+    advance = _advancing("log-Mel: pairs of tokens", scorers, 1, progress)
+    rows = _rows(
+        task, scorers, torch.cat(selected).to(device), tokens, advance, features="log-Mel", layer=None
+    )
+    _finish(rows, results, progress)
+    return rows
 
 
 def _rows(
@@ -189,60 +306,47 @@ def _rows(
     scorers: Sequence[AbxScorer],
     frames: Tensor,
     tokens: TokenFrames,
+    advance: Callable[[int], object],
     *,
     features: str,
     layer: int | None,
-) -> Iterator[AbxRow]:
-    for scorer in scorers:
-        yield AbxRow(
+) -> list[AbxRow]:
+    return [
+        AbxRow(
             features=features,
             layer=layer,
             context=task.context,
             as_published=scorer.as_published,
-            errors=scorer.errors(frames, tokens),
+            errors=scorer.errors(frames, tokens, advance),
         )
+        for scorer in scorers
+    ]
 
 
-class LayerStore:
-    """Store the frames of several layers, added file by file and read layer by layer.
+def _advancing(
+    stage: str, scorers: Sequence[AbxScorer], layers: int, progress: Progress
+) -> Callable[[int], object]:
+    """Return a function that takes numbers of pairs, and reports their sum of those of all layers."""
+    total = layers * sum(scorer.pairs for scorer in scorers)
+    done = 0
 
-    They are in anonymous temporary files in `folder`, one per layer, or in memory if there is no folder.
-    """
+    def advance(pairs: int) -> None:
+        nonlocal done
+        done += pairs
+        progress.update(stage, done, total)
 
-    def __init__(self, layers: Sequence[int], folder: Path | None = None) -> None:
-        self._folder, self._width = folder, 0
-        self._files: dict[int, io.BufferedIOBase] = {}
-        with self._writing():
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-            for layer in layers:
-                self._files[layer] = (
-                    io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-                )
+    advance(0)
+    return advance
 
-    def add(self, layer: int, frames: Tensor) -> None:
-        """Append frames (n, D) to a layer; raises VgsplusError if they cannot be written."""
-        self._width = frames.shape[1]
-        with self._writing():
-            self._files[layer].write(frames.cpu().contiguous().numpy().data)
 
-    def take(self, layer: int) -> Tensor:
-        """Return all frames (N, D) of a layer, float32, and remove them; raises as `add`."""
-        with self._writing(), self._files.pop(layer) as file:
-            values = bytearray(file.seek(0, os.SEEK_END))  # flushes the buffer
-            file.seek(0)
-            file.readinto(values)
-        return torch.frombuffer(values, dtype=torch.float32).reshape(-1, self._width)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise VgsplusError(
-                f"{self._folder}: the frames of the layers cannot be written there ({error}). Free disk "
-                "space, name another folder, or score fewer layers at a time."
-            ) from error
+def _finish(rows: Sequence[AbxRow], results: AbxResults | None, progress: Progress) -> None:
+    """Save rows, and print a line for each."""
+    if results:
+        results.add(rows)
+    for row in rows:
+        name = row.features + (f", layer {row.layer}" if row.layer else "")
+        errors = ", ".join(f"{100 * error:.2f} % {condition}" for condition, error in row.errors.items())
+        progress.note(f"{name}: {errors} speakers{', as published' if row.as_published else ''}")
 
 
 # ---- log-Mel energies -------------------------------------------------------------------------------------

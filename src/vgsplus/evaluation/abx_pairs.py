@@ -8,9 +8,9 @@ Shape letters: N frames, D dimensions, n tokens of rows, m of columns, S and T f
 """
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numba
@@ -37,10 +37,6 @@ TILE = (512, 2048)
 """Maximum number of frames, of rows and of columns, whose angles are in memory at a time: 8 MB."""
 DEVICE_TILE = (4096, 8192)
 """The same on a GPU: 256 MB."""
-SMALL = 2**15
-"""Number of pairs below which a second thread costs more than it saves."""
-TASKS = 8
-"""Number of parts into which kernels are split for threads."""
 
 # Python threads run kernels that release the GIL: see `dtw`.
 # Division by zero is not checked, because loops with checks are not vectorised.
@@ -56,7 +52,6 @@ def token_distances(
     columns: Ints | None = None,
     *,
     both: bool = True,
-    pool: ThreadPoolExecutor | None = None,
 ) -> tuple[Distances, Distances]:
     """Return the distances between tokens: the mean angle along the cheapest warping path, in half-turns.
 
@@ -70,7 +65,6 @@ def token_distances(
         rows: (n, 2) int64, the frames [start, end) of each token.
         columns: (m, 2), the same of other tokens; None for the tokens of `rows` again.
         both: whether the distances from columns to rows are needed.
-        pool: threads for large inputs on a CPU.
 
     Returns:
         Distances (n, m) from rows to columns, and (m, n) from columns to rows, empty if not `both`.
@@ -79,12 +73,37 @@ def token_distances(
     there = np.empty((len(rows), len(others)), np.float32)
     back = there if columns is None else np.empty(there.shape[::-1] if both else (0, 0), np.float32)
     if frames.device.type == "cpu":
-        _align_pairs(frames, rows, others, there, back, pool)
+        _align_pairs(frames, rows, others, there, back)
     else:
         _align_on_device(frames, rows, others, there)
         if back is not there and back.size:
             _align_on_device(frames, others, rows, back)
     return there, back
+
+
+def map_in_threads[T, R](
+    function: Callable[[T], R], items: Iterable[T], *, threads: int
+) -> Iterator[tuple[T, R]]:
+    """Yield (item, function(item)) in order; memory holds two values for each thread.
+
+    Meanwhile PyTorch uses one thread for each operation: its own threads would wait for each other in each of
+    thousands of small products.
+    """
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > 2 * threads:
+                    first, value = waiting.popleft()
+                    yield first, value.result()
+            while waiting:
+                first, value = waiting.popleft()
+                yield first, value.result()
+    finally:
+        torch.set_num_threads(before)
 
 
 def _align_pairs(
@@ -93,7 +112,6 @@ def _align_pairs(
     columns: Ints,
     there: Distances,
     back: Distances,
-    pool: ThreadPoolExecutor | None,
 ) -> None:
     """Fill the distances; of rows with themselves (`there` is `back`) each pair is aligned once."""
     row_tiles = list(_tiles(rows, TILE[0], 1))
@@ -110,11 +128,10 @@ def _align_pairs(
             spread = np.repeat(rows[selected, 0] - np.cumsum(lengths) + lengths, lengths)
             x = _unit_frames(frames, spread + np.arange(lengths.sum()))
             units = (x @ y.T).numpy()
-            share(partial(_to_units, units), len(selected) * len(chosen), pool)
+            _to_units(units)
             tokens = selected, lengths, np.cumsum(lengths) - lengths, first_row
             others = chosen, ends - starts, widths, first_column
-            align = partial(_align, units, tokens, others, there, back, there is back)
-            share(align, len(selected) * len(chosen), pool)
+            _align(units, tokens, others, there, back, there is back)
 
 
 def _tiles(tokens: Ints, frames: int, lanes: int) -> Iterator[tuple[int, Ints, Ints]]:
@@ -139,14 +156,6 @@ def _unit_frames(frames: Tensor, indices: Ints) -> Tensor:
     return F.normalize(chosen.double(), dim=1)
 
 
-def share(kernel: Callable[[int, int], object], work: int, pool: ThreadPoolExecutor | None) -> None:
-    """Call kernel(part, parts) for all parts, in threads if there is enough work."""
-    if pool is None or work < SMALL:
-        kernel(0, 1)
-    else:
-        list(pool.map(kernel, range(TASKS), [TASKS] * TASKS))
-
-
 @_compiled
 def _align(  # noqa: C901 - a kernel is compiled as one
     units: Floats,
@@ -155,10 +164,8 @@ def _align(  # noqa: C901 - a kernel is compiled as one
     there: Distances,
     back: Distances,
     same: bool,
-    part: int,
-    parts: int,
 ) -> None:
-    """Align every `parts`-th row token of a tile with all of its columns, `LANES` at a time.
+    """Align the row tokens of a tile with its columns, `LANES` at a time.
 
     Of the cheapest path to each pair of frames it keeps the cost and the length in both directions, which
     differ in the step that is preferred where costs are equal.
@@ -169,7 +176,7 @@ def _align(  # noqa: C901 - a kernel is compiled as one
     cost, length = np.empty((longest, LANES)), np.empty((longest, LANES))
     backward = np.empty((longest, LANES))
     old, old_there, old_back = np.empty(LANES), np.empty(LANES), np.empty(LANES)
-    for row in range(part, len(tokens), parts):
+    for row in range(len(tokens)):
         begin = 0
         for group in range(len(widths)):
             width = widths[group]
@@ -209,13 +216,12 @@ def _align(  # noqa: C901 - a kernel is compiled as one
 
 
 @_compiled
-def _to_units(cosines: Floats, part: int, parts: int) -> None:
+def _to_units(cosines: Floats) -> None:
     """Replace cosines by angles in units: the arc cosine of fdlibm, in vector instructions.
 
     It takes a tenth of the time of `torch.acos` in float64, and has the same values.
     """
-    size = cosines.size
-    values = cosines.ravel()[size * part // parts : size * (part + 1) // parts]
+    values = cosines.ravel()
     for i in range(len(values)):
         cosine = values[i]
         x = min(abs(cosine), 1.0)
@@ -284,8 +290,6 @@ def add_errors(  # noqa: C901, PLR0912
     runs: Runs,
     within: Floats,
     across: Floats,
-    part: int,
-    parts: int,
 ) -> None:
     """Add the errors of all cells in a block to those of `spoken` of A and the phone of B.
 
@@ -299,15 +303,13 @@ def add_errors(  # noqa: C901, PLR0912
         runs: those of all tokens.
         within: (spoken, phones) sums of errors within speakers; empty if they are not needed.
         across: the same across speakers.
-        part: remainder modulo `parts` of the phones of X to count.
-        parts: number of calls that share the phones, whose sums are separate.
     """
     first_run, end_run = np.searchsorted(runs.start, columns[0]), np.searchsorted(runs.start, columns[1])
     near = np.empty(distances.shape[1], np.float32)
     wrong = np.empty(end_run - first_run, np.int64)
     for run in range(np.searchsorted(runs.start, rows[0], "right") - 1, np.searchsorted(runs.start, rows[1])):
         phone, size = runs.phone[run], runs.start[run + 1] - runs.start[run]
-        end = first_run if phone % parts == part else end_run
+        end = first_run
         while end < end_run:
             begin, own, speaker = end, -1, runs.speaker[end]
             while end < end_run and runs.speaker[end] == speaker:
@@ -372,15 +374,11 @@ def add_cell_errors(
     columns: tuple[int, int],
     cells: Cells,
     errors: Floats,
-    part: int,
-    parts: int,
 ) -> None:
-    """As `add_errors`, of cells of chosen tokens; `parts` calls share the places."""
+    """As `add_errors`, of cells of chosen tokens."""
     sums = errors.ravel()
     heads = cells.a[cells.a_start[:-1]]
     for cell in range(np.searchsorted(heads, columns[0]), np.searchsorted(heads, columns[1])):
-        if cells.place[cell] % parts != part:
-            continue
         of_a = cells.a[cells.a_start[cell] : cells.a_start[cell + 1]]
         of_b = cells.b[cells.b_start[cell] : cells.b_start[cell + 1]]
         of_x = cells.x[cells.x_start[cell] : cells.x_start[cell + 1]]

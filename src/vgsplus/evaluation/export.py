@@ -161,16 +161,21 @@ def metadata_of(model: VGSPlus, path: Path, layers: Sequence[int]) -> Metadata:
         model: the path from which the model was read; weights: SHA-256 of its speech encoder; layers: L
         transformer layers from 1, in their order in the features; frame_rate: frames per second.
     """
+    return {
+        "model": str(path),
+        "weights": weights_digest(model),
+        "layers": list(layers),
+        "frame_rate": float(frame_rate(model)),
+    }
+
+
+def weights_digest(model: VGSPlus) -> str:
+    """Return the SHA-256 of a model's speech encoder."""
     digest = hashlib.sha256(model.config.padding.encode())
     for name, tensor in sorted(model.speech.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
-    return {
-        "model": str(path),
-        "weights": digest.hexdigest(),
-        "layers": list(layers),
-        "frame_rate": float(frame_rate(model)),
-    }
+    return digest.hexdigest()
 
 
 def open_store(form: Literal["npy", "pt", "hdf5"], path: Path, metadata: Metadata) -> Store:

@@ -3,7 +3,10 @@
 Shape letters: B sounds, S samples, T frames, D dimensions.
 """
 
+import io
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -216,6 +219,48 @@ def iterate_hidden_states(
     """
     function = partial(hidden_states, model, layers)
     yield from map_files(model, function, sounds, device=device, batch_seconds=batch_seconds)
+
+
+class LayerStore:
+    """Store the frames of several layers, added file by file and read layer by layer: N frames at the end.
+
+    They are in anonymous temporary files in `folder`, one per layer, or in memory if there is no folder.
+    """
+
+    def __init__(self, layers: Sequence[int], folder: Path | None = None) -> None:
+        self._folder, self._width = folder, 0
+        self._files: dict[int, io.BufferedIOBase] = {}
+        with self._writing():
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            for layer in layers:
+                self._files[layer] = (
+                    io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+                )
+
+    def add(self, layer: int, frames: Tensor) -> None:
+        """Append frames (n, D) to a layer; raises VgsplusError if they cannot be written."""
+        self._width = frames.shape[1]
+        with self._writing():
+            self._files[layer].write(frames.cpu().contiguous().numpy().data)
+
+    def take(self, layer: int) -> Tensor:
+        """Return all frames (N, D) of a layer, float32, and remove them; raises as `add`."""
+        with self._writing(), self._files.pop(layer) as file:
+            values = bytearray(file.seek(0, os.SEEK_END))  # flushes the buffer
+            file.seek(0)
+            file.readinto(values)
+        return torch.frombuffer(values, dtype=torch.float32).reshape(-1, self._width)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise VgsplusError(
+                f"{self._folder}: the frames of the layers cannot be written there ({error}). Free disk "
+                "space, name another folder, or score fewer layers at a time."
+            ) from error
 
 
 # ---- one sound --------------------------------------------------------------------------------------------
