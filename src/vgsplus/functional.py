@@ -7,7 +7,7 @@ of these collectives adds up the gradients of all processes, so that the gradien
 those that the processes find. In a single process they compute nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import cast
@@ -83,9 +83,58 @@ def own_share[T](items: Sequence[T]) -> Sequence[T]:
 
 
 def gather_objects[T](own: T) -> list[T]:
-    """Return an object of every process, pickled if there are several."""
+    """Return an object of every process, pickled if there are several.
+
+    Raises:
+        Stopped: a process left its work, see `stopping_together`.
+    """
     if num_processes() == 1:
         return [own]
-    gathered: list[T | None] = [None] * num_processes()
-    dist.all_gather_object(gathered, own)
+    gathered = _gather(own)
+    if any(isinstance(part, Stopped) for part in gathered):
+        raise Stopped(told=True)
     return cast("list[T]", gathered)
+
+
+def _gather(own: object) -> list[object]:
+    gathered: list[object] = [None] * num_processes()
+    dist.all_gather_object(gathered, own)
+    return gathered
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """Work that processes share was left; `told`: all of them know."""
+
+    def __init__(self, *, told: bool = False) -> None:
+        self.told = told
+        super().__init__()
+
+
+_STOP_REQUESTED: ContextVar[Callable[[], bool]] = ContextVar("stop_requested", default=lambda: False)
+
+
+def check_stop() -> None:
+    """Leave the block of `stopping_together` if it was asked for; called before each part of a share.
+
+    Raises:
+        Stopped: it was.
+    """
+    if _STOP_REQUESTED.get()():
+        raise Stopped
+
+
+@contextmanager
+def stopping_together(requested: Callable[[], bool]) -> Iterator[None]:
+    """Leave the block in all processes soon after `requested` is true in one of them.
+
+    They leave it where they call `check_stop` or `gather_objects`, of which the latter must come after the
+    former in every process.
+    """
+    token = _STOP_REQUESTED.set(requested)
+    try:
+        yield
+    except Stopped as stopped:
+        if not stopped.told and num_processes() > 1:
+            _gather(stopped)  # the others wait in `gather_objects`, or come to it
+    finally:
+        _STOP_REQUESTED.reset(token)

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
 
 from vgsplus.corpora import Corpus
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
@@ -14,6 +16,7 @@ from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import AbxTask, score_layers
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.lexical import embed_words
+from vgsplus.functional import check_stop, gather_objects, stopping_together
 
 PROCESSES = 3
 
@@ -76,3 +79,26 @@ def test_words(together, toy, make_model, mode):
     alone = embed_words(model, words, mode)
     for shared in together(lambda: embed_words(copy.deepcopy(model), words, mode)):
         torch.testing.assert_close(list(shared), list(alone))
+
+
+def share_until_a_stop(rank, folder, asked_at):
+    """Share two stages of ten parts each; process 1 is asked to stop after `asked_at` parts."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=PROCESSES)
+    done, stages = [], []
+    with stopping_together(lambda: rank == 1 and len(done) >= asked_at):
+        for stage in range(2):
+            for part in range(10):
+                check_stop()
+                done.append(part)
+            stages += gather_objects([stage])
+    (folder / str(rank)).write_text(f"{len(done)} {len(stages) // PROCESSES}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("asked_at", "finished"), [(0, 0), (5, 0), (10, 1), (13, 1), (99, 2)])
+def test_processes_leave_together(tmp_path, asked_at, finished):
+    start_processes(share_until_a_stop, (tmp_path, asked_at), nprocs=PROCESSES, start_method="fork")
+    ended = [(tmp_path / str(rank)).read_text().split() for rank in range(PROCESSES)]
+    assert [int(stages) for _, stages in ended] == [finished] * PROCESSES
+    assert int(ended[1][0]) == min(asked_at, 20)

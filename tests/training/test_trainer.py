@@ -20,6 +20,7 @@ from vgsplus.corpora import Corpus
 from vgsplus.doctor.run import run_progress
 from vgsplus.errors import CheckpointError, Interrupted, NotFiniteError, VgsplusError
 from vgsplus.files import lock_file
+from vgsplus.functional import check_stop
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training import checkpoint, validate
@@ -252,6 +253,7 @@ def test_an_evaluation_breaks_off_and_is_done_after_resuming(runs, make_config, 
         if len(begun) == 1:
             signal.raise_signal(signal.SIGUSR1)
             signal.raise_signal(signal.SIGTERM)  # at SLURM's time limit
+            check_stop()
             raise AssertionError("goes on after a signal")
         return {"score": 1.0}
 

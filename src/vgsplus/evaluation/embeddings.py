@@ -15,7 +15,7 @@ from vgsplus.audio import Signal
 from vgsplus.corpora import Caption, Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.hidden_states import batch_by_length, check_finite, inference, map_sounds
-from vgsplus.functional import gather_objects, own_share
+from vgsplus.functional import check_stop, gather_objects, own_share
 from vgsplus.models.vgsplus import VGSPlus
 
 _log = logging.getLogger("vgsplus")
@@ -76,6 +76,7 @@ def embed_split(
     images: dict[str, Tensor] = {}
     with inference(model, device, precision):
         for ids in own_share(list(batched(image_ids, batch_size))):
+            check_stop()
             config = model.config.image
             arrays = corpus.regions(ids) if config is None else (corpus.pixels(ids, config.side),)
             inputs = (torch.from_numpy(array).to(device) for array in arrays)

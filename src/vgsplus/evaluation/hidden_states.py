@@ -22,6 +22,7 @@ from vgsplus import audio
 from vgsplus.audio import Signal
 from vgsplus.audio_files import HINT_REPLACE
 from vgsplus.errors import AudioError, VgsplusError
+from vgsplus.functional import check_stop
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
@@ -138,6 +139,7 @@ def map_sounds[K, T](
         min_samples: length to which shorter batches are padded.
     """
     for keys in batches:
+        check_stop()
         waveforms, num_samples = pad_signals(list(parallel_map(read, keys)), min_samples)
         with inference(model, device, precision):
             outputs = list(function(waveforms.to(device), num_samples.to(device)))

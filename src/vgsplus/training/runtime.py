@@ -165,10 +165,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that stop a run: Ctrl-C, the end of a session or job, and SLURM's warning before a time limit."""
 
 
-class _BrokenOff(Exception):  # noqa: N818 - no error
-    """Raised by a signal, to leave the block of `StopRequest.breaks_off`."""
-
-
 class StopRequest:
     """Context manager in which the first of `STOP_SIGNALS` sets `requested`; another SIGINT interrupts.
 
@@ -178,7 +174,6 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._breaks_off = False
         self._process = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -194,17 +189,6 @@ class StopRequest:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    @contextmanager
-    def breaks_off(self) -> Iterator[None]:
-        """Leave the block when a signal arrives, for work that takes long and can be repeated."""
-        self._breaks_off = True
-        try:
-            yield
-        except _BrokenOff:
-            pass
-        finally:
-            self._breaks_off = False
-
     def _request(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return
@@ -212,6 +196,3 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        if self._breaks_off:
-            self._breaks_off = False
-            raise _BrokenOff

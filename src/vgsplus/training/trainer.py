@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from vgsplus.config import RunConfig, from_dict, to_dict
 from vgsplus.corpora import Corpus
 from vgsplus.errors import Interrupted, NotFiniteError
+from vgsplus.functional import stopping_together
 from vgsplus.losses import METRICS, PUBLISHED_TERMS
 from vgsplus.models.published import build_model
 from vgsplus.models.transformer import compile_layers
@@ -261,8 +262,7 @@ class Trainer:
         if due.evaluation and not self._stops():
             assert self.evaluate is not None
             found = None
-            # Several processes must leave an evaluation at the same place, which is its end.
-            with self.stop.breaks_off() if self.processes.count == 1 else nullcontext(), torch.no_grad():
+            with stopping_together(lambda: self.stop.requested), torch.no_grad():
                 found = self.evaluate(self.model, done == phase.steps)
             if found is not None:
                 scores = {name: float(score) for name, score in found.items()}
