@@ -1,8 +1,9 @@
 """Threads that map a function over items, and the number of a process among several."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import batched
 
 from vgsplus.progress import SILENT, Progress
@@ -46,3 +47,15 @@ def parallel_map[T, R](
                 done += 1
                 progress.update(stage, done, len(items))
                 yield result
+
+
+def map_ahead[T, R](function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield `function(item)` for each item, in order, while threads compute up to two values each ahead."""
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -40,11 +40,11 @@ from vgsplus.evaluation.abx_pairs import (
     Runs,
     add_cell_errors,
     add_errors,
-    map_in_threads,
     token_distances,
 )
 from vgsplus.evaluation.hidden_states import check_finite
 from vgsplus.files import nfc
+from vgsplus.parallel import map_ahead
 
 CONDITIONS = ("within", "across")
 CONTEXTS = ("within", "any")
@@ -223,13 +223,19 @@ class AbxScorer:
             others = None if block.rows == block.columns else columns
             return token_distances(frames, rows, others, both=block.both)
 
-        threads = torch.get_num_threads() if frames.device.type == "cpu" else 1
-        for block, (there, back) in map_in_threads(compute, self._blocks, threads=threads):
-            self._count(sums, there, block.rows, block.columns)
-            if block.both:
-                self._count(sums, back, block.columns, block.rows)
-            advance(block.pairs)
-        return {name: self._average(name, found) for name, found in sums.items()}
+        # The threads of PyTorch itself would wait for each other in each of thousands of small products.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            found = map_ahead(compute, self._blocks, threads if frames.device.type == "cpu" else 1)
+            for block, (there, back) in zip(self._blocks, found, strict=True):
+                self._count(sums, there, block.rows, block.columns)
+                if block.both:
+                    self._count(sums, back, block.columns, block.rows)
+                advance(block.pairs)
+        finally:
+            torch.set_num_threads(threads)
+        return {name: self._average(name, errors) for name, errors in sums.items()}
 
     def _count(
         self,

@@ -8,9 +8,7 @@ Shape letters: N frames, D dimensions, n tokens of rows, m of columns, S and T f
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numba
@@ -79,31 +77,6 @@ def token_distances(
         if back is not there and back.size:
             _align_on_device(frames, others, rows, back)
     return there, back
-
-
-def map_in_threads[T, R](
-    function: Callable[[T], R], items: Iterable[T], *, threads: int
-) -> Iterator[tuple[T, R]]:
-    """Yield (item, function(item)) in order; memory holds two values for each thread.
-
-    Meanwhile PyTorch uses one thread for each operation: its own threads would wait for each other in each of
-    thousands of small products.
-    """
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for item in items:
-                waiting.append((item, pool.submit(function, item)))
-                if len(waiting) > 2 * threads:
-                    first, value = waiting.popleft()
-                    yield first, value.result()
-            while waiting:
-                first, value = waiting.popleft()
-                yield first, value.result()
-    finally:
-        torch.set_num_threads(before)
 
 
 def _align_pairs(
@@ -329,11 +302,15 @@ def add_errors(  # noqa: C901, PLR0912
                     if not (same and a == x):
                         near[kept] = found[a - columns[0]]
                         kept += 1
-                near[:kept].sort()
+                _sort(near[:kept])
                 for other in range(begin, end):
                     if other != own:
                         for b in range(runs.start[other], runs.start[other + 1]):
-                            wrong[other - begin] += _halves_above(near[:kept], found[b - columns[0]])
+                            far = found[b - columns[0]]
+                            below = _count_below(near[:kept], far, False)
+                            tied = below < kept and near[below] == far
+                            upto = _count_below(near[:kept], far, True) if tied else below
+                            wrong[other - begin] += 2 * kept - below - upto
             for other in range(begin, end):
                 if other != own:
                     triples = size * nears * (runs.start[other + 1] - runs.start[other])
@@ -341,12 +318,30 @@ def add_errors(  # noqa: C901, PLR0912
 
 
 @_compiled
-def _halves_above(near: Distances, value: float) -> int:
-    """Return twice the number of sorted values above one, plus the number of those equal to it."""
-    below = int(np.searchsorted(near, value))
-    if below == len(near) or near[below] > value:
-        return 2 * (len(near) - below)
-    return 2 * len(near) - below - int(np.searchsorted(near, value, "right"))
+def _sort(values: Distances) -> None:
+    """Sort by Shell's method, which is compiled in a tenth of the time of `numpy.sort`."""
+    gap = len(values)
+    while gap > 1:
+        gap = max(gap * 4 // 9, 1)
+        for i in range(gap, len(values)):
+            value, j = values[i], i
+            while j >= gap and values[j - gap] > value:
+                values[j] = values[j - gap]
+                j -= gap
+            values[j] = value
+
+
+@_compiled
+def _count_below(values: Distances, limit: float, equal: bool) -> int:
+    """Return the number of sorted values below a limit, or also of those equal to it."""
+    start, end = 0, len(values)
+    while start < end:
+        middle = (start + end) // 2
+        if values[middle] < limit or (equal and values[middle] == limit):
+            start = middle + 1
+        else:
+            end = middle
+    return start
 
 
 class Cells(NamedTuple):
