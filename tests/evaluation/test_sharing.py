@@ -17,6 +17,7 @@ from vgsplus.evaluation.abx_layers import AbxTask, score_layers
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.lexical import embed_words
 from vgsplus.functional import check_stop, gather_objects, stopping_together
+from vgsplus.progress import Progress
 
 PROCESSES = 3
 
@@ -79,6 +80,16 @@ def test_words(together, toy, make_model, mode):
     alone = embed_words(model, words, mode)
     for shared in together(lambda: embed_words(copy.deepcopy(model), words, mode)):
         torch.testing.assert_close(list(shared), list(alone))
+
+
+def test_abx_stops_between_pairs(toy, make_model):
+    task, begun = AbxTask(items=read_items(toy / "test.item", audio_root=toy / "audio")), []
+    shown = Progress()
+    shown.update = lambda stage, *_: begun.append(stage)
+    with stopping_together(lambda: "model: pairs of tokens" in begun):
+        score_layers(make_model().eval(), task, progress=shown)
+        pytest.fail("goes on")
+    assert begun.count("model: pairs of tokens") == 1
 
 
 def share_until_a_stop(rank, folder, asked_at):

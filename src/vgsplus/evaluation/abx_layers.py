@@ -40,7 +40,7 @@ from vgsplus.evaluation.hidden_states import (
     receptive_field_shift,
 )
 from vgsplus.files import file_digest, write_file
-from vgsplus.functional import gather_objects, own_share
+from vgsplus.functional import check_stop, gather_objects, own_share
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.parallel import parallel_map
@@ -332,6 +332,7 @@ def _advancing(
 
     def advance(pairs: int) -> None:
         nonlocal done
+        check_stop()
         done += pairs
         progress.update(stage, done, total)
 
