@@ -8,6 +8,7 @@ from PIL import Image
 
 from vgsplus.audio import SAMPLE_RATE, is_silent, read
 from vgsplus.corpora import Corpus, validate
+from vgsplus.corpora.alignments.folder import read_alignments
 from vgsplus.corpora.sources.toy.corpus import TOKENS_PER_CELL, VOICES, prepare_toy
 from vgsplus.corpora.sources.toy.espeak import Voice, speak
 from vgsplus.corpora.sources.toy.pictures import SIDE, draw
@@ -254,3 +255,23 @@ def test_items_allow_both_abx_conditions(items):
     contrasts = [phones for phones in speakers.values() if len(phones) > 1]
     assert any(len(names) > 1 for phones in contrasts for names in phones.values())
     assert len(contrasts) > 10
+
+
+def test_words_are_those_of_the_caption_and_begin_with_a_phone():
+    (speech,) = speak([(VOICES["us-adam"], "a small fish next to the left of an orange moon")])
+    assert [word.name for word in speech.words] == [
+        *("a", "small", "fish", "next", "to", "the", "left", "of_an", "orange", "moon")
+    ]
+    assert {word.onset for word in speech.words} <= {phone.onset for phone in speech.phones}
+    for word, after in zip(speech.words, speech.words[1:], strict=False):
+        assert word.onset < word.offset <= after.onset
+
+
+def test_the_words_of_every_split_are_an_alignment_of_its_captions(toy):
+    corpus = Corpus.open(toy)
+    for split in corpus.splits:
+        aligned = read_alignments(toy / f"{split}.ctm", words=True, audio_root=toy / "audio")
+        spoken = {track.file: " ".join(segment.label for segment in track.segments) for track in aligned}
+        captions = corpus.captions(split)
+        assert [text.replace("_", " ") for text in spoken.values()] == [caption.text for caption in captions]
+        assert all(caption.id.endswith(file) for file, caption in zip(spoken, captions, strict=True))

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Caption, CorpusWriter, Summary
 from vgsplus.corpora.format import ITEM_COLUMNS
-from vgsplus.corpora.sources.toy.espeak import SILENCE_PHONE, Phone, Voice, speak
+from vgsplus.corpora.sources.toy.espeak import SILENCE_PHONE, Interval, Voice, speak
 from vgsplus.corpora.sources.toy.pictures import draw
 from vgsplus.corpora.sources.toy.scenes import HELD_OUT, Scene, describe, draw_scene
 from vgsplus.errors import VgsplusError
@@ -57,8 +57,12 @@ VOICES = {
 
 type Spoken = list[tuple[Caption, Voice]]
 """The captions of an image, with num_samples 0, and their voices."""
-type Made = tuple[npt.NDArray[np.float16], npt.NDArray[np.float32], list[tuple[int, tuple[Phone, ...]]]]
-"""Features (36, F) and boxes (36, 4) of an image; number of samples and phones of each caption."""
+type Made = tuple[
+    npt.NDArray[np.float16],
+    npt.NDArray[np.float32],
+    list[tuple[int, tuple[Interval, ...], tuple[Interval, ...]]],
+]
+"""Features (36, F) and boxes (36, 4) of an image; number of samples, phones and words of each caption."""
 
 
 def prepare_toy(
@@ -114,18 +118,22 @@ def prepare_toy(
             processes = pool.enter_context(ProcessPoolExecutor(workers, mp_context=spawn))
             made = processes.map(make, images, chunksize=8)
         items: dict[str, list[str]] = {split: [] for split in sizes}
+        words: dict[str, list[str]] = {split: [] for split in sizes}
         cells: Counter[tuple[str, ...]] = Counter()
         for done, ((_, captions), (features, boxes, spoken)) in enumerate(
             zip(images, made, strict=True), start=1
         ):
             writer.add_regions(f"{captions[0][0].image}", features, boxes)
-            for (caption, _), (num_samples, phones) in zip(captions, spoken, strict=True):
+            for (caption, _), (num_samples, phones, spoken_words) in zip(captions, spoken, strict=True):
                 writer.add_caption(replace(caption, num_samples=num_samples))
                 items[caption.split] += _items(caption, phones, cells)
+                words[caption.split] += _ctm(caption, spoken_words)
             progress.update("images", done, len(images))
         for split in ("validation", "test"):
             text = "\n".join([" ".join(ITEM_COLUMNS), *items[split]]) + "\n"
             (writer.folder / f"{split}.item").write_text(text, encoding="utf-8")
+        for split, lines in words.items():
+            (writer.folder / f"{split}.ctm").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return writer.finish()
 
 
@@ -174,10 +182,14 @@ def _make(folder: Path, image: tuple[Scene, Spoken]) -> Made:
         # A few samples exceed full scale after resampling. They are clipped, not scaled, because the results
         # in docs/results.md are of corpora made in this way.
         write_wav(folder / "audio" / caption.audio, np.clip(speech.samples, -1, 1))
-    return features.astype(np.float16), boxes, [(len(speech.samples), speech.phones) for speech in spoken]
+    return (
+        features.astype(np.float16),
+        boxes,
+        [(len(speech.samples), speech.phones, speech.words) for speech in spoken],
+    )
 
 
-def _items(caption: Caption, phones: Sequence[Phone], cells: Counter[tuple[str, ...]]) -> Iterator[str]:
+def _items(caption: Caption, phones: Sequence[Interval], cells: Counter[tuple[str, ...]]) -> Iterator[str]:
     """Yield ABX items of a caption, up to TOKENS_PER_CELL per phone, context and speaker."""
     if caption.speaker not in list(VOICES)[:ABX_SPEAKERS]:
         return
@@ -187,3 +199,9 @@ def _items(caption: Caption, phones: Sequence[Phone], cells: Counter[tuple[str, 
         if SILENCE_PHONE not in names and cells[cell] < TOKENS_PER_CELL:
             cells[cell] += 1
             yield f"{caption.id} {phone.onset:.4f} {phone.offset:.4f} {' '.join(names)} {caption.speaker}"
+
+
+def _ctm(caption: Caption, words: Sequence[Interval]) -> Iterator[str]:
+    """Yield the words of a caption as lines of a CTM file."""
+    for word in words:
+        yield f"{caption.id} 1 {word.onset:.4f} {word.offset - word.onset:.4f} {word.name}"

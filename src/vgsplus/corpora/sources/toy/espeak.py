@@ -1,4 +1,4 @@
-"""Speech synthesis with eSpeak NG (library of the wheel espeakng-loader), with the times of phones."""
+"""Speech synthesis with eSpeak NG (library of the wheel espeakng-loader), with times of phones and words."""
 
 import ctypes
 from collections.abc import Iterable
@@ -42,8 +42,8 @@ class Voice:
 
 
 @dataclass(frozen=True, slots=True)
-class Phone:
-    """A phone by its IPA symbol without stress marks, or SIL; times in seconds."""
+class Interval:
+    """A phone by its IPA symbol without stress marks, or SIL, or a word; times in seconds."""
 
     name: str
     onset: float
@@ -52,10 +52,14 @@ class Phone:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """16 kHz mono samples and the phones that cover them from start to end."""
+    """16 kHz mono samples, the phones that cover them from start to end, and the words.
+
+    What eSpeak NG speaks as one word is one, such as "of_an".
+    """
 
     samples: Signal
-    phones: tuple[Phone, ...]
+    phones: tuple[Interval, ...]
+    words: tuple[Interval, ...]
 
 
 class _Event(ctypes.Structure):
@@ -99,7 +103,7 @@ class _Library:
         self._system: Any = ctypes.CDLL(None)
         self._library: Any = ctypes.CDLL(str(espeakng_loader.get_library_path()))
         self._chunks: list[np.ndarray[Any, np.dtype[np.int16]]] = []
-        self._starts: list[tuple[int, str]] = []
+        self._starts: list[tuple[int, str, int]] = []
         self._callback = _Callback(self._receive)
         self._library.espeak_Initialize.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
         options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_PHONEME_IPA | _INITIALIZE_DONT_EXIT
@@ -125,7 +129,9 @@ class _Library:
         if not pcm.any():
             raise VgsplusError(f"eSpeak NG returned no samples for {text!r}.")
         samples = resample(pcm.astype(np.float32) / 32768.0, self._rate)
-        return Speech(samples, _phones(self._starts, len(pcm), self._rate))
+        starts = [(start, name) for start, name, _ in self._starts]
+        words = _words(self._starts, text, len(pcm), self._rate)
+        return Speech(samples, _phones(starts, len(pcm), self._rate), words)
 
     def close(self) -> None:
         self._library.espeak_Terminate()
@@ -138,7 +144,7 @@ class _Library:
         while events[index].type != _EVENT_LIST_TERMINATED:
             event = events[index]
             if event.type == _EVENT_PHONEME:
-                self._starts.append((event.sample, _phone_name(event.symbol)))
+                self._starts.append((event.sample, _phone_name(event.symbol), event.text_position))
             index += 1
         return 0
 
@@ -148,7 +154,7 @@ def _phone_name(symbol: bytes) -> str:
     return name.replace(":", _LENGTH_MARK) or SILENCE_PHONE
 
 
-def _phones(starts: list[tuple[int, str]], length: int, rate: int) -> tuple[Phone, ...]:
+def _phones(starts: list[tuple[int, str]], length: int, rate: int) -> tuple[Interval, ...]:
     """Return phones from their first samples; each ends at the next. Short ones are merged."""
     kept: list[tuple[int, str]] = []
     ends = [start for start, _ in starts[1:]] + [length]
@@ -156,4 +162,23 @@ def _phones(starts: list[tuple[int, str]], length: int, rate: int) -> tuple[Phon
         if end - start >= SHORTEST_PHONE * rate or not kept:
             kept.append((start, name))
     ends = [start for start, _ in kept[1:]] + [length]
-    return tuple(Phone(name, start / rate, end / rate) for (start, name), end in zip(kept, ends, strict=True))
+    return tuple(
+        Interval(name, start / rate, end / rate) for (start, name), end in zip(kept, ends, strict=True)
+    )
+
+
+def _words(starts: list[tuple[int, str, int]], text: str, length: int, rate: int) -> tuple[Interval, ...]:
+    """Return words from the first sample, name and place of each phone: of its word in the text, from 1."""
+    spans: dict[int, tuple[int, int]] = {}
+    ends = [start for start, _, _ in starts[1:]] + [length]
+    for (start, name, position), end in zip(starts, ends, strict=True):
+        if name != SILENCE_PHONE and end > start:
+            spans[position] = (spans.get(position, (start, end))[0], end)
+    positions = list(spans)
+    words = [
+        text[at - 1 : after - 1] for at, after in zip(positions, [*positions[1:], len(text) + 1], strict=True)
+    ]
+    return tuple(
+        Interval("_".join(word.split()), start / rate, end / rate)
+        for word, (start, end) in zip(words, spans.values(), strict=True)
+    )
