@@ -1,6 +1,6 @@
 import pytest
 
-from vgsplus.parallel import parallel_map, process_count, process_rank
+from vgsplus.parallel import map_ahead, parallel_map, process_count, process_rank
 from vgsplus.progress import Progress
 
 
@@ -16,6 +16,23 @@ def test_no_more_results_than_asked_wait():
     results = parallel_map(started.append, range(100), at_once=10)
     next(results)
     assert len(started) <= 10
+
+
+def test_threads_compute_ahead_in_order_and_not_too_far():
+    started = []
+
+    def square(x):
+        started.append(x)
+        if x == 50:
+            raise ValueError(x)
+        return x * x
+
+    results = map_ahead(square, range(100), 3)
+    assert [next(results) for _ in range(10)] == [x * x for x in range(10)]
+    assert len(started) <= 10 + 2 * 3
+    with pytest.raises(ValueError, match="50"):
+        list(results)
+    assert len(started) <= 51 + 2 * 3
 
 
 @pytest.mark.parametrize(
