@@ -22,6 +22,7 @@ from vgsplus.errors import CheckpointError, Interrupted, NotFiniteError, Vgsplus
 from vgsplus.files import lock_file
 from vgsplus.functional import check_stop
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.regions.pixel_grid import PIXEL_GRID
 from vgsplus.schedule import Alpha, OptimizerSettings, Phase, Schedule
 from vgsplus.training import checkpoint, validate
 from vgsplus.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, Checkpoint, load_model, load_state
@@ -29,7 +30,7 @@ from vgsplus.training.data import SpeechImageDataset, training_batches
 from vgsplus.training.log import losses_in, read_log
 from vgsplus.training.optimizer import BertAdam
 from vgsplus.training.processes import Processes
-from vgsplus.training.run_folder import LOCK_FILE
+from vgsplus.training.run_folder import LOCK_FILE, fingerprint_changes
 from vgsplus.training.runtime import STOP_SIGNALS
 from vgsplus.training.sampler import WHOLE
 from vgsplus.training.trainer import STEPS_AHEAD, Trainer, train
@@ -566,6 +567,13 @@ def test_a_corpus_that_changed_is_noticed(runs, make_config, tmp_path, corpus_ro
     (copy / "captions.jsonl").write_text("".join(reversed(lines)))
     with pytest.raises(CheckpointError, match="another corpus"):
         train(moved, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("saved", [None, []])
+def test_a_corpus_prepared_again_that_now_records_its_pixel_grid_is_the_same(saved):
+    assert not fingerprint_changes({"described_by": saved}, {"described_by": PIXEL_GRID})
+    assert fingerprint_changes({"described_by": saved}, {"described_by": {"model": "another"}})
+    assert fingerprint_changes({"described_by": {"model": "another"}}, {"described_by": PIXEL_GRID})
 
 
 def test_losses_read_late_change_nothing(runs, whole, make_config, tmp_path, monkeypatch):

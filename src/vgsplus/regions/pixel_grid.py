@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+PIXEL_GRID = "cells of a 6x6 grid, described by their pixels"
+"""Provenance of these features, as `provenance.regions` in corpus.json."""
 GRID = 6
 GRID_REGIONS = GRID * GRID
 PATCH = 8

@@ -56,6 +56,7 @@ class TrainingState:
         versions: of the packages that wrote the checkpoint.
         format: of the checkpoint.
         run_steps: updates of the whole run when it is complete; None in older checkpoints.
+        licence: of the corpus; None in older checkpoints.
     """
 
     phase: int
@@ -73,6 +74,7 @@ class TrainingState:
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
     run_steps: int | None = None
+    licence: str | None = None
 
     @property
     def end_of_phase(self) -> bool:

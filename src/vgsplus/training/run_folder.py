@@ -19,6 +19,7 @@ from vgsplus.corpora.format import CAPTIONS_FILE
 from vgsplus.errors import CheckpointError
 from vgsplus.files import lock_file
 from vgsplus.models.vgsplus import ModelConfig
+from vgsplus.regions.pixel_grid import PIXEL_GRID
 from vgsplus.training.checkpoint import Checkpoint, latest_path, link_checkpoint, load_state, resolve
 from vgsplus.training.log import LOG_FILE, copy_log, read_log
 from vgsplus.training.runtime import native_precision
@@ -208,15 +209,18 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
 
 
 def data_fingerprint(corpus: Corpus, additional_speech: Mapping[str, Corpus]) -> dict[str, Any]:
-    """Return the fingerprints of a corpus and of additional speech by phase, under `TrainingState` names."""
+    """Return what a checkpoint records of its corpora, under the names of `TrainingState`."""
     return {
         "corpus": fingerprint(corpus),
+        "licence": corpus.info.get("licence"),
         "additional_speech": {phase: fingerprint(speech) for phase, speech in additional_speech.items()},
     }
 
 
 def fingerprint_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Return how a fingerprint differs from a saved one, which may be older and have fewer keys."""
+    if saved.get("described_by") in (None, []) and current.get("described_by") == PIXEL_GRID:
+        saved = dict(saved) | {"described_by": PIXEL_GRID}  # which older corpora did not record
     return differences(dict(saved), {name: current.get(name) for name in saved})
 
 

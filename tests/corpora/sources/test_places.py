@@ -11,6 +11,7 @@ from vgsplus.cli import app
 from vgsplus.corpora.sources.lists import find_lists
 from vgsplus.corpora.sources.places import LIST_NAMES, prepare_places
 from vgsplus.errors import CorpusError
+from vgsplus.regions.pixel_grid import PIXEL_GRID
 
 # Names that agree in their first 27 bytes, as those of one category do.
 IMAGES = {
@@ -143,6 +144,7 @@ def test_pictures_alone_are_described_by_a_grid(places):
     )
     assert result.exit_code == 0, result.output
     corpus = places.corpus()
+    assert corpus.info["provenance"]["regions"] == PIXEL_GRID
     features, _ = corpus.regions(ALL_IMAGES)
     assert features.shape == (4, 36, 224)
     assert len(np.unique(features[:, 0, 0])) == len(ALL_IMAGES)

@@ -14,6 +14,7 @@ from vgsplus.corpora.sources.toy.espeak import Voice, speak
 from vgsplus.corpora.sources.toy.pictures import SIDE, draw
 from vgsplus.corpora.sources.toy.scenes import COLOURS, HELD_OUT, SHAPES, Scene, Thing, describe, draw_scene
 from vgsplus.errors import VgsplusError
+from vgsplus.regions.pixel_grid import PIXEL_GRID
 
 SIZES = {"train_images": 24, "validation_images": 3, "test_images": 12}
 
@@ -99,7 +100,9 @@ def test_only_test_scenes_show_held_out_combinations():
 
 
 def test_the_corpus_says_what_is_held_out(toy):
-    told = set(json.loads((toy / "corpus.json").read_text())["provenance"]["held_out"])
+    provenance = json.loads((toy / "corpus.json").read_text())["provenance"]
+    assert provenance["regions"] == PIXEL_GRID
+    told = set(provenance["held_out"])
     assert told == {f"{colour} {shape}" for shape, colour in HELD_OUT}
     captions = Corpus.open(toy).captions("train")
     assert not any(pair in caption.text for pair, caption in product(told, captions))

@@ -24,6 +24,7 @@ from vgsplus.errors import CorpusError
 from vgsplus.files import as_on_disk, is_file
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.collect import ImageKey, collect_regions
+from vgsplus.regions.pixel_grid import PIXEL_GRID
 from vgsplus.regions.store import Dtype, provenance_of
 
 
@@ -129,7 +130,7 @@ def prepare_lists(
         "source": source.title,
         "lists": {what: str(path.absolute()) for what, path in files.items()},
         "features": [str(path.absolute()) for path in features],
-        "regions": [provenance_of(path) for path in features],
+        "regions": [provenance_of(path) for path in features] or PIXEL_GRID,
     }
     with CorpusWriter(
         root,

@@ -33,7 +33,7 @@ from vgsplus.errors import CorpusError
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.images import open_image
-from vgsplus.regions.pixel_grid import over_white
+from vgsplus.regions.pixel_grid import PIXEL_GRID, over_white
 from vgsplus.regions.store import RegionStore, provenance_of
 
 RECORDING = re.compile(
@@ -59,7 +59,7 @@ PROVENANCE = {
         "children. So `speaker` is the language."
     ),
     "changes": "resampled to 16 kHz mono WAV PCM16; pictures unchanged",
-    "regions": "cells of a 6x6 grid, described by their pixels",
+    "regions": PIXEL_GRID,
 }
 SHARED_IMAGES = [["train", "validation"], ["train", "test_recordings"], ["validation", "test_recordings"]]
 

@@ -17,6 +17,7 @@ from vgsplus.errors import CorpusError
 from vgsplus.files import file_digest
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.pixel_grid import PIXEL_GRID
 from vgsplus.regions.store import RegionStore, provenance_of
 
 HELD_OUT_FRACTION = 0.1
@@ -91,13 +92,14 @@ def prepare_rows(
         images = sorted(images, key=Path)
         return add_image_regions(writer, images, image_root or Path(), store=store)
 
+    described_by = PIXEL_GRID if regions is None else provenance_of(regions)
     with (
         RegionStore(regions) if regions is not None else nullcontext() as store,
         CorpusWriter(
             root,
             name=name,
             licence="the user's own",
-            provenance=provenance | ({} if regions is None else {"regions": provenance_of(regions)}),
+            provenance=provenance | ({} if image_root is None else {"regions": described_by}),
             image_root=image_root,
             overwrite=options.get("overwrite", False),
             progress=progress,

@@ -27,7 +27,7 @@ from vgsplus.corpora.sources.toy.pictures import draw
 from vgsplus.corpora.sources.toy.scenes import HELD_OUT, Scene, describe, draw_scene
 from vgsplus.errors import VgsplusError
 from vgsplus.progress import SILENT, Progress
-from vgsplus.regions.pixel_grid import grid_regions
+from vgsplus.regions.pixel_grid import PIXEL_GRID, grid_regions
 
 CAPTIONS_PER_IMAGE = 5
 TOKENS_PER_CELL = 5
@@ -91,6 +91,7 @@ def prepare_toy(
         "source": "drawn and spoken by vgsplus data toy",
         "seed": seed,
         "speech": "eSpeak NG, a voice a speaker",
+        "regions": PIXEL_GRID,
         "test": "every scene shows a held-out pair of shape and colour; other splits show none of them",
         "held_out": sorted(f"{colour} {shape}" for shape, colour in HELD_OUT),
     }
