@@ -1,4 +1,4 @@
-"""Faults injected one at a time into an ABX item file and into a folder of sounds.
+"""Faults injected one at a time into an ABX item file, alignments of words and a folder of sounds.
 
 Each must give its message and exit with 1; the tables in docs/faults.md are these lists.
 """
@@ -22,12 +22,26 @@ LINES = (
     "ben 0.1 0.2 e k t ben",
     "ben 0.2 0.3 a k t ben",
 )
+WORDS = (
+    "ann 1 0.05 0.10 a",
+    "ann 1 0.15 0.10 red",
+    "ann 1 0.25 0.05 sil",
+    "ann 1 0.30 0.15 star",
+    "ben 1 0.00 0.20 a",
+    "ben 1 0.20 0.20 moon",
+)
 
 
 @pytest.fixture(scope="module")
 def run(make_model, save_run, tmp_path_factory):
     """The folder of a run whose weights are random."""
     return save_run(make_model(grounded=False), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def grounded(make_model, save_run, tmp_path_factory):
+    """The folder of a run with grounding modules."""
+    return save_run(make_model(), tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
@@ -43,6 +57,10 @@ def work(tmp_path):
 
 def write(*lines, header=HEADER):
     return lambda root: (root / "x.item").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+
+
+def words(*lines):
+    return lambda root: (root / "x.ctm").write_text("\n".join(lines) + "\n")
 
 
 def also(line):
@@ -152,6 +170,39 @@ FOLDER_FAULTS = {
 }
 
 
+WORD_FAULTS = {
+    "a word beyond the end of its sound": (
+        words(*WORDS, "ben 1 0.6 0.3 sun"),
+        r"x\.ctm:7: 0\.9 s is after the end of",
+    ),
+    "a word of no sound": (words(*WORDS, "cid 1 0 0.3 sun"), r"x\.ctm:7: there is no sound cid below"),
+    "words that overlap": (
+        words(*WORDS, "ben 1 0.3 0.2 sun"),
+        r"x\.ctm:7: starts at 0\.3 s and overlaps line 6",
+    ),
+    "a sound without a word": (
+        words(*WORDS[:4], "ben 1 0 0.5 sil"),
+        r"x\.ctm: holds no word of ben, only silence or noise",
+    ),
+    "two channels of words": (
+        words(*WORDS, "ben 2 0 0.3 oh"),
+        r"x\.ctm: holds 2 tiers or channels of words of ben",
+    ),
+    "a word a sound": (words("ann 1 0 0.5 red", "ben 1 0 0.5 a"), r"x\.ctm: every sound has one word"),
+    "a folder of TextGrids that is in use": (
+        lambda root: ((root / "grids").mkdir(), (root / "grids" / "a.TextGrid").touch(), words(*WORDS)(root)),
+        r"grids: exists and is no empty folder",
+    ),
+    "a sound that is too short for the model": (
+        lambda root: (
+            sound("nip.wav", lambda samples: samples[:399])(root),
+            words(*WORDS, "nip 1 0 0.02 oh")(root),
+        ),
+        r"sounds/nip\.wav: 399 samples at 16 kHz are too short",
+    ),
+}
+
+
 def fails(arguments, capsys):
     """What a command that exits with 1 says."""
     with pytest.raises(SystemExit) as ended:
@@ -169,6 +220,22 @@ def test_a_fault_of_an_item_file_is_reported_and_nothing_is_written(run, work, c
     arguments = ["evaluate", "abx", run, work / "x.item", work / "sounds", "--out", work / "out"]
     assert re.search(message, fails(arguments, capsys))
     assert not (work / "out" / "abx.csv").exists()
+
+
+@pytest.mark.parametrize("fault", WORD_FAULTS)
+def test_a_fault_of_words_is_reported_and_nothing_is_written(grounded, work, capsys, fault):
+    inject, message = WORD_FAULTS[fault]
+    inject(work)
+    to = ["--out", work / "out", "--textgrids", work / "grids"]
+    assert re.search(message, fails(["evaluate", "segmentation", grounded, work / "x.ctm", *to], capsys))
+    assert not (work / "out").exists()
+
+
+def test_items_of_phones_and_models_without_a_cls_token_have_no_words(run, grounded, work, capsys):
+    said = fails(["evaluate", "segmentation", grounded, work / "x.item"], capsys)
+    assert "x.item: holds phones in context, not words" in said
+    said = fails(["evaluate", "segmentation", run, work / "x.item"], capsys)
+    assert "has no CLS token, as it has no grounding modules" in said
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS)
@@ -200,6 +267,8 @@ def rows_of(faults):
     return [f"| {fault} | `{re.sub(r'\\(.)', r'\1', message)}` |" for fault, message in messages.items()]
 
 
-@pytest.mark.parametrize("faults", [ITEM_FAULTS, FOLDER_FAULTS], ids=["items", "folder"])
+@pytest.mark.parametrize(
+    "faults", [ITEM_FAULTS, WORD_FAULTS, FOLDER_FAULTS], ids=["items", "words", "folder"]
+)
 def test_the_documented_faults_are_these(faults):
     assert "\n".join(rows_of(faults)) in DOCUMENT.read_text()

@@ -203,3 +203,81 @@ def evaluate_abx(
             rows += score_log_mel(task, device=device, results=results, progress=progress)
     Console().print(abx_terminal(rows, f"ABX, {context} context: {len(items.tokens)} tokens of {item.name}"))
     typer.echo(folder / "abx.csv")
+
+
+@scoring.command("segmentation")
+def evaluate_segmentation(
+    run: Model,
+    words: Annotated[
+        Path,
+        typer.Argument(
+            help="Alignments of words: a folder or a file that `vgsplus data items` reads, such as "
+            "test.ctm of the toy corpus; or an item file of words."
+        ),
+    ],
+    *,
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the sounds, at any depth. Default: WORDS, or the folder of that file."),
+    ] = None,
+    tier: Annotated[str | None, typer.Option(help="Tier of TextGrids. Default: words.")] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.999,
+            help="Share of the frames of a sound that a head does not attend to. Higher: shorter words with "
+            "longer gaps between them.",
+        ),
+    ] = 0.7,
+    collar: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds by which a boundary may differ from that of the alignment. Published: 0.02."
+        ),
+    ] = 0.05,
+    textgrids: Annotated[
+        Path | None,
+        typer.Option(help="New folder for the words found, as TextGrids with a tier for each layer."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for segmentation.csv. Default: the folder of RUN.")
+    ] = None,
+) -> None:
+    """Find words in speech by the attention of the CLS token, and compare them with alignments.
+
+    Frames to which a head of a layer attends most are a word if they are consecutive, as in VG-HuBERT (Peng
+    and Harwath, Interspeech 2022). Every layer is scored with all heads together and with each alone, next to
+    words of equal length and words between valleys of the energy: precision, recall, F1, over-segmentation
+    (OS) and R-value of boundaries, and F1 of complete words. Higher is better, except for OS, which is 0 if
+    as many boundaries were found as there are.
+    """
+    from vgsplus.evaluation.segmentation.evaluate import check_model, evaluate, read_words
+    from vgsplus.interop.loading import load
+    from vgsplus.report.segmentation import segmentation_table, segmentation_terminal
+    from vgsplus.report.tables import write_csv
+    from vgsplus.training.processes import join_processes
+
+    processes = join_processes()
+    folder = out or (run if run.is_dir() else run.parent)
+    model = load(run).to(device := processes.fabric.device)
+    check_model(model)
+    with console_progress() if processes.first else SILENT as progress:
+        references = read_words(words, audio_root=audio, tier=tier, progress=progress)
+        rows = evaluate(
+            model,
+            references,
+            threshold=threshold,
+            collar=collar,
+            textgrids=textgrids,
+            device=device,
+            progress=progress,
+        )
+    if not processes.first:
+        return
+    table = segmentation_table(rows, collar=collar, threshold=threshold)
+    write_csv(table, folder / "segmentation.csv")
+    number = sum(len(reference.segments) for reference in references)
+    title = f"Boundaries of {number} words in {len(references)} sounds of {words.name}"
+    Console().print(segmentation_terminal(table, title))
+    typer.echo(folder / "segmentation.csv")

@@ -76,6 +76,16 @@ class SelfAttention(nn.Module):
         output: Tensor = self.out(query_segments.join(attended))
         return output
 
+    def first_row_weights(self, x: Tensor, segments: Segments) -> Tensor:
+        """Return how much the first row of each sequence of x (N, D) attends to its rows: (N, H)."""
+        parts = []
+        for projected, mask in zip(segments.split(self.qkv(x)), segments.masks, strict=True):
+            q, k, _ = self._heads(projected, 3)
+            scores = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+            parts.append(weights[:, :, 0].transpose(1, 2))
+        return segments.join(parts)
+
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (b, t, parts · D) into parts and heads: (b, H, t, E) each."""
         batch, positions, width = projected.shape

@@ -5,6 +5,7 @@
     *.lab             ESPS xlabel, of festvox: phones; *.wrd: words
     *.PHN, *.WRD      TIMIT: phones and words
     *.alignment.txt   words of LibriSpeech
+    *.item            items of words, if it is named itself
 
 `folder` finds the alignments and their sounds, `abx` makes ABX items of them.
 """

@@ -8,7 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from vgsplus import audio
-from vgsplus.corpora.alignments.label_files import read_ctm, read_labels, read_librispeech_words
+from vgsplus.corpora.alignments.label_files import (
+    read_ctm,
+    read_labels,
+    read_librispeech_words,
+    read_word_items,
+)
 from vgsplus.corpora.alignments.segments import Segment, Track, time_faults
 from vgsplus.corpora.alignments.textgrid import read_textgrid
 from vgsplus.corpora.items import TIME_TOLERANCE, SoundIndex
@@ -26,11 +31,12 @@ LABEL_FOLDERS = frozenset({"lab", "wrd", "phn", "wav", "textgrid"})
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """The segments of a sound: `file` is its #file in ABX items, `path` the alignment."""
+    """The segments of a sound: `file` is its #file in ABX items, `path` the alignment, `sound` the file."""
 
     file: str
     speaker: str
     path: Path
+    sound: Path
     segments: tuple[Segment, ...]
 
 
@@ -43,7 +49,7 @@ def read_alignments(
     speakers: Path | None = None,
     progress: Progress = SILENT,
 ) -> list[Aligned]:
-    """Read all alignments in a folder, at any depth, or a single one.
+    """Read all alignments in a folder, at any depth, or a single one; of words also an item file.
 
     Args:
         root: the folder or file.
@@ -61,6 +67,8 @@ def read_alignments(
     """
     root = as_on_disk(root)
     readers = _readers(words=words, tier=tier or ("words" if words else "phones"))
+    if words and root.is_file():  # in a folder, items repeat the alignments that they were made of
+        readers[".item"] = read_word_items
     paths = _find(root, readers)
     faults: list[str] = []
     tracks: list[Track] = []
@@ -88,7 +96,7 @@ def read_alignments(
             continue
         if len(file.split()) != 1:
             faults.append(f"{sound}: holds a blank, which ends a column of ABX items. Rename the sound.")
-        aligned.append(Aligned(file, nfc("_".join(speaker.split())), track.path, track.segments))
+        aligned.append(Aligned(file, nfc("_".join(speaker.split())), track.path, sound, track.segments))
     faults += _repeated(matched)
     ends = parallel_map(_end_fault, matched, progress, "sounds")
     faults += [fault for fault in ends if fault is not None]

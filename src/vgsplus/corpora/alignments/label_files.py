@@ -1,9 +1,10 @@
-"""Alignments in lines of text: CTM, labels of ESPS xlabel and TIMIT, and the words of LibriSpeech.
+"""Alignments in lines of text: CTM, labels of ESPS xlabel and TIMIT, words of LibriSpeech and of item files.
 
     *.ctm             FILE CHANNEL START DURATION LABEL …      seconds; ";;" begins a comment
     *.lab, *.wrd      lines of a header, "#", then: END COLOUR LABEL      seconds; from the end before
     *.PHN, *.WRD      START END LABEL                          samples at 16 kHz
     *.alignment.txt   UTTERANCE ",GO,,DO," "0.490,0.890,…"     words and their ends; from the end before
+    *.item            see `corpora.items`                      seconds; of words, in any order
 
 An empty word of the last is silence, as is a label of xlabel that is missing.
 """
@@ -14,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from vgsplus.corpora.alignments.segments import Segment, Track, read_alignment, seconds
-from vgsplus.corpora.items import shown
+from vgsplus.corpora.items import parse_items, shown
 
 TIMIT_RATE = 16_000
 WORDS = re.compile(r'(\S+)\s+"([^"]*)"\s+"([^"]*)"')
@@ -94,6 +95,23 @@ def read_librispeech_words(path: Path, faults: list[str]) -> list[Track]:
             start = times[0] if times else start
         tracks.append(Track(path, tuple(segments), parts[1]))
     return tracks
+
+
+def read_word_items(path: Path, faults: list[str]) -> list[Track]:
+    """Read the words of each sound of an item file, sorted by time; faults are appended."""
+    items, wrong = parse_items(path)
+    faults += wrong
+    if items.has_contexts:
+        faults.append(
+            f"{path}: holds phones in context, not words. Make items of words by "
+            "`vgsplus data items --unit word`, or name the alignments."
+        )
+    elif not items.tokens and not wrong:
+        faults.append(f"{path}: holds no items, only a header.")
+    found: dict[str, list[Segment]] = defaultdict(list)
+    for token in sorted(items.tokens, key=lambda token: token.onset):
+        found[token.file].append(Segment(token.line, token.onset, token.offset, token.phone))
+    return [Track(path, tuple(found[file]), file) for file in items.by_file()]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -7,6 +7,7 @@ intervals, and praatio 6.2 drops minus signs and the end of a short file that is
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -59,6 +60,43 @@ def read_textgrid(path: Path, tier: str, faults: list[str]) -> list[Track]:
             tracks.append(Track(path, tuple(one.segments), speaker=speaker))
         lines.setdefault(one.name, one.line)
     return tracks
+
+
+def textgrid_text(tiers: Mapping[str, Sequence[Segment]], end: Decimal) -> str:
+    """Return a TextGrid from 0 to `end` seconds in the long format.
+
+    Each tier {name: segments in order, within these times} becomes one of intervals, with empty ones between.
+    """
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, segments) in enumerate(tiers.items(), start=1):
+        intervals: list[tuple[Decimal, Decimal, str]] = []
+        reached = Decimal(0)
+        for segment in segments:
+            if segment.start > reached:
+                intervals.append((reached, segment.start, ""))
+            reached = segment.end
+            intervals.append((segment.start, reached, segment.label))
+        if reached < end:
+            intervals.append((reached, end, ""))
+        lines += [
+            f"    item [{number}]:",
+            f'        class = "{INTERVALS}"',
+            f"        name = {_quoted(name)}",
+        ]
+        lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
+        for index, (start, stop, label) in enumerate(intervals, start=1):
+            lines += [
+                f"        intervals [{index}]:",
+                f"            xmin = {start}",
+                f"            xmax = {stop}",
+            ]
+            lines.append(f"            text = {_quoted(label)}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
 
 
 class _Parser:

@@ -1,0 +1,148 @@
+"""Boundaries of words: by the attention of the CLS token, by energy, or uniform.
+
+Attention is turned into words as in VG-HuBERT (Peng and Harwath, Interspeech 2022, and the README of its
+code): a frame is attended to if the weight of a head is among the largest of that head; consecutive frames of
+this kind are a word, single ones are not, and a boundary lies midway between two words. The first and the
+last boundary lie midway between a word and the edge of the sound.
+
+Shape letters: B sounds, S samples, T frames, H heads.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import find_peaks
+from torch import Tensor, nn
+
+from vgsplus import audio
+from vgsplus.audio import Signal
+from vgsplus.models.segments import Segments
+from vgsplus.models.transformer import SelfAttention
+from vgsplus.models.vgsplus import VGSPlus
+
+type Boundaries = list[float]
+"""Times in seconds, ascending; a word lasts from each to the next."""
+
+SPEECH_HEAD, ALL_HEADS = "speech head", "all"
+WINDOW, HOP = 0.025, 0.010
+"""Seconds of an energy, and from one to the next."""
+SMOOTHING = 2.0
+"""Standard deviation of the Gaussian that smooths energies, in hops."""
+FLOOR = 1e-10
+
+
+# ---- attention of the CLS token ----------------------------------------------------------------------------
+
+
+def attention_modules(model: VGSPlus) -> dict[str, SelfAttention]:
+    """Return the attention of each layer that has a CLS token: "1", "2", … and "speech head"."""
+    layers = {} if model.speech.cls is None else dict(enumerate(model.speech.layers, start=1))
+    found = {str(number): layer.attention for number, layer in layers.items()}
+    if model.config.grounded:
+        found[SPEECH_HEAD] = model.speech_head.layer.attention
+    return {name: module for name, module in found.items() if isinstance(module, SelfAttention)}
+
+
+def cls_attention(model: VGSPlus, waveforms: Tensor, num_samples: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Yield for each sound how much the CLS token of each layer attends to its frames.
+
+    Args:
+        model: in evaluation mode.
+        waveforms: (B, S) float32, normalised and padded with zeros.
+        num_samples: (B,) int64.
+
+    Yields:
+        {layer of `attention_modules`: (H, T) on the CPU}; T of the speech head is that of its ResDAVEnet. The
+        weights of a head add up to one with that of the CLS token, which is left out.
+    """
+    weights: dict[str, tuple[Tensor, Segments]] = {}
+
+    def record(name: str, module: nn.Module, inputs: tuple[Tensor, Segments]) -> None:
+        assert isinstance(module, SelfAttention)
+        weights[name] = module.first_row_weights(*inputs[:2]).float().cpu(), inputs[1]
+
+    with ExitStack() as stack:
+        for name, module in attention_modules(model).items():
+            stack.enter_context(module.register_forward_pre_hook(partial(record, name)))
+        features = model.speech.extract_features(waveforms, num_samples.cpu())
+        states = model.speech(features, None, range(len(model.speech.layers)))
+        if model.config.grounded:
+            model.speech_head(states[model.config.shared_layers - 1], features.segments)
+    sounds: list[dict[str, Tensor]] = [{} for _ in num_samples]
+    for name, (rows, segments) in weights.items():
+        parts = torch.split(rows[: segments.num_rows], list(segments.lengths))
+        for sound, part, valid in zip(sounds, parts, segments.valid, strict=True):
+            sound[name] = part[1:valid].T
+    yield from sounds
+
+
+def frame_centres(model: VGSPlus, layer: str, frames: int) -> NDArray[np.float64]:
+    """Return the times (T,) in seconds of the centres of the receptive fields of frames of a layer."""
+    encoder = model.speech.waveform
+    # An output of ResDAVEnet is centred at one frame of every so many, as its kernels are odd.
+    factor = 2 ** len(model.speech_head.resdavenet.stages) if layer == SPEECH_HEAD else 1
+    samples = encoder.receptive_field / 2 + factor * encoder.stride * np.arange(frames)
+    return np.asarray(samples / audio.SAMPLE_RATE, dtype=np.float64)
+
+
+def attention_boundaries(
+    weights: NDArray[np.floating], threshold: float, centres: NDArray[np.float64], seconds: float
+) -> Boundaries:
+    """Find the words of a sound by attention (see the module).
+
+    Args:
+        weights: (H, T) of one head or several, of which one suffices.
+        threshold: share of the frames that a head does not attend to, in [0, 1).
+        centres: (T,) times of the frames in seconds.
+        seconds: length of the sound.
+    """
+    attended = (weights >= np.quantile(weights, threshold, axis=1, keepdims=True)).any(axis=0)
+    changes = np.flatnonzero(np.diff(np.r_[False, attended, False]))
+    spans = changes.reshape(-1, 2)
+    longer = spans[spans[:, 1] - spans[:, 0] > 1]
+    spans = longer if len(longer) else spans
+    half = np.diff(centres).mean() / 2 if len(centres) > 1 else 0.0
+    starts, ends = centres[spans[:, 0]] - half, centres[spans[:, 1] - 1] + half
+    inner = (ends[:-1] + starts[1:]) / 2
+    first, last = max(0.0, starts[0]) / 2, (min(seconds, ends[-1]) + seconds) / 2
+    return [float(time) for time in (first, *inner, last)]
+
+
+# ---- baselines ---------------------------------------------------------------------------------------------
+
+
+def uniform_boundaries(seconds: float, words: int) -> Boundaries:
+    """Divide a sound into words of equal length."""
+    return [float(time) for time in np.linspace(0, seconds, words + 1)]
+
+
+def energy_boundaries(signal: Signal, words: int) -> Boundaries:
+    """Divide a sound (S,) at 16 kHz at the deepest valleys of its energy, into `words` words at most.
+
+    Valleys of the logarithm of the smoothed energy are ranked by prominence: how far the energy rises on both
+    sides before it falls lower.
+    """
+    seconds = len(signal) / audio.SAMPLE_RATE
+    window, hop = round(WINDOW * audio.SAMPLE_RATE), round(HOP * audio.SAMPLE_RATE)
+    padded = np.pad(np.asarray(signal, dtype=np.float64), (0, max(0, window - len(signal))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    level = gaussian_filter1d(np.log(np.square(frames).mean(axis=1) + FLOOR), SMOOTHING)
+    valleys, found = find_peaks(-level, prominence=0)
+    deepest = valleys[np.argsort(-found["prominences"], kind="stable")[: words - 1]]
+    times = (np.sort(deepest) * hop + window / 2) / audio.SAMPLE_RATE
+    return [0.0, *(float(time) for time in times), seconds]
+
+
+def number_of_words(seconds: float, rate: float) -> int:
+    """Return the number of words of a sound at `rate` words a second, at least one."""
+    return max(1, round(seconds * rate))
+
+
+def head_groups(heads: int) -> dict[str, Sequence[int]]:
+    """Return the groups of heads of a layer: all together, and each alone, by number from 1."""
+    return {ALL_HEADS: range(heads)} | {str(head + 1): (head,) for head in range(heads)}
