@@ -1,8 +1,7 @@
 """Distances between tokens of speech, and how often X is nearer to B than to A.
 
 A pair of tokens is aligned once for all triples that it is part of, and triples are counted by sorting
-distances. `TILE` bounds the memory of
-angles, and the caller that of distances.
+distances. `TILE` bounds the memory of angles, and the caller that of distances.
 
 Shape letters: N frames, D dimensions, n tokens of rows, m of columns, S and T frames of a token, R runs.
 """
