@@ -1,5 +1,5 @@
 import math
-from itertools import groupby, pairwise
+from itertools import combinations, groupby, pairwise
 
 import numpy as np
 import pandas as pd
@@ -11,15 +11,17 @@ from praatio import textgrid
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from vgsplus.audio import normalise
 from vgsplus.cli import main
 from vgsplus.corpora.alignments.textgrid import read_textgrid
-from vgsplus.evaluation.hidden_states import inference, pad_signals
+from vgsplus.evaluation.hidden_states import embed, inference, pad_signals
 from vgsplus.evaluation.segmentation.boundaries import (
     attention_boundaries,
     attention_modules,
-    cls_attention,
     energy_boundaries,
     frame_centres,
+    layer_outputs,
+    min_cut_boundaries,
     uniform_boundaries,
 )
 from vgsplus.evaluation.segmentation.evaluate import Segmentation, evaluate, read_words
@@ -136,6 +138,29 @@ def test_attention_by_hand():
     assert attention_boundaries(weights[:, 8:], 0.7, centres[:4], 0.4) == pytest.approx([0.05, 0.3])
 
 
+def cheapest_parts(states, words):
+    """The ends of the parts with the lowest normalised cut, of all ways to divide the frames."""
+    similarity = states @ states.T
+    similarity = similarity - similarity.min() + 1e-7
+
+    def cost(start, end):
+        within = similarity[start:end, start:end].sum() / 2
+        cut = similarity[start:end, :start].sum() + similarity[start:end, end:].sum()
+        return cut / (cut + within)
+
+    ways = ([0, *inner, len(states)] for inner in combinations(range(1, len(states)), words - 1))
+    return min(ways, key=lambda way: sum(cost(*part) for part in pairwise(way)))
+
+
+def test_minimum_cuts_are_the_best_of_all():
+    rng = np.random.default_rng(0)
+    for words in (1, 2, 3, 4):
+        states = rng.normal(size=(9, 4))
+        centres = 0.5 + np.arange(9)  # so that a boundary before frame t is at t
+        assert min_cut_boundaries(states, words, centres, 9) == pytest.approx(cheapest_parts(states, words))
+    assert min_cut_boundaries(states, 20, centres, 9) == pytest.approx(range(10))
+
+
 def test_uniform_words_are_equally_long():
     assert uniform_boundaries(1.5, 3) == pytest.approx([0, 0.5, 1, 1.5])
     words = [(0, 0.5), (0.5, 1), (1, 1.5)]
@@ -188,20 +213,20 @@ def attention_by_torch(model, waveform):
 )
 def test_attention_of_the_cls_token_is_that_of_torch(make_model, changes):
     rng = np.random.default_rng(0)
-    # Large enough that the heads do not attend to all frames alike.
-    signals = [3 * rng.normal(size=size).astype(np.float32) for size in (9000, 6000, 8970)]
+    signals = [normalise(rng.normal(size=size).astype(np.float32)) for size in (9000, 6000, 8970)]
     alone = "padding" in changes
     waveforms, num_samples = pad_signals(signals[:1] if alone else signals)
     model = make_model(**changes)
     with inference(model):
-        found = list(cls_attention(model, waveforms, num_samples))
+        found = list(layer_outputs(model, waveforms, num_samples))
     assert len(found) == (1 if alone else 3)
-    for signal, weights in zip(signals, found, strict=False):
+    for signal, (weights, states) in zip(signals, found, strict=False):
         expected = attention_by_torch(make_model(**changes), torch.from_numpy(signal))
         assert list(weights) == ["1", "2", "3", "speech head"]
+        for layer, frames in embed(model, signal).items():
+            torch.testing.assert_close(states[str(layer)], frames, atol=1e-5, rtol=1e-4)
         for name, values in expected.items():
             torch.testing.assert_close(weights[name], values, atol=1e-6, rtol=1e-4)
-            assert len(frame_centres(model, name, values.shape[1])) == values.shape[1]
 
 
 def test_frames_are_timed_at_their_receptive_fields(make_model):
@@ -270,12 +295,13 @@ def test_the_command_writes_scores_and_textgrids_that_others_read(run, work, cap
     assert "the collar is 40 ms" in " ".join(capsys.readouterr().out.split())
     table = pd.read_csv(work / "out" / "segmentation.csv", dtype={"layer": str, "heads": str})
     layers = ["1", "2", "3", "speech head"]
-    assert table["method"].tolist() == ["uniform", "energy", *["attention"] * 12]
-    assert table["layer"].tolist()[2:] == [layer for layer in layers for _ in range(3)]
-    assert table["heads"].tolist()[2:] == ["all", "1", "2"] * 4
+    assert table["method"].tolist() == ["uniform", "energy", *["attention"] * 12, *["min cut"] * 3]
+    assert table["layer"].tolist()[2:] == [*(layer for layer in layers for _ in range(3)), *layers[:3]]
+    assert table["heads"].tolist()[2:14] == ["all", "1", "2"] * 4
     assert table[["precision", "recall", "f1", "word_f1"]].apply(lambda c: c.between(0, 1)).all(axis=None)
     assert (table["collar"] == 0.04).all()
     tiers = ["reference", "uniform", "energy", "layer 1", "layer 2", "layer 3", "speech head"]
+    tiers += ["layer 1 min cut", "layer 2 min cut", "layer 3 min cut"]
     for name in ("ann", "ben"):
         path = work / "grids" / f"{name}.TextGrid"
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)

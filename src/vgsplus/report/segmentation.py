@@ -23,9 +23,9 @@ RANKED = ("f1", "r_value", "word_f1")
 
 
 def segmentation_table(rows: Sequence[SegmentationRow], *, collar: float, threshold: float) -> pd.DataFrame:
-    """Return the scores of boundaries and words as fractions, a row per baseline, layer and group of heads.
+    """Return the scores of boundaries and words as fractions, a row for each `Segmentation`.
 
-    The threshold of baselines is NaN.
+    The threshold is NaN but for attention.
     """
     return pd.DataFrame(
         {
@@ -48,27 +48,26 @@ def segmentation_table(rows: Sequence[SegmentationRow], *, collar: float, thresh
 
 
 def segmentation_terminal(table: pd.DataFrame, title: str) -> Table:
-    """Return the scores in percent: of baselines, and of each layer by all heads and by its best head.
+    """Return the scores in percent: of baselines, of each layer by all heads, its best head and minimum cut.
 
-    A star marks the highest score of the layers.
+    A star marks the highest score of the layers; baselines have none.
     """
     attention = table[table["method"] == "attention"]
     single = attention[attention["heads"] != ALL_HEADS]
     best_heads = set(single.groupby("layer")["r_value"].idxmax())
-    best = {column: attention[column].max() for column in RANKED}
+    best = {column: table[table["layer"] != ""][column].max() for column in RANKED}
     texts = []
     for index, row in table.iterrows():
         if row["heads"] not in ("", ALL_HEADS) and index not in best_heads:
             continue
         scores = [
-            f"{100 * row[column]:.1f}" + (BEST if row["heads"] and row[column] == best.get(column) else " ")
+            f"{100 * row[column]:.1f}" + (BEST if row["layer"] and row[column] == best.get(column) else " ")
             for column in SCORES
         ]
-        layer = row["layer"] or row["method"]
-        texts.append([layer, row["heads"] or DASH, *scores])
+        texts.append([row["method"], row["layer"] or DASH, row["heads"] or DASH, *scores])
     collar = table["collar"].iloc[0]
     caption = (
         f"In percent; the collar is {1000 * collar:g} ms. Of each layer: all heads together, and the head "
         f"with the highest R-value on these sounds. {BEST} the highest of all layers and heads."
     )
-    return terminal_table(["layer", "heads", *SCORES.values()], texts, title, caption)
+    return terminal_table(["method", "layer", "heads", *SCORES.values()], texts, title, caption)

@@ -1,11 +1,14 @@
-"""Boundaries of words: by the attention of the CLS token, by energy, or uniform.
+"""Boundaries of words: by the attention of the CLS token, by minimum cuts, by energy, or uniform.
 
 Attention is turned into words as in VG-HuBERT (Peng and Harwath, Interspeech 2022, and the README of its
 code): a frame is attended to if the weight of a head is among the largest of that head; consecutive frames of
 this kind are a word, single ones are not, and a boundary lies midway between two words. The first and the
 last boundary lie midway between a word and the edge of the sound.
 
-Shape letters: B sounds, S samples, T frames, H heads.
+Minimum cuts divide the frames of a layer into parts that are similar within and differ from the rest
+(Malioutov and Barzilay, ACL 2006), as for the syllables of VG-HuBERT (Peng et al., Interspeech 2023).
+
+Shape letters: B sounds, S samples, T frames, H heads, D dimensions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,6 +37,7 @@ WINDOW, HOP = 0.025, 0.010
 SMOOTHING = 2.0
 """Standard deviation of the Gaussian that smooths energies, in hops."""
 FLOOR = 1e-10
+MIN_SIMILARITY = 1e-7
 
 
 # ---- attention of the CLS token ----------------------------------------------------------------------------
@@ -48,8 +52,10 @@ def attention_modules(model: VGSPlus) -> dict[str, SelfAttention]:
     return {name: module for name, module in found.items() if isinstance(module, SelfAttention)}
 
 
-def cls_attention(model: VGSPlus, waveforms: Tensor, num_samples: Tensor) -> Iterator[dict[str, Tensor]]:
-    """Yield for each sound how much the CLS token of each layer attends to its frames.
+def layer_outputs(
+    model: VGSPlus, waveforms: Tensor, num_samples: Tensor
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Yield for each sound how much the CLS token of each layer attends to its frames, and hidden states.
 
     Args:
         model: in evaluation mode.
@@ -58,7 +64,8 @@ def cls_attention(model: VGSPlus, waveforms: Tensor, num_samples: Tensor) -> Ite
 
     Yields:
         {layer of `attention_modules`: (H, T) on the CPU}; T of the speech head is that of its ResDAVEnet. The
-        weights of a head add up to one with that of the CLS token, which is left out.
+        weights of a head add up to one with that of the CLS token, which is left out. Then {layer: (T, D)} of
+        the transformer layers, on the CPU without the CLS token.
     """
     weights: dict[str, tuple[Tensor, Segments]] = {}
 
@@ -73,12 +80,26 @@ def cls_attention(model: VGSPlus, waveforms: Tensor, num_samples: Tensor) -> Ite
         states = model.speech(features, None, range(len(model.speech.layers)))
         if model.config.grounded:
             model.speech_head(states[model.config.shared_layers - 1], features.segments)
-    sounds: list[dict[str, Tensor]] = [{} for _ in num_samples]
-    for name, (rows, segments) in weights.items():
-        parts = torch.split(rows[: segments.num_rows], list(segments.lengths))
-        for sound, part, valid in zip(sounds, parts, segments.valid, strict=True):
-            sound[name] = part[1:valid].T
-    yield from sounds
+    attention = {
+        name: [part.T for part in _without_token(rows, segments)]
+        for name, (rows, segments) in weights.items()
+    }
+    segments = features.segments.with_token
+    hidden = {
+        str(number): _without_token(state.float().cpu(), segments)
+        for number, state in enumerate(states, start=1)
+    }
+    for sound in range(len(num_samples)):
+        yield (
+            {name: parts[sound] for name, parts in attention.items()},
+            {name: parts[sound] for name, parts in hidden.items()},
+        )
+
+
+def _without_token(rows: Tensor, segments: Segments) -> list[Tensor]:
+    """Return the rows of each sequence without its first row and its padding."""
+    parts = torch.split(rows[: segments.num_rows], list(segments.lengths))
+    return [part[1:valid] for part, valid in zip(parts, segments.valid, strict=True)]
 
 
 def frame_centres(model: VGSPlus, layer: str, frames: int) -> NDArray[np.float64]:
@@ -111,6 +132,47 @@ def attention_boundaries(
     inner = (ends[:-1] + starts[1:]) / 2
     first, last = max(0.0, starts[0]) / 2, (min(seconds, ends[-1]) + seconds) / 2
     return [float(time) for time in (first, *inner, last)]
+
+
+# ---- minimum cuts ------------------------------------------------------------------------------------------
+
+
+def min_cut_boundaries(
+    states: NDArray[np.floating], words: int, centres: NDArray[np.float64], seconds: float
+) -> Boundaries:
+    """Divide the frames of a sound into `words` parts by the normalised minimum cut.
+
+    The similarity of two frames is their inner product, less the lowest of the sound. The parts have the
+    lowest sum of cut / (cut + within), where a part's cut is its similarity to all other frames, and within
+    that of its pairs of frames.
+
+    Args:
+        states: (T, D).
+        words: number of parts, at most T.
+        centres: (T,) times of the frames in seconds.
+        seconds: length of the sound.
+    """
+    similarity = np.asarray(states @ states.T, dtype=np.float64)
+    similarity += MIN_SIMILARITY - similarity.min()
+    size = len(similarity)
+    sums = np.zeros((size + 1, size + 1))
+    sums[1:, 1:] = similarity.cumsum(axis=0).cumsum(axis=1)
+    # Of the part [start, end), start down and end across.
+    corner = np.diag(sums)
+    inside = corner[None] - sums - sums.T + corner[:, None]
+    cut = sums[-1][None] - sums[-1][:, None] - inside
+    with np.errstate(invalid="ignore"):
+        cost = np.where(np.triu(np.ones_like(cut, dtype=bool), 1), cut / (cut + inside / 2), np.inf)
+    best, before = cost[0], []
+    for _ in range(min(words, size) - 1):
+        sums_of_costs = best[:, None] + cost
+        before.append(sums_of_costs.argmin(axis=0))
+        best = sums_of_costs.min(axis=0)
+    edges = [size]
+    for starts in reversed(before):
+        edges.append(int(starts[edges[-1]]))
+    inner = [float((centres[edge - 1] + centres[edge]) / 2) for edge in reversed(edges[1:])]
+    return [0.0, *inner, seconds]
 
 
 # ---- baselines ---------------------------------------------------------------------------------------------

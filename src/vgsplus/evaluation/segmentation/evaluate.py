@@ -21,14 +21,14 @@ from vgsplus.errors import CorpusError, VgsplusError
 from vgsplus.evaluation.hidden_states import check_audio, check_finite, map_files
 from vgsplus.evaluation.segmentation.boundaries import (
     ALL_HEADS,
-    SPEECH_HEAD,
     Boundaries,
     attention_boundaries,
     attention_modules,
-    cls_attention,
     energy_boundaries,
     frame_centres,
     head_groups,
+    layer_outputs,
+    min_cut_boundaries,
     number_of_words,
     uniform_boundaries,
 )
@@ -43,12 +43,12 @@ THRESHOLD = 0.7
 """Share of the frames that a head does not attend to, of VG-HuBERT's best boundaries (README of its code)."""
 TEXTGRID_DECIMALS = 4
 
-type Method = Literal["uniform", "energy", "attention"]
+type Method = Literal["uniform", "energy", "attention", "min cut"]
 
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """A way to find words: a baseline, or the attention of a layer by all heads or one of them, from 1.
+    """A way to find words: a baseline, attention by all heads of a layer or one, from 1, or its minimum cut.
 
     `layer` is the number of a transformer layer from 1, or "speech head".
     """
@@ -60,7 +60,9 @@ class Segmentation:
     @property
     def tier(self) -> str:
         """The name of the words found in a TextGrid."""
-        return self.method if self.method != "attention" else _layer_name(self.layer)
+        return " ".join(
+            filter(None, (_layer_name(self.layer), self.method if self.method != "attention" else ""))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class SegmentationRow:
 
 
 def _layer_name(layer: str) -> str:
-    return layer if layer == SPEECH_HEAD else f"layer {layer}"
+    return f"layer {layer}" if layer.isdecimal() else layer
 
 
 def read_words(
@@ -132,21 +134,21 @@ def evaluate(
 ) -> list[SegmentationRow]:
     """Find the words of sounds by baselines and by every layer and head, and count those that are right.
 
-    Both baselines know how many words there are in a second of all sounds together. Several processes share
-    the sounds, and must all call this.
+    Baselines and minimum cuts know how many words there are in a second of all sounds together. Several
+    processes share the sounds, and must all call this.
 
     Args:
         model: a model on `device`; its train/eval modes are restored.
         references: as from `read_words`.
         threshold: see `attention_boundaries`.
         collar: see `scores`.
-        textgrids: folder for a TextGrid of each sound, with a tier for each baseline and layer (all heads).
+        textgrids: folder for a TextGrid of each sound, with a tier for each row but those of single heads.
         batch_seconds: see `iterate_hidden_states`.
         device: where the batches are moved.
         progress: stages "checking" and "segmenting".
 
     Returns:
-        A row for each baseline, then for each layer with all heads and with each alone.
+        A row for each baseline, for each layer with all heads and with each alone, and for its minimum cut.
 
     Raises:
         VgsplusError: the model has no CLS token, attention is not finite, or `textgrids` is not empty.
@@ -168,12 +170,12 @@ def evaluate(
     sounds = {name: reference.sound for name, reference in own.items()}
     counts: dict[Segmentation, SegmentationCounts] = {}
     found = map_files(
-        model, partial(cls_attention, model), sounds, device=device, batch_seconds=batch_seconds
+        model, partial(layer_outputs, model), sounds, device=device, batch_seconds=batch_seconds
     )
-    for done, (name, weights) in enumerate(found, start=1):
+    for done, (name, outputs) in enumerate(found, start=1):
         reference = own[name]
         spans = [(float(segment.start), float(segment.end)) for segment in reference.segments]
-        boundaries = dict(_segment(model, reference.sound, weights, threshold, rate))
+        boundaries = dict(_segment(model, reference.sound, *outputs, threshold, rate))
         for segmentation, times in boundaries.items():
             compared = compare(spans, times, collar, gap=float(TIME_TOLERANCE))
             counts[segmentation] = counts.get(segmentation, SegmentationCounts()) + compared
@@ -190,7 +192,12 @@ def evaluate(
 
 
 def _segment(
-    model: VGSPlus, sound: Path, weights: Mapping[str, torch.Tensor], threshold: float, rate: float
+    model: VGSPlus,
+    sound: Path,
+    weights: Mapping[str, torch.Tensor],
+    states: Mapping[str, torch.Tensor],
+    threshold: float,
+    rate: float,
 ) -> Iterator[tuple[Segmentation, Boundaries]]:
     """Yield the boundaries of a sound by each way to find them; `rate` is that of `number_of_words`."""
     signal = audio.load_any(sound)
@@ -204,10 +211,14 @@ def _segment(
         for group, heads in head_groups(len(values)).items():
             boundaries = attention_boundaries(values[list(heads)], threshold, centres, seconds)
             yield Segmentation("attention", layer, group), boundaries
+    for layer, of_frames in states.items():
+        frames = check_finite(of_frames, f"Features of {sound}, {_layer_name(layer)},").numpy()
+        centres = frame_centres(model, layer, len(frames))
+        yield Segmentation("min cut", layer), min_cut_boundaries(frames, number, centres, seconds)
 
 
 def _textgrid(reference: Aligned, found: Mapping[Segmentation, Boundaries]) -> str:
-    """Return the words of the reference, and those found by baselines and by all heads of each layer."""
+    """Return the words of the reference, and those found, but for those of single heads."""
     tiers = {"reference": list(reference.segments)}
     for segmentation, boundaries in found.items():
         if segmentation.heads in ("", ALL_HEADS):
