@@ -144,9 +144,8 @@ def cheapest_parts(states, words):
     similarity = similarity - similarity.min() + 1e-7
 
     def cost(start, end):
-        within = similarity[start:end, start:end].sum() / 2
         cut = similarity[start:end, :start].sum() + similarity[start:end, end:].sum()
-        return cut / (cut + within)
+        return cut / similarity[start:end].sum()
 
     ways = ([0, *inner, len(states)] for inner in combinations(range(1, len(states)), words - 1))
     return min(ways, key=lambda way: sum(cost(*part) for part in pairwise(way)))

@@ -143,8 +143,8 @@ def min_cut_boundaries(
     """Divide the frames of a sound into `words` parts by the normalised minimum cut.
 
     The similarity of two frames is their inner product, less the lowest of the sound. The parts have the
-    lowest sum of cut / (cut + within), where a part's cut is its similarity to all other frames, and within
-    that of its pairs of frames.
+    lowest sum of cut / volume, where a part's cut is its similarity to all other frames, and its volume that
+    to all frames, its own included.
 
     Args:
         states: (T, D).
@@ -162,7 +162,9 @@ def min_cut_boundaries(
     inside = corner[None] - sums - sums.T + corner[:, None]
     cut = sums[-1][None] - sums[-1][:, None] - inside
     with np.errstate(invalid="ignore"):
-        cost = np.where(np.triu(np.ones_like(cut, dtype=bool), 1), cut / (cut + inside / 2), np.inf)
+        # With half of `inside`, as in the code of VG-HuBERT, frames that are all alike become parts of one
+        # frame and a long rest: on the toy corpus F1 is 11 %, not 33 %.
+        cost = np.where(np.triu(np.ones_like(cut, dtype=bool), 1), cut / (cut + inside), np.inf)
     best, before = cost[0], []
     for _ in range(min(words, size) - 1):
         sums_of_costs = best[:, None] + cost
