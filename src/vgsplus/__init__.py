@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vgsplus import evaluation, interop
     from vgsplus.corpora import Corpus
-    from vgsplus.evaluation.hidden_states import embed
-    from vgsplus.interop.loading import load
+    from vgsplus.interop.pretrained import PretrainedModel, load
     from vgsplus.models.vgsplus import VGSPlus
     from vgsplus.schedule import Schedule
 
-__all__ = ["Corpus", "Schedule", "VGSPlus", "embed", "evaluation", "interop", "load"]
+__all__ = ["Corpus", "PretrainedModel", "Schedule", "VGSPlus", "evaluation", "interop", "load"]
 
 _HOMES = {
     "Corpus": "vgsplus.corpora.format",
+    "PretrainedModel": "vgsplus.interop.pretrained",
     "Schedule": "vgsplus.schedule",
     "VGSPlus": "vgsplus.models.vgsplus",
-    "embed": "vgsplus.evaluation.hidden_states",
-    "load": "vgsplus.interop.loading",
+    "load": "vgsplus.interop.pretrained",
 }
 
 

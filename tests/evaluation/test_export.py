@@ -18,6 +18,7 @@ from vgsplus.cli import main
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
 from vgsplus.evaluation import export as exporting
 from vgsplus.evaluation.export import export, find_sounds, metadata_of, open_store, pending
+from vgsplus.evaluation.hidden_states import layers_of
 from vgsplus.evaluation.zerospeech import Submission, find_phonetic
 from vgsplus.progress import Progress
 
@@ -93,7 +94,7 @@ def everything_in(folder):
 
 def test_a_clip_is_embedded_in_three_lines(run, folder, model):
     loaded = vgsplus.load(run)
-    layers = vgsplus.embed(loaded, folder / "ann" / "a.FLAC")
+    layers = loaded.layers(folder / "ann" / "a.FLAC")
     assert list(layers) == [1, 2, 3]
     assert all(frames.dtype == torch.float32 and not frames.requires_grad for frames in layers.values())
     torch.testing.assert_close(torch.stack(list(layers.values())), alone(model, folder / "ann" / "a.FLAC"))
@@ -101,11 +102,11 @@ def test_a_clip_is_embedded_in_three_lines(run, folder, model):
 
 
 def test_samples_are_embedded_as_their_file_is_at_any_scale(folder, model):
-    expected = vgsplus.embed(model, str(folder / "b.wav"))
+    expected = layers_of(model, str(folder / "b.wav"))
     samples = load_any(folder / "b.wav")
     pcm = (samples * 32_768).astype(np.int16)
     for given in (samples, samples.astype(np.float64), torch.from_numpy(samples), pcm, samples.tolist()):
-        found = vgsplus.embed(model, given)
+        found = layers_of(model, given)
         for layer, frames in expected.items():
             torch.testing.assert_close(found[layer], frames, atol=1e-4, rtol=1e-4)
 
@@ -114,7 +115,7 @@ def test_embedding_leaves_modes_and_generator_alone(folder, make_model):
     model = make_model().train()
     model.image.eval()
     state = torch.random.get_rng_state()
-    first, second = (vgsplus.embed(model, folder / "b.wav")[3] for _ in range(2))
+    first, second = (layers_of(model, folder / "b.wav")[3] for _ in range(2))
     assert torch.equal(first, second)  # no dropout
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
@@ -133,8 +134,8 @@ def test_embedding_leaves_modes_and_generator_alone(folder, make_model):
 )
 def test_samples_that_cannot_be_used_are_refused(model, samples, message):
     with pytest.raises(AudioError, match=message):
-        vgsplus.embed(model, samples)
-    assert vgsplus.embed(model, np.arange(FIELD))[1].shape == (1, 8)
+        layers_of(model, samples)
+    assert layers_of(model, np.arange(FIELD))[1].shape == (1, 8)
 
 
 def test_a_diverged_model_is_reported(folder, make_model):
@@ -142,7 +143,7 @@ def test_a_diverged_model_is_reported(folder, make_model):
     with torch.no_grad():
         broken.speech.layers[1].ffn_norm.bias.fill_(math.nan)
     with pytest.raises(VgsplusError, match=r"b\.wav, layer 2 are not finite"):
-        vgsplus.embed(broken, folder / "b.wav")
+        layers_of(broken, folder / "b.wav")
 
 
 # ---- folders and files ------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQ
 
 import vgsplus
 from vgsplus.errors import CheckpointError
-from vgsplus.interop.loading import load_weights, load_with_report
+from vgsplus.interop.loading import load_weights
+from vgsplus.interop.pretrained import load_with_report
 from vgsplus.losses.ssl import diversity_loss
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 

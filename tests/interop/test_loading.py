@@ -19,7 +19,8 @@ from vgsplus.errors import CheckpointError, VgsplusError
 from vgsplus.interop.convert import convert
 from vgsplus.interop.fairseq import convolutions
 from vgsplus.interop.fast_vgs import read_args
-from vgsplus.interop.loading import load_weights, load_with_report
+from vgsplus.interop.loading import load_weights
+from vgsplus.interop.pretrained import load_with_report
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 

@@ -102,7 +102,7 @@ def evaluate_lexical(
 ) -> None:
     """Compute the fraction of spoken words whose nearest neighbour is the same word."""
     from vgsplus.evaluation.lexical import RULES, check_layer, embed_words, evaluate, find_words
-    from vgsplus.interop.loading import load
+    from vgsplus.interop.pretrained import load
     from vgsplus.report.lexical import write_lexical
     from vgsplus.training.processes import join_processes
 
@@ -166,7 +166,7 @@ def evaluate_abx(
         untrained_model,
     )
     from vgsplus.evaluation.hidden_states import parse_layers
-    from vgsplus.interop.loading import load
+    from vgsplus.interop.pretrained import load
     from vgsplus.report.tables import abx_table, abx_terminal, write_csv
     from vgsplus.training.processes import join_processes
 
@@ -254,7 +254,7 @@ def evaluate_segmentation(
     as many boundaries were found as there are.
     """
     from vgsplus.evaluation.segmentation.evaluate import check_model, evaluate, read_words
-    from vgsplus.interop.loading import load
+    from vgsplus.interop.pretrained import load
     from vgsplus.report.segmentation import segmentation_table, segmentation_terminal
     from vgsplus.report.tables import write_csv
     from vgsplus.training.processes import join_processes

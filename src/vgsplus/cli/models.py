@@ -65,7 +65,7 @@ def embed(
     from vgsplus.evaluation.export import export, find_sounds, metadata_of, open_store, pending
     from vgsplus.evaluation.hidden_states import parse_layers
     from vgsplus.evaluation.zerospeech import FILL_IN, META, Submission, find_phonetic
-    from vgsplus.interop.loading import load
+    from vgsplus.interop.pretrained import load
     from vgsplus.training.runtime import device_name
 
     found, absent = find_phonetic(sounds) if form == "zerospeech" else (find_sounds(sounds), ())

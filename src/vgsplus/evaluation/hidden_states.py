@@ -268,7 +268,7 @@ class LayerStore:
 # ---- one sound --------------------------------------------------------------------------------------------
 
 
-def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, Tensor]:
+def layers_of(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, Tensor]:
     """Return the hidden states of all layers of one sound: {layer from 1: (T, D) float32 on the CPU}.
 
     The complete sound is normalised as in training; the model runs in evaluation mode and its modes are
@@ -283,13 +283,7 @@ def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, T
             a frame.
         VgsplusError: the model's outputs are not finite.
     """
-    if isinstance(sound, str | Path):
-        name, signal = str(sound), audio.load_any(sound)
-    else:
-        name, signal = "the samples", _as_signal(sound)
-    needed = model.speech.waveform.receptive_field
-    if len(signal) < needed:
-        raise AudioError(f"{name}: {len(signal)} samples at 16 kHz; one frame needs {needed}.")
+    name, signal = str(sound) if isinstance(sound, str | Path) else "the samples", read_sound(model, sound)
     layers = range(1, len(model.speech.layers) + 1)
     function, device = partial(hidden_states, model, layers), next(model.parameters()).device
     ((_, outputs),) = map_sounds(model, function, lambda _: audio.normalise(signal), [[name]], device=device)
@@ -297,6 +291,18 @@ def embed(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> dict[int, T
         layer: check_finite(output.cpu(), f"Features of {name}, layer {layer}")
         for layer, output in zip(layers, outputs, strict=True)
     }
+
+
+def read_sound(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> Signal:
+    """Return the samples of a file, or samples as float32; arguments and errors as for `layers_of`."""
+    if isinstance(sound, str | Path):
+        name, signal = str(sound), audio.load_any(sound)
+    else:
+        name, signal = "the samples", _as_signal(sound)
+    needed = model.speech.waveform.receptive_field
+    if len(signal) < needed:
+        raise AudioError(f"{name}: {len(signal)} samples at 16 kHz; one frame needs {needed}.")
+    return signal
 
 
 def _as_signal(values: ArrayLike | Tensor) -> Signal:

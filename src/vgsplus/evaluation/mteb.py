@@ -26,15 +26,13 @@ from vgsplus.audio import SAMPLE_RATE, Signal
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES
 from vgsplus.evaluation.hidden_states import check_finite, inference, pad_signals
-from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.regions.images import square_pixels
-from vgsplus.regions.pixel_grid import Array, grid_regions
+from vgsplus.models.vgsplus import ModelConfig, VGSPlus
+from vgsplus.regions.pixel_grid import RegionFunction, grid_regions
+from vgsplus.regions.restore import image_inputs
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models import ModelMeta
-
-type Regions = Callable[[Image.Image], tuple[Array, Array]]
 
 AUDIO, IMAGE = "audio", "image"
 MODALITIES = (AUDIO, IMAGE)
@@ -69,7 +67,7 @@ class MtebEncoder:
         model: VGSPlus,
         *,
         device: torch.device | str = "cpu",
-        regions: Regions = grid_regions,
+        regions: RegionFunction = grid_regions,
         name: str = "vgsplus/model",
     ) -> None:
         if not model.config.grounded:
@@ -139,9 +137,8 @@ class MtebEncoder:
         collate = Collate(
             task=task_metadata.name,
             min_samples=self.model.speech.waveform.receptive_field,
-            feature_dim=self.model.config.feature_dim,
+            config=self.model.config,
             regions=self.regions,
-            side=self.model.config.image.side if self.model.config.image else None,
         )
         for modality in task_metadata.modalities:
             if modality not in MODALITIES:
@@ -198,16 +195,14 @@ class Collate:
     Attributes:
         task: name of the task, for messages.
         min_samples: minimum number of samples, from which the model computes one frame.
-        feature_dim: number of features of a region, F.
+        config: of the model.
         regions: as in `MtebEncoder`.
-        side: side in pixels of the pictures that the model reads; None: it takes regions.
     """
 
     task: str
     min_samples: int
-    feature_dim: int
-    regions: Regions
-    side: int | None = None
+    config: ModelConfig
+    regions: RegionFunction
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, *tuple[Tensor, ...]]:
         """Return "audio", waveforms (B, S) and num_samples (B,), or "image" and its inputs to the model."""
@@ -248,30 +243,9 @@ class Collate:
     def images(self, images: Sequence[Image.Image]) -> tuple[Tensor, ...]:
         """Return features (B, R, F) and boxes (B, R, 4), or pixels (B, 3, S, S)."""
         try:
-            if self.side is not None:
-                pixels = [square_pixels(image, self.side) for image in images]
-                return (torch.from_numpy(np.stack(pixels)),)
-            extracted = [self.regions(image) for image in images]
+            return image_inputs(self.config, images, self.regions)
         except OSError as error:
             raise VgsplusError(f"A picture of the mteb task {self.task} cannot be read ({error}).") from None
-        count = len(extracted[0][0])
-        for features, boxes in extracted:
-            if features.shape[1:] != (self.feature_dim,):
-                raise VgsplusError(
-                    f"The model was trained on region features of {self.feature_dim} values; `regions` "
-                    f"returns {features.shape[-1]}. Pass the extractor of its training images to MtebEncoder "
-                    "as `regions` (2048 values are those of the paper's detector), or evaluate a model "
-                    "trained on a corpus prepared without --features and --regions."
-                )
-            if len(features) != count or boxes.shape != (count, 4):
-                raise VgsplusError(
-                    f"`regions` returned features {features.shape} and boxes {boxes.shape}; a batch needs "
-                    f"({count}, {self.feature_dim}) and ({count}, 4) for every picture."
-                )
-        return (
-            torch.from_numpy(np.stack([features for features, _ in extracted])),
-            torch.from_numpy(np.stack([boxes for _, boxes in extracted])),
-        )
 
 
 def _rows(embeddings: ArrayLike | Tensor) -> Tensor:

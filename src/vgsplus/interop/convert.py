@@ -1,23 +1,23 @@
 """Convert models to the format of vgsplus, or to a published bundle.
 
 DST/model.safetensors    the weights, under the names of vgsplus
-DST/model.json           sizes, origin, published arguments
+DST/config.json          sizes, origin, published arguments
 DST/carried.safetensors  tensors of a bundle that the model does not use, so that they can be written back
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from vgsplus import config as settings
 from vgsplus.errors import CheckpointError
 from vgsplus.files import atomic_folder
 from vgsplus.interop import fast_vgs
 from vgsplus.interop.fast_vgs import UnusedTensors
-from vgsplus.interop.loading import FORMAT, MODEL_JSON, open_model, read_model_json
+from vgsplus.interop.loading import open_model, read_about, write_model
 from vgsplus.interop.mapping import LoadReport, StoredModel
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.tensor_files import Placeholder
 from vgsplus.training.checkpoint import MODEL_FILE
@@ -46,31 +46,29 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> LoadRepor
         raise CheckpointError(f"{existing[0]}: exists already; choose another name, or add --overwrite")
     if existing and not bundle and not _may_be_replaced(target):
         raise CheckpointError(
-            f"{target}: is not a model of ours (no {MODEL_JSON} in it), so it is not replaced"
+            f"{target}: is not a model of ours (no config.json of ours in it), so it is not replaced"
         )
     stored = open_model(source)
-    model, report = stored.build()
+    model, report = stored.build(build_model)
     unused = _unused_tensors(source, stored, report)
     if bundle:
         target.parent.mkdir(parents=True, exist_ok=True)
         fast_vgs.save_bundle(model, unused, target)
     else:
-        _save_folder(model, unused, str(source), target)
+        _save_folder(model, unused, {**stored.about, "origin": str(source)}, target)
     return report
 
 
 def _may_be_replaced(target: Path) -> bool:
-    return target.is_dir() and ((target / MODEL_JSON).is_file() or not any(target.iterdir()))
+    return target.is_dir() and (read_about(target) is not None or not any(target.iterdir()))
 
 
 def _unused_tensors(path: Path, model: StoredModel, report: LoadReport) -> UnusedTensors:
     if path.name == MODEL_FILE:
         path = path.parent
-    if (path / MODEL_JSON).is_file():
+    if about := read_about(path):
         file = path / UNUSED_FILE
-        return UnusedTensors(
-            load_file(file) if file.is_file() else {}, read_model_json(path)["published_args"]
-        )
+        return UnusedTensors(load_file(file) if file.is_file() else {}, about.get("published_args"))
     if model.rules is not fast_vgs.RULES:
         return UnusedTensors({})
     args = fast_vgs.read_args(path / fast_vgs.ARGS if path.is_dir() else path)
@@ -78,16 +76,8 @@ def _unused_tensors(path: Path, model: StoredModel, report: LoadReport) -> Unuse
     return UnusedTensors({name: model.stored[name].read() for name in report.unused}, plain)
 
 
-def _save_folder(model: VGSPlus, unused: UnusedTensors, origin: str, target: Path) -> None:
-    about: dict[str, Any] = {
-        "format": FORMAT,
-        "origin": origin,
-        "model": settings.to_dict(model.config),
-        "published_args": unused.args,
-    }
+def _save_folder(model: VGSPlus, unused: UnusedTensors, about: Mapping[str, Any], target: Path) -> None:
     with atomic_folder(target, replace=True) as folder:
-        save_file({name: x.contiguous() for name, x in model.state_dict().items()}, folder / MODEL_FILE)
+        write_model(model, folder, {**about, "published_args": unused.args})
         if unused.tensors:
             save_file(dict(unused.tensors), folder / UNUSED_FILE)
-        text = json.dumps(about, indent=1, ensure_ascii=False)
-        (folder / MODEL_JSON).write_text(text, encoding="utf-8")

@@ -21,6 +21,7 @@ from vgsplus.errors import CheckpointError
 from vgsplus.files import atomic_file
 from vgsplus.interop import fairseq
 from vgsplus.interop.mapping import NameRule, StoredModel, match_tensors, name_rules
+from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import Shape, StoredTensor, attributes, named_tensors, read_pickle
 
@@ -106,7 +107,7 @@ def build(state_dict: Mapping[str, NDArray[Any] | Tensor], args: Mapping[str, An
     """
     tensors = {name: torch.as_tensor(np.asarray(x)) for name, x in state_dict.items()}
     stored = {name: StoredTensor(tuple(x.shape), x.dtype, x.clone) for name, x in tensors.items()}
-    model, report = open_model("the bundle", {DUAL: stored}, args).build()
+    model, report = open_model("the bundle", {DUAL: stored}, args).build(build_model)
     if report.initial:
         raise CheckpointError(f"the bundle lacks tensors of the model\n{report}")
     return model

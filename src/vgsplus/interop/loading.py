@@ -1,57 +1,35 @@
-"""Load a model from a checkpoint of vgsplus, FaST-VGS (a bundle), fairseq or Hugging Face."""
+"""Open a checkpoint of vgsplus, FaST-VGS (a bundle), fairseq or Hugging Face.
+
+A folder of vgsplus that is no run holds
+    model.safetensors   the weights, under the names of vgsplus
+    config.json         model_type "vgsplus", format, model: the sizes, and what is recorded of the training
+                        (see `PretrainedModel.about`); model.json in older converted models
+"""
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
+from vgsplus import config as settings
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, huggingface
-from vgsplus.interop.mapping import LoadReport, StoredModel, name_rules
+from vgsplus.interop.mapping import StoredModel, name_rules
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import read_safetensors, read_torch
 from vgsplus.training import checkpoint
 from vgsplus.validation import validate
 
-MODEL_JSON = "model.json"
+CONFIG_FILES = (huggingface.CONFIG, "model.json")
+MODEL_TYPE = "vgsplus"
 FORMAT = 1
 _SAME_NAMES = name_rules({"**": "**"})
-_log = logging.getLogger("vgsplus")
 
 
 # ---- reading ----------------------------------------------------------------------------------------------
-
-
-def load(path: str | Path) -> VGSPlus:
-    """Load a model in evaluation mode on the CPU. No code in the file is executed.
-
-    Logs a warning with a table if tensors of the file are not used, or tensors of the model keep their
-    initial values.
-
-    Args:
-        path: one of
-            - a run of vgsplus (its newest checkpoint), a checkpoint, or a folder that `vgsplus convert`
-            wrote; - a published bundle (`best_bundle.pth`, `bundle.pth`) or its folder; sizes are read from
-              `args.pkl` next to it, or from the tensors;
-            - a fairseq wav2vec 2.0 or HuBERT checkpoint;
-            - a Hugging Face wav2vec 2.0 or HuBERT folder.
-            Bundles get `published` padding. The models of fairseq and Hugging Face are not grounded.
-
-    Raises:
-        VgsplusError: the path is missing, broken or of an unknown kind, or a tensor has a wrong shape.
-    """
-    model, report = load_with_report(path)
-    ours = {name for name in report.unused if not name.startswith(fast_vgs.DISCARDED)}
-    if report.initial or ours or report.assumed:
-        _log.warning("%s", report)
-    return model
-
-
-def load_with_report(path: str | Path) -> tuple[VGSPlus, LoadReport]:
-    """As `load`, and return which tensors were matched."""
-    return open_model(Path(path)).build()
 
 
 def load_weights(model: VGSPlus, path: str) -> str:
@@ -77,11 +55,12 @@ def open_model(path: Path) -> StoredModel:
 
 
 def _open_folder(folder: Path) -> StoredModel:
-    if (folder / MODEL_JSON).is_file():
-        return _open_own(folder, read_model_json(folder)["model"])
+    if about := read_about(folder):
+        return _open_own(folder, about.pop("model"), about)
     if (folder / checkpoint.STATE_FILE).is_file() or checkpoint.latest_path(folder):
         found = checkpoint.resolve(folder)
-        return _open_own(found, checkpoint.load_state(found).model)
+        state = checkpoint.load_state(found)
+        return _open_own(found, state.model, _about_run(found, state))
     if (folder / huggingface.CONFIG).is_file():
         return huggingface.open_model(folder)
     for name in fast_vgs.BUNDLES:
@@ -89,19 +68,37 @@ def _open_folder(folder: Path) -> StoredModel:
             return _open_pickled(folder / name)
     raise CheckpointError(
         f"{folder}: holds no model: neither {checkpoint.STATE_FILE} or {checkpoint.FOLDER}/ (a run or "
-        f"checkpoint of ours), {MODEL_JSON} (a converted model), {huggingface.CONFIG} (Hugging Face), nor "
+        f"checkpoint of ours), {huggingface.CONFIG} (a saved model of ours or of Hugging Face), nor "
         f"{' or '.join(fast_vgs.BUNDLES)}"
     )
 
 
-def _open_own(folder: Path, model: Mapping[str, Any]) -> StoredModel:
+def _open_own(folder: Path, model: Mapping[str, Any], about: Mapping[str, Any]) -> StoredModel:
     return StoredModel(
         name=str(folder),
         stored=read_safetensors(folder / checkpoint.MODEL_FILE),
         rules=_SAME_NAMES,
         config=validate(ModelConfig, model, "model"),
         own=True,
+        about=about,
     )
+
+
+def _about_run(found: Path, state: checkpoint.TrainingState) -> dict[str, Any]:
+    return {
+        "checkpoint": found,
+        "regions": state.corpus.get("described_by"),
+        "training": {
+            "schedule": state.run.get("schedule", []),
+            "phase": state.phase_name,
+            "updates": state.global_step,
+            "epochs": state.epoch,
+            "seed": state.seed,
+            "corpus": {key: state.corpus.get(key) for key in ("name", "version")}
+            | {"licence": state.licence},
+            "versions": state.versions,
+        },
+    }
 
 
 def _open_pickled(path: Path) -> StoredModel:
@@ -121,19 +118,43 @@ def _open_pickled(path: Path) -> StoredModel:
     )
 
 
-def read_model_json(folder: Path) -> dict[str, Any]:
-    """Return the sizes ("model") and published arguments ("published_args") of a converted model.
+def read_about(folder: Path) -> dict[str, Any] | None:
+    """Return the sizes ("model") and the record of the training of a saved model of vgsplus.
+
+    None if the folder holds no such model.
 
     Raises:
-        CheckpointError: model.json is broken, or of an unknown format.
+        CheckpointError: the file is broken, or of an unknown format.
     """
-    path = folder / MODEL_JSON
-    try:
-        about = json.loads(read_text(path))
-        if about["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path}: has format {about['format']}, this version of vgsplus reads {FORMAT}"
-            )
-        return {"model": about["model"], "published_args": about.get("published_args")}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: is broken ({error!r})") from None
+    for path in (folder / name for name in CONFIG_FILES):
+        if not path.is_file():
+            continue
+        try:
+            about = json.loads(read_text(path))
+            if path.name == huggingface.CONFIG and about.get("model_type") != MODEL_TYPE:
+                continue
+            if about["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{path}: has format {about['format']}, this version of vgsplus reads {FORMAT}"
+                )
+            return {key: about[key] for key in ("model", *about) if key not in ("model_type", "format")}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path}: is broken, cannot be read ({error!r})") from None
+    return None
+
+
+# ---- writing ----------------------------------------------------------------------------------------------
+
+
+def write_model(model: VGSPlus, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write model.safetensors and config.json to an existing folder, with all but the checkpoint of `about`.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / checkpoint.MODEL_FILE, metadata={"format": "pt"})
+    recorded = {key: value for key, value in about.items() if key != "checkpoint"}
+    stated = {"model_type": MODEL_TYPE, "format": FORMAT, "model": settings.to_dict(model.config), **recorded}
+    text = json.dumps(stated, indent=1, ensure_ascii=False)
+    (folder / huggingface.CONFIG).write_text(text, encoding="utf-8")

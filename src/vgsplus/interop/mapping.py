@@ -7,7 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -181,6 +181,7 @@ class StoredModel:
         own: whether vgsplus wrote the file, so that any missing or additional tensor is an error.
         parts: prefixes of the tensors that belong to parts of the network that ours also has. If a tensor
             with such a prefix is not used, the file holds a different network.
+        about: what is recorded of the training (see `PretrainedModel`).
     """
 
     name: str
@@ -190,15 +191,16 @@ class StoredModel:
     assumed: tuple[str, ...] = ()
     own: bool = False
     parts: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self) -> tuple[VGSPlus, LoadReport]:
-        """Return the model in evaluation mode; memory holds every tensor once.
+    def build[M: VGSPlus](self, build_model: Callable[[ModelConfig], M]) -> tuple[M, LoadReport]:
+        """Return the model that `build_model` builds, in evaluation mode; memory holds every tensor once.
 
         Raises:
             CheckpointError: shapes differ, the file is of another network, lacks a tensor of the speech
                 encoder, or changes while it is read.
         """
-        model = self._empty_model()
+        model = self._empty_model(build_model)
         mappings, report = self._match(model)
         self._require_same_network(report)
         if report.initial:
@@ -219,14 +221,14 @@ class StoredModel:
         Raises:
             CheckpointError: as `build`.
         """
-        self._require_same_network(self._match(self._empty_model())[1])
+        self._require_same_network(self._match(self._empty_model(build_model))[1])
         mappings, report = self._match(model)
         for name, tensor in model.state_dict().items():
             if name in mappings and not tensor.is_meta:
                 tensor.copy_(self._read(mappings[name], tensor))
         return report
 
-    def _empty_model(self) -> VGSPlus:
+    def _empty_model[M: VGSPlus](self, build_model: Callable[[ModelConfig], M]) -> M:
         """Return a model of the sizes in the file, which may be invalid, with uninitialised weights.
 
         It is not on the meta device, for which PyTorch would import its compiler, which takes seconds.

@@ -24,7 +24,7 @@ from vgsplus.models.vision_transformer import (
 )
 from vgsplus.regions.detector import FASTER_RCNN, DetectorExtractor, faster_rcnn
 from vgsplus.regions.images import square_pixels
-from vgsplus.regions.pixel_grid import GRID, grid_boxes
+from vgsplus.regions.pixel_grid import GRID, Array, grid_boxes
 from vgsplus.regions.weights import (
     downloading,
     find_weights,
@@ -137,6 +137,11 @@ class GridExtractor:
         features = pool(self.patches(torch.stack(list(images)).to(self.device)), self.grid).cpu()
         boxes = torch.from_numpy(grid_boxes(self.grid)).expand(len(images), -1, -1)
         return features, boxes
+
+    def __call__(self, image: Image.Image) -> tuple[Array, Array]:
+        """Return features (R, F) and boxes (R, 4) of one image: a `RegionFunction`."""
+        features, boxes = self.extract([self.prepare(image)])
+        return features[0].numpy(), boxes[0].numpy()
 
 
 def pool(patches: Tensor, grid: int = GRID) -> Tensor:

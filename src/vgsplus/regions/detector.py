@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vgsplus.errors import VgsplusError
-from vgsplus.regions.pixel_grid import over_white
+from vgsplus.regions.pixel_grid import Array, over_white
 from vgsplus.regions.weights import downloading, load_weights, optional_module, provenance_of_weights
 
 FASTER_RCNN = "fasterrcnn_resnet50_fpn_v2"
@@ -70,6 +70,11 @@ class DetectorExtractor:
         found = [self._extract(image) for image in images]
         features, boxes = zip(*found, strict=True)
         return torch.stack(features).cpu(), torch.stack(boxes).cpu()
+
+    def __call__(self, image: Image.Image) -> tuple[Array, Array]:
+        """Return features (R, F) and boxes (R, 4) of one image: a `RegionFunction`."""
+        features, boxes = self.extract([self.prepare(image)])
+        return features[0].numpy(), boxes[0].numpy()
 
     def _extract(self, image: Tensor) -> tuple[Tensor, Tensor]:
         size = (image.shape[1], image.shape[2])

@@ -12,10 +12,7 @@ from vgsplus.regions.pixel_grid import over_white
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode an image and apply its EXIF orientation.
-
-    Images of 32-bit integers or floats have no fixed range: they are scaled from their minimum and maximum to
-    8-bit grey.
+    """Decode an image file; see `decode_image`.
 
     Raises:
         CorpusError: there is no such file, it cannot be decoded, or it holds values that are not finite.
@@ -25,12 +22,24 @@ def open_image(path: Path) -> Image.Image:
         raise CorpusError(f"{path}: there is no such picture.")
     try:
         with Image.open(path) as image:
-            image.load()
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return _scale_to_8_bits(upright) if upright.mode in ("I", "F") else upright
+            return decode_image(image)
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise exceptions of many types
         what = f"{error}" or type(error).__name__
         raise CorpusError(f"{path}: cannot be read as a picture ({what}). Skip it or replace it.") from None
+
+
+def decode_image(image: Image.Image) -> Image.Image:
+    """Decode an opened image and apply its EXIF orientation.
+
+    Images of 32-bit integers or floats have no fixed range: they are scaled from their minimum and maximum to
+    8-bit grey.
+
+    Raises:
+        ValueError: it holds values that are not finite; or an exception of Pillow's decoders.
+    """
+    image.load()
+    upright: Image.Image = ImageOps.exif_transpose(image)
+    return _scale_to_8_bits(upright) if upright.mode in ("I", "F") else upright
 
 
 def square_pixels(

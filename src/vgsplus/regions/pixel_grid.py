@@ -6,6 +6,8 @@ The window of a cell includes a margin of a quarter of its side on all sides. It
 No model is involved, so no labels of images can leak into training.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -28,6 +30,8 @@ GRADIENT_MEAN, GRADIENT_SCALE = 0.1, 0.2
 GRADIENT_FLOOR = 0.02
 
 type Array = npt.NDArray[np.float32]
+type RegionFunction = Callable[[Image.Image], tuple[Array, Array]]
+"""Maps an image to features (R, F) and boxes (R, 4) as (x1, y1, x2, y2) in [0, 1], float32; R is constant."""
 
 
 def grid_regions(image: Image.Image) -> tuple[Array, Array]:
