@@ -160,6 +160,19 @@ def test_minimum_cuts_are_the_best_of_all():
     assert min_cut_boundaries(states, 20, centres, 9) == pytest.approx(range(10))
 
 
+def test_long_gaps_are_filled():
+    weights = np.zeros((1, 20))
+    weights[0, [0, 1, 12, 13]] = 1
+    centres = 0.05 + 0.1 * np.arange(20)
+    # Words from 0 to 0.2 and from 1.2 to 1.4 s; in the gaps of 1 and 0.6 s, words of 0.2 s every 0.3 s.
+    found = attention_boundaries(weights, 0.8, centres, 2.0, 0.6 - 1e-9)
+    inserted = [0.5, 0.8, 1.7]
+    spans = sorted([(0, 0.2), (1.2, 1.4), *((start, start + 0.2) for start in inserted)])
+    expected = [0, *((before[1] + after[0]) / 2 for before, after in pairwise(spans)), 1.95]
+    assert found == pytest.approx(expected)
+    assert attention_boundaries(weights, 0.8, centres, 2.0, 1.01) == pytest.approx([0, 0.7, 1.7])
+
+
 def test_uniform_words_are_equally_long():
     assert uniform_boundaries(1.5, 3) == pytest.approx([0, 0.5, 1, 1.5])
     words = [(0, 0.5), (0.5, 1), (1, 1.5)]

@@ -1,5 +1,6 @@
 """Commands that evaluate a model: `vgsplus evaluate --help`."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -226,10 +227,18 @@ def evaluate_segmentation(
         typer.Option(
             min=0,
             max=0.999,
-            help="Share of the frames of a sound that a head does not attend to. Higher: shorter words with "
-            "longer gaps between them.",
+            help="Share of the frames of a sound that a head does not attend to. Higher: fewer frames, and "
+            "mostly fewer words. VG-HuBERT: 0.7 to 0.9.",
         ),
     ] = 0.7,
+    insert_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Seconds of a gap between words beyond which further ones are inserted, half as far apart. "
+            "Default: none are.",
+        ),
+    ] = None,
     collar: Annotated[
         float,
         typer.Option(
@@ -249,9 +258,9 @@ def evaluate_segmentation(
     Frames to which a head of a layer attends most are a word if they are consecutive, as in VG-HuBERT (Peng
     and Harwath, Interspeech 2022). Every layer is scored with all heads together and with each alone, and by
     minimum cuts of the similarities of its frames, next to words of equal length and words between valleys of
-    the energy, which all three know how many words there are: precision, recall, F1, over-segmentation
-    (OS) and R-value of boundaries, and F1 of complete words. Higher is better, except for OS, which is 0 if
-    as many boundaries were found as there are.
+    the energy; these three are told how many words there are. Scores are precision, recall, F1,
+    over-segmentation (OS) and R-value of boundaries, and F1 of complete words. Higher is better, except for
+    OS, which is 0 if as many boundaries were found as there are.
     """
     from vgsplus.evaluation.segmentation.evaluate import check_model, evaluate, read_words
     from vgsplus.interop.pretrained import load
@@ -269,6 +278,7 @@ def evaluate_segmentation(
             model,
             references,
             threshold=threshold,
+            insert_threshold=math.inf if insert_threshold is None else insert_threshold,
             collar=collar,
             textgrids=textgrids,
             device=device,

@@ -3,7 +3,7 @@
 Attention is turned into words as in VG-HuBERT (Peng and Harwath, Interspeech 2022, and the README of its
 code): a frame is attended to if the weight of a head is among the largest of that head; consecutive frames of
 this kind are a word, single ones are not, and a boundary lies midway between two words. The first and the
-last boundary lie midway between a word and the edge of the sound.
+last boundary lie midway between a word and the edge of the sound. In long gaps further words may be inserted.
 
 Minimum cuts divide the frames of a layer into parts that are similar within and differ from the rest
 (Malioutov and Barzilay, ACL 2006), as for the syllables of VG-HuBERT (Peng et al., Interspeech 2023).
@@ -11,9 +11,11 @@ Minimum cuts divide the frames of a layer into parts that are similar within and
 Shape letters: B sounds, S samples, T frames, H heads, D dimensions.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -112,7 +114,11 @@ def frame_centres(model: VGSPlus, layer: str, frames: int) -> NDArray[np.float64
 
 
 def attention_boundaries(
-    weights: NDArray[np.floating], threshold: float, centres: NDArray[np.float64], seconds: float
+    weights: NDArray[np.floating],
+    threshold: float,
+    centres: NDArray[np.float64],
+    seconds: float,
+    insert_threshold: float = math.inf,
 ) -> Boundaries:
     """Find the words of a sound by attention (see the module).
 
@@ -121,6 +127,8 @@ def attention_boundaries(
         threshold: share of the frames that a head does not attend to, in [0, 1).
         centres: (T,) times of the frames in seconds.
         seconds: length of the sound.
+        insert_threshold: seconds of a gap, between words or beside them, beyond which words of two frames are
+            inserted into it, half as far apart (as in the code of Peng et al., Interspeech 2023).
     """
     attended = (weights >= np.quantile(weights, threshold, axis=1, keepdims=True)).any(axis=0)
     changes = np.flatnonzero(np.diff(np.r_[False, attended, False]))
@@ -129,9 +137,15 @@ def attention_boundaries(
     spans = longer if len(longer) else spans
     half = np.diff(centres).mean() / 2 if len(centres) > 1 else 0.0
     starts, ends = centres[spans[:, 0]] - half, centres[spans[:, 1] - 1] + half
-    inner = (ends[:-1] + starts[1:]) / 2
-    first, last = max(0.0, starts[0]) / 2, (min(seconds, ends[-1]) + seconds) / 2
-    return [float(time) for time in (first, *inner, last)]
+    words = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    for left, right in zip([0.0, *ends.tolist()], [*starts.tolist(), seconds], strict=True):
+        if right - left > insert_threshold:
+            step = insert_threshold / 2
+            onsets = (left + number * step for number in range(1, int((right - left) / step)))
+            words += [(onset, min(right, onset + 4 * half)) for onset in onsets]
+    words.sort()
+    inner = [(before[1] + after[0]) / 2 for before, after in pairwise(words)]
+    return [max(0.0, words[0][0]) / 2, *inner, (min(seconds, words[-1][1]) + seconds) / 2]
 
 
 # ---- minimum cuts ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Find the words of sounds by every layer of a model, and compare them with those of alignments."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -126,6 +127,7 @@ def evaluate(
     references: Sequence[Aligned],
     *,
     threshold: float = THRESHOLD,
+    insert_threshold: float = math.inf,
     collar: float = COLLAR,
     textgrids: Path | None = None,
     batch_seconds: float = 60.0,
@@ -141,6 +143,7 @@ def evaluate(
         model: a model on `device`; its train/eval modes are restored.
         references: as from `read_words`.
         threshold: see `attention_boundaries`.
+        insert_threshold: see `attention_boundaries`.
         collar: see `scores`.
         textgrids: folder for a TextGrid of each sound, with a tier for each row but those of single heads.
         batch_seconds: see `iterate_hidden_states`.
@@ -175,7 +178,7 @@ def evaluate(
     for done, (name, outputs) in enumerate(found, start=1):
         reference = own[name]
         spans = [(float(segment.start), float(segment.end)) for segment in reference.segments]
-        boundaries = dict(_segment(model, reference.sound, *outputs, threshold, rate))
+        boundaries = dict(_segment(model, reference.sound, *outputs, threshold, insert_threshold, rate))
         for segmentation, times in boundaries.items():
             compared = compare(spans, times, collar, gap=float(TIME_TOLERANCE))
             counts[segmentation] = counts.get(segmentation, SegmentationCounts()) + compared
@@ -197,6 +200,7 @@ def _segment(
     weights: Mapping[str, torch.Tensor],
     states: Mapping[str, torch.Tensor],
     threshold: float,
+    insert_threshold: float,
     rate: float,
 ) -> Iterator[tuple[Segmentation, Boundaries]]:
     """Yield the boundaries of a sound by each way to find them; `rate` is that of `number_of_words`."""
@@ -209,7 +213,9 @@ def _segment(
         values = check_finite(of_heads, f"Attention weights of {sound}, {_layer_name(layer)},").numpy()
         centres = frame_centres(model, layer, values.shape[1])
         for group, heads in head_groups(len(values)).items():
-            boundaries = attention_boundaries(values[list(heads)], threshold, centres, seconds)
+            boundaries = attention_boundaries(
+                values[list(heads)], threshold, centres, seconds, insert_threshold
+            )
             yield Segmentation("attention", layer, group), boundaries
     for layer, of_frames in states.items():
         frames = check_finite(of_frames, f"Features of {sound}, {_layer_name(layer)},").numpy()
