@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 
 import vgsplus
 from vgsplus.audio import load_any, normalise
+from vgsplus.corpora import Corpus
 from vgsplus.errors import AudioError, CheckpointError, CorpusError, VgsplusError
+from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.interop.convert import convert
 from vgsplus.interop.pretrained import PretrainedModel, PublishedPretrainedModel
 from vgsplus.models.config import PixelConfig
@@ -24,6 +26,7 @@ from vgsplus.regions import backbones, weights
 from vgsplus.regions.backbones import open_extractor
 from vgsplus.regions.images import open_image, square_pixels
 from vgsplus.regions.pixel_grid import PIXEL_GRID, grid_regions
+from vgsplus.training.checkpoint import load_model
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -109,6 +112,13 @@ def test_modes_are_restored_and_the_progress_is_told(sounds, recorded_progress):
     assert not first.requires_grad
     assert model.training
     assert recorded_progress.of("speech")[-1] == (5, 5)
+
+
+def test_long_lists_show_their_progress(model, pictures, capsys):
+    model.encode_image(pictures)
+    assert not capsys.readouterr().err
+    model.encode_image(pictures * 40)
+    assert "pictures: 120/120" in capsys.readouterr().err
 
 
 def test_a_model_without_grounding_has_hidden_states_but_no_embeddings(sounds):
@@ -225,9 +235,9 @@ def test_the_model_card_tells_schedule_data_measures_and_licence(tmp_path, train
     assert "license: cc-by-4.0\n" in card
     assert "\n# mine\n" in card
     assert "vgsplus.load('hf:me/mine')" in card
-    assert "| vgs | 1.0 | 1.0 | 0.001 |" in card
+    assert "| vgs | 1 | 1.0 | 0.001 |" in card
     assert "The corpus c, version 2, under this licence: CC0-1.0." in card
-    assert PIXEL_GRID in card
+    assert f"Description of pictures: {PIXEL_GRID}." in card
     assert "| evaluation after 2 updates | |" in card
     assert "| recall@10 | 0.25 |" in card
     (tmp_path / "README.md").write_text("mine")
@@ -249,6 +259,18 @@ def test_converted_folders_of_older_versions_are_read(model, tmp_path):
     older = {"format": 1, "origin": "x", "model": about["model"], "published_args": None}
     (tmp_path / "model.json").write_text(json.dumps(older))
     assert vgsplus.load(tmp_path).config == model.config
+
+
+def test_embeddings_are_those_of_the_evaluation(trained):
+    corpus, model = Corpus.open(trained.parent / "corpus"), vgsplus.load(trained)
+    split = embed_split(load_model(trained), corpus, "train")
+    sounds = [corpus.audio_path(caption) for caption in split.captions]
+    torch.testing.assert_close(model.encode_speech(sounds), split.speech, **CLOSE)
+    found = model.encode_image([corpus.image_path(image) for image in split.image_ids])
+    torch.testing.assert_close(found, split.images, **CLOSE)
+    torch.testing.assert_close(
+        model.similarity(split.speech, found), split.speech @ split.images.T, atol=1e-5, rtol=1e-5
+    )
 
 
 # ---- documentation ----------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import yaml
 from vgsplus.errors import CheckpointError, DownloadError, VgsplusError
 from vgsplus.interop.huggingface import CONFIG, INDEX, PREPROCESSOR, SAFETENSORS
 from vgsplus.models.vgsplus import VGSPlus
-from vgsplus.training.log import losses_in, read_log
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -95,6 +94,8 @@ def public_record(about: Mapping[str, Any]) -> dict[str, Any]:
     The last scores and validation losses are added from the log of the run, if there is one. Names of files
     lose their folders, which are those of this machine.
     """
+    from vgsplus.training.log import losses_in, read_log  # noqa: PLC0415 - TensorBoard takes half a second
+
     recorded = {key: about[key] for key in ("regions", "training") if key in about}
     if not (training := recorded.get("training")):
         return recorded
@@ -157,7 +158,7 @@ def _training(training: Mapping[str, Any]) -> Iterator[str]:
         if speech := phase.get("additional_speech"):
             further.append(f"additional speech of {speech['corpus']}, weight {speech['weight']}")
         rate = phase.get("optimizer", {}).get("lr")
-        cells = (phase.get("name"), phase.get("epochs"), phase.get("alpha"), rate, "; ".join(further))
+        cells = (phase["name"], f"{phase['epochs']:.4g}", phase["alpha"], rate, "; ".join(further))
         rows.append(f"| {' | '.join(map(str, cells))} |")
     if training["schedule"]:
         yield "The schedule; α weights grounding in pictures, 1 − α self-supervision:"
@@ -181,8 +182,9 @@ def _data(training: Mapping[str, Any], about: Mapping[str, Any], model: VGSPlus)
         yield f"Pictures are read by {model.config.image.backbone}, which is part of the model."
     elif model.config.grounded:
         regions = about.get("regions")
+        regions = regions[0] if isinstance(regions, list) and regions else regions
         name = regions.get("model") if isinstance(regions, dict) else regions
-        yield f"Pictures are described by {name}." if name else "How pictures are described is not recorded."
+        yield f"Description of pictures: {name or 'not recorded'}."
 
 
 def _measures(training: Mapping[str, Any]) -> Iterator[str]:
