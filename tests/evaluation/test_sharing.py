@@ -16,6 +16,7 @@ from vgsplus.evaluation.abx_items import read_items
 from vgsplus.evaluation.abx_layers import AbxTask, score_layers
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.evaluation.lexical import embed_words
+from vgsplus.evaluation.segmentation import evaluate as segmentation
 from vgsplus.functional import check_stop, gather_objects, stopping_together
 from vgsplus.progress import Progress
 
@@ -39,7 +40,7 @@ def together(monkeypatch):
             this.rank = rank
             return function()
 
-        for module in (abx_layers, embeddings, lexical):
+        for module in (abx_layers, embeddings, lexical, segmentation):
             monkeypatch.setattr(module, "own_share", lambda items: items[this.rank :: PROCESSES])
             monkeypatch.setattr(module, "gather_objects", gather)
         with ThreadPoolExecutor(PROCESSES) as pool:
@@ -80,6 +81,19 @@ def test_words(together, toy, make_model, mode):
     alone = embed_words(model, words, mode)
     for shared in together(lambda: embed_words(copy.deepcopy(model), words, mode)):
         torch.testing.assert_close(list(shared), list(alone))
+
+
+def test_segmentation(together, toy, make_model, tmp_path):
+    words = segmentation.read_words(toy / "test.ctm")
+    model = make_model().eval()
+    alone = segmentation.evaluate(model, words)
+    assert sum(len(sound.segments) for sound in words) == alone[0].counts.words.reference
+    grids = tmp_path / "grids"
+    assert (
+        together(lambda: segmentation.evaluate(copy.deepcopy(model), words, textgrids=grids))
+        == [alone] * PROCESSES
+    )
+    assert len(list(grids.rglob("*.TextGrid"))) == len(words)
 
 
 def test_abx_stops_between_pairs(toy, make_model):

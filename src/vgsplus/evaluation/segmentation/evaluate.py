@@ -167,6 +167,7 @@ def evaluate(
     lengths, faults = check_audio([reference.sound for reference in references], model, progress=progress)
     if faults:
         raise CorpusError(faults)
+    gather_objects(None)  # no process writes a TextGrid before all have looked for them
     words = sum(len(reference.segments) for reference in references)
     rate = words * audio.SAMPLE_RATE / sum(lengths)
     own = {reference.file: reference for reference in own_share(references)}
