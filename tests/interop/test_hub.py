@@ -2,14 +2,18 @@
 
 import json
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import vgsplus
+from vgsplus.cli import app
 from vgsplus.errors import CheckpointError, DownloadError, VgsplusError
 from vgsplus.interop.pretrained import PretrainedModel
 
@@ -44,6 +48,7 @@ def test_a_model_in_the_cache_is_that_of_the_run(saved, trained, tmp_path):
     options = {"cache_dir": tmp_path / "cache", "local_files_only": True, "revision": "v1"}
     for model in (
         vgsplus.load("hf:me/mine"),
+        vgsplus.load(Path("hf:me/mine"), device="cpu"),
         PretrainedModel.from_pretrained("me/mine"),
         PretrainedModel.from_pretrained("me/mine", **options),
     ):
@@ -53,6 +58,17 @@ def test_a_model_in_the_cache_is_that_of_the_run(saved, trained, tmp_path):
         assert model.config == expected.config
     PretrainedModel.from_pretrained("me/mine").save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "config.json").read_text() == (saved / "config.json").read_text()
+
+
+@pytest.mark.usefixtures("saved")
+def test_the_command_line_takes_names_of_the_hub(trained, tmp_path):
+    sounds = trained.parent / "corpus" / "audio"
+    found = CliRunner().invoke(
+        app, ["embed", "hf:me/mine", str(sounds), str(tmp_path / "out"), "--layers", "1"]
+    )
+    assert found.exit_code == 0, found.output
+    hidden = vgsplus.load(trained).layers(sounds / "0.wav")[1]
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "0.npy"), hidden, atol=1e-5)
 
 
 @pytest.mark.usefixtures("saved")

@@ -252,6 +252,14 @@ def test_a_folder_with_another_model_is_not_overwritten(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize("training", [5, {"schedule": [{}]}, {"schedule": [], "updates": "x"}])
+def test_a_broken_record_of_the_training_is_told(training, tmp_path):
+    model = make(about={"training": training})
+    with pytest.raises(CheckpointError, match=r'is broken .*Remove "training" from the config\.json'):
+        model.save_pretrained(tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+
+
 def test_converted_folders_of_older_versions_are_read(model, tmp_path):
     model.save_pretrained(tmp_path)
     about = json.loads((tmp_path / "config.json").read_text())

@@ -179,17 +179,25 @@ class PretrainedModel(VGSPlus):
             repo_id: "organisation/name" on the hub, for the model card.
 
         Raises:
-            CheckpointError: the folder holds a model of another kind.
+            CheckpointError: the folder holds a model of another kind, or what is recorded of the training is
+                broken.
             OSError: it cannot be written.
         """
         folder = Path(save_directory)
         if (folder / CONFIG).exists() and read_about(folder) is None:
             raise CheckpointError(f"{folder}: holds a model of another kind. Choose another folder.")
+        try:
+            about = hub.public_record(self.about)
+            card = hub.model_card(self, about, licence=licence, repo_id=repo_id)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f'The record of the training of this model is broken ({error!r}). Remove "training" from the '
+                f"{CONFIG} it was loaded with."
+            ) from None
         folder.mkdir(parents=True, exist_ok=True)
-        about = hub.public_record(self.about)
         write_model(self, folder, about)
         if not (folder / hub.CARD).exists():
-            write_file(folder / hub.CARD, hub.model_card(self, about, licence=licence, repo_id=repo_id))
+            write_file(folder / hub.CARD, card)
 
     def push_to_hub(
         self,
@@ -296,8 +304,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> PretrainedM
         VgsplusError: the path is missing, broken or of an unknown kind, a tensor has a wrong shape, or a
             model on the hub cannot be fetched.
     """
-    if isinstance(path, str) and path.startswith(hub.PREFIX):
-        path = hub.fetch(path.removeprefix(hub.PREFIX))
+    if (name := str(path)).startswith(hub.PREFIX):
+        path = hub.fetch(name.removeprefix(hub.PREFIX))
     model, report = load_with_report(path)
     ours = {name for name in report.unused if not name.startswith(fast_vgs.DISCARDED)}
     if report.initial or ours or report.assumed:
