@@ -11,6 +11,7 @@
     images/          images; an image id is a path relative to image_root
     audio/           sounds that were converted, as 16 kHz mono WAV PCM16
     *.item           ABX items: "#file onset offset #phone prev-phone next-phone speaker"; #file: a caption id
+    *.ctm            times of the words of a split, of the toy corpus: "caption-id 1 start duration word"
     skipped.jsonl    {reason, what} of each skipped caption; absent if there are none
 
 No image is in two splits, except for pairs of splits listed in corpus.json as "shared_images":
