@@ -65,7 +65,7 @@ def data_stamps(
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare the stamps of Tux Paint: pictures with words recorded in many languages."""
-    from vgsplus.corpora.sources.stamps import prepare_stamps
+    from vgsplus.corpora.sources.stamps.corpus import prepare_stamps
 
     _prepare(prepare_stamps, root, out, regions=regions, seed=seed, overwrite=overwrite)
 
@@ -215,6 +215,31 @@ def data_table(
     from vgsplus.corpora.sources.table import prepare_table
 
     _prepare(prepare_table, csv, out, regions=regions, seed=seed, overwrite=overwrite)
+
+
+@data.command("folder")
+def data_folder(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of sounds and pictures.")],
+    out: CorpusOut,
+    speakers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of lines SOUND SPEAKER, such as `anna/dog_1 Anna`. Default: sub-folders are speakers."
+        ),
+    ] = None,
+    regions: Regions = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare a folder of your own recordings and pictures, paired by name: dog.wav and dog.jpg.
+
+    Several recordings of a picture are numbered: dog_1.wav, dog-2.wav. The picture is beside the sound or in
+    a folder above it; dog.txt beside dog.wav is its text. Sub-folders train, validation and test are splits;
+    without them, 80, 10 and 10 % of the pictures are.
+    """
+    from vgsplus.corpora.sources.folder import prepare_folder
+
+    _prepare(prepare_folder, folder, out, speakers=speakers, regions=regions, seed=seed, overwrite=overwrite)
 
 
 @data.command("kaldi")

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vgsplus.config import RunConfig, presets, to_dict
 from vgsplus.corpora import Corpus
-from vgsplus.corpora.sources.stamps import prepare_stamps
+from vgsplus.corpora.sources.stamps.corpus import prepare_stamps
 from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import Interrupted, VgsplusError
 from vgsplus.experiments.scoring import Scoring

@@ -13,8 +13,8 @@ from vgsplus.audio import SAMPLE_RATE, read
 from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.format import CaptionEntry
 from vgsplus.corpora.sounds import Sound
-from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
-from vgsplus.corpora.sources.stamps import image_digest, prepare_stamps, read_texts
+from vgsplus.corpora.sources.stamps.corpus import image_digest, prepare_stamps, read_texts
+from vgsplus.corpora.sources.stamps.splits import assign_splits, unite_copies
 from vgsplus.errors import CorpusError
 
 LANGUAGES = ("en", "bg", "pt_BR", "ru")

@@ -53,13 +53,20 @@ def prepare_table(csv_path: Path, root: Path, **options: Unpack[TableOptions]) -
 
 
 def prepare_rows(
-    table: Table, root: Path, *, name: str, provenance: dict[str, Any], **options: Unpack[TableOptions]
+    table: Table,
+    root: Path,
+    *,
+    name: str,
+    provenance: dict[str, Any],
+    how_to_split: str = "add a column 'split'",
+    **options: Unpack[TableOptions],
 ) -> Summary:
     """Prepare the rows of a table as a corpus at `root`.
 
     If the table has no splits, 80/10/10 % of the images are assigned to train, validation and test at random,
     and rows without an image to train; if there are no images, recordings are assigned. Images, and sounds
     that are 16 kHz mono WAV (PCM16) or FLAC, are used in place; other sounds are converted into the corpus.
+    `how_to_split` tells, in the message about too few images, how a user assigns splits.
 
     Raises:
         CorpusError: all faults of the table, with their lines, including images that are not in `regions`; or
@@ -86,7 +93,7 @@ def prepare_rows(
             yield from _copy_faults([(pair, pair[0].audio, pair[1].digest) for pair in usable])
             yield from usable
         else:
-            yield from _assign_splits(table, usable, digests, seed)
+            yield from _assign_splits(table, usable, digests, seed, how_to_split)
 
     def add_images(writer: CorpusWriter, images: Sequence[str]) -> Mapping[str, str]:
         images = sorted(images, key=Path)
@@ -110,8 +117,11 @@ def prepare_rows(
 
 
 def _image_root(table: Table) -> Path | None:
-    """Return the folder of the table if it contains all images, else the deepest one that does, or None."""
-    folder = table.path.parent.absolute()
+    """Return the folder of the table if it contains all images, else the deepest one that does, or None.
+
+    A folder of recordings is its own.
+    """
+    folder = (table.path if table.path.is_dir() else table.path.parent).absolute()
     parents = [str(Path(entry.image).parent) for entry in table.entries if entry.image is not None]
     if not parents:
         return None
@@ -126,14 +136,15 @@ def _copy_faults(files: Sequence[tuple[Usable, str, str]]) -> Iterator[str]:
     for (entry, sound), path, digest in files:
         (other, _), other_path = first.setdefault(digest, ((entry, sound), path))
         if other_path != path and other.split != entry.split:
+            line = "" if other.origin == entry.origin else f" (line {other.line})"
             yield (
                 f"{entry.origin}: {Path(path).name} in {entry.split!r} is a copy of {Path(other_path).name} "
-                f"in {other.split!r} (line {other.line}). Keep both in one split."
+                f"in {other.split!r}{line}. Keep both in one split."
             )
 
 
 def _assign_splits(
-    table: Table, usable: list[Usable], digests: Mapping[str, str], seed: int
+    table: Table, usable: list[Usable], digests: Mapping[str, str], seed: int, how_to_split: str
 ) -> Iterator[Usable | str]:
     """Assign random splits; rows that share an image or a recording are in the same split."""
     groups = _groups_by_image(usable, digests) if digests else _groups_by_sound(usable)
@@ -142,7 +153,7 @@ def _assign_splits(
         what = "picture" if digests else "recording"
         yield (
             f"{table.path}: {len(members)} {what}(s) cannot be split into train, validation and test. "
-            f"Name {MIN_TO_SPLIT} or more, or add a column 'split'."
+            f"Name {MIN_TO_SPLIT} or more, or {how_to_split}."
         )
     held = max(1, round(len(members) * HELD_OUT_FRACTION))
     order = np.random.default_rng([seed]).permutation(len(members))

@@ -200,7 +200,7 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
     split = values.get("split")
     if split:
         table.splits.add(split)
-        if not _is_split(split):
+        if not is_split(split):
             table.fault(line, f"unknown split {split!r}. {_split_hint(split)}")
     audio, image = (_located(table, line, values.get(column, "")) for column in ("audio", "image"))
     start, end = (_seconds(table, line, column, values.get(column, "")) for column in ("start", "end"))
@@ -236,7 +236,8 @@ def _seconds(table: Table, line: int, column: str, cell: str) -> float | None:
     return None
 
 
-def _is_split(name: str | None) -> bool:
+def is_split(name: str | None) -> bool:
+    """Return whether a split has this name: train, validation, test or test_NAME."""
     return name is not None and (name in SPLITS or name.startswith("test_"))
 
 
@@ -301,7 +302,7 @@ def check_rows(table: Table) -> None:
                     f"line {conflict.line}. Keep all its rows in one split."
                 )
     # With a misspelt split, "train" may only seem to be missing.
-    if table.splits and "train" not in table.splits and all(map(_is_split, table.splits)):
+    if table.splits and "train" not in table.splits and all(map(is_split, table.splits)):
         table.faults.append(f"{table.path}: no row has the split 'train'. Give it to most of the rows.")
 
 
@@ -309,7 +310,7 @@ def _shares(kind: str, row: CaptionEntry, other: CaptionEntry) -> bool:
     """Return whether two rows with the same file, in different splits, are a fault."""
     ends = [float("inf") if one.end is None else one.end for one in (row, other)]
     overlap = (row.start or 0.0) < ends[1] and (other.start or 0.0) < ends[0]
-    return _is_split(row.split) and _is_split(other.split) and (kind == "image" or overlap)
+    return is_split(row.split) and is_split(other.split) and (kind == "image" or overlap)
 
 
 def _name(folder: Path, audio: Path, start: float | None, end: float | None) -> str:

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from vgsplus.corpora import CorpusWriter, Summary
 from vgsplus.corpora.format import CaptionEntry
 from vgsplus.corpora.prepare import Usable, add_captions, add_image_regions
-from vgsplus.corpora.sources.stamp_splits import assign_splits, unite_copies
+from vgsplus.corpora.sources.stamps.splits import assign_splits, unite_copies
 from vgsplus.errors import CorpusError
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress

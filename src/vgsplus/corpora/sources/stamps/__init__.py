@@ -1,0 +1,1 @@
+"""The stamps of Tux Paint: `corpus` prepares them, `splits` assigns splits."""
