@@ -199,8 +199,17 @@ def test_a_report_is_drawn_again_with_the_corpus_of_its_runs(reproduced, tmp_pat
 def test_training_scores_what_it_grounded(tiny_corpus, tmp_path, capsys, variant, scored):
     arguments = ["--set", f"corpus={tiny_corpus}", "--set", f"schedule.variant={variant}"]
     arguments += ["--set", "schedule.epochs=1", "--set", "accelerator=cpu", "--set", "model.feature_dim=12"]
-    code, _, err = run(capsys, "train", "smoke", "--out", tmp_path / "run", *arguments)
+    code, out, err = run(capsys, "train", "smoke", "--out", tmp_path / "run", *arguments)
     assert code == 0, err
+    shown = [line.strip() for line in out.splitlines() if line.startswith("  vgsplus ")]
+    assert shown == [
+        *([f"vgsplus evaluate retrieval {tmp_path}/run"] if scored else []),
+        f"vgsplus evaluate abx {tmp_path}/run {tiny_corpus}/test.item {tiny_corpus}/audio",
+        f"vgsplus report {tmp_path}/run",
+    ]
+    for command in shown if scored else ():
+        code, _, err = run(capsys, *shlex.split(command)[1:])
+        assert code == 0, err
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     scores = [record["scores"] for record in records if record["kind"] == "evaluation"]
     assert bool(scores) == scored

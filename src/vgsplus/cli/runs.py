@@ -1,6 +1,7 @@
 """Commands that train (`train`, `reproduce`), write reports (`report`) and check (`doctor`)."""
 
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,10 @@ from vgsplus.errors import VgsplusError
 from vgsplus.progress import console_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vgsplus.config import RunConfig
+    from vgsplus.corpora import Corpus
     from vgsplus.experiments.study import OpenStudy
 
 
@@ -45,6 +49,23 @@ def train(
             progress=progress,
         )
     typer.echo(f"{result.state.global_step} updates; {result.path}")
+    typer.echo(
+        "\n".join(["How to go on:", *(f"  vgsplus {line}" for line in _next_commands(out, corpus, splits))])
+    )
+
+
+def _next_commands(run: Path, corpus: "Corpus", splits: "Sequence[str]") -> list[str]:
+    """Return commands that apply to a trained run; `splits` are those it can retrieve in."""
+    commands = []
+    if splits:
+        commands.append(["evaluate", "retrieval", run])
+        if "test" not in splits:
+            commands[-1] += ["--split", splits[0]]
+    # Of several item files, those of a test split come first.
+    if items := sorted(corpus.root.glob("*.item"), key=lambda item: (not item.name.startswith("test"), item)):
+        commands.append(["evaluate", "abx", run, items[0], corpus.audio_root])
+    commands.append(["report", run])
+    return [shlex.join(map(str, words)) for words in commands]
 
 
 def reproduce(
