@@ -12,6 +12,8 @@
     audio/           sounds that were converted, as 16 kHz mono WAV PCM16
     *.item           ABX items: "#file onset offset #phone prev-phone next-phone speaker"; #file: a caption id
     *.ctm            times of the words of a split, of the toy corpus: "caption-id 1 start duration word"
+    *.boxes          where the objects are that words name, of the toy corpus: "#file onset offset word x1 y1
+                     x2 y2"; #file: a caption id, the box as in regions.h5
     skipped.jsonl    {reason, what} of each skipped caption; absent if there are none
 
 No image is in two splits, except for pairs of splits listed in corpus.json as "shared_images":
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 FORMAT = 1
 INFO_FILE, CAPTIONS_FILE, SKIPPED_FILE = "corpus.json", "captions.jsonl", "skipped.jsonl"
 ITEM_COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
+BOX_COLUMNS = ("#file", "onset", "offset", "word", "x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from vgsplus.evaluation.hidden_states import (
     map_sounds,
     read_sound,
 )
+from vgsplus.evaluation.pointing.localise import STEP, Localisation, localise
 from vgsplus.files import as_on_disk, is_file, write_file
 from vgsplus.functional import check_stop
 from vgsplus.interop import fast_vgs, hub
@@ -140,8 +141,7 @@ class PretrainedModel(VGSPlus):
             f"{path}: there is no such picture." for path in files if not is_file(as_on_disk(path))
         ]:
             raise CorpusError(faults)
-        if regions is None and self.config.image is None:
-            regions = restore_regions(self.about.get("regions"), self._device)
+        regions = self._regions(regions)
         found: list[Tensor] = []
         with _display(progress, len(listed)) as shown, inference(self):
             for batch in batched(parallel_map(_picture, listed, at_once=2 * BATCH_PICTURES), BATCH_PICTURES):
@@ -155,6 +155,44 @@ class PretrainedModel(VGSPlus):
     def similarity(a: Tensor, b: Tensor) -> Tensor:
         """Return the dot products (N, M) of all pairs of embeddings (N, D) and (M, D), as in training."""
         return a.float() @ b.float().T
+
+    def localise(
+        self,
+        sound: Sound,
+        image: Picture,
+        *,
+        step: float = STEP,
+        regions: RegionFunction | None = None,
+        progress: Progress | None = None,
+    ) -> Localisation:
+        """Find which moments of a sound and regions of a picture make up their similarity.
+
+        The sound is embedded once for each moment, with a window around it silenced, so that the time grows
+        with the square of its length.
+
+        Args:
+            sound: a file or an array of samples.
+            image: a file or an image of Pillow.
+            step: seconds from one moment to the next, positive.
+            regions: see `encode_image`.
+            progress: receives the stage "windows". None: displayed from 100 moments on.
+
+        Returns:
+            times (T,) in seconds, boxes (R, 4), scores (T, R) of both together, time_scores (T,) and
+            region_scores (R,) of each alone, and the similarity; see `Localisation`.
+
+        Raises:
+            AudioError: the sound cannot be read, is silent or too short for a frame.
+            CorpusError: the picture is missing or cannot be decoded.
+            VgsplusError: as for `encode_image`, or the step is not positive.
+        """
+        self._require_embeddings()
+        if not step > 0:
+            raise VgsplusError(f"The step from one moment to the next must be positive, not {step} s.")
+        signal, picture = audio.normalise(read_sound(self, sound)), _picture(image)
+        inputs = image_inputs(self.config, [picture], self._regions(regions))
+        with _display(progress, round(len(signal) / SAMPLE_RATE / step)) as shown:
+            return localise(self, signal, inputs, step=step, progress=shown)
 
     def layers(self, sound: Sound) -> dict[int, Tensor]:
         """Return the hidden states of all layers of one sound; see `evaluation.hidden_states.layers_of`.
@@ -265,6 +303,12 @@ class PretrainedModel(VGSPlus):
     @property
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def _regions(self, given: RegionFunction | None) -> RegionFunction | None:
+        """Return the function that describes pictures; None for a model that reads them."""
+        if given is None and self.config.image is None:
+            return restore_regions(self.about.get("regions"), self._device)
+        return given
 
     def _require_embeddings(self) -> None:
         if not self.config.grounded:

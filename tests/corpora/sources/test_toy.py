@@ -11,7 +11,7 @@ from vgsplus.corpora import Corpus, validate
 from vgsplus.corpora.alignments.folder import read_alignments
 from vgsplus.corpora.sources.toy.corpus import TOKENS_PER_CELL, VOICES, prepare_toy
 from vgsplus.corpora.sources.toy.espeak import Voice, speak
-from vgsplus.corpora.sources.toy.pictures import SIDE, draw
+from vgsplus.corpora.sources.toy.pictures import SIDE, box_of, draw
 from vgsplus.corpora.sources.toy.scenes import COLOURS, HELD_OUT, SHAPES, Scene, Thing, describe, draw_scene
 from vgsplus.errors import VgsplusError
 from vgsplus.regions.pixel_grid import PIXEL_GRID
@@ -278,3 +278,25 @@ def test_the_words_of_every_split_are_an_alignment_of_its_captions(toy):
         captions = corpus.captions(split)
         assert [text.replace("_", " ") for text in spoken.values()] == [caption.text for caption in captions]
         assert all(caption.id.endswith(file) for file, caption in zip(spoken, captions, strict=True))
+
+
+def test_a_box_holds_all_of_a_thing_and_nothing_else():
+    rng = np.random.default_rng(3)
+    for shape in SHAPES:
+        thing = Thing(shape, "black", "big", *rng.uniform(0.3, 0.7, 2), 0.2, rng.uniform(-12, 12))
+        drawn, empty = (np.asarray(draw(Scene(things, 0.5)), int) for things in ((thing,), ()))
+        rows, columns = np.abs(drawn - empty).max(-1).nonzero()
+        extent = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIDE
+        np.testing.assert_allclose(box_of(thing), extent, atol=0.025)  # of pixels and the edge
+
+
+def test_every_shape_that_is_spoken_has_a_box_at_its_time(toy):
+    for split in ("train", "validation", "test"):
+        header, *lines = (toy / f"{split}.boxes").read_text().splitlines()
+        assert header == "#file onset offset word x1 y1 x2 y2"
+        named = [line.split() for line in lines]
+        spoken = [line.split() for line in (toy / f"{split}.ctm").read_text().splitlines()]
+        shapes = [(row, shape) for row in spoken for shape in row[4].split("_") if shape in SHAPES]
+        assert [(row[0], row[3]) for row in named] == [(row[0], shape) for row, shape in shapes]
+        times = [(float(row[2]), float(row[2]) + float(row[3])) for row, _ in shapes]
+        assert np.array([row[1:3] for row in named], float) == pytest.approx(np.array(times), abs=2e-4)

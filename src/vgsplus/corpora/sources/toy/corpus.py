@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Caption, CorpusWriter, Summary
-from vgsplus.corpora.format import ITEM_COLUMNS
+from vgsplus.corpora.format import BOX_COLUMNS, ITEM_COLUMNS
 from vgsplus.corpora.sources.toy.espeak import SILENCE_PHONE, Interval, Voice, speak
-from vgsplus.corpora.sources.toy.pictures import draw
+from vgsplus.corpora.sources.toy.pictures import box_of, draw
 from vgsplus.corpora.sources.toy.scenes import HELD_OUT, Scene, describe, draw_scene
 from vgsplus.errors import VgsplusError
 from vgsplus.progress import SILENT, Progress
@@ -120,8 +120,9 @@ def prepare_toy(
             made = processes.map(make, images, chunksize=8)
         items: dict[str, list[str]] = {split: [] for split in sizes}
         words: dict[str, list[str]] = {split: [] for split in sizes}
+        boxes_of_words: dict[str, list[str]] = {split: [] for split in sizes}
         cells: Counter[tuple[str, ...]] = Counter()
-        for done, ((_, captions), (features, boxes, spoken)) in enumerate(
+        for done, ((scene, captions), (features, boxes, spoken)) in enumerate(
             zip(images, made, strict=True), start=1
         ):
             writer.add_regions(f"{captions[0][0].image}", features, boxes)
@@ -129,12 +130,16 @@ def prepare_toy(
                 writer.add_caption(replace(caption, num_samples=num_samples))
                 items[caption.split] += _items(caption, phones, cells)
                 words[caption.split] += _ctm(caption, spoken_words)
+                boxes_of_words[caption.split] += _word_boxes(caption, spoken_words, scene)
             progress.update("images", done, len(images))
         for split in ("validation", "test"):
             text = "\n".join([" ".join(ITEM_COLUMNS), *items[split]]) + "\n"
             (writer.folder / f"{split}.item").write_text(text, encoding="utf-8")
         for split, lines in words.items():
             (writer.folder / f"{split}.ctm").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for split, lines in boxes_of_words.items():
+            text = "\n".join([" ".join(BOX_COLUMNS), *lines]) + "\n"
+            (writer.folder / f"{split}.boxes").write_text(text, encoding="utf-8")
         return writer.finish()
 
 
@@ -206,3 +211,12 @@ def _ctm(caption: Caption, words: Sequence[Interval]) -> Iterator[str]:
     """Yield the words of a caption as lines of a CTM file."""
     for word in words:
         yield f"{caption.id} 1 {word.onset:.4f} {word.offset - word.onset:.4f} {word.name}"
+
+
+def _word_boxes(caption: Caption, words: Sequence[Interval], scene: Scene) -> Iterator[str]:
+    """Yield the words that name shapes, which differ in a scene, as lines of a table of boxes."""
+    boxes = {thing.shape: " ".join(f"{value:.4f}" for value in box_of(thing)) for thing in scene.things}
+    for word in words:
+        for part in word.name.split("_"):
+            if part in boxes:
+                yield f"{caption.id} {word.onset:.4f} {word.offset:.4f} {part} {boxes[part]}"

@@ -1,6 +1,7 @@
 """Draw the scenes of the toy corpus."""
 
 import colorsys
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -40,12 +41,24 @@ def draw(scene: Scene) -> Image.Image:
     return canvas.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
-def _draw_thing(brush: ImageDraw.ImageDraw, thing: Thing, side: int) -> None:
+def box_of(thing: Thing) -> tuple[float, float, float, float]:
+    """Return the box of a thing as (x1, y1, x2, y2) in [0, 1], without the half of its edge outside it."""
+    points = np.concatenate([points for points, _ in _placed_parts(thing)])
+    x1, y1, x2, y2 = (float(value) for value in np.r_[points.min(axis=0), points.max(axis=0)].clip(0, 1))
+    return x1, y1, x2, y2
+
+
+def _placed_parts(thing: Thing) -> Iterator[Part]:
+    """Yield the parts of a thing where they are in the image, in [0, 1], and their shades."""
     angle = np.deg2rad(thing.tilt)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     for points, shade in SHAPE_PARTS[thing.shape]:
-        placed = (points @ turn * thing.radius + (thing.x, thing.y)) * side
-        path = [(float(x), float(y)) for x, y in placed]
+        yield points @ turn * thing.radius + (thing.x, thing.y), shade
+
+
+def _draw_thing(brush: ImageDraw.ImageDraw, thing: Thing, side: int) -> None:
+    for points, shade in _placed_parts(thing):
+        path = [(float(x), float(y)) for x, y in points * side]
         brush.polygon(path, fill=_shaded(thing.colour, shade))
         edge = _shaded(thing.colour, shade * DARK)
         # The rim and the hole of a ring are two loops; a line along the joint between them would be visible.
