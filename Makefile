@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup demo test check smoke slurm lint format lock clean
+.PHONY: help setup demo test check smoke slurm lint format docs lock clean
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -49,7 +49,7 @@ demo: $(READY) ## make a toy corpus, train two schedules, evaluate, write the re
 		--set model.quantizer_logit_std=5 \
 		--set validate_every=1 --set evaluate_every=null
 
-test: lint smoke check ## lint, types, a smoke run of the whole pipeline, the test suite
+test: lint docs smoke check ## lint, types, the documentation, a smoke run of the whole pipeline, the test suite
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -59,6 +59,9 @@ lint: $(READY) ## ruff and mypy
 format: $(READY) ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## the documentation site in out/docs/html; fails at broken links
+	$(BIN)/python docs/site/build.py
 
 smoke: $(READY) ## the whole pipeline at its smallest, in a temporary folder
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -76,7 +79,7 @@ slurm: $(READY) ## --slurm on a SLURM of this machine alone; needs the Debian pa
 
 lock: ## bring requirements.lock in line with pyproject.toml; add UPGRADE=1 for the newest versions
 	@$(find_uv); \
-	$$uv pip compile --quiet --universal --python-version 3.12 --extra dev \
+	$$uv pip compile --quiet --universal --python-version 3.12 --extra dev --extra docs \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
 		$(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 	@if grep -n '://' requirements.lock; then echo "requirements.lock names a server" >&2; exit 1; fi

@@ -334,6 +334,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> PretrainedM
 
     Args:
         path: one of
+
             - a run of vgsplus (its newest checkpoint), a checkpoint, or a folder that `save_pretrained` or
               `vgsplus convert` wrote;
             - "hf:organisation/name": a model on the Hugging Face hub, or in its cache on this machine;
