@@ -3,18 +3,25 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from helpers import TINY_MODEL, TINY_VISION
+from helpers import CAPTION, TINY_MODEL, TINY_VISION
 from PIL import Image
 
-from vgsplus.audio import SAMPLE_RATE
+from vgsplus.audio import SAMPLE_RATE, load_any, normalise
+from vgsplus.cli import main
+from vgsplus.corpora import Corpus
+from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import AudioError, CorpusError, VgsplusError
+from vgsplus.evaluation.pointing.evaluate import ALL_WORDS, METHODS, _word_shares, evaluate, regions_on
 from vgsplus.evaluation.pointing.localise import WINDOW, region_shares, window_shares, window_times
+from vgsplus.evaluation.pointing.words import read_named_objects
+from vgsplus.evaluation.retrieval import Estimate
 from vgsplus.interop.pretrained import PretrainedModel, PublishedPretrainedModel
 from vgsplus.models.config import PixelConfig
 from vgsplus.models.vision_transformer import VISION_TRANSFORMERS
-from vgsplus.regions.pixel_grid import PIXEL_GRID
+from vgsplus.regions.pixel_grid import PIXEL_GRID, grid_boxes
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
@@ -136,3 +143,130 @@ def test_what_cannot_be_localised_is_told_before_the_model_runs(monkeypatch, tmp
     model.about = {}
     with pytest.raises(VgsplusError, match="Pass regions="):
         model.localise(noise(1), picture())
+
+
+# ---- the pointing game -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpora") / "toy"
+    prepare_toy(root, train_images=1, validation_images=1, test_images=6)
+    return root
+
+
+def objects_in(root, split="test"):
+    captions = {caption.id: caption for caption in Corpus.open(root).captions(split)}
+    return read_named_objects(root / f"{split}.boxes", captions)
+
+
+def test_a_model_that_knows_the_objects_is_right_and_one_that_knows_others_is_not(toy, monkeypatch):
+    objects, corpus, module = objects_in(toy), Corpus.open(toy), "vgsplus.evaluation.pointing.evaluate"
+    images = sorted({named.caption.image for named in objects})
+    shapes = sorted({named.word for named in objects})
+    boxes = {(named.caption.image, named.word): named.boxes for named in objects}
+    monkeypatch.setattr(
+        f"{module}._word_shares",
+        lambda _m, _c, words: iter(torch.eye(len(shapes))[[shapes.index(named.word) for named in words]]),
+    )
+    monkeypatch.setattr(f"{module}._inputs", lambda _m, _c, image: [image])
+
+    def shares(_model, image):
+        (image,) = image
+        on = [regions_on(grid_boxes(), boxes.get((image, shape), ())) for shape in shapes]
+        return None, torch.from_numpy(np.stack(on, axis=1)).float(), torch.from_numpy(grid_boxes())
+
+    monkeypatch.setattr(f"{module}.region_shares", shares)
+    rows = evaluate(make(), corpus, objects)
+    by_method = {row.method: row.accuracy for row in rows if row.word == ALL_WORDS}
+    assert by_method["model"] == Estimate(value=1, low=1, high=1)
+    assert by_method["other captions"].value < 0.6
+    expected = np.mean([regions_on(grid_boxes(), named.boxes).mean() for named in objects])
+    assert by_method["chance"].value == pytest.approx(expected) == pytest.approx(0.1, abs=0.06)
+    assert by_method["largest region"].value == pytest.approx(expected)  # all cells are of one size
+    assert by_method["chance"].low < by_method["chance"].value < by_method["chance"].high
+    words = [row for row in rows if row.word != ALL_WORDS]
+    assert sum(row.tokens for row in words) == rows[0].tokens == len(objects)
+    assert rows[0].pictures == len(images)
+
+
+def test_regions_lie_on_an_object_by_their_centres_or_cover_most_of_a_small_one():
+    grid = grid_boxes(2)
+    assert regions_on(grid, [(0.2, 0.2, 0.8, 0.3)]).tolist() == [True, True, False, False]
+    assert regions_on(grid, [(0.3, 0.3, 0.6, 0.6)]).tolist() == [True, False, False, False]
+    assert regions_on(grid, [(0.3, 0.3, 0.6, 0.6), (0.7, 0.7, 0.8, 0.8)]).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert not regions_on(np.array([[0, 0, 0.1, 0.1]]), [(0.5, 0.5, 0.6, 0.6)]).any()
+
+
+def test_shares_of_words_are_those_of_localise(toy):
+    corpus, model = Corpus.open(toy), make()
+    first, *_ = objects = objects_in(toy)
+    found = _word_shares(model, corpus, objects[:3])
+    sound = normalise(load_any(corpus.audio_path(first.caption)))
+    step = (first.offset - first.onset) / round((first.offset - first.onset) / 0.04)
+    times = np.arange(first.onset + step / 2, first.offset, step)
+    torch.testing.assert_close(next(found), window_shares(model, sound, times)[1].mean(0), **CLOSE)
+    assert len(list(found)) == 2
+
+
+def test_the_command_writes_a_table_with_an_accuracy_of_each_method_and_word(toy, save_run, tmp_path, capsys):
+    run = save_run(make(), tmp_path / "run")
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", "pointing", *map(str, (run, "--corpus", toy, "--out", tmp_path))])
+    table = pd.read_csv(tmp_path / "pointing.csv")
+    assert list(table["method"][:5]) == list(METHODS)
+    assert table["accuracy"].between(0, 1).all()
+    assert (table["low"] <= table["accuracy"]).all()
+    assert "other captions" in capsys.readouterr().out
+
+
+HEADER = "#file onset offset word x1 y1 x2 y2"
+FAULTS = {
+    "another header": (["file onset"], r"x\.boxes:1: the header must be: #file onset offset word x1"),
+    "no words": ([HEADER], "x.boxes: holds no words, only a header"),
+    "a column too few": ([HEADER, "u 0 0.1 cat 0 0 1"], "x.boxes:2: has 7 columns, the header names 8"),
+    "an unknown caption": ([HEADER, "v 0 0.1 cat 0 0 1 1"], "x.boxes:2: the caption v is not in this split"),
+    "no picture": ([HEADER, "w 0 0.1 cat 0 0 1 1"], "x.boxes:2: the caption w has no picture"),
+    "times in no order": ([HEADER, "u 0.2 0.1 cat 0 0 1 1"], "x.boxes:2: onset 0.2 and offset 0.1 must be"),
+    "a time that is no number": ([HEADER, "u 0 nan cat 0 0 1 1"], "x.boxes:2: onset 0 and offset nan must"),
+    "a time after the end": (
+        [HEADER, "u 0 1.3 cat 0 0 1 1"],
+        "x.boxes:2: .* offset 1.3 must be .* of 1.000 s",
+    ),
+    "a box in pixels": ([HEADER, "u 0 1 cat 0 0 90 80"], "x.boxes:2: the box 0 0 90 80 must be x1 y1 x2 y2"),
+    "a box of width and height": (
+        [HEADER, "u 0 1 cat 0.5 0.5 0.2 0.2"],
+        "x.boxes:2: the box 0.5 0.5 0.2 0.2",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_of_a_table_of_boxes(fault, tmp_path):
+    lines, message = FAULTS[fault]
+    (tmp_path / "x.boxes").write_text("\n".join(lines) + "\n")
+    captions = {
+        "u": dataclasses.replace(CAPTION, id="u", image="a.png", num_samples=SAMPLE_RATE),
+        "w": dataclasses.replace(CAPTION, id="w"),
+    }
+    with pytest.raises(CorpusError, match=message):
+        read_named_objects(tmp_path / "x.boxes", captions)
+
+
+def test_what_cannot_point_is_told_before_the_model_runs(toy, tiny_corpus, save_run, tmp_path, capsys):
+    for name, changes, corpus, message in (
+        ("a", {"grounded": False}, toy, "without grounding modules, which points to nothing"),
+        ("b", {"feature_dim": 9}, toy, "its regions have 224 features, but the model takes 9"),
+        ("c", {}, tiny_corpus, "test.boxes: there is no such file"),
+        ("d", {}, None, "config.yaml"),
+    ):
+        run = save_run(make(**changes), tmp_path / name)
+        given = [] if corpus is None else ["--corpus", str(corpus)]
+        with pytest.raises(SystemExit, match="1"):
+            main(["evaluate", "pointing", str(run), *given])
+        assert message in capsys.readouterr().err

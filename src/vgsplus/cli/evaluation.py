@@ -292,3 +292,53 @@ def evaluate_segmentation(
     title = f"Boundaries of {number} words in {len(references)} sounds of {words.name}"
     Console().print(segmentation_terminal(table, title))
     typer.echo(folder / "segmentation.csv")
+
+
+@scoring.command("pointing")
+def evaluate_pointing(
+    run: Model,
+    corpus: Annotated[
+        Path | None, typer.Option(help="A prepared corpus. Default: the training corpus of the run.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split to evaluate.")] = "test",
+    words: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table of spoken words and the boxes of what they name, with the columns #file onset "
+            "offset word x1 y1 x2 y2. Default: SPLIT.boxes of the corpus, which the toy corpus has."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pointing.csv. Default: the folder of RUN.")
+    ] = None,
+) -> None:
+    """Play the pointing game: does the strongest region for a spoken word lie on the object that it names?
+
+    The scores of regions are averaged over the times of the word. A word is right if the centre of the region
+    with the highest score is in the box of the object. Baselines are chance, the central and the largest
+    region, and the words of other captions; intervals are from a bootstrap over pictures.
+    """
+    from vgsplus.config import load_config
+    from vgsplus.corpora import Corpus
+    from vgsplus.evaluation.pointing.evaluate import check_model, evaluate
+    from vgsplus.evaluation.pointing.words import read_named_objects
+    from vgsplus.interop.pretrained import load
+    from vgsplus.report.pointing import pointing_table, pointing_terminal
+    from vgsplus.report.tables import write_csv
+    from vgsplus.training.processes import join_processes
+    from vgsplus.training.run_folder import CONFIG_FILE
+
+    processes = join_processes()
+    folder = out or (run if run.is_dir() else run.parent)
+    opened = Corpus.open(corpus or load_config(run / CONFIG_FILE).corpus)
+    captions = {caption.id: caption for caption in opened.captions(split)}
+    objects = read_named_objects(words or opened.root / f"{split}.boxes", captions)
+    model = load(run).to(processes.fabric.device)
+    check_model(model, opened)
+    with console_progress() if processes.first else SILENT as progress:
+        rows = evaluate(model, opened, objects, progress=progress)
+    if not processes.first:
+        return
+    write_csv(pointing_table(rows), folder / "pointing.csv")
+    Console().print(pointing_terminal(rows, f"Pointing to the objects of words, {opened.name}, {split}"))
+    typer.echo(folder / "pointing.csv")
