@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "vgsplus"
-SDIST_FOLDERS = {"benchmarks", "docs", "src", "tests"}
+SDIST_FOLDERS = {"benchmarks", "docs", "examples", "src", "tests"}
 
 
 def run(*command, cwd):

@@ -63,17 +63,22 @@ def collect() -> None:
 
 
 def as_markdown(notebook: Path) -> str:
-    """Return the cells of a notebook as a page."""
+    """Return the cells of a notebook as a page; a cell that begins with "!" is a command of the shell."""
     cells = json.loads(notebook.read_text())["cells"]
-    texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
-    page = "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in texts)
-    return page.replace("](../docs/", "](../")
+    texts = []
+    for cell in cells:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            text = f"```sh\n{text[1:]}\n```" if text.startswith("!") else f"```python\n{text}\n```"
+        texts.append(text)
+    page = "\n\n".join(texts).replace("](../docs/", "](../")
+    return re.sub(r"\]\(([\w-]+)\.ipynb\)", r"](\1.md)", page)
 
 
 def missing_in_navigation() -> list[str]:
-    """Name pages that no entry of the navigation leads to; notebooks are linked from pages."""
+    """Name pages that no entry of the navigation leads to."""
     navigation = json.dumps(tomllib.loads((HERE / "zensical.toml").read_text())["project"]["nav"])
-    pages = [page.relative_to(PAGES).as_posix() for page in (*PAGES.glob("*.md"), *PAGES.glob("api/*.md"))]
+    pages = [page.relative_to(PAGES).as_posix() for page in PAGES.rglob("*.md")]
     unlisted = [page for page in pages if f'"{page}"' not in navigation]
     return [f"{page}: add it to nav in docs/site/zensical.toml" for page in unlisted]
 
