@@ -342,6 +342,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> PretrainedM
               `args.pkl` next to it, or from the tensors;
             - a fairseq wav2vec 2.0 or HuBERT checkpoint;
             - a Hugging Face wav2vec 2.0 or HuBERT folder.
+
             Bundles get `published` padding. The models of fairseq and Hugging Face are not grounded.
         device: of the model.
 
