@@ -50,10 +50,30 @@ def data_toy(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make the toy corpus: drawn scenes with synthetic spoken descriptions."""
+    """Make the toy corpus: drawn scenes with synthetic spoken descriptions.
+
+    `vgsplus data toy-words` makes isolated words and pictures of the same shapes and colours, for `vgsplus
+    evaluate semantic`.
+    """
     from vgsplus.corpora.sources.toy.corpus import prepare_toy
 
     _prepare(prepare_toy, out, train_images=train_images, seed=seed, overwrite=overwrite)
+
+
+@data.command("toy-words")
+def data_toy_words(
+    out: Annotated[Path, typer.Argument(help="Folder to create, with audio/, images/ and words.csv.")],
+    seed: Seed = 0,
+) -> None:
+    """Make spoken names and pictures of the shapes and colours of the toy corpus.
+
+    They are a set for `vgsplus evaluate semantic`: 20 words by 14 voices, 192 pictures of a single thing.
+    """
+    from vgsplus.corpora.sources.toy.words import TABLE, make_toy_words
+
+    with console_progress() as progress:
+        sounds, pictures = make_toy_words(out, seed=seed, progress=progress)
+    typer.echo(f"{out / TABLE}: {sounds} recordings of words, {pictures} pictures")
 
 
 @data.command("stamps")

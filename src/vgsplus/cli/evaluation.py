@@ -124,6 +124,57 @@ def evaluate_lexical(
     )
 
 
+@scoring.command("semantic")
+def evaluate_semantic(
+    run: Model,
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV file with the columns sound, picture, and word or category or both: a row for each "
+            "recording of a word, picture of a category, or pair. `vgsplus data toy-words` makes one."
+        ),
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for semantic.csv and semantic_words.csv. Default: the folder of RUN."),
+    ] = None,
+) -> None:
+    """Compare spoken words with pictures of objects: do pictures of the own category come first?
+
+    The score, of Khorrami and Räsänen (2024), is the probability that a picture of the category of a word is
+    more similar to the word than a picture of another category. Higher is better, and 0.5 is chance.
+    """
+    from vgsplus.evaluation.lexical import check_layer
+    from vgsplus.evaluation.semantic.scores import CHANCE, semantic_scores
+    from vgsplus.evaluation.semantic.word_pictures import check_files, read_word_pictures
+    from vgsplus.interop.pretrained import load
+    from vgsplus.report.semantic import WORDS, write_semantic
+    from vgsplus.training.processes import join_processes
+
+    processes = join_processes()
+    if not processes.first:
+        return
+    folder = out or (run if run.is_dir() else run.parent)
+    model = load(run).to(processes.fabric.device)
+    check_layer(model, None)
+    found = read_word_pictures(table)
+    with console_progress() as progress:
+        check_files(found, model, progress)
+        images = model.encode_image(found.pictures, progress=progress)
+        speech = model.encode_speech(found.sounds, progress=progress)
+    scores = semantic_scores(model.similarity(speech, images), found.own, found.words)
+    write_semantic(found, scores, folder)
+    mean, published = scores.mean, scores.published_mean
+    typer.echo(
+        f"score {mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f}), by chance {CHANCE}; as published "
+        f"{published.value:.3f} ({published.low:.3f} to {published.high:.3f}), by chance "
+        f"{scores.published_chance:.3f}, at most {2 * scores.published_chance:.3f} "
+        f"({len(found.sounds)} recordings of {len(scores.by_word)} words, {len(found.pictures)} pictures)"
+    )
+    typer.echo(folder / WORDS)
+
+
 @scoring.command("abx")
 def evaluate_abx(
     run: Model,

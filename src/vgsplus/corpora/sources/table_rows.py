@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -58,16 +58,8 @@ def read_table(path: Path) -> Table:
     empty, or if it is the first one and numbers the rows. The line number of a row is that of its first line.
     """
     table = Table(path)
-    text = _decoded(table)
-    if text is None:
-        return table
-    stated = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)  # the first line of some tables of Excel
-    first_line = 1 if stated else 0
-    header_line = next((line for line in text.splitlines()[first_line:] if line.strip()), "")
-    records = list(_records(table, text, stated[1] if stated else _delimiter(header_line), first_line))
+    records = read_records(table, {*COLUMNS, *COLUMN_NAMES})
     if not records:
-        if not table.faults:
-            table.fault(1, "the table is empty. Its first line names the columns: audio,image,…")
         return table
     (line, names), *rows = records
     columns = _header(table, line, names, _unnamed(table, line, names, rows))
@@ -79,6 +71,25 @@ def read_table(path: Path) -> Table:
         table.fault(line, "no row follows the header. Add a line for each recording.")
     check_rows(table)
     return table
+
+
+def read_records(table: Table, columns: Collection[str]) -> list[tuple[int, list[str]]]:
+    """Return the rows of a table that are not blank, the header first, as (line, cells).
+
+    Faults of the text are added to `table`, for which no row may be returned. The separator is the one with
+    which most of `columns` are in the header.
+    """
+    text = _decoded(table)
+    if text is None:
+        return []
+    stated = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)  # the first line of some tables of Excel
+    first_line = 1 if stated else 0
+    header_line = next((line for line in text.splitlines()[first_line:] if line.strip()), "")
+    delimiter = stated[1] if stated else _delimiter(header_line, columns)
+    records = list(_records(table, text, delimiter, first_line))
+    if not records and not table.faults:
+        table.fault(1, "the table is empty. Its first line names the columns.")
+    return records
 
 
 def _decoded(table: Table) -> str | None:
@@ -102,12 +113,12 @@ def _decoded(table: Table) -> str | None:
     return text
 
 
-def _delimiter(header: str) -> str:
-    """Return the separator with which the header has the most known columns."""
+def _delimiter(header: str, columns: Collection[str]) -> str:
+    """Return the separator with which the header has the most of `columns`."""
 
     def known(delimiter: str) -> tuple[int, int]:
-        cells = [_plain(cell) for cell in header.replace('"', "").split(delimiter)]
-        return sum(cell in COLUMNS or cell in COLUMN_NAMES for cell in cells), len(cells)
+        cells = [plain(cell) for cell in header.replace('"', "").split(delimiter)]
+        return sum(cell in columns for cell in cells), len(cells)
 
     return max(",;\t", key=known)
 
@@ -135,7 +146,8 @@ def _records(table: Table, text: str, delimiter: str, first_line: int) -> Iterat
             yield line, cells
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name in lower case, without blanks and invisible characters around it."""
     return name.strip(f"{INVISIBLE} \t\r\n\xa0").lower()
 
 
@@ -145,7 +157,7 @@ def _unnamed(
     """Return unnamed columns to ignore: empty ones, and a first one that numbers the rows (pandas)."""
     ignored = set()
     for index, name in enumerate(names):
-        if _plain(name):
+        if plain(name):
             continue
         cells = [row[index].strip() for _, row in rows if index < len(row)]
         if not any(cells) or (index == 0 and cells == [str(number) for number in range(len(cells))]):
@@ -158,7 +170,7 @@ def _unnamed(
 
 def _header(table: Table, line: int, cells: Sequence[str], ignored: set[int]) -> list[str] | None:
     """Return the columns in order, "" for those to ignore; None if rows cannot be read."""
-    columns = ["" if index in ignored else _plain(cell) for index, cell in enumerate(cells)]
+    columns = ["" if index in ignored else plain(cell) for index, cell in enumerate(cells)]
     if not any(_meant(column) for column in columns):
         table.fault(
             line,
@@ -202,7 +214,7 @@ def _add_row(table: Table, line: int, cells: Sequence[str], columns: Sequence[st
         table.splits.add(split)
         if not is_split(split):
             table.fault(line, f"unknown split {split!r}. {_split_hint(split)}")
-    audio, image = (_located(table, line, values.get(column, "")) for column in ("audio", "image"))
+    audio, image = (located(table, line, values.get(column, "")) for column in ("audio", "image"))
     start, end = (_seconds(table, line, column, values.get(column, "")) for column in ("start", "end"))
     if start is not None and end is not None and end <= start:
         table.fault(line, f"end {values['end']} must be after start {values['start']}, both in seconds.")
@@ -242,13 +254,13 @@ def is_split(name: str | None) -> bool:
 
 
 def _split_hint(split: str) -> str:
-    plain = _plain(split)
-    near = SPLIT_NAMES.get(plain) or next(iter(difflib.get_close_matches(plain, SPLITS)), None)
+    name = plain(split)
+    near = SPLIT_NAMES.get(name) or next(iter(difflib.get_close_matches(name, SPLITS)), None)
     names = "The splits are train, validation, test and test_NAME."
     return f"Did you mean {near!r}? {names}" if near else names
 
 
-def _located(table: Table, line: int, cell: str) -> Path | None:
+def located(table: Table, line: int, cell: str) -> Path | None:
     """Return the file in a cell, relative to the folder of the table; None for an empty or faulty cell.
 
     If there is no such file, backslashes as separators and the other Unicode form are tried.
