@@ -11,7 +11,15 @@ ORDER = (
     *(("errors",), ("remote",), ("files",), ("progress",), ("audio_files",)),
     ("parallel", "validation", "audio", "tensor_files", "functional", "draws"),
     *(("schedule",), ("losses",), ("models",), ("config",), ("fetching", "regions"), ("corpora",)),
-    *(("training", "evaluation"), ("interop",), ("report",), ("experiments",), ("doctor",), ("cli",)),
+    *(
+        ("training", "evaluation"),
+        ("interop",),
+        ("report",),
+        ("experiments",),
+        ("search",),
+        ("doctor",),
+        ("cli",),
+    ),
     ("__main__",),
 )
 RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from vgsplus.cli import models, runs
+from vgsplus.cli import models, runs, searching
 from vgsplus.cli.corpora import data
 from vgsplus.cli.evaluation import scoring
 from vgsplus.errors import Interrupted, NotFiniteError, VgsplusError
@@ -54,6 +54,7 @@ for command in (
     runs.sweep,
     models.convert,
     models.embed,
+    searching.search,
     runs.report,
     runs.doctor,
 ):

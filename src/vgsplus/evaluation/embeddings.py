@@ -17,6 +17,7 @@ from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.hidden_states import batch_by_length, check_finite, inference, map_sounds
 from vgsplus.functional import check_stop, gather_objects, own_share
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.progress import SILENT, Progress
 
 _log = logging.getLogger("vgsplus")
 MAX_SECONDS = 10.0
@@ -52,13 +53,15 @@ def embed_split(
     device: torch.device | str = "cpu",
     pad_to_max: bool = False,
     precision: torch.dtype | None = None,
+    progress: Progress = SILENT,
 ) -> SplitEmbeddings:
     """Embed a split in evaluation mode; the model's modes are restored.
 
     Captions are cropped to their first 10 s (`MAX_SECONDS`), normalised over the crop and batched by length.
     With `pad_to_max`, all are padded to 10 s; with `published` padding the outputs depend on it. Batches of
     `batch_size` captions or images are moved to `device`, where the model is, and computed with autocast to
-    `precision` (None: without). The processes of a run share the batches, and must all call this.
+    `precision` (None: without). The processes of a run share the batches, and must all call this. `progress`
+    receives the stages "pictures" and "captions", of this process.
 
     Raises:
         VgsplusError: a caption without an image, or an embedding that is not finite.
@@ -74,13 +77,16 @@ def embed_split(
         image_ids[caption.image] = None
 
     images: dict[str, Tensor] = {}
+    own_images = own_share(list(batched(image_ids, batch_size)))
+    num_images = sum(map(len, own_images))
     with inference(model, device, precision):
-        for ids in own_share(list(batched(image_ids, batch_size))):
+        for ids in own_images:
             check_stop()
             config = model.config.image
             arrays = corpus.regions(ids) if config is None else (corpus.pixels(ids, config.side),)
             inputs = (torch.from_numpy(array).to(device) for array in arrays)
             images |= zip(ids, model.embed_image(*inputs).float().cpu(), strict=True)
+            progress.update("pictures", len(images), num_images)
 
     moved: set[int] = set()
 
@@ -91,18 +97,20 @@ def embed_split(
         return audio.normalise(signal)
 
     lengths = {index: min(caption.num_samples, MAX_SAMPLES) for index, caption in enumerate(captions)}
-    found = dict(
-        map_sounds(
-            model,
-            model.embed_speech,
-            read,
-            own_share(list(batch_by_length(lengths, size=batch_size))),
-            device=device,
-            precision=precision,
-            min_samples=MAX_SAMPLES if pad_to_max else 0,
-        )
-    )
-    found = {index: embedding.float().cpu() for index, embedding in found.items()}
+    own_sounds = own_share(list(batch_by_length(lengths, size=batch_size)))
+    num_sounds = sum(map(len, own_sounds))
+    found: dict[int, Tensor] = {}
+    for index, embedding in map_sounds(
+        model,
+        model.embed_speech,
+        read,
+        own_sounds,
+        device=device,
+        precision=precision,
+        min_samples=MAX_SAMPLES if pad_to_max else 0,
+    ):
+        found[index] = embedding.float().cpu()
+        progress.update("captions", len(found), num_sounds)
     for other_images, other_found, other_moved in gather_objects((images, found, moved)):
         images |= other_images
         found |= other_found

@@ -90,6 +90,12 @@ class RemotePath(Path):
         """Size of the file in bytes."""
         return self._version().size
 
+    @property
+    def version(self) -> str:
+        """A name that another version of the file, as far as the server tells them apart, does not have."""
+        version = self._version()
+        return f"{version.size} {version.name}"
+
     def read_range(self, start: int, size: int) -> bytes:
         """Return `size` bytes from byte `start`, fewer at the end of the file."""
         if size < SMALL:

@@ -1,0 +1,1 @@
+"""Search in a corpus: pictures by speech and captions by pictures, on a page in the browser."""
