@@ -201,6 +201,8 @@ def test_speech_ranks_pictures_and_a_picture_captions(address, index):
         page.locator(".pictures li button").nth(1).click()
         page.locator(".pair").wait_for()
         assert "2 of 4" in page.locator(".pair").inner_text()
+        page.locator(".pair .light").wait_for()
+        assert 10 <= page.locator(".pair .times span").count() <= 30
         page.locator(".captions .score").first.wait_for()
         best = (index.speech @ index.images[order[1]]).argmax()
         assert page.locator(".captions .pick").first.get_attribute("data-pick") == str(int(best))

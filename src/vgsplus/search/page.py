@@ -1,20 +1,28 @@
 """The page of the search: what it shows, and what follows from a choice."""
 
+import base64
+import io
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 from torch import Tensor
 
 from vgsplus import audio
 from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES, MAX_SECONDS
+from vgsplus.evaluation.pointing.localise import STEP, Localisation, localise
 from vgsplus.search.index import Index, nearest
 
 SHOWN_PICTURES, SHOWN_CAPTIONS = 24, 50
+MOMENTS = 25
+"""Moments of a sound whose scores are shown."""
+LIGHT_SIDE = 48
+"""Pixels of the picture that lights the regions."""
 
 
 class Chosen(NamedTuple):
@@ -23,11 +31,13 @@ class Chosen(NamedTuple):
     Attributes:
         caption: row of a caption, or None.
         recording: embedding (D,) of a recording or file of the visitor, or None. Not both.
+        samples: of the recording, at 16 kHz.
         picture: row of a picture, or None.
     """
 
     caption: int | None = None
     recording: Tensor | None = None
+    samples: audio.Signal | None = None
     picture: int | None = None
 
 
@@ -111,7 +121,7 @@ class Page:
             quiet = {"api_visibility": "private", "show_progress": "hidden"}
             blocks.load(self._show, [chosen, words], parts, **quiet)
             words.change(self._captions, [chosen, words], captions, trigger_mode="always_last", **quiet)
-            recording.change(self._hear, [chosen, words, recording], [chosen, *parts], **quiet)
+            heard = recording.change(self._hear, [chosen, words, recording], [chosen, *parts], **quiet)
 
             def pick_caption(now: Chosen, words: str, event: gr.EventData) -> tuple[Any, ...]:
                 row = _checked(event.row, len(self._index.captions))
@@ -123,9 +133,15 @@ class Page:
                 now = now._replace(picture=None if row == now.picture else row)
                 return now, *self._show(now, words)
 
-            captions.select(pick_caption, [chosen, words], [chosen, recording, *parts], **quiet)
-            for shown in (pictures, pair):
-                shown.select(pick_picture, [chosen, words], [chosen, *parts], **quiet)
+            picked = [
+                captions.select(pick_caption, [chosen, words], [chosen, recording, *parts], **quiet),
+                *(
+                    shown.select(pick_picture, [chosen, words], [chosen, *parts], **quiet)
+                    for shown in (pictures, pair)
+                ),
+            ]
+            for event in (heard, *picked):  # a large model needs seconds for it
+                event.then(partial(self._pair, located=True), chosen, pair, **quiet)
         return blocks
 
     def _hear(self, now: Chosen, words: str, path: str | None) -> tuple[Any, ...]:
@@ -138,14 +154,15 @@ class Page:
         else:
             try:
                 samples = audio.load_any(path)
-                now = now._replace(
-                    caption=None, recording=self._index.model.encode_speech([samples[:MAX_SAMPLES]])[0]
-                )
+                cropped = len(samples) > MAX_SAMPLES
+                samples = samples[:MAX_SAMPLES]
+                embedding = self._index.model.encode_speech([samples])[0]
+                now = now._replace(caption=None, recording=embedding, samples=samples)
             except VgsplusError as error:
                 raise gr.Error(
                     str(error).replace(path, Path(path).name), title="This sound", print_exception=False
                 ) from None
-            if len(samples) > MAX_SAMPLES:
+            if cropped:
                 gr.Info(f"The first {MAX_SECONDS:g} seconds are searched for, as in evaluation.")
         return now, *self._show(now, words)
 
@@ -217,17 +234,27 @@ class Page:
             title = f"Pictures, ranked for “{_text(index.captions[now.caption])}”"
         return str(self._parts.pictures(title, cards, own=own is not None, show=show))
 
-    def _pair(self, now: Chosen) -> str:
+    def _pair(self, now: Chosen, *, located: bool = False) -> str:
         index, query = self._index, self._query(now)
         if now.picture is None:
             return ""
         name = index.image_ids[now.picture]
         if query is None:
             return str(
-                self._parts.pair(Card(row=now.picture, name=name), None, 0, 0, own=False, show=_key(now))
+                self._parts.pair(
+                    Card(row=now.picture, name=name),
+                    None,
+                    0,
+                    0,
+                    own=False,
+                    show=_key(now),
+                    light=None,
+                    times=[],
+                )
             )
         scores = index.images @ query
         score = scores[now.picture]
+        found = self._locate(now) if located else None
         said, own = "Your recording", False
         if now.caption is not None:
             said = f"“{_text(index.captions[now.caption])}”"
@@ -240,8 +267,30 @@ class Page:
                 len(scores),
                 own=own,
                 show=_key(now),
+                light=None if found is None else _light(found),
+                times=[] if found is None else _shares(found.time_scores).tolist(),
             )
         )
+
+    def _locate(self, now: Chosen) -> Localisation | None:
+        """Return where in the chosen picture and when in the sound they agree, in about MOMENTS steps."""
+        index, model = self._index, self._index.model
+        assert now.picture is not None
+        ids, image = [index.image_ids[now.picture]], model.config.image
+        try:
+            samples = now.samples
+            if now.caption is not None:
+                samples = audio.read_crop(index.corpus.audio_path(index.captions[now.caption]), MAX_SAMPLES)[
+                    0
+                ]
+            assert samples is not None
+            arrays = index.corpus.regions(ids) if image is None else (index.corpus.pixels(ids, image.side),)
+            device = next(model.parameters()).device
+            inputs = [torch.from_numpy(array).to(device) for array in arrays]
+            step = len(samples) / audio.SAMPLE_RATE / MOMENTS
+            return localise(model, audio.normalise(samples), inputs, step=max(step, STEP))
+        except VgsplusError:  # the ranks are shown all the same
+            return None
 
 
 def _checked(row: object, count: int) -> int | None:
@@ -259,6 +308,28 @@ def _key(now: Chosen) -> str:
     """Return a text that differs between choices."""
     recording = None if now.recording is None else float(now.recording.sum())
     return f"{now.caption} {recording} {now.picture}"
+
+
+def _shares(scores: Tensor) -> Tensor:
+    """Return scores as shares of the largest, negative ones as 0."""
+    positive = scores.clamp(min=0)
+    return positive / positive.max().clamp(min=1e-12)
+
+
+def _light(found: Localisation) -> str:
+    """Return a picture, as a data URI, that darkens all but the regions with positive scores."""
+    light = torch.zeros(LIGHT_SIDE, LIGHT_SIDE)
+    for box, share in zip(
+        (found.boxes * LIGHT_SIDE).round().int().tolist(), _shares(found.region_scores), strict=True
+    ):
+        left, top, right, bottom = box
+        light[top:bottom, left:right] = light[top:bottom, left:right].clamp(min=float(share))
+    dark = (255 * 0.55 * (1 - light)).byte().numpy()
+    buffer = io.BytesIO()
+    shade = Image.new("LA", (LIGHT_SIDE, LIGHT_SIDE))
+    shade.putalpha(Image.fromarray(dark))
+    shade.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _text(caption: Caption) -> str:
