@@ -206,8 +206,9 @@ def test_training_scores_what_it_grounded(tiny_corpus, tmp_path, capsys, variant
         *([f"vgsplus evaluate retrieval {tmp_path}/run"] if scored else []),
         f"vgsplus evaluate abx {tmp_path}/run {tiny_corpus}/test.item {tiny_corpus}/audio",
         f"vgsplus report {tmp_path}/run",
+        *([f"vgsplus search {tiny_corpus} --model {tmp_path}/run"] if scored else []),
     ]
-    for command in shown if scored else ():
+    for command in shown[:3] if scored else ():
         code, _, err = run(capsys, *shlex.split(command)[1:])
         assert code == 0, err
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -57,14 +57,15 @@ def train(
 def _next_commands(run: Path, corpus: "Corpus", splits: "Sequence[str]") -> list[str]:
     """Return commands that apply to a trained run; `splits` are those it can retrieve in."""
     commands = []
+    split = [] if not splits or "test" in splits else ["--split", splits[0]]
     if splits:
-        commands.append(["evaluate", "retrieval", run])
-        if "test" not in splits:
-            commands[-1] += ["--split", splits[0]]
+        commands.append(["evaluate", "retrieval", run, *split])
     # Of several item files, those of a test split come first.
     if items := sorted(corpus.root.glob("*.item"), key=lambda item: (not item.name.startswith("test"), item)):
         commands.append(["evaluate", "abx", run, items[0], corpus.audio_root])
     commands.append(["report", run])
+    if splits and corpus.info["image_root"]:
+        commands.append(["search", corpus.root, "--model", run, *split])
     return [shlex.join(map(str, words)) for words in commands]
 
 
