@@ -54,6 +54,7 @@ for command in (
     runs.sweep,
     models.convert,
     models.embed,
+    models.explain,
     searching.search,
     runs.report,
     runs.doctor,

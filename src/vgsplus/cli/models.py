@@ -1,4 +1,4 @@
-"""Commands that convert checkpoints (`convert`) and extract hidden states (`embed`)."""
+"""Commands that use a model: `convert` its checkpoint, `embed` sounds, `explain` a similarity."""
 
 import itertools
 import os
@@ -88,3 +88,30 @@ def embed(
         typer.echo(f"Missing in {sounds}, and so in {out}: {', '.join(absent)}")
     if form == "zerospeech":
         typer.echo(f'Fill in the values "{FILL_IN}" of {out / META}.')
+
+
+def explain(
+    run: Model,
+    sound: Annotated[Path, typer.Argument(help="A sound file of any rate.")],
+    picture: Annotated[Path, typer.Argument(help="A picture.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Figure to write: .png, .pdf or .svg.")],
+) -> None:
+    """Draw where in a picture and when in a sound a model finds what they share.
+
+    The picture shows its colours where the regions are that the sound names, and is pale elsewhere: for the
+    complete sound, and at a few moments. Below is the score of each moment: the similarity that is lost if
+    the sound is silent there.
+    """
+    from vgsplus.audio import load_any
+    from vgsplus.interop.pretrained import load
+    from vgsplus.regions.images import open_image
+    from vgsplus.report.pointing import check_figure, write_figure
+    from vgsplus.training.runtime import device_name
+
+    check_figure(out)
+    signal, image = load_any(sound), open_image(picture)
+    found = load(run, device=device_name("auto")).localise(signal, image)
+    title = f"{sound.name} and {picture.name}: similarity {found.similarity:.3g}"
+    write_figure(out, signal, image, found, title)
+    typer.echo(out)
