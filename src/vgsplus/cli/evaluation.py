@@ -309,7 +309,7 @@ def evaluate_segmentation(
     Frames to which a head of a layer attends most are a word if they are consecutive, as in VG-HuBERT (Peng
     and Harwath, Interspeech 2022). Every layer is scored with all heads together and with each alone, and by
     minimum cuts of the similarities of its frames, next to words of equal length and words between valleys of
-    the energy; these three are told how many words there are. Scores are precision, recall, F1,
+    the energy; these three know the number of words. Scores are precision, recall, F1,
     over-segmentation (OS) and R-value of boundaries, and F1 of complete words. Higher is better, except for
     OS, which is 0 if as many boundaries were found as there are.
     """

@@ -4,7 +4,7 @@ A and X are tokens of one phone, B of another; the error is the share of triples
 ties counting half. Within speakers all three are by one speaker; across speakers X is by another speaker than
 A and B. In context they also share the preceding and the following phone. Tokens are compared by dynamic time
 warping over the angles between frames, divided by the length of the path. Averages are taken over contexts
-and speakers of X, then over speakers (in any context, over both at once), then over ordered pairs of phones,
+and speakers of X, then over speakers (in any context, over both together), then over ordered pairs of phones,
 as in the ZeroSpeech challenges and by fastabx.
 
 Tokens of a context are aligned once for all triples (`abx_pairs`). fastabx samples the cells of the published
@@ -253,7 +253,7 @@ class AbxScorer:
             add_errors(distances, rows, columns, self._runs, within, across)
 
     def _average(self, condition: str, sums: Floats) -> float:
-        """Average over cells of a speaker, then speakers (in any context at once), then pairs of phones."""
+        """Average over cells of a speaker, then speakers (any context: together), then pairs of phones."""
         cells = self._cells[condition]
         if self._context == "within":
             sums, cells = sums / np.maximum(cells, 1), np.sign(cells)
@@ -371,7 +371,7 @@ def plan_blocks(tokens: pl.DataFrame) -> Iterator[Block]:
                 if (rows[1] - rows[0]) * (columns[1] - columns[0]) <= BLOCK:
                     yield Block(rows, columns, both=rows != columns)
                     continue
-                # The tokens of one speaker are too many for all X at once.
+                # The tokens of one speaker are too many for all X together.
                 for of_x, others in dict.fromkeys([(rows, columns), (columns, rows)]):
                     step = max(BLOCK // (others[1] - others[0]), 1)
                     for start in range(*of_x, step):
