@@ -287,8 +287,9 @@ def test_embeddings_are_those_of_the_evaluation(trained):
 @pytest.mark.parametrize("page", ["README.md", "docs/trained-models.md"])
 def test_the_examples_run(page, trained, sounds, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("out/toy/runs").mkdir(parents=True)
-    Path("out/toy/runs/vgs+").symlink_to(trained)
+    for run in ("out/demo/runs/vgs", "out/toy/runs/vgs+"):
+        Path(run).parent.mkdir(parents=True)
+        Path(run).symlink_to(trained)
     for number, name in enumerate(("a.wav", "b.flac")):
         Path(name).symlink_to(sounds[number])
     for number, name in enumerate(("a.png", "b.png")):
