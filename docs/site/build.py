@@ -1,5 +1,7 @@
 """Build the documentation site into out/docs/html: `make docs`.
 
+The pages open from the folder; their search needs a server (`python -m http.server -d out/docs/html`).
+
 The sources are pages that a repository shows as they are: README.md, CONTRIBUTING.md and CHANGELOG.md in
 the root, docs/*.md, and the notebooks in examples/. They are copied into one folder, with their links to each
 other rewritten, because Zensical reads a single folder. Afterwards every link of the HTML is checked, and

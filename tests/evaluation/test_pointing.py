@@ -66,8 +66,8 @@ def test_a_model_that_sees_one_region_and_hears_one_moment_points_to_both(squash
     others = [region for region in range(36) if region != 17]
     assert found.scores[:, others].abs().max() == found.region_scores[others].abs().max() == 0
     assert found.region_scores[17] != 0
-    heard = (found.times > 1 - WINDOW / 2) & (found.times < 1.5 + WINDOW / 2)
-    assert found.scores[~heard].abs().max() < 1e-4 < found.scores[heard, 17].abs().min()
+    sounding = (found.times > 1 - WINDOW / 2) & (found.times < 1.5 + WINDOW / 2)
+    assert found.scores[~sounding].abs().max() < 1e-4 < found.scores[sounding, 17].abs().min()
 
 
 def test_shares_of_a_model_that_adds_up_regions_and_moments_sum_to_its_embedding(monkeypatch):

@@ -219,7 +219,7 @@ def test_speech_ranks_pictures_and_a_picture_captions(address, index):
         assert [url for url in requested if not url.startswith((address, "blob:", "data:"))] == []
 
 
-def test_the_microphone_is_heard(address, index):
+def test_a_recording_from_the_microphone_is_embedded(address, index):
     with _browser(sound=index.corpus.audio_path(index.captions[0])) as page:
         page.goto(address)
         page.locator("#recording .record-button").click()

@@ -251,23 +251,41 @@ def _resample(
     ranks: NDArray[np.int64], images: NDArray[np.int64], ks: Sequence[int], replicates: int, seed: int
 ) -> dict[int, Estimate]:
     """Return {k: recall} of Q queries, from their ranks (Q,) and images (Q,), which are numbers below N."""
-    checked, totals = _check_ks(ks), np.bincount(images)
-    hits = [np.bincount(images[ranks <= k], minlength=len(totals)) for k in checked]
-    columns, n = np.stack([*hits, totals], axis=1).astype(np.float64), len(totals)
-    sums = np.empty((replicates, columns.shape[1]))
+    checked = _check_ks(ks)
+    hits = np.stack([ranks <= k for k in checked], axis=1)
+    return dict(zip(checked, bootstrap_means(hits, images, replicates=replicates, seed=seed), strict=True))
+
+
+def bootstrap_means(
+    values: NDArray[np.generic], groups: NDArray[np.int64], *, replicates: int = REPLICATES, seed: int = 0
+) -> list[Estimate]:
+    """Return means with 95 % intervals, percentiles of a bootstrap over groups with all of their values.
+
+    Args:
+        values: (Q, C) shares, of which each column is averaged.
+        groups: (Q,) numbers from 0 to N - 1, each with one value or more.
+        replicates: number of bootstrap replicates.
+        seed: seed of the bootstrap.
+
+    Returns:
+        C estimates.
+    """
+    sums = [np.bincount(groups, weights=column) for column in values.T]
+    columns = np.stack([*sums, np.bincount(groups)], axis=1)
+    n, totals = len(columns), np.empty((replicates, columns.shape[1]))
     generator = np.random.default_rng([seed, 0])
     step = max(1, BLOCK_DRAWS // n)
     for start in range(0, replicates, step):
         count = min(step, replicates - start)
         drawn = generator.integers(n, size=(count, n)) + np.arange(count)[:, None] * n
         weights = np.bincount(drawn.ravel(), minlength=count * n).reshape(-1, n)
-        sums[start : start + count] = weights @ columns
+        totals[start : start + count] = weights @ columns
     levels = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    lows, highs = np.quantile(sums[:, :-1] / sums[:, -1:], levels, axis=0)
-    return {
-        k: Estimate(value=float(np.mean(ranks <= k)), low=float(low), high=float(high))
-        for k, low, high in zip(checked, lows, highs, strict=True)
-    }
+    lows, highs = np.quantile(totals[:, :-1] / totals[:, -1:], levels, axis=0)
+    return [
+        Estimate(value=float(value), low=float(low), high=float(high))
+        for value, low, high in zip(values.mean(axis=0), lows, highs, strict=True)
+    ]
 
 
 # ---- a split ----------------------------------------------------------------------------------------------

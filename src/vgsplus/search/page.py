@@ -121,7 +121,9 @@ class Page:
             quiet = {"api_visibility": "private", "show_progress": "hidden"}
             blocks.load(self._show, [chosen, words], parts, **quiet)
             words.change(self._captions, [chosen, words], captions, trigger_mode="always_last", **quiet)
-            heard = recording.change(self._hear, [chosen, words, recording], [chosen, *parts], **quiet)
+            recorded = recording.change(
+                self._embed_recording, [chosen, words, recording], [chosen, *parts], **quiet
+            )
 
             def pick_caption(now: Chosen, words: str, event: gr.EventData) -> tuple[Any, ...]:
                 row = _checked(event.row, len(self._index.captions))
@@ -140,11 +142,11 @@ class Page:
                     for shown in (pictures, pair)
                 ),
             ]
-            for event in (heard, *picked):  # a large model needs seconds for it
+            for event in (recorded, *picked):  # a large model needs seconds for it
                 event.then(partial(self._pair, located=True), chosen, pair, **quiet)
         return blocks
 
-    def _hear(self, now: Chosen, words: str, path: str | None) -> tuple[Any, ...]:
+    def _embed_recording(self, now: Chosen, words: str, path: str | None) -> tuple[Any, ...]:
         import gradio as gr  # noqa: PLC0415 - an extra
 
         if path is None:

@@ -13,7 +13,7 @@ Shape letters: R regions, P pictures, W words, D dimensions.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import batched, groupby
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.pointing.localise import STEP, region_shares, window_shares
 from vgsplus.evaluation.pointing.words import NamedObject
-from vgsplus.evaluation.retrieval import COVERAGE, REPLICATES, Estimate
+from vgsplus.evaluation.retrieval import Estimate, bootstrap_means
 from vgsplus.functional import check_stop, gather_objects, own_share
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
@@ -180,13 +180,5 @@ def _row(
 ) -> PointingRow:
     """Average over words (W,), of the pictures `owner` (W,), with an interval."""
     _, picture = np.unique(owner, return_inverse=True)
-    tokens = np.bincount(picture)
-    sums, rng = np.bincount(picture, weights=right), np.random.default_rng(seed)
-    drawn = [
-        (times @ sums) / (times @ tokens)
-        for part in batched(range(REPLICATES), 100)
-        for times in [rng.multinomial(len(tokens), np.full(len(tokens), 1 / len(tokens)), size=len(part))]
-    ]
-    low, high = np.quantile(np.concatenate(drawn), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    estimate = Estimate(value=float(right.mean()), low=float(low), high=float(high))
-    return PointingRow(method, word, len(right), len(tokens), estimate)
+    (estimate,) = bootstrap_means(right[:, None], picture, seed=seed)
+    return PointingRow(method, word, len(right), int(picture.max()) + 1, estimate)

@@ -24,13 +24,14 @@ Shape letters: N recordings of spoken words, M pictures.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.retrieval import COVERAGE, REPLICATES, Estimate
+from vgsplus.evaluation.retrieval import REPLICATES, Estimate, bootstrap_means
 
 CHANCE = 0.5
 """Expected score of similarities at random."""
@@ -102,25 +103,17 @@ def semantic_scores(
     )
     score, published = below / others, below / (own.shape[1] - 1)
     names, word = np.unique(np.asarray(words, dtype=object), return_inverse=True)
+    bootstrap = partial(bootstrap_means, replicates=replicates, seed=seed)
+    mean, published_mean = bootstrap(np.stack([score, published], axis=1), word)
     return SemanticScores(
         rank=1 + others - below,
         score=score,
         published=published,
-        mean=_estimate(score, word, replicates, seed),
-        published_mean=_estimate(published, word, replicates, seed),
+        mean=mean,
+        published_mean=published_mean,
         published_chance=CHANCE * float(np.mean(others / (own.shape[1] - 1))),
         by_word={
-            str(name): _estimate(score[word == n], np.arange(np.sum(word == n)), replicates, seed)
+            str(name): bootstrap(score[word == n, None], np.arange(np.sum(word == n)))[0]
             for n, name in enumerate(names)
         },
     )
-
-
-def _estimate(values: NDArray[np.float64], groups: NDArray[np.int64], replicates: int, seed: int) -> Estimate:
-    """Return the mean of values (N,) and its interval by a bootstrap over their groups (N,), from 0 on."""
-    sums = np.stack([np.bincount(groups, weights=values), np.bincount(groups)], axis=1)
-    count = len(sums)
-    weights = np.random.default_rng([seed, 0]).multinomial(count, np.full(count, 1 / count), size=replicates)
-    totals, numbers = (weights @ sums).T
-    low, high = np.quantile(totals / numbers, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Estimate(value=float(values.mean()), low=float(low), high=float(high))
