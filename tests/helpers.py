@@ -1,14 +1,18 @@
 """Values and functions that the tests of several packages import."""
 
+import contextlib
 import math
+import shutil
 
 import numpy as np
+import pytest
 
 from vgsplus.audio import write_wav
 from vgsplus.corpora import Caption, Corpus, validate
 from vgsplus.models.vgsplus import ModelConfig
 from vgsplus.models.vision_transformer import VisionConfig
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ABOUT = {"name": "c", "version": "2", "provenance": {"source": "a test"}, "licence": "CC0-1.0"}
 CAPTION = Caption(
     id="u0",
@@ -38,6 +42,25 @@ def open_valid(root):
 def captions_of(summary):
     """Return the number of captions by split."""
     return {split: count.captions for split, count in summary.kept.items()}
+
+
+@contextlib.contextmanager
+def browser(**context):
+    """A page in Chromium, or skip the test; `sound`: a file that the microphone plays, once."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    arguments += ["--autoplay-policy=no-user-gesture-required"]
+    sound = context.pop("sound", None)
+    if sound is not None:
+        arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        arguments += [f"--use-file-for-fake-audio-capture={sound}%noloop"]
+        context["permissions"] = ["microphone"]
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
+        yield chromium.new_context(**context).new_page()
+        chromium.close()
 
 
 TINY_MODEL = ModelConfig(

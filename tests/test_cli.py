@@ -170,7 +170,9 @@ def test_a_prepared_corpus_is_reproduced_on(tiny_corpus, tmp_path, capsys):
     code, _, err = run(capsys, *arguments, *(word for setting in settings for word in ("--set", setting)))
     assert code == 0, err
     assert not (out / "corpus").exists()
-    assert "data:audio" in (out / "report" / "index.html").read_text()
+    page = (out / "report" / "index.html").read_text()
+    assert "data:audio" in page
+    assert 'class="shade"' in page
 
 
 def test_a_phase_whose_end_was_removed_is_no_obstacle(reproduced, capsys):

@@ -169,7 +169,7 @@ def test_a_model_that_knows_the_objects_is_right_and_one_that_knows_others_is_no
         f"{module}._word_shares",
         lambda _m, _c, words: iter(torch.eye(len(shapes))[[shapes.index(named.word) for named in words]]),
     )
-    monkeypatch.setattr(f"{module}._inputs", lambda _m, _c, image: [image])
+    monkeypatch.setattr(f"{module}.corpus_picture", lambda _m, _c, image: [image])
 
     def shares(_model, image):
         (image,) = image

@@ -11,9 +11,10 @@ from helpers import TINY_MODEL
 from PIL import Image
 
 from vgsplus.cli import main
+from vgsplus.evaluation.pointing.localise import heat_map
 from vgsplus.interop.pretrained import PretrainedModel
 from vgsplus.regions.pixel_grid import PIXEL_GRID, grid_boxes
-from vgsplus.report.pointing import MOMENTS, heat_map, moments
+from vgsplus.report.pointing import MOMENTS, moments
 
 
 def test_the_heat_map_shows_the_highest_region_of_each_pixel_and_none_of_negative_scores():
@@ -23,6 +24,10 @@ def test_the_heat_map_shows_the_highest_region_of_each_pixel_and_none_of_negativ
     found = heat_map(overlapping, np.array([2.0, 4.0, 1.0]), 2, 2)
     np.testing.assert_array_equal(found, [[0.5, 1], [0.5, 1]])
     assert not heat_map(grid_boxes(2), np.full(4, -1.0), 4, 4).any()
+    assert heat_map(grid_boxes(2), np.array([4.0, 1, 0, 0]), 2, 2, highest=8.0).tolist() == [
+        [0.5, 0.125],
+        [0, 0],
+    ]
 
 
 def test_moments_are_the_highest_ones_apart_and_in_order():

@@ -1,14 +1,19 @@
+import base64
 import dataclasses
 import html.parser
+import io
 import re
 import shutil
 
 import numpy as np
 import pytest
+from helpers import browser
 from PIL import Image
 
-from vgsplus.errors import VgsplusError
+from vgsplus.corpora import Corpus
+from vgsplus.errors import CheckpointError, VgsplusError
 from vgsplus.evaluation.retrieval import RetrievalResult
+from vgsplus.regions.pixel_grid import grid_boxes
 from vgsplus.report import gallery as gallery_module
 from vgsplus.report.gallery import gallery_items
 from vgsplus.report.page import render, write_report
@@ -161,6 +166,83 @@ def test_cards_take_turns_among_the_test_sets(partial):
     )
     cards = gallery_module.cards(dataclasses.replace(partial, gallery=many), None)
     assert [card.item.test_set for card in cards] == ["a"] * 6 + ["b"] * 6
+
+
+@pytest.fixture
+def spoken(partial, tiny_corpus):
+    """Results whose gallery is of the tiny corpus, and that corpus."""
+    corpus = Corpus.open(tiny_corpus)
+    images = tuple(f"test/{number:03d}.png" for number in range(4))
+    item = dataclasses.replace(
+        partial.gallery[0], caption="test-001-0", image=images[1], retrieved=(images[3], images[0])
+    )
+    return dataclasses.replace(partial, variants=(), gallery=(item,)), corpus
+
+
+def test_shades_show_where_a_model_finds_a_caption_and_its_moments(spoken, make_model, recorded_progress):
+    results, corpus = spoken
+    loaded = []
+
+    def load(key):
+        loaded.append(key)
+        return make_model(feature_dim=12)
+
+    page = render(results, corpus, load, recorded_progress)
+    assert loaded == ["w2v2,vgs"]
+    assert recorded_progress.calls == [("heat maps", 1, 1)]
+    checker = Checker(page)
+    assert [found for tag, found in checker.attributes if tag == "script"] == [{}]
+    shades = [found["style"] for _, found in checker.attributes if found.get("class") == "shade"]
+    (card,) = [found for _, found in checker.attributes if "data-step" in found]
+    moments = int(card["style"].removeprefix("--moments: "))
+    seconds = corpus.captions("test")[2].num_samples / 16_000
+    assert moments * float(card["data-step"]) == pytest.approx(seconds, abs=0.02)
+    assert len(shades) == 3
+    for shade in shades:
+        content = base64.b64decode(re.search(r"url\(data:image/png;base64,(.*)\)", shade)[1])
+        alpha = np.asarray(Image.open(io.BytesIO(content)))[..., 1]
+        side = alpha.shape[1]
+        assert alpha.shape[0] == side * (1 + moments)
+        assert alpha[:side].min() == alpha[side:].min() == 0
+
+
+def test_a_shade_hides_all_but_the_regions_with_the_highest_scores():
+    scores = np.full((2, 16), -1.0)
+    scores[0, 5], scores[1, 15] = 3.0, 1.5
+    maps = gallery_module.smooth_maps(grid_boxes(4), scores)
+    alpha = np.asarray(Image.open(io.BytesIO(gallery_module.shade(maps))))[..., 1].reshape(2, 32, 32)
+    assert alpha[0, 12, 12] == 0
+    assert 90 < alpha[1, 29, 29] < 140
+    assert (alpha[:, :4] > 250).all()
+
+
+@pytest.mark.parametrize("changes", [{"grounded": False}, {"feature_dim": 7}, None])
+def test_a_model_that_finds_nothing_or_is_gone_leaves_the_gallery_as_it_is(spoken, make_model, changes):
+    results, corpus = spoken
+
+    def load(key):
+        if changes is None:
+            raise CheckpointError(f"{key}: is gone.")
+        return make_model(**{"feature_dim": 12} | changes)
+
+    assert gallery_module.cards(results, corpus, load) == gallery_module.cards(results, corpus)
+
+
+def test_the_shades_follow_a_caption_that_plays(spoken, make_model, tmp_path):
+    results, corpus = spoken
+    page = write_report(results, tmp_path, corpus=corpus, load=lambda _: make_model(feature_dim=12))
+    with browser() as tab:
+        tab.goto(page.as_uri())
+        moment = "document.querySelector('.card').style.getPropertyValue('--moment')"
+        sound = "document.querySelector('.card audio')"
+        tab.evaluate(f"{sound}.currentTime = {sound}.duration / 2")
+        tab.wait_for_function(f"{moment} > 5 && {moment} < 12")
+        assert tab.locator(".shade").first.is_visible()
+        tab.evaluate(f"{sound}.play()")
+        tab.wait_for_function(f"{moment} > 12")
+        tab.wait_for_function(f"{moment} == 0")
+        tab.get_by_label("Show where").uncheck()
+        assert not tab.locator(".shade").first.is_visible()
 
 
 def test_gallery_items_are_one_a_picture_of_those_drawn(corpus):

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from helpers import browser
 from PIL import Image
 
 from vgsplus.cli import main
@@ -21,7 +22,6 @@ from vgsplus.search.server import bind, make_app, require_gradio
 pytest.importorskip("gradio")
 testclient = pytest.importorskip("starlette.testclient")
 uvicorn = pytest.importorskip("uvicorn")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -162,23 +162,6 @@ def address(app):
         yield address
 
 
-@contextlib.contextmanager
-def _browser(**context):
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    sound = context.pop("sound", None)
-    if sound is not None:
-        arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-        arguments += [f"--use-file-for-fake-audio-capture={sound}%noloop"]
-        context["permissions"] = ["microphone"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
-        yield browser.new_context(**context).new_page()
-        browser.close()
-
-
 def _ranked(page):
     """Titles of the pictures, and their scores."""
     titles = page.locator(".pictures li button").evaluate_all("all => all.map(b => b.title)")
@@ -187,7 +170,7 @@ def _ranked(page):
 
 def test_speech_ranks_pictures_and_a_picture_captions(address, index):
     sound = index.corpus.audio_path(index.captions[5])
-    with _browser(sound=sound) as page:
+    with browser(sound=sound) as page:
         requested = []
         page.on("request", lambda request: requested.append(request.url))
         page.goto(address)
@@ -220,7 +203,7 @@ def test_speech_ranks_pictures_and_a_picture_captions(address, index):
 
 
 def test_a_recording_from_the_microphone_is_embedded(address, index):
-    with _browser(sound=index.corpus.audio_path(index.captions[0])) as page:
+    with browser(sound=index.corpus.audio_path(index.captions[0])) as page:
         page.goto(address)
         page.locator("#recording .record-button").click()
         time.sleep(1)
@@ -235,7 +218,7 @@ def test_text_of_a_caption_is_text(make_run, corpus, tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line | {"text": text}) + "\n" for line in lines))
     index = open_index(load(make_run()), Corpus.open(corpus), "test")
-    with _serving(make_app(index, tmp_path)) as address, _browser() as page:
+    with _serving(make_app(index, tmp_path)) as address, browser() as page:
         page.goto(address)
         page.locator(".captions .pick").first.click()
         page.locator(".pictures .score").first.wait_for()

@@ -234,14 +234,17 @@ def _run_study(
 def report(out: Annotated[Path, typer.Argument(help="The folder of a reproduction, or of a run.")]) -> None:
     """Rewrite the report of a reproduction from its results, or write that of a run, also while it trains.
 
+    The gallery of a reproduction shows where in a picture its model finds a caption, if the runs still exist.
     The report of a run, report.html in its folder, has the curves so far, the time left, and warnings.
     """
-    from vgsplus.experiments.reproduce import corpus_of
+    from vgsplus.experiments.reproduce import corpus_of, variant_folder
     from vgsplus.report.page import DATA, FOLDER, write_report
     from vgsplus.report.results import Results
     from vgsplus.report.run import RunReport, print_run, write_run_report
     from vgsplus.report.tables import print_tables
+    from vgsplus.training.checkpoint import load_model
     from vgsplus.training.run_folder import CONFIG_FILE
+    from vgsplus.training.runtime import device_name
 
     if (out / CONFIG_FILE).is_file():
         found = RunReport.read(out)
@@ -250,7 +253,15 @@ def report(out: Annotated[Path, typer.Argument(help="The folder of a reproductio
         typer.echo(f"Report: {page}")
         return
     results = Results.load(out / FOLDER / DATA)
-    page = write_report(results, out, corpus=corpus_of(out, [variant.key for variant in results.variants]))
+    corpus = corpus_of(out, [variant.key for variant in results.variants])
+    with console_progress() as progress:
+        page = write_report(
+            results,
+            out,
+            corpus=corpus,
+            load=lambda key: load_model(variant_folder(out, key, 0)).to(device_name("auto")),
+            progress=progress,
+        )
     print_tables(results, Console())
     typer.echo(f"Report: {page}")
 

@@ -1,27 +1,72 @@
-"""The gallery: test captions with their sounds and the images that they retrieved, embedded in the page."""
+"""The gallery: test captions with their sounds and the images that they retrieved, embedded in the page.
+
+Shades over the images show where a model finds what is said, in the complete caption or at a moment of it.
+"""
 
 import base64
 import io
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 
 from vgsplus import audio
 from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
+from vgsplus.evaluation.pointing.evaluate import check_model
+from vgsplus.evaluation.pointing.localise import (
+    STEP,
+    corpus_picture,
+    heat_map,
+    region_shares,
+    window_shares,
+    window_times,
+)
 from vgsplus.evaluation.retrieval import RetrievalResult
+from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.progress import SILENT, Progress
 from vgsplus.report.results import GalleryItem, Results
+
+UNREADABLE = (OSError, StopIteration, VgsplusError)  # Pillow's errors are OSErrors
+
+type Load = Callable[[str], VGSPlus]
+"""Loads the model of a variant by its key, on the device where it is to run."""
 
 CARDS = 12
 PICTURES = 5
 THUMBNAIL = 256  # pixels of the longer side
 SECONDS = 10
 BUDGET = 5_000_000  # characters of embedded media on a page
+MOMENTS = 25
+"""Moments of a caption of which heat maps are shown."""
+HEAT_SIDE = 32
+"""Pixels of a side of a heat map, which is stretched over its picture."""
+SMOOTHING = 2.0
+"""Standard deviation in pixels of the filter that hides the edges of regions."""
+
+
+class Picture(NamedTuple):
+    """A picture of a card.
+
+    Attributes:
+        name: its id in the corpus.
+        uri: data URI, or None.
+        size: its width and height in percent of the larger.
+        shades: data URI of its heat maps (see `shade`): of the complete caption, then of each moment. None if
+            there are none.
+    """
+
+    name: str
+    uri: str | None = None
+    size: tuple[float, float] = (100, 100)
+    shades: str | None = None
 
 
 class Card(NamedTuple):
@@ -31,15 +76,17 @@ class Card(NamedTuple):
         item: the item, as saved in the results.
         variant: name of the variant that retrieved the images.
         sound: data URI of the caption, or None.
-        images: (name, data URI or None) of the retrieved images, best first.
-        missed: the same for the caption's own image if it was not retrieved, else None.
+        pictures: the retrieved images, best first; then the caption's own, if it was not retrieved.
+        step: seconds from one moment to the next; None without heat maps.
+        moments: of the caption that have a heat map.
     """
 
     item: GalleryItem
     variant: str
     sound: str | None
-    images: tuple[tuple[str, str | None], ...]
-    missed: tuple[str, str | None] | None
+    pictures: tuple[Picture, ...]
+    step: float | None = None
+    moments: int = 0
 
 
 def gallery_items(
@@ -71,8 +118,14 @@ def gallery_items(
     )
 
 
-def cards(results: Results, corpus: Corpus | None) -> list[Card]:
-    """Return up to `CARDS` cards, equally many of each test set and variant; without media if no corpus."""
+def cards(
+    results: Results, corpus: Corpus | None, load: Load | None = None, progress: Progress = SILENT
+) -> list[Card]:
+    """Return up to `CARDS` cards, equally many of each test set and variant.
+
+    Without `corpus` they have no media, and without `load` no heat maps. The progress receives the stage
+    "heat maps".
+    """
     media = _Media(corpus)
     names = {variant.key: variant.name for variant in results.variants}
     groups: dict[tuple[str, str], list[GalleryItem]] = defaultdict(list)
@@ -84,11 +137,61 @@ def cards(results: Results, corpus: Corpus | None) -> list[Card]:
     found = []
     for item in chosen:
         sound = media.sound(item.test_set, item.caption)
-        shown = item.retrieved[:PICTURES]
-        images = tuple((image, media.picture(image)) for image in shown)
-        missed = None if item.image in shown else (item.image, media.picture(item.image))
-        found.append(Card(item, names.get(item.variant, item.variant), sound, images, missed))
-    return found
+        shown = list(dict.fromkeys([*item.retrieved[:PICTURES], item.image]))
+        pictures = tuple(media.picture(image) for image in shown)
+        found.append(Card(item, names.get(item.variant, item.variant), sound, pictures))
+    if corpus is None or load is None:
+        return found
+    load = cache(load)
+    # After all sounds and pictures, which come first where there is not room for all.
+    lit = []
+    for card in found:
+        lit.append(_with_heat(card, corpus, load, media))
+        progress.update("heat maps", len(lit), len(found))
+    return lit
+
+
+def smooth_maps(boxes: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return smooth heat maps (N, side, side) of scores (N, R) of regions with boxes (R, 4), at most 1."""
+    maps = [heat_map(boxes, one, HEAT_SIDE, HEAT_SIDE, highest=1) for one in scores]
+    smooth = gaussian_filter(maps, (0, SMOOTHING, SMOOTHING), mode="nearest")
+    return np.asarray(smooth / max(smooth.max(), 1e-12))
+
+
+def shade(maps: NDArray[np.floating]) -> bytes:
+    """Return N heat maps (N, side, side) as a PNG (N · side, side), opaque where they are 0 and clear at 1.
+
+    As the mask of a colour it hides the cold parts of a picture.
+    """
+    alpha = (255 * (1 - np.vstack(list(maps)))).round().astype(np.uint8)
+    image = Image.new("LA", alpha.shape[::-1])
+    image.putalpha(Image.fromarray(alpha))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _with_heat(card: Card, corpus: Corpus, load: Load, media: "_Media") -> Card:
+    """Add to the pictures of a card heat maps of the complete caption and of its moments."""
+    pictures = []
+    try:
+        model = load(card.item.variant)
+        check_model(model, corpus)
+        signal = audio.normalise(_samples(corpus, card.item.test_set, card.item.caption))
+        step = max(STEP, len(signal) / audio.SAMPLE_RATE / MOMENTS)
+        complete, windows = window_shares(model, signal, window_times(len(signal), step))
+        for picture in card.pictures:
+            shades = None
+            if picture.uri:
+                _, regions, boxes = region_shares(model, corpus_picture(model, corpus, picture.name))
+                whole = smooth_maps(boxes.numpy(), (regions @ complete)[None].numpy())
+                # All moments have one scale, so that those are cold at which nothing is named.
+                moments = smooth_maps(boxes.numpy(), (windows @ regions.T).numpy())
+                shades = media.uri("image/png", shade(np.concatenate([whole, moments])))
+            pictures.append(picture._replace(shades=shades))
+    except UNREADABLE:
+        return card
+    return card._replace(pictures=tuple(pictures), step=step, moments=len(windows))
 
 
 class _Media:
@@ -101,19 +204,26 @@ class _Media:
         self._corpus = corpus
         self._left = BUDGET
 
-    def picture(self, image: str) -> str | None:
-        return self._uri("image/jpeg", _thumbnail, image)
+    def picture(self, image: str) -> Picture:
+        if self._corpus is None:
+            return Picture(image)
+        try:
+            content, (width, height) = _thumbnail(self._corpus, image)
+        except UNREADABLE:
+            return Picture(image)
+        larger = max(width, height)
+        size = 100 * width / larger, 100 * height / larger
+        return Picture(image, self.uri("image/jpeg", content), size)
 
     def sound(self, test_set: str, caption: str) -> str | None:
-        return self._uri("audio/flac", _flac, test_set, caption)
-
-    def _uri(self, kind: str, read: Callable[..., bytes], *names: str) -> str | None:
         if self._corpus is None:
             return None
         try:
-            content = read(self._corpus, *names)
-        except (OSError, StopIteration, VgsplusError):  # Pillow's errors are OSErrors
+            return self.uri("audio/flac", _flac(_samples(self._corpus, test_set, caption)))
+        except UNREADABLE:
             return None
+
+    def uri(self, kind: str, content: bytes) -> str | None:
         uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
         if len(uri) > self._left:
             return None
@@ -121,7 +231,8 @@ class _Media:
         return uri
 
 
-def _thumbnail(corpus: Corpus, image: str) -> bytes:
+def _thumbnail(corpus: Corpus, image: str) -> tuple[bytes, tuple[int, int]]:
+    """Return a JPEG and its width and height."""
     buffer = io.BytesIO()
     with Image.open(corpus.image_path(image)) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGBA")
@@ -129,12 +240,15 @@ def _thumbnail(corpus: Corpus, image: str) -> bytes:
     background = Image.new("RGB", upright.size, "white")
     background.paste(upright, mask=upright)
     background.save(buffer, "JPEG", quality=84)
-    return buffer.getvalue()
+    return buffer.getvalue(), background.size
 
 
-def _flac(corpus: Corpus, test_set: str, name: str) -> bytes:
+def _samples(corpus: Corpus, test_set: str, name: str) -> audio.Signal:
     caption = next(caption for caption in corpus.captions(test_set) if caption.id == name)
-    samples = audio.read(corpus.audio_path(caption), SECONDS * audio.SAMPLE_RATE)
+    return audio.read(corpus.audio_path(caption), SECONDS * audio.SAMPLE_RATE)
+
+
+def _flac(samples: audio.Signal) -> bytes:
     # Floating-point files may exceed full scale, which 16 bits would clip.
     samples = samples / max(1.0, float(np.abs(samples).max()))
     buffer = io.BytesIO()

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.retrieval import KS
 from vgsplus.files import atomic_folder
+from vgsplus.progress import SILENT
 from vgsplus.report import figures, tables
 from vgsplus.report.claims import claim_table, claims, headline
 from vgsplus.report.gallery import PICTURES, cards
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from vgsplus.corpora import Corpus
+    from vgsplus.progress import Progress
     from vgsplus.report.claims import Evidence
+    from vgsplus.report.gallery import Load
     from vgsplus.report.results import Results
 
 FOLDER = "report"
@@ -41,7 +44,14 @@ def check_report_folder(out: Path, data: str = DATA) -> None:
         )
 
 
-def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -> Path:
+def write_report(
+    results: Results,
+    out: Path,
+    *,
+    corpus: Corpus | None = None,
+    load: Load | None = None,
+    progress: Progress = SILENT,
+) -> Path:
     """Write `out`/report: index.html, results.json, the tables as CSV and the figures as PNG.
 
     The tables are table1.csv (recalls), claims.csv, curves.csv, with ABX table2.csv and abx.csv, and with
@@ -51,6 +61,9 @@ def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -
         results: results of a complete or partial reproduction.
         out: folder of the reproduction; made if missing.
         corpus: source of the gallery's images and sounds. Without it the gallery shows their names.
+        load: loads the model of a variant by its key, for heat maps over the images. Without it there are
+            none.
+        progress: receives the stage "heat maps".
 
     Returns:
         The path of index.html.
@@ -62,7 +75,7 @@ def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -
     check_report_folder(out)
     with atomic_folder(out / FOLDER, replace=True) as folder:
         results.save(folder / DATA)
-        (folder / PAGE).write_text(render(results, corpus), encoding="utf-8")
+        (folder / PAGE).write_text(render(results, corpus, load, progress), encoding="utf-8")
         tables.write_csv(tables.table1(results), folder / "table1.csv")
         tables.write_csv(tables.curves(results), folder / "curves.csv")
         tables.write_csv(claim_table(results), folder / "claims.csv")
@@ -85,8 +98,10 @@ def write_report(results: Results, out: Path, *, corpus: Corpus | None = None) -
     return out / FOLDER / PAGE
 
 
-def render(results: Results, corpus: Corpus | None = None) -> str:
-    """Return the page as HTML."""
+def render(
+    results: Results, corpus: Corpus | None = None, load: Load | None = None, progress: Progress = SILENT
+) -> str:
+    """Return the page as HTML; arguments as in `write_report`."""
     recalls = {test_set: tables.recalls(results, test_set) for test_set in results.test_sets}
     variants = {name: table.drop(tables.CHANCE, errors="ignore") for name, table in recalls.items()}
     abx = tables.table2(results).set_index("features") if results.abx else pd.DataFrame()
@@ -110,7 +125,7 @@ def render(results: Results, corpus: Corpus | None = None) -> str:
         claims={name: claims(results, name) for name in results.test_sets},
         seeds=1 + len(results.repeats),
         figures=_figures(results),
-        cards=cards(results, corpus),
+        cards=cards(results, corpus, load, progress),
         timing=tables.times(results),
     )
 

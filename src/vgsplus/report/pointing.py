@@ -18,7 +18,7 @@ from rich.table import Table
 from vgsplus.audio import SAMPLE_RATE, Signal
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.pointing.evaluate import ALL_WORDS, PointingRow
-from vgsplus.evaluation.pointing.localise import WINDOW, Localisation
+from vgsplus.evaluation.pointing.localise import WINDOW, Localisation, heat_map
 from vgsplus.files import write_file
 from vgsplus.regions.pixel_grid import over_white
 from vgsplus.report.figures import COLOURS, FONT
@@ -98,21 +98,6 @@ def moments(times: NDArray[np.floating], scores: NDArray[np.floating]) -> list[i
         if len(chosen) < MOMENTS and all(abs(times[index] - times[other]) >= WINDOW for other in chosen):
             chosen.append(int(index))
     return sorted(chosen)
-
-
-def heat_map(
-    boxes: NDArray[np.floating], scores: NDArray[np.floating], width: int, height: int
-) -> NDArray[np.float64]:
-    """Return the highest score of the regions at each pixel (height, width), as a share of the highest.
-
-    Scores that are not positive, and pixels without a region, are 0.
-    """
-    values, highest = np.zeros((height, width)), scores.max()
-    for region in np.argsort(scores):
-        if scores[region] > 0:
-            x1, y1, x2, y2 = np.rint(boxes[region] * (width, height, width, height)).astype(int)
-            values[y1:y2, x1:x2] = scores[region] / highest
-    return values
 
 
 def _draw_regions(

@@ -1,28 +1,25 @@
 """The page of the search: what it shows, and what follows from a choice."""
 
 import base64
-import io
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 from torch import Tensor
 
 from vgsplus import audio
 from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES, MAX_SECONDS
-from vgsplus.evaluation.pointing.localise import STEP, Localisation, localise
+from vgsplus.evaluation.pointing.localise import STEP, Localisation, corpus_picture, localise
+from vgsplus.report.gallery import shade, smooth_maps
 from vgsplus.search.index import Index, nearest
 
 SHOWN_PICTURES, SHOWN_CAPTIONS = 24, 50
 MOMENTS = 25
 """Moments of a sound whose scores are shown."""
-LIGHT_SIDE = 48
-"""Pixels of the picture that lights the regions."""
 
 
 class Chosen(NamedTuple):
@@ -278,7 +275,6 @@ class Page:
         """Return where in the chosen picture and when in the sound they agree, in about MOMENTS steps."""
         index, model = self._index, self._index.model
         assert now.picture is not None
-        ids, image = [index.image_ids[now.picture]], model.config.image
         try:
             samples = now.samples
             if now.caption is not None:
@@ -286,9 +282,7 @@ class Page:
                     0
                 ]
             assert samples is not None
-            arrays = index.corpus.regions(ids) if image is None else (index.corpus.pixels(ids, image.side),)
-            device = next(model.parameters()).device
-            inputs = [torch.from_numpy(array).to(device) for array in arrays]
+            inputs = corpus_picture(model, index.corpus, index.image_ids[now.picture])
             step = len(samples) / audio.SAMPLE_RATE / MOMENTS
             return localise(model, audio.normalise(samples), inputs, step=max(step, STEP))
         except VgsplusError:  # the ranks are shown all the same
@@ -319,19 +313,9 @@ def _shares(scores: Tensor) -> Tensor:
 
 
 def _light(found: Localisation) -> str:
-    """Return a picture, as a data URI, that darkens all but the regions with positive scores."""
-    light = torch.zeros(LIGHT_SIDE, LIGHT_SIDE)
-    for box, share in zip(
-        (found.boxes * LIGHT_SIDE).round().int().tolist(), _shares(found.region_scores), strict=True
-    ):
-        left, top, right, bottom = box
-        light[top:bottom, left:right] = light[top:bottom, left:right].clamp(min=float(share))
-    dark = (255 * 0.55 * (1 - light)).byte().numpy()
-    buffer = io.BytesIO()
-    shade = Image.new("LA", (LIGHT_SIDE, LIGHT_SIDE))
-    shade.putalpha(Image.fromarray(dark))
-    shade.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    """Return the heat map of the complete sound as a shade, a data URI."""
+    maps = smooth_maps(found.boxes.numpy(), found.region_scores[None].numpy())
+    return f"data:image/png;base64,{base64.b64encode(shade(maps)).decode()}"
 
 
 def _text(caption: Caption) -> str:

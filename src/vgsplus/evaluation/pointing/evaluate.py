@@ -23,7 +23,7 @@ from torch import Tensor
 from vgsplus import audio
 from vgsplus.corpora import Corpus
 from vgsplus.errors import VgsplusError
-from vgsplus.evaluation.pointing.localise import STEP, region_shares, window_shares
+from vgsplus.evaluation.pointing.localise import STEP, corpus_picture, region_shares, window_shares
 from vgsplus.evaluation.pointing.words import NamedObject
 from vgsplus.evaluation.retrieval import Estimate, bootstrap_means
 from vgsplus.functional import check_stop, gather_objects, own_share
@@ -83,7 +83,7 @@ def evaluate(
     for done, image in enumerate(own, start=1):
         check_stop()
         words = torch.stack(list(_word_shares(model, corpus, pictures[image])))
-        _, regions, boxes = region_shares(model, _inputs(model, corpus, image))
+        _, regions, boxes = region_shares(model, corpus_picture(model, corpus, image))
         found[image] = words, regions, boxes.numpy()
         progress.update("pointing", done, len(own))
     for part in gather_objects(found):
@@ -117,12 +117,6 @@ def regions_on(boxes: NDArray[np.floating], objects: Sequence[Sequence[float]]) 
             inside = (covered == covered.max()) & (covered > 0)
         found |= inside
     return found
-
-
-def _inputs(model: VGSPlus, corpus: Corpus, image: str) -> list[Tensor]:
-    config = model.config.image
-    arrays = corpus.regions([image]) if config is None else (corpus.pixels([image], config.side),)
-    return [torch.from_numpy(array) for array in arrays]
 
 
 def _word_shares(model: VGSPlus, corpus: Corpus, words: Sequence[NamedObject]) -> Iterator[Tensor]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vgsplus.audio import SAMPLE_RATE, Signal
+from vgsplus.corpora import Corpus
 from vgsplus.evaluation.hidden_states import batch_by_length, check_finite, inference, map_sounds
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
@@ -89,6 +90,17 @@ def localise(
     )
 
 
+def corpus_picture(model: VGSPlus, corpus: Corpus, image: str) -> list[Tensor]:
+    """Return a picture of a corpus as `localise` takes it: the stored regions, or the pixels.
+
+    Raises:
+        CorpusError: the corpus has no such picture.
+    """
+    config = model.config.image
+    arrays = corpus.regions([image]) if config is None else (corpus.pixels([image], config.side),)
+    return [torch.from_numpy(array) for array in arrays]
+
+
 def window_times(num_samples: int, step: float) -> NDArray[np.float64]:
     """Return the centres (T,) of windows every `step` seconds of a sound, at least one."""
     seconds = num_samples / SAMPLE_RATE
@@ -153,3 +165,32 @@ def region_shares(model: VGSPlus, image: Sequence[Tensor]) -> tuple[Tensor, Tens
     embeddings = embeddings.float().cpu()
     more, less = torch.split(embeddings[1:], count)
     return embeddings[0], (more - less) / (2 * CHANGE), boxes[0].cpu()
+
+
+def heat_map(
+    boxes: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    width: int,
+    height: int,
+    *,
+    highest: float | None = None,
+) -> NDArray[np.float64]:
+    """Return the highest score of the regions at each pixel (height, width), as a share of the highest.
+
+    Scores that are not positive, and pixels without a region, are 0.
+
+    Args:
+        boxes: (R, 4) as (x1, y1, x2, y2) in [0, 1].
+        scores: (R,).
+        width: of the map in pixels.
+        height: of the map in pixels.
+        highest: the score that becomes 1. None: the highest of `scores`.
+    """
+    values = np.zeros((height, width))
+    highest = float(scores.max()) if highest is None else highest
+    corners = np.rint(boxes * (width, height, width, height)).astype(int)
+    for region in np.argsort(scores):
+        if scores[region] > 0:
+            x1, y1, x2, y2 = corners[region]
+            values[y1:y2, x1:x2] = scores[region] / highest
+    return values
