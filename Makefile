@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup demo test check smoke slurm lint format docs lock clean
+.PHONY: help setup demo toymodel test check smoke slurm lint format docs lock clean
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -48,6 +48,11 @@ demo: $(READY) ## make a toy corpus, train two schedules, evaluate, write the re
 		--set schedule.pretraining_epochs=$(DEMO_PRETRAINING_EPOCHS) \
 		--set model.quantizer_logit_std=5 \
 		--set validate_every=1 --set evaluate_every=null
+
+toymodel: $(READY) ## train the model that vgsplus.load("toy") returns; about six minutes on two cores
+	@test -d out/toymodel/corpus || $(BIN)/vgsplus data toy out/toymodel/corpus
+	$(BIN)/vgsplus train toy --out out/toymodel/run --set corpus=out/toymodel/corpus --set schedule.variant=vgs
+	$(BIN)/python benchmarks/toy_model.py out/toymodel/run src/vgsplus/presets/toy
 
 test: lint docs smoke check ## lint, types, the documentation, a smoke run of the whole pipeline, the test suite
 

@@ -1,6 +1,7 @@
 """The wheel, built from the sdist, installed into an environment of its own and run outside the checkout."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "vgsplus"
+SCENES = """
+from vgsplus.corpora.sources.toy.corpus import prepare_toy
+prepare_toy("out/scenes", train_images=1, validation_images=1, test_images=10)
+"""
+TOY = SOURCES / "presets" / "toy" / "model.safetensors"
 SDIST_FOLDERS = {"benchmarks", "docs", "examples", "src", "tests"}
 
 
@@ -53,10 +59,12 @@ def test_the_sdist_holds_the_project_and_nothing_else(sdist):
     with tarfile.open(sdist) as archive:
         paths = [Path(*Path(name).parts[1:]) for name in archive.getnames()]
     assert {path.parts[0] for path in paths if len(path.parts) > 1} == SDIST_FOLDERS
-    assert {path.suffix for path in paths} & {".pyc", ".safetensors", ".wav", ".log"} == set()
+    assert {path.suffix for path in paths} & {".pyc", ".wav", ".log"} == set()
+    assert [path for path in paths if path.suffix == ".safetensors"] == [TOY.relative_to(ROOT)]
     assert {Path("LICENSE"), Path("README.md"), Path("CITATION.cff"), Path("requirements.lock")} <= set(paths)
     assert all(ROOT.joinpath(path).exists() for path in paths if path.name != "PKG-INFO")
-    assert sdist.stat().st_size < 5_000_000
+    assert TOY.stat().st_size < 5_000_000
+    assert sdist.stat().st_size < 10_000_000
 
 
 def test_the_wheel_holds_the_files_of_the_package(wheel):
@@ -93,6 +101,8 @@ def test_the_wheel_runs_outside_the_checkout(wheel, tiny_corpus, tmp_path):
     assert not any(folder == ROOT or ROOT / "src" in (folder, *folder.parents) for folder in path)
 
     assert "reproduce" in run(command, "--help", cwd=tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert run(python, "-c", f"{SCENES}\n{example}\nprint(int(scores.argmax()))", cwd=tmp_path) == "4\n"
     settings = (f"corpus={tiny_corpus}", "model.feature_dim=12", "schedule.epochs=0.5")
     run(
         command, "train", "smoke", "--out", "run", *(f"--set={setting}" for setting in settings), cwd=tmp_path

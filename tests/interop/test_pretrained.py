@@ -11,11 +11,12 @@ import soundfile
 import torch
 from helpers import TINY_MODEL, TINY_VISION
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import vgsplus
 from vgsplus.audio import load_any, normalise
 from vgsplus.corpora import Corpus
+from vgsplus.corpora.sources.toy.corpus import prepare_toy
 from vgsplus.errors import AudioError, CheckpointError, CorpusError, VgsplusError
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.interop.convert import convert
@@ -29,6 +30,7 @@ from vgsplus.regions.pixel_grid import PIXEL_GRID, grid_regions
 from vgsplus.training.checkpoint import load_model
 
 ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "src" / "vgsplus"
 CPU = torch.device("cpu")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -281,22 +283,88 @@ def test_embeddings_are_those_of_the_evaluation(trained):
     )
 
 
+# ---- the model in the package -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """A toy corpus with 24 test pictures."""
+    root = tmp_path_factory.mktemp("toy") / "corpus"
+    prepare_toy(root, train_images=1, validation_images=1, test_images=24, workers=1)
+    return root
+
+
+def test_the_model_in_the_package_finds_pictures_by_speech_and_speech_by_pictures(scenes):
+    model, corpus = vgsplus.load("toy"), Corpus.open(scenes)
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    captions = corpus.captions("test")[::5]
+    speech = model.encode_speech([corpus.audio_path(caption) for caption in captions])
+    images = model.encode_image([corpus.image_path(caption.image) for caption in captions])
+    scores, own = model.similarity(speech, images), torch.arange(24)
+    for found in (scores.argmax(dim=1), scores.argmax(dim=0)):
+        assert (found == own).sum() >= 12, "of 24; chance is one"
+
+
+def test_the_card_of_the_model_in_the_package_tells_its_recall_licence_and_command():
+    folder = SOURCES / "presets" / "toy"
+    card = (folder / "README.md").read_text()
+    recall, low, high = vgsplus.load("toy").about["training"]["evaluation"]["test/speech_to_image/R@10"]
+    assert 0.8 < low < recall < high
+    assert f"| test/speech_to_image/R@10 | {recall:.3g} ({low:.3g} to {high:.3g}) |" in card
+    assert "license: mit\n" in card
+    assert 'vgsplus.load("toy")' in card
+    assert "`make toymodel`" in card
+
+
+def test_a_path_comes_before_the_model_in_the_package(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = PretrainedModel.from_pretrained("toy").config
+    convert(Path("toy"), Path("mine"))
+    assert vgsplus.load("mine").config == packaged
+    Path("toy").symlink_to(trained)
+    assert vgsplus.load("toy").config == vgsplus.load(trained).config != packaged
+
+
+def test_an_unknown_name_is_answered_with_what_can_be_loaded(tmp_path):
+    with pytest.raises(CheckpointError, match=r'no such file.*a run.*"hf:organisation/name".*"toy"'):
+        vgsplus.load(tmp_path / "toi")
+
+
+def test_weights_saved_as_float16_are_read_as_float32(sounds, tmp_path):
+    make().half().save_pretrained(tmp_path)
+    expected, found = make().half().float(), vgsplus.load(tmp_path)
+    assert load_file(tmp_path / "model.safetensors")["speech.cls"].dtype == torch.float16
+    assert torch.equal(found.encode_speech(sounds), expected.encode_speech(sounds))
+
+
 # ---- documentation ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/trained-models.md"])
-def test_the_examples_run(page, trained, sounds, pictures, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for run in ("out/demo/runs/vgs", "out/toy/runs/vgs+"):
-        Path(run).parent.mkdir(parents=True)
-        Path(run).symlink_to(trained)
-    for number, name in enumerate(("a.wav", "b.flac")):
-        Path(name).symlink_to(sounds[number])
-    for number, name in enumerate(("a.png", "b.png")):
-        Path(name).symlink_to(pictures[number])
+def run_examples(page):
+    """Execute the Python of a page, and return what it defines."""
     names = {}
     examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert examples
     for example in examples:
         exec(example, names)
-    assert names["scores"].shape == (2, 2)
+    return names
+
+
+def test_the_example_of_the_readme_finds_the_picture(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("out/scenes").symlink_to(scenes)
+    scores = run_examples("README.md")["scores"]
+    assert scores.shape == (1, 10)
+    assert scores.argmax() == 4
+
+
+def test_the_examples_of_the_guide_run(trained, sounds, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out/toy/runs").mkdir(parents=True)
+    Path("out/toy/runs/vgs+").symlink_to(trained)
+    for number, name in enumerate(("a.wav", "b.flac")):
+        Path(name).symlink_to(sounds[number])
+    for number, name in enumerate(("a.png", "b.png")):
+        Path(name).symlink_to(pictures[number])
+    assert run_examples("docs/trained-models.md")["scores"].shape == (2, 2)

@@ -7,7 +7,10 @@ import typer
 
 CorpusOut = Annotated[Path, typer.Argument(help="Corpus folder to create.")]
 PreparedCorpus = Annotated[Path, typer.Argument(help="A prepared corpus.")]
-Model = Annotated[Path, typer.Argument(help="A run folder, or any checkpoint that `vgsplus convert` reads.")]
+Model = Annotated[
+    Path,
+    typer.Argument(help='A run folder, any checkpoint that `vgsplus convert` reads, or "toy".'),
+]
 Layers = Annotated[str, typer.Option(help='Transformer layers: "all", or numbers from 1, such as "1,2,8".')]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Settings = Annotated[

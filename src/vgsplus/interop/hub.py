@@ -4,7 +4,7 @@ Files and methods follow the mixins of huggingface_hub, which is installed by th
 themselves would read pickles where there are no safetensors, and accept missing tensors.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,7 +191,15 @@ def _measures(training: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("evaluation", "validation"):
         if found := training.get(kind):
             rows = [f"| {kind} after {found['updates']:,} updates | |", "| --- | --- |"]
-            rows += [f"| {name} | {value:.4g} |" for name, value in found.items() if name != "updates"]
+            rows += [f"| {name} | {_measure(value)} |" for name, value in found.items() if name != "updates"]
             yield "\n".join(rows)
     if not training.get("evaluation") and not training.get("validation"):
         yield "None are recorded."
+
+
+def _measure(value: float | Sequence[float]) -> str:
+    """Format a number, or a number and the ends of its 95 % interval."""
+    if isinstance(value, Sequence):
+        number, low, high = value
+        return f"{number:.3g} ({low:.3g} to {high:.3g})"
+    return f"{value:.4g}"

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from vgsplus import config as settings
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
-from vgsplus.interop import fairseq, fast_vgs, huggingface
+from vgsplus.interop import fairseq, fast_vgs, hub, huggingface
 from vgsplus.interop.mapping import StoredModel, name_rules
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.tensor_files import read_safetensors, read_torch
@@ -26,6 +26,9 @@ from vgsplus.validation import validate
 CONFIG_FILES = (huggingface.CONFIG, "model.json")
 MODEL_TYPE = "vgsplus"
 FORMAT = 1
+TOY = "toy"
+"""Name of the model in the package."""
+_TOY_FOLDER = Path(__file__).parents[1] / "presets" / TOY
 _SAME_NAMES = name_rules({"**": "**"})
 
 
@@ -45,10 +48,17 @@ def load_weights(model: VGSPlus, path: str) -> str:
 
 def open_model(path: Path) -> StoredModel:
     """Detect the format of a model and read its sizes and the names of its tensors; raises as `load`."""
+    if (name := str(path)).startswith(hub.PREFIX):
+        path = hub.fetch(name.removeprefix(hub.PREFIX))
+    elif name == TOY and not path.exists():
+        path = _TOY_FOLDER
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: there is no such file or folder")
+        raise CheckpointError(
+            f"{path}: there is no such file or folder. Name a run, a checkpoint or a saved model, "
+            f'"{hub.PREFIX}organisation/name" on the Hugging Face hub, or "{TOY}", the model in the package.'
+        )
     if path.suffix == ".safetensors":
         return _open_folder(path.parent)
     return _open_pickled(path)

@@ -34,7 +34,7 @@ from vgsplus.files import as_on_disk, is_file, write_file
 from vgsplus.functional import check_stop
 from vgsplus.interop import fast_vgs, hub
 from vgsplus.interop.huggingface import CONFIG
-from vgsplus.interop.loading import open_model, read_about, write_model
+from vgsplus.interop.loading import TOY, open_model, read_about, write_model
 from vgsplus.interop.mapping import LoadReport
 from vgsplus.models.published import PublishedVGSPlus
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
@@ -274,7 +274,7 @@ class PretrainedModel(VGSPlus):
         """Load a model from a folder or, if there is no such folder, from the Hugging Face hub.
 
         Args:
-            name_or_folder: a folder that `load` reads, or "organisation/name".
+            name_or_folder: a folder that `load` reads, "organisation/name", or "toy".
             device: of the model.
             revision: branch, tag or commit on the hub; other arguments are those of huggingface_hub, too.
             cache_dir: folder of files from the hub.
@@ -286,7 +286,7 @@ class PretrainedModel(VGSPlus):
             VgsplusError: as `load`; or the repository cannot be fetched, or holds no safetensors.
         """
         name = str(name_or_folder)
-        if Path(name).exists():
+        if Path(name).exists() or name == TOY:
             return load(name, device=device)
         folder = hub.fetch(
             name.removeprefix(hub.PREFIX),
@@ -329,8 +329,8 @@ class PublishedPretrainedModel(PretrainedModel, PublishedVGSPlus):
 def load(path: str | Path, *, device: torch.device | str = "cpu") -> PretrainedModel:
     """Load a model in evaluation mode. No code in the file is executed.
 
-    Logs a warning with a table if tensors of the file are not used, or tensors of the model keep their
-    initial values.
+    Weights that are stored as float16 or bfloat16 become float32. Logs a warning with a table if tensors of
+    the file are not used, or tensors of the model keep their initial values.
 
     Args:
         path: one of
@@ -338,6 +338,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> PretrainedM
             - a run of vgsplus (its newest checkpoint), a checkpoint, or a folder that `save_pretrained` or
               `vgsplus convert` wrote;
             - "hf:organisation/name": a model on the Hugging Face hub, or in its cache on this machine;
+            - "toy": a small VGS model of drawn scenes, in the package; a file or folder of that name in the
+              current directory comes first;
             - a published bundle (`best_bundle.pth`, `bundle.pth`) or its folder; sizes are read from
               `args.pkl` next to it, or from the tensors;
             - a fairseq wav2vec 2.0 or HuBERT checkpoint;
@@ -350,8 +352,6 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> PretrainedM
         VgsplusError: the path is missing, broken or of an unknown kind, a tensor has a wrong shape, or a
             model on the hub cannot be fetched.
     """
-    if (name := str(path)).startswith(hub.PREFIX):
-        path = hub.fetch(name.removeprefix(hub.PREFIX))
     model, report = load_with_report(path)
     ours = {name for name in report.unused if not name.startswith(fast_vgs.DISCARDED)}
     if report.initial or ours or report.assumed:
