@@ -1,8 +1,12 @@
 """The order of packages: a module imports only packages that come before its own."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import vgsplus
 
@@ -86,3 +90,43 @@ def test_no_folder_is_crowded_and_no_file_long():
     folders = {path.parent for path in SOURCE.rglob("*.py")}
     assert all(sum(1 for _ in folder.glob("*.py")) <= 14 for folder in folders)
     assert all(len(path.read_text().splitlines()) <= 400 for path in SOURCE.rglob("*.py"))
+
+
+SLOW = {
+    "fastabx",
+    "gradio",
+    "h5py",
+    "lightning",
+    "matplotlib",
+    "numba",
+    "pandas",
+    "polars",
+    "scipy",
+    "tensorboard",
+}
+SLOW |= {"transformers", "vgsplus.config"}
+EVERY_HELP = """
+from contextlib import suppress
+from typer.main import get_command
+from vgsplus.cli import app, main
+found = [([], get_command(app))]
+for names, command in found:
+    with suppress(SystemExit):
+        main([*names, "--help"])
+    found += [([*names, name], child) for name, child in getattr(command, "commands", {}).items()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "slow"),
+    [
+        ("import vgsplus", SLOW | {"numpy", "torch"}),
+        (EVERY_HELP, SLOW | {"torch"}),
+        ("import vgsplus; vgsplus.load", SLOW),
+    ],
+    ids=["the package", "every --help", "load"],
+)
+def test_a_start_imports_nothing_that_is_slow(script, slow):
+    script += f"\nimport sys; print('\\n', *sorted({slow} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == []

@@ -13,7 +13,6 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from vgsplus import config as settings
 from vgsplus.errors import CheckpointError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, hub, huggingface
@@ -162,9 +161,11 @@ def write_model(model: VGSPlus, folder: Path, about: Mapping[str, Any]) -> None:
     Raises:
         OSError: they cannot be written.
     """
+    from vgsplus.config import to_dict  # noqa: PLC0415 - takes 0.1 s, which reading does without
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / checkpoint.MODEL_FILE, metadata={"format": "pt"})
     recorded = {key: value for key, value in about.items() if key != "checkpoint"}
-    stated = {"model_type": MODEL_TYPE, "format": FORMAT, "model": settings.to_dict(model.config), **recorded}
+    stated = {"model_type": MODEL_TYPE, "format": FORMAT, "model": to_dict(model.config), **recorded}
     text = json.dumps(stated, indent=1, ensure_ascii=False)
     (folder / huggingface.CONFIG).write_text(text, encoding="utf-8")
