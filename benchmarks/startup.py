@@ -18,24 +18,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import soundfile
 from rich.console import Console
 from rich.table import Table
 from typer.main import get_command
 
+from vgsplus.audio import SAMPLE_RATE
 from vgsplus.cli import app
 
 type Times = tuple[float, float]
 """Milliseconds by the clock and by the processor."""
 
-MODEL = """
-import sys
-from vgsplus.config import load_config
-from vgsplus.interop.pretrained import PretrainedModel
-PretrainedModel(load_config("toy").model).save_pretrained(sys.argv[1])
-"""
 START = """
 import json, sys, time
-import numpy, soundfile, torch
+import torch
 
 def timed(call):
     clock, processor = time.perf_counter(), time.process_time()
@@ -52,7 +49,6 @@ def loaded():
     model = vgsplus.load(sys.argv[1])
 
 sound = sys.argv[2]
-soundfile.write(sound, numpy.random.default_rng(0).normal(0, 0.1, 64000), 16000)
 found = {"import": timed(lambda: __import__("vgsplus")), "name": timed(named), "load": timed(loaded)}
 model.encode_speech([sound])
 found["encode"] = timed(lambda: model.encode_speech([sound]))
@@ -101,16 +97,13 @@ def medians(runs: list[Times]) -> Times:
 def main() -> None:
     """Print a table of medians and limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "model", nargs="?", help="a run or saved model (default: of the toy preset, untrained)"
-    )
+    parser.add_argument("model", nargs="?", default="toy", help="a run or saved model (default: toy)")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or str(Path(folder) / "model")
-        if options.model is None:
-            subprocess.run([sys.executable, "-c", MODEL, model], check=True)
-        starts = [start(model, str(Path(folder) / "sound.wav")) for _ in range(options.repeats)]
+        sound = str(Path(folder) / "sound.wav")
+        soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 4 * SAMPLE_RATE), SAMPLE_RATE)
+        starts = [start(options.model, sound) for _ in range(options.repeats)]
     listed = list(commands(get_command(app)))
     helps = {command: medians([show_help(command) for _ in range(options.repeats)]) for command in listed}
     rows = [(what, medians([run[key] for run in starts]), limit) for key, (what, limit) in ROWS.items()]

@@ -12,7 +12,7 @@ Shape letters: S samples, T times, R regions, F features of a region, D dimensio
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vgsplus.audio import SAMPLE_RATE, Signal
-from vgsplus.corpora import Corpus
 from vgsplus.evaluation.hidden_states import batch_by_length, check_finite, inference, map_sounds
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from vgsplus.corpora import Corpus
 
 WINDOW = 0.3
 """Seconds that are silenced around a time."""
@@ -90,7 +92,7 @@ def localise(
     )
 
 
-def corpus_picture(model: VGSPlus, corpus: Corpus, image: str) -> list[Tensor]:
+def corpus_picture(model: VGSPlus, corpus: "Corpus", image: str) -> list[Tensor]:
     """Return a picture of a corpus as `localise` takes it: the stored regions, or the pixels.
 
     Raises:
