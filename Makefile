@@ -49,7 +49,7 @@ demo: $(READY) ## make a toy corpus, train two schedules, evaluate, write the re
 		--set model.quantizer_logit_std=5 \
 		--set validate_every=1 --set evaluate_every=null
 
-toymodel: $(READY) ## train the model that vgsplus.load("toy") returns; about six minutes on two cores
+toymodel: $(READY) ## train the model that vgsplus.load("toy") returns, on data made here, and write its card
 	@test -d out/toymodel/corpus || $(BIN)/vgsplus data toy out/toymodel/corpus
 	$(BIN)/vgsplus train toy --out out/toymodel/run --set corpus=out/toymodel/corpus --set schedule.variant=vgs
 	$(BIN)/python benchmarks/toy_model.py out/toymodel/run src/vgsplus/presets/toy

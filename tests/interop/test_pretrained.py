@@ -330,6 +330,10 @@ def test_a_path_comes_before_the_model_in_the_package(trained, tmp_path, monkeyp
     packaged = PretrainedModel.from_pretrained("toy").config
     convert(Path("toy"), Path("mine"))
     assert vgsplus.load("mine").config == packaged
+    Path("toy").mkdir()
+    with pytest.raises(CheckpointError, match=r"toy: holds no model.*hides the model in the package"):
+        vgsplus.load("toy")
+    Path("toy").rmdir()
     Path("toy").symlink_to(trained)
     assert vgsplus.load("toy").config == vgsplus.load(trained).config != packaged
 

@@ -75,10 +75,11 @@ def _open_folder(folder: Path) -> StoredModel:
     for name in fast_vgs.BUNDLES:
         if (folder / name).is_file():
             return _open_pickled(folder / name)
+    hidden = f". It hides the model in the package, {TOY}: choose another current directory"
     raise CheckpointError(
         f"{folder}: holds no model: neither {checkpoint.STATE_FILE} or {checkpoint.FOLDER}/ (a run or "
         f"checkpoint of ours), {huggingface.CONFIG} (a saved model of ours or of Hugging Face), nor "
-        f"{' or '.join(fast_vgs.BUNDLES)}"
+        f"{' or '.join(fast_vgs.BUNDLES)}{hidden if str(folder) == TOY else ''}"
     )
 
 
