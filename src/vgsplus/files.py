@@ -16,6 +16,7 @@ from pathlib import Path
 from vgsplus.errors import VgsplusError
 from vgsplus.remote import RemotePath
 
+GIT_LFS = b"version https://git-lfs"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors from file systems without lock support (some clusters); locking is skipped there."""
 
@@ -57,6 +58,14 @@ def file_identity(path: Path) -> object:
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_pointer(path: Path) -> bool:
+    """Return whether a file is what Git leaves in place of a large file that Git LFS did not fetch."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(GIT_LFS)) == GIT_LFS
 
 
 def nfc(text: str) -> str:

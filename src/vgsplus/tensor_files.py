@@ -19,11 +19,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vgsplus.errors import CheckpointError
+from vgsplus.files import is_pointer
 
 type Shape = tuple[int, ...]
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+HINT_AGAIN = "Fetch or copy it again."
+POINTER = "is a pointer of Git LFS, not the weights. Fetch them by git lfs pull."
 _LOCAL_HEADER = 30
 """Bytes of a zip entry's local header before its name; the last 4 are the lengths of name and extra field."""
 _TYPES = (
@@ -104,8 +107,11 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
                 part = file.get_slice(name)
                 dtype = _SAFETENSORS_TYPES[part.get_dtype()]
                 tensors[name] = StoredTensor(tuple(part.get_shape()), dtype, partial(read, name))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file. {HINT_AGAIN}") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: is missing, truncated or broken ({error})") from None
+        why = POINTER if is_pointer(path) else f"is truncated or broken ({error}). {HINT_AGAIN}"
+        raise CheckpointError(f"{path}: {why}") from None
     except KeyError as error:
         raise CheckpointError(f"{path}: holds a tensor of type {error}, which is not supported") from None
     return tensors
@@ -327,8 +333,9 @@ def read_torch(path: Path) -> object:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except _BROKEN as error:
         raise CheckpointError(f"{path}: is truncated, broken or not a PyTorch checkpoint ({error})") from None
-    kind = "is not a file that PyTorch writes" if magic else "is empty"
-    raise CheckpointError(f"{path}: {kind}; a checkpoint was expected")
+    what = "is not a file that PyTorch writes" if magic else "is empty"
+    why = POINTER if is_pointer(path) else f"{what}. Name a checkpoint, or the folder of a model."
+    raise CheckpointError(f"{path}: {why}")
 
 
 def _read_zip(path: Path, file: IO[bytes]) -> object:

@@ -102,7 +102,7 @@ def test_another_architecture_is_refused(saved):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"model_type": "vgsplus"}', '{"model_type": "vgsplus", "format": 1}']
+    "text", ["", "{", "[]", '{"model_type": "vgsplus"}', '{"model_type": "vgsplus", "format": 1}']
 )
 def test_a_broken_configuration_is_refused(saved, text):
     (saved / "config.json").write_text(text)
@@ -113,14 +113,56 @@ def test_a_broken_configuration_is_refused(saved, text):
 def test_missing_and_foreign_tensors_are_refused(saved):
     tensors = load_file(saved / "model.safetensors")
     without = {name: tensor for name, tensor in tensors.items() if name != "speech.project.weight"}
-    for changed in (without, tensors | {"more": torch.zeros(1)}):
+    more = tensors | {"more": torch.zeros(1)}
+    for changed, odd in ((without, "it lacks speech.project.weight"), (more, "the model has no more")):
         save_file(changed, saved / "model.safetensors")
-        with pytest.raises(CheckpointError, match="its tensors are not those of the model"):
+        with pytest.raises(CheckpointError, match=rf"its tensors are not those of the model \({odd}\)"):
             vgsplus.load("hf:me/mine")
     name, tensor = next((name, tensor) for name, tensor in tensors.items() if tensor.ndim == 2)
     save_file(tensors | {name: tensor[1:]}, saved / "model.safetensors")
-    with pytest.raises(CheckpointError, match=f"does not fit:\n- {name}"):
+    with pytest.raises(
+        CheckpointError, match=rf"model\.safetensors: has tensors of other shapes.*\n- {name}"
+    ):
         vgsplus.load("hf:me/mine")
+
+
+WEIGHTS, POINTER = "model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("removed", "written", "said"),
+    [
+        (WEIGHTS, {}, r"model\.safetensors: there is no such file\. Fetch or copy it again"),
+        (WEIGHTS, {"pytorch_model.bin": b"\x80"}, r"pytorch_model\.bin: is a pickle, and models of vgsplus"),
+        (None, {WEIGHTS: POINTER}, r"model\.safetensors: is a pointer of Git LFS.* git lfs pull"),
+        (
+            None,
+            {WEIGHTS: b"<html>"},
+            r"model\.safetensors: is truncated or broken .*\. Fetch or copy it again",
+        ),
+        ("config.json", {}, r"holds model\.safetensors, but no config\.json"),
+        (
+            None,
+            {"config.json": b'{"model_type": "vgsplus", "format": 1, "model": {"dim": "x"}}'},
+            r"config\.json: model\.dim",
+        ),
+    ],
+)
+def test_a_folder_with_a_fault_is_refused_with_its_file_and_what_to_do(saved, removed, written, said):
+    if removed:
+        (saved / removed).unlink()
+    for name, content in written.items():
+        (saved / name).write_bytes(content)
+    for path in (saved, *(saved / name for name in written if name == "pytorch_model.bin")):
+        with pytest.raises(CheckpointError, match=said) as told:
+            vgsplus.load(path)
+        assert str(saved) in str(told.value)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])
+def test_a_device_that_cannot_be_used_is_refused_before_the_model_is_read(device):
+    with pytest.raises(VgsplusError, match=f"The device '{device}' cannot be used"):
+        vgsplus.load("absent", device=device)
 
 
 def test_an_upload_is_what_is_saved(trained, monkeypatch):

@@ -117,7 +117,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model_type") not in MODEL_TYPES:
         kind = config.get("model_type") if isinstance(config, dict) else None
         raise CheckpointError(
-            f"{path}: is of a model of type {kind!r}; only {' and '.join(MODEL_TYPES)} are supported"
+            f"{path}: is of a model of type {kind!r}; only vgsplus, {' and '.join(MODEL_TYPES)} are supported"
         )
     return config
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from vgsplus.errors import CheckpointError
+from vgsplus.errors import CheckpointError, ConfigError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, hub, huggingface
 from vgsplus.interop.mapping import StoredModel, name_rules
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
-from vgsplus.tensor_files import read_safetensors, read_torch
+from vgsplus.tensor_files import HINT_AGAIN, read_safetensors, read_torch
 from vgsplus.training import checkpoint
 from vgsplus.validation import validate
 
@@ -65,30 +65,48 @@ def open_model(path: Path) -> StoredModel:
 
 def _open_folder(folder: Path) -> StoredModel:
     if about := read_about(folder):
-        return _open_own(folder, about.pop("model"), about)
+        settings = next(folder / name for name in CONFIG_FILES if (folder / name).is_file())
+        return _open_own(settings, about.pop("model"), about)
     if (folder / checkpoint.STATE_FILE).is_file() or checkpoint.latest_path(folder):
         found = checkpoint.resolve(folder)
         state = checkpoint.load_state(found)
-        return _open_own(found, state.model, _about_run(found, state))
+        return _open_own(found / checkpoint.STATE_FILE, state.model, _about_run(found, state))
     if (folder / huggingface.CONFIG).is_file():
         return huggingface.open_model(folder)
     for name in fast_vgs.BUNDLES:
         if (folder / name).is_file():
             return _open_pickled(folder / name)
-    hidden = f". It hides the model in the package, {TOY}: choose another current directory"
+    for name in (huggingface.SAFETENSORS, huggingface.PICKLED):
+        if (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder}: holds {name}, but no {huggingface.CONFIG}, which states the sizes of the model. "
+                "Fetch or copy it as well."
+            )
+    hidden = f" It hides the model in the package, {TOY}: choose another current directory."
     raise CheckpointError(
-        f"{folder}: holds no model: neither {checkpoint.STATE_FILE} or {checkpoint.FOLDER}/ (a run or "
-        f"checkpoint of ours), {huggingface.CONFIG} (a saved model of ours or of Hugging Face), nor "
-        f"{' or '.join(fast_vgs.BUNDLES)}{hidden if str(folder) == TOY else ''}"
+        f"{folder}: holds no model. A run has {checkpoint.FOLDER}/, a saved model {huggingface.CONFIG} and "
+        f"{huggingface.SAFETENSORS}, and a published bundle is named {' or '.join(fast_vgs.BUNDLES)}."
+        f"{hidden if str(folder) == TOY else ''}"
     )
 
 
-def _open_own(folder: Path, model: Mapping[str, Any], about: Mapping[str, Any]) -> StoredModel:
+def _open_own(settings: Path, model: Mapping[str, Any], about: Mapping[str, Any]) -> StoredModel:
+    """Open the weights next to the file of settings that states the sizes of their model."""
+    weights = settings.with_name(checkpoint.MODEL_FILE)
+    if not weights.is_file() and weights.with_name(huggingface.PICKLED).is_file():
+        raise CheckpointError(
+            f"{weights.with_name(huggingface.PICKLED)}: is a pickle, and models of vgsplus are read from "
+            f"{weights.name} alone. Fetch that file, or save the model again."
+        )
+    try:
+        config = validate(ModelConfig, model, "model")
+    except ConfigError as error:
+        raise CheckpointError(f"{settings}: {error}") from None
     return StoredModel(
-        name=str(folder),
-        stored=read_safetensors(folder / checkpoint.MODEL_FILE),
+        name=str(weights),
+        stored=read_safetensors(weights),
         rules=_SAME_NAMES,
-        config=validate(ModelConfig, model, "model"),
+        config=config,
         own=True,
         about=about,
     )
@@ -113,7 +131,7 @@ def _about_run(found: Path, state: checkpoint.TrainingState) -> dict[str, Any]:
 
 def _open_pickled(path: Path) -> StoredModel:
     if path.name == huggingface.PICKLED and (path.parent / huggingface.CONFIG).is_file():
-        return huggingface.open_model(path.parent)
+        return _open_folder(path.parent)
     found = read_torch(path)
     if isinstance(found, dict) and isinstance(found.get(fast_vgs.DUAL), dict):
         return fast_vgs.open_model(f"{path} (published bundle)", found, fast_vgs.read_args(path))
@@ -141,15 +159,20 @@ def read_about(folder: Path) -> dict[str, Any] | None:
             continue
         try:
             about = json.loads(read_text(path))
-            if path.name == huggingface.CONFIG and about.get("model_type") != MODEL_TYPE:
-                continue
-            if about["format"] != FORMAT:
-                raise CheckpointError(
-                    f"{path}: has format {about['format']}, this version of vgsplus reads {FORMAT}"
-                )
-            return {key: about[key] for key in ("model", *about) if key not in ("model_type", "format")}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: is broken, cannot be read ({error!r})") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: is broken: is not JSON ({error}). {HINT_AGAIN}") from None
+        if not isinstance(about, dict):
+            raise CheckpointError(f"{path}: is broken: holds no JSON object. {HINT_AGAIN}")
+        if path.name == huggingface.CONFIG and about.get("model_type") != MODEL_TYPE:
+            continue
+        if missing := [key for key in ("format", "model") if key not in about]:
+            raise CheckpointError(f"{path}: is broken: lacks {' and '.join(missing)}. {HINT_AGAIN}")
+        if about["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: has format {about['format']!r}, this version of vgsplus reads {FORMAT}. Install "
+                "the version that wrote it."
+            )
+        return {key: value for key, value in about.items() if key not in ("model_type", "format")}
     return None
 
 

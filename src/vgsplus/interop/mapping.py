@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from vgsplus.errors import CheckpointError, some
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
-from vgsplus.tensor_files import Shape, StoredTensor
+from vgsplus.tensor_files import HINT_AGAIN, Shape, StoredTensor
 
 SHOWN = 10
 """Maximum number of tensors of a wrong shape that an error names."""
@@ -270,7 +270,10 @@ class StoredModel:
         ]:
             more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
             listed = "\n".join(f"- {line}" for line in wrong[:SHOWN] + more)
-            raise CheckpointError(f"{self.name}: does not fit:\n{listed}")
+            raise CheckpointError(
+                f"{self.name}: has tensors of other shapes than its settings state. Use those that were "
+                f"saved with it.\n{listed}"
+            )
         used = {part for mapping in found.values() for part in mapping.names}
         report = LoadReport(
             source=self.name,
@@ -280,7 +283,11 @@ class StoredModel:
             assumed=self.assumed,
         )
         if not found or (self.own and not report.complete):
-            raise CheckpointError(f"{self.name}: its tensors are not those of the model\n{report}")
+            kinds = {"it lacks": report.initial, "the model has no": report.unused}
+            odd = "; ".join(f"{what} {some(list(names), 3)}" for what, names in kinds.items() if names)
+            raise CheckpointError(
+                f"{self.name}: its tensors are not those of the model ({odd}). {HINT_AGAIN}"
+            )
         return found, report
 
     def _read(self, mapping: TensorMapping, like: Tensor) -> Tensor:

@@ -349,9 +349,15 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> PretrainedM
         device: of the model.
 
     Raises:
-        VgsplusError: the path is missing, broken or of an unknown kind, a tensor has a wrong shape, or a
-            model on the hub cannot be fetched.
+        VgsplusError: the path is missing, broken or of an unknown kind, a tensor has a wrong shape, a model
+            on the hub cannot be fetched, or PyTorch cannot use the device.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter in builds of PyTorch without CUDA
+        raise VgsplusError(
+            f"The device {str(device)!r} cannot be used: {str(error).partition('\n')[0]}"
+        ) from None
     model, report = load_with_report(path)
     ours = {name for name in report.unused if not name.startswith(fast_vgs.DISCARDED)}
     if report.initial or ours or report.assumed:
