@@ -184,15 +184,19 @@ def test_speech_ranks_pictures_and_a_picture_captions(address, index):
         page.locator(".pictures li button").nth(1).click()
         page.locator(".pair").wait_for()
         assert "2 of 4" in page.locator(".pair").inner_text()
-        page.locator(".pair .light").wait_for()
+        page.locator(".pair .shade").wait_for()
         assert 10 <= page.locator(".pair .times span").count() <= 30
+        page.locator(".pair [data-play]").click()
+        page.locator(".pair .times .now").wait_for()
+        assert int(page.locator(".pair").evaluate("pair => pair.style.getPropertyValue('--moment')")) > 0
+        page.locator(".pair .times .now").wait_for(state="detached")
         page.locator(".captions .score").first.wait_for()
         best = (index.speech @ index.images[order[1]]).argmax()
         assert page.locator(".captions .pick").first.get_attribute("data-pick") == str(int(best))
 
         page.locator("#recording [aria-label='Upload file']").click()
         page.locator("#recording input[type=file]").set_input_files(sound)
-        page.get_by_text("ranked for the recording").wait_for()
+        page.locator(".pictures h2", has_text="ranked for the recording").wait_for()
         assert _ranked(page) == shown
 
         page.locator(".pair .close").click()
@@ -202,13 +206,28 @@ def test_speech_ranks_pictures_and_a_picture_captions(address, index):
         assert [url for url in requested if not url.startswith((address, "blob:", "data:"))] == []
 
 
+def test_an_answer_out_of_sight_is_scrolled_to_and_announced(address):
+    with browser(viewport={"width": 390, "height": 300}) as page:
+        top = "document.querySelector('.pair, .pictures').getBoundingClientRect().top"
+        page.goto(address)
+        page.locator(".captions .pick").first.click()
+        page.locator("#status", has_text="Pictures, ranked for").wait_for()
+        page.wait_for_function(f"{top} < 20")
+        page.evaluate("scrollTo({ top: document.body.scrollHeight, behavior: 'instant' })")
+        assert page.evaluate(top) < 0
+        page.locator(".pictures li button").last.click()
+        page.locator(".pair .shade").wait_for()
+        page.wait_for_function(f"Math.abs({top}) < 20")
+        assert "of 4" in page.locator("#status").inner_text()
+
+
 def test_a_recording_from_the_microphone_is_embedded(address, index):
     with browser(sound=index.corpus.audio_path(index.captions[0])) as page:
         page.goto(address)
         page.locator("#recording .record-button").click()
         time.sleep(1)
         page.locator("#recording .stop-button").click()
-        page.get_by_text("ranked for the recording").wait_for()
+        page.locator(".pictures h2", has_text="ranked for the recording").wait_for()
         assert len(_ranked(page)[1]) == 4
 
 

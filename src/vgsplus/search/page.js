@@ -7,7 +7,17 @@ const mark = () => {
     button.setAttribute("aria-label", playing ? "Stop" : "Play");
   }
 };
-for (const event of ["play", "pause", "ended"]) player["on" + event] = mark;
+// The map and the bar of the moment that plays, or the map of the complete sound.
+const follow = () => {
+  const pair = document.querySelector(".pair[data-step]");
+  const bars = pair?.querySelectorAll(".times span") ?? [];
+  const playing = !player.paused && player.dataset.sound === pair?.dataset.sound;
+  const moment = playing ? Math.min(1 + Math.floor(player.currentTime / pair.dataset.step), bars.length) : 0;
+  pair?.style.setProperty("--moment", moment);
+  bars.forEach((bar, index) => bar.classList.toggle("now", index + 1 === moment));
+  if (!player.paused) requestAnimationFrame(follow);
+};
+for (const event of ["play", "pause", "ended"]) player["on" + event] = () => (mark(), follow());
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-play], [data-pick]");
   if (button === null) return;
@@ -21,13 +31,19 @@ element.addEventListener("click", (event) => {
     player.play().catch(mark);
   }
 });
-// On a narrow screen the answer is below what was chosen.
+// The answer may be out of sight: below what was chosen on a narrow screen, or above it.
 let shown = element.querySelector("[data-show]")?.dataset.show;
 watch("value", () => {
   mark();
   const answer = element.querySelector("[data-show]");
-  if (answer?.dataset.show && answer.dataset.show !== shown && answer.getBoundingClientRect().top > 0.7 * innerHeight) {
-    answer.scrollIntoView({ behavior: "smooth", block: "start" });
+  if (answer?.dataset.show && answer.dataset.show !== shown) {
+    const said = [...answer.querySelectorAll("h2, .name, dl")].map((part) => part.textContent);
+    document.querySelector("#status").textContent = said.join(" ");
+    const top = answer.getBoundingClientRect().top;
+    if (top < 0 || top > 0.7 * innerHeight) {
+      const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      answer.scrollIntoView({ behavior: still ? "instant" : "smooth", block: "start" });
+    }
   }
   shown = answer?.dataset.show;
 });

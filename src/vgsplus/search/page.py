@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
@@ -14,12 +15,10 @@ from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES, MAX_SECONDS
 from vgsplus.evaluation.pointing.localise import STEP, Localisation, corpus_picture, localise
-from vgsplus.report.gallery import shade, smooth_maps
+from vgsplus.report.gallery import MOMENTS, shade, smooth_maps
 from vgsplus.search.index import Index, nearest
 
 SHOWN_PICTURES, SHOWN_CAPTIONS = 24, 50
-MOMENTS = 25
-"""Moments of a sound whose scores are shown."""
 
 
 class Chosen(NamedTuple):
@@ -205,7 +204,7 @@ class Page:
             )
             for place, row in enumerate(found.tolist())
         ]
-        return str(self._parts.captions(title, cards, own=bool(own)))
+        return str(self._parts.captions(title, cards, own=any(card.own for card in cards)))
 
     def _pictures(self, now: Chosen) -> str:
         index, query = self._index, self._query(now)
@@ -231,45 +230,30 @@ class Page:
         title = "Pictures, ranked for the recording"
         if now.caption is not None:
             title = f"Pictures, ranked for “{_text(index.captions[now.caption])}”"
-        return str(self._parts.pictures(title, cards, own=own is not None, show=show))
+        return str(self._parts.pictures(title, cards, own=any(card.own for card in cards), show=show))
 
     def _pair(self, now: Chosen, *, located: bool = False) -> str:
         index, query = self._index, self._query(now)
         if now.picture is None:
             return ""
-        name = index.image_ids[now.picture]
+        shown = Card(row=now.picture, name=index.image_ids[now.picture])
+        pair = partial(self._parts.pair, show=_key(now), caption=now.caption)
         if query is None:
-            return str(
-                self._parts.pair(
-                    Card(row=now.picture, name=name),
-                    None,
-                    0,
-                    0,
-                    own=False,
-                    show=_key(now),
-                    light=None,
-                    times=[],
-                )
-            )
+            return str(pair(shown, None))
         scores = index.images @ query
         score = scores[now.picture]
-        found = self._locate(now) if located else None
-        said, own = "Your recording", False
+        shown = shown._replace(score=_number(float(score)))
+        said = "Your recording"
         if now.caption is not None:
             said = f"“{_text(index.captions[now.caption])}”"
-            own = index.image_of_caption[now.caption] == now.picture
-        return str(
-            self._parts.pair(
-                Card(row=now.picture, name=name, score=_number(float(score))),
-                said,
-                int((scores > score).sum()) + 1,
-                len(scores),
-                own=own,
-                show=_key(now),
-                light=None if found is None else _light(found),
-                times=[] if found is None else _shares(found.time_scores).tolist(),
-            )
-        )
+            shown = shown._replace(own=index.image_of_caption[now.caption] == now.picture)
+        found = self._locate(now) if located else None
+        place, count = int((scores > score).sum()) + 1, len(scores)
+        if found is None:
+            return str(pair(shown, said, place, count))
+        step = 2 * float(found.times[0])  # times are the centres of the steps
+        times = _shares(found.time_scores).tolist()
+        return str(pair(shown, said, place, count, shades=_shades(found), step=step, times=times))
 
     def _locate(self, now: Chosen) -> Localisation | None:
         """Return where in the chosen picture and when in the sound they agree, in about MOMENTS steps."""
@@ -312,10 +296,11 @@ def _shares(scores: Tensor) -> Tensor:
     return positive / positive.max().clamp(min=1e-12)
 
 
-def _light(found: Localisation) -> str:
-    """Return the heat map of the complete sound as a shade, a data URI."""
-    maps = smooth_maps(found.boxes.numpy(), found.region_scores[None].numpy())
-    return f"data:image/png;base64,{base64.b64encode(shade(maps)).decode()}"
+def _shades(found: Localisation) -> str:
+    """Return the heat maps of the complete sound and of its moments as shades, a data URI."""
+    boxes = found.boxes.numpy()
+    maps = [smooth_maps(boxes, found.region_scores[None].numpy()), smooth_maps(boxes, found.scores.numpy())]
+    return f"data:image/png;base64,{base64.b64encode(shade(np.concatenate(maps))).decode()}"
 
 
 def _text(caption: Caption) -> str:
