@@ -142,8 +142,8 @@ def plain_loss(model, batch, alpha, mask, *drawn):
     shared, last = zip(*[encode(model, x, row) for x, row in zip(features, mask, strict=True)], strict=True)
     total = alpha * grounding(model, batch, shared) if alpha > 0 else 0.0
     if alpha < 1:
-        ssl = self_supervision(model, features, last, mask, *drawn) + torch.cat(raw).square().mean()
-        total = total + (1 - alpha) * ssl
+        penalty = model.config.feature_penalty_weight * torch.cat(raw).square().mean()
+        total = total + (1 - alpha) * (self_supervision(model, features, last, mask, *drawn) + penalty)
     return total
 
 
@@ -164,6 +164,7 @@ def positions(module, x):
         {
             "cls_after_positions": True,
             "conv_layers": ((8, 10, 5), (8, 3, 2), (8, 5, 2), (8, 2, 4), (12, 4, 4)),
+            "feature_penalty_weight": 0.3,
         },
     ],
     ids=["base", "large", "other convolutions"],

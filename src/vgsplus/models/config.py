@@ -72,9 +72,14 @@ class ModelConfig:
         ssl_dim: dimensions in which predictions and targets are compared [final_dim].
         mask_probability: share of frames in masked spans if none overlapped [mask_prob].
         mask_span: frames of a span [mask_length].
+        mask_vector_scale: the vector that replaces masked frames is drawn from U(0, scale) in a new model; 1 in
+            fairseq. At 0 the positional convolution alone gives masked frames a value, that of their
+            neighbours, and small models leave their first plateau earlier.
         num_negatives: N [num_negatives].
-        diversity_weight: weight of the diversity loss [first of loss_weights; the feature penalty, the
-            second, has weight 1 here as in FaST-VGS].
+        diversity_weight: weight of the diversity loss [first of loss_weights].
+        feature_penalty_weight: weight of the mean square of the features before LayerNorm [second of
+            loss_weights, 10 in wav2vec 2.0 with a tenth of the feature extractor's gradient; 1 in FaST-VGS].
+            Without it, small models leave their first plateau earlier.
         temperature: of the Gumbel softmax: (initial, final, decay factor of each update) [latent_temp].
         resdavenet_widths: channels of each stage of ResDAVEnet; the last equals dim.
         resdavenet_blocks: residual blocks in each stage.
@@ -118,8 +123,10 @@ class ModelConfig:
     ssl_dim: int = 256
     mask_probability: float = 0.65
     mask_span: int = 10
+    mask_vector_scale: float = 1.0
     num_negatives: int = 100
     diversity_weight: float = 0.1
+    feature_penalty_weight: float = 1.0
     temperature: tuple[float, float, float] = (2.0, 0.5, 0.999995)
     resdavenet_widths: tuple[int, ...] = (128, 256, 512, 768)
     resdavenet_blocks: int = 2
@@ -164,6 +171,8 @@ class ModelConfig:
         _require(self.grounded or self.image is None, "image needs grounded: true")
         std = self.quantizer_logit_std
         _require(std > 0, f"quantizer_logit_std must be positive, not {std}")
+        for name in ("diversity_weight", "feature_penalty_weight", "mask_vector_scale"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
 
 

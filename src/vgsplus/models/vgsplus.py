@@ -99,6 +99,7 @@ class VGSPlus(nn.Module):
                 nn.init.zeros_(module.bias)
         for stream, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
             module.stream = stream
+        self.speech.mask_vector.data.mul_(c.mask_vector_scale)
         # Its inputs have passed a LayerNorm.
         nn.init.normal_(self.quantizer.logits.weight, std=c.quantizer_logit_std / channels**0.5)
 
@@ -322,7 +323,7 @@ class VGSPlus(nn.Module):
         valid = lengths_to_mask(counts, num_masked)
         contrastive = contrastive_loss(predictions, targets, codes, negatives, valid)
         num_values = features.segments.num_rows * features.features.shape[1]
-        penalty = mean_over_batch(features.square_sum, num_values)
+        penalty = c.feature_penalty_weight * mean_over_batch(features.square_sum, num_values)
         diversity = c.diversity_weight * diversity_loss(quantized.mean_probabilities)
         terms = {
             "contrastive": contrastive,
