@@ -72,14 +72,14 @@ class ModelConfig:
         ssl_dim: dimensions in which predictions and targets are compared [final_dim].
         mask_probability: share of frames in masked spans if none overlapped [mask_prob].
         mask_span: frames of a span [mask_length].
-        mask_vector_scale: the vector that replaces masked frames is drawn from U(0, scale) in a new model; 1 in
-            fairseq. At 0 the positional convolution alone gives masked frames a value, that of their
-            neighbours, and small models leave their first plateau earlier.
+        mask_vector_scale: in a new model, the vector that replaces masked frames is drawn from U(0, scale); 1
+            in fairseq. At 0, masked frames hold what the positional convolution takes from their neighbours,
+            and small models leave the first plateau of their losses earlier.
         num_negatives: N [num_negatives].
         diversity_weight: weight of the diversity loss [first of loss_weights].
         feature_penalty_weight: weight of the mean square of the features before LayerNorm [second of
-            loss_weights, 10 in wav2vec 2.0 with a tenth of the feature extractor's gradient; 1 in FaST-VGS].
-            Without it, small models leave their first plateau earlier.
+            loss_weights; 10 in wav2vec 2.0, with a tenth of the feature extractor's gradient; 1 in FaST-VGS;
+            not in the paper]. At 0, small models leave the first plateau of their losses earlier.
         temperature: of the Gumbel softmax: (initial, final, decay factor of each update) [latent_temp].
         resdavenet_widths: channels of each stage of ResDAVEnet; the last equals dim.
         resdavenet_blocks: residual blocks in each stage.
@@ -123,7 +123,7 @@ class ModelConfig:
     ssl_dim: int = 256
     mask_probability: float = 0.65
     mask_span: int = 10
-    mask_vector_scale: float = 1.0
+    mask_vector_scale: float = 0.0
     num_negatives: int = 100
     diversity_weight: float = 0.1
     feature_penalty_weight: float = 1.0

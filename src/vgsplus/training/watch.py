@@ -212,14 +212,15 @@ _RULES = (
         "contrastive",
         4,
         _contrastive_at_chance,
-        f"{LOWER_RATE}, model.quantizer_logit_std=5, or shorter masks (model.mask_span)",
+        f"{LOWER_RATE}, model.quantizer_logit_std=5, model.feature_penalty_weight=0, or shorter masks "
+        "(model.mask_span)",
     ),
     _Rule(
         "grounding",
         4,
         _grounding_at_chance,
-        f"{LOWER_RATE}, no dropout, shorter masks (model.mask_span), or larger batches; and check that "
-        "captions and pictures belong together",
+        f"{LOWER_RATE}, no dropout, shorter masks (model.mask_span), model.feature_penalty_weight=0, or larger "
+        "batches; and check that captions and pictures belong together",
     ),
     _Rule(
         "loader",
