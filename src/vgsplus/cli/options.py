@@ -27,6 +27,14 @@ Slurm = Annotated[
         "gpus-per-node=1, cpus-per-task=8 or mem=32G; may be repeated. time is needed.",
     ),
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="How many runs to train at once on this machine, each in a process of its own. Small models are "
+        "trained fastest with as many as there are cores, or with several on one GPU.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

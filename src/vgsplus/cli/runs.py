@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from vgsplus.cli.options import DryRun, Settings, Slurm
+from vgsplus.cli.options import DryRun, Jobs, Settings, Slurm
 from vgsplus.errors import VgsplusError
 from vgsplus.progress import console_progress
 
@@ -94,12 +94,14 @@ def reproduce(
     ] = None,
     audio: Annotated[Path | None, typer.Option(help="Folder with the sounds of --item.")] = None,
     settings: Settings = None,
+    jobs: Jobs = 1,
     slurm: Slurm = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train the paper's nine variants, evaluate them and write the report.
 
-    Run the same command again to resume; with more --seeds, only the missing runs are trained.
+    Run the same command again to resume; with more --seeds, only the missing runs are trained. With --jobs,
+    several runs are trained at once.
 
     With --slurm, every run is a job, and the report is the last. Runs that start from a phase of another
     wait for it. Before its time limit, a job saves a checkpoint, requeues itself and goes on from there.
@@ -129,10 +131,11 @@ def reproduce(
             *(("--corpus", corpus), ("--root", root), ("--seeds", seeds if seeds > 1 else None)),
             *(("--item", item), ("--audio", audio)),
             *(("--set", setting) for setting in settings or ()),
+            ("--jobs", jobs if jobs > 1 else None),
             *(("--slurm", option) for option in slurm or ()),
         ),
     )
-    if page := _run_study(open_study, next(iter(configs.values())), slurm, dry_run=dry_run):
+    if page := _run_study(open_study, next(iter(configs.values())), slurm, jobs=jobs, dry_run=dry_run):
         print_tables(Results.load(page.with_name(DATA)), Console())
         typer.echo(f"Report: {page}")
 
@@ -155,6 +158,7 @@ def sweep(
         int, typer.Option(min=1, help="Number of seeds to train every grid point with, for intervals.")
     ] = 1,
     settings: Settings = None,
+    jobs: Jobs = 1,
     slurm: Slurm = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -182,10 +186,11 @@ def sweep(
             *(("--grid", axis) for axis in grid),
             *(("--corpus", corpus), ("--seeds", seeds if seeds > 1 else None)),
             *(("--set", setting) for setting in settings or ()),
+            ("--jobs", jobs if jobs > 1 else None),
             *(("--slurm", option) for option in slurm or ()),
         ),
     )
-    if page := _run_study(open_study, next(iter(points.values())), slurm, dry_run=dry_run):
+    if page := _run_study(open_study, next(iter(points.values())), slurm, jobs=jobs, dry_run=dry_run):
         typer.echo(page.with_name("sweep.md").read_text(encoding="utf-8").split("\n## ")[0].strip())
         typer.echo(f"Report: {page}")
 
@@ -197,11 +202,11 @@ def _words(*parts: object) -> list[str]:
 
 
 def _run_study(
-    open_study: "OpenStudy", config: "RunConfig", slurm: list[str] | None, *, dry_run: bool
+    open_study: "OpenStudy", config: "RunConfig", slurm: list[str] | None, *, jobs: int, dry_run: bool
 ) -> Path | None:
     """Train a study here and return the page of its report, or submit it to SLURM and print the jobs."""
+    from vgsplus.experiments.local import train_here
     from vgsplus.experiments.slurm import JOBS, parse_options, submit
-    from vgsplus.experiments.study import train_here
     from vgsplus.report.tables import terminal_table
 
     if not slurm:
@@ -210,14 +215,16 @@ def _run_study(
                 "--dry-run shows the jobs of SLURM: it needs --slurm, such as --slurm time=12:00:00."
             )
         with console_progress() as progress:
-            return train_here(open_study, config, progress)
+            return train_here(open_study, config, progress, jobs)
+    if jobs > 1:
+        raise VgsplusError("--jobs trains on this machine; with --slurm every run is a job of its own.")
     options = parse_options(slurm)
     with console_progress() as progress:
-        study, jobs, ids = submit(open_study, options, progress, dry_run=dry_run)
-    names = ids or tuple(str(number) for number in range(1, len(jobs) + 1))
+        study, submitted, ids = submit(open_study, options, progress, dry_run=dry_run)
+    names = ids or tuple(str(number) for number in range(1, len(submitted) + 1))
     rows = [
         (name, job.title, ", ".join(names[place] for place in job.after))
-        for name, job in zip(names, jobs, strict=True)
+        for name, job in zip(names, submitted, strict=True)
     ]
     Console().print(terminal_table(["job", "run", "waits for"], rows, "Jobs"))
     typer.echo(f"Each job: {' '.join(slurm)}")

@@ -1,4 +1,4 @@
-"""The runs of a reproduction or a sweep: the phases that they share, and their training, one by one.
+"""The runs of a reproduction or a sweep, the phases that they share, and their training.
 
 Runs whose first phases are the same share them: the first of the runs trains them, and the others start from
 the checkpoint at their end.
@@ -19,7 +19,7 @@ from vgsplus.errors import Interrupted, VgsplusError
 from vgsplus.experiments.scoring import Scoring
 from vgsplus.files import write_file
 from vgsplus.interop.loading import load_weights
-from vgsplus.progress import SILENT, Progress
+from vgsplus.progress import Progress
 from vgsplus.remote import locate
 from vgsplus.training.checkpoint import checkpoints, latest_path
 from vgsplus.training.processes import Processes
@@ -119,37 +119,6 @@ class Study(Protocol):
 
 type OpenStudy = Callable[[Progress], Study]
 """Opens the study of a command, on any machine that sees its files."""
-
-
-def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress) -> Path:
-    """Check, train and report a study in the processes of this command, and return the page of its report.
-
-    Args:
-        open_study: opens the study.
-        config: settings of a run of the study, for the number of processes and their device.
-        progress: of the first process.
-
-    Raises:
-        VgsplusError: something does not fit, raised before any training; or as `Run.train`.
-    """
-    processes = Processes(config.devices, config.num_nodes, accelerator=config.accelerator)
-    opened: list[Study] = []
-
-    def prepare() -> None:
-        study = open_study(progress)
-        study.check()
-        study.record()
-        opened.append(study)
-
-    processes.on_first(prepare)
-    if not processes.first:
-        progress = SILENT
-        opened.append(open_study(progress))
-    (study,) = opened
-    for number, run in enumerate(study.runs, start=1):
-        progress.note(f"{run.title}, {number} of {len(study.runs)}")
-        study.train(run, progress)
-    return study.write_report(processes, progress)
 
 
 def share_phases(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -219,8 +219,8 @@ _RULES = (
         "grounding",
         4,
         _grounding_at_chance,
-        f"{LOWER_RATE}, no dropout, shorter masks (model.mask_span), model.feature_penalty_weight=0, or larger "
-        "batches; and check that captions and pictures belong together",
+        f"{LOWER_RATE}, no dropout, shorter masks (model.mask_span), model.feature_penalty_weight=0, or "
+        "larger batches; and check that captions and pictures belong together",
     ),
     _Rule(
         "loader",
