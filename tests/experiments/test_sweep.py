@@ -2,11 +2,13 @@ import json
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from vgsplus.cli import main
 from vgsplus.errors import ConfigError
 from vgsplus.experiments.sweep import load_points
-from vgsplus.training.checkpoint import checkpoints
+from vgsplus.training.checkpoint import MODEL_FILE, checkpoints, latest_path
 
 
 def test_several_grids_make_a_product():
@@ -85,6 +87,21 @@ def test_a_sweep_shares_first_phases_resumes_and_reports(sweep, tmp_path):
     assert {"recall on test", "ABX error across speakers, best layer", "validation loss L_AV, grounding"} <= {
         *found.measure
     }
+
+
+def test_runs_trained_at_once_are_those_trained_one_by_one(sweep, tmp_path):
+    """The second run starts from the first phase of the first; it waits for it."""
+    found = []
+    for jobs in ("1", "2"):
+        code, _, err = sweep("--grid", "schedule.1.alpha=0.5,1", "--jobs", jobs)
+        assert code == 0, err
+        ends = [latest_path(folder.parent) for folder in (tmp_path / "out").rglob("checkpoints")]
+        found.append({end.relative_to(tmp_path / "out"): load_file(end / MODEL_FILE) for end in ends})
+        (tmp_path / "out").rename(tmp_path / jobs)
+    assert len(found[0]) == 2
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    code, _, err = sweep("--grid", "seed=1,2", "--jobs", "2", "--set", "devices=2")
+    assert (code, "--jobs trains each run in one process" in err) == (1, True), err
 
 
 def test_a_sweep_is_checked_before_it_trains(sweep, tmp_path):
