@@ -58,9 +58,13 @@ def collect() -> None:
     (PAGES / "examples").mkdir()
     for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
         (PAGES / "examples" / f"{notebook.stem}.md").write_text(as_markdown(notebook))
+    # A link named after its file becomes one named as in the navigation.
+    names = dict(re.findall(r'{ "([^"]+)" = "([\w-]+\.md)" }', (HERE / "zensical.toml").read_text()))
     for page in PAGES.glob("*.md"):
         text = re.sub(r"\]\(\.\./", "](", page.read_text())
         text = re.sub(r"\]\((examples/[\w-]+)\.ipynb\)", r"](\1.md)", text)
+        for name, file in names.items():
+            text = re.sub(rf"\[(docs/)?{file}\]\({file}", f"[{name}]({file}", text)
         page.write_text(text)
 
 
