@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 from collections import namedtuple
@@ -75,6 +76,12 @@ def test_threads_held_down_by_a_setting_are_a_hint(monkeypatch):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(512)), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert "OMP_NUM_THREADS" in of("processor").remedy
+
+
+def test_the_extra_of_the_search_is_reported():
+    installed = importlib.util.find_spec("gradio") is not None
+    assert of("extra demo").level == ("ok" if installed else "hint")
+    assert "gradio" in of("extra demo").what
 
 
 def test_an_extra_that_is_missing_is_a_hint_with_its_command(monkeypatch):

@@ -109,6 +109,8 @@ def test_gradio_takes_no_path_and_no_url_for_an_upload(client, corpus, tmp_path,
 
 def test_a_page_of_another_site_is_not_answered(client):
     assert client.get("/picture/0", headers={"Host": "example.org"}).status_code == 400
+    for own in ("127.0.0.1:7860", "localhost:7860", "[::1]:7860"):
+        assert client.get("/picture/0", headers={"Host": own}).status_code == 200
 
 
 def test_uploads_are_in_their_folder(client, tmp_path):

@@ -37,5 +37,6 @@ def search(
     loaded = load(model, device=device_name("auto"))
     with console_progress() as progress:
         index = open_index(loaded, opened, split, progress=progress)
-    typer.echo(f"http://{host}:{port}  {len(index.image_ids)} pictures, {len(index.captions)} captions")
+    address = f"[{host}]" if ":" in host else host
+    typer.echo(f"http://{address}:{port}  {len(index.image_ids)} pictures, {len(index.captions)} captions")
     serve(index, listening)

