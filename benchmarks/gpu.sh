@@ -14,10 +14,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:-out/gpu}
 mkdir -p "$out"
-export PYTHONPATH=$PWD/src PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8
-if [ -d .wheels ]; then
-	site=$(mktemp -d)
-	python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" .wheels/*.whl
-	PYTHONPATH=$PYTHONPATH:$site
-fi
+source benchmarks/gpu_env.sh
 ${PYTHON:-python3} benchmarks/gpu.py --out "$out" "${@:2}" 2>&1 | tee "$out/gpu.txt"
