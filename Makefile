@@ -46,7 +46,6 @@ demo: $(READY) ## make a toy corpus, train two schedules, evaluate, write the re
 		--variants VGS --variants "(W2V2, VGS)" \
 		--set schedule.epochs=$(DEMO_EPOCHS) \
 		--set schedule.pretraining_epochs=$(DEMO_PRETRAINING_EPOCHS) \
-		--set model.quantizer_logit_std=5 \
 		--set validate_every=1 --set evaluate_every=null
 
 toymodel: $(READY) ## train the model that vgsplus.load("toy") returns, on data made here, and write its card

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.only:
         run = options.out / name.replace(" ", "-")
         data = f"corpus={same if name == 'pictures' else corpus}"
-        common = ["model.quantizer_logit_std=5", "accelerator=cpu", "validate_every=null", data]
+        common = ["accelerator=cpu", "validate_every=null", data]
         started = time.perf_counter()
         with suppress(Interrupted, NotFiniteError):
             progress = Progress() if name == HEALTHY else StopHalfway()
