@@ -53,7 +53,7 @@ def collect() -> None:
     for file in (HERE / "site.css", ROOT / "LICENSE", ROOT / "CITATION.cff"):
         shutil.copy(file, PAGES)
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
-        text = re.sub(r"\]\(docs/", "](", page.read_text())
+        text = re.sub(r"""(\]\(|(?:href|src)=")docs/""", r"\1", page.read_text())
         (PAGES / ("index.md" if page.name == "README.md" else page.name)).write_text(text)
     (PAGES / "examples").mkdir()
     for notebook in sorted((ROOT / "examples").glob("*.ipynb")):

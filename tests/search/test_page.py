@@ -225,12 +225,21 @@ def test_an_answer_out_of_sight_is_scrolled_to_and_announced(address):
 
 def test_a_recording_from_the_microphone_is_embedded(address, index):
     with browser(sound=index.corpus.audio_path(index.captions[0])) as page:
+        page.add_init_script("""
+            const ask = MediaDevices.prototype.getUserMedia;
+            MediaDevices.prototype.getUserMedia = function (wanted) {
+              window.asked = wanted.audio;
+              return ask.call(this, wanted);
+            };
+        """)
         page.goto(address)
         page.locator("#recording .record-button").click()
         time.sleep(1)
         page.locator("#recording .stop-button").click()
         page.locator(".pictures h2", has_text="ranked for the recording").wait_for()
         assert len(_ranked(page)[1]) == 4
+        processing = "autoGainControl", "echoCancellation", "noiseSuppression"
+        assert [page.evaluate("name => asked[name]", name) for name in processing] == [False] * 3
 
 
 def test_text_of_a_caption_is_text(make_run, corpus, tmp_path):

@@ -1,5 +1,13 @@
 // Of each part of the page: `element`, `trigger` and `watch` are Gradio's. One sound plays at a time.
 const player = (window.vgsplusPlayer ??= new Audio());
+// Recordings are raw, as those of corpora: what browsers do for calls changes them.
+const devices = navigator.mediaDevices; // none without HTTPS
+if (devices && !devices.raw) {
+  const raw = { autoGainControl: false, echoCancellation: false, noiseSuppression: false };
+  const ask = devices.getUserMedia.bind(devices);
+  devices.raw = true;
+  devices.getUserMedia = ({ audio }) => ask({ audio: { ...(audio === true ? {} : audio), ...raw } });
+}
 const mark = () => {
   for (const button of document.querySelectorAll("[data-play]")) {
     const playing = !player.paused && player.dataset.sound === button.dataset.play;
