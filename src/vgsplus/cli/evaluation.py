@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from vgsplus.cli.options import Layers, Model
+from vgsplus.cli.options import Layers, Model, results_folder, run_config
 from vgsplus.progress import SILENT, console_progress
 
 scoring = typer.Typer(
@@ -33,7 +33,6 @@ def evaluate_retrieval(
     ] = None,
 ) -> None:
     """Compute recall between speech and pictures with 95 % intervals, and the median rank."""
-    from vgsplus.config import load_config
     from vgsplus.corpora import Corpus
     from vgsplus.evaluation.retrieval import breakdown, rank_split, score
     from vgsplus.experiments.scoring import embed_run
@@ -46,10 +45,9 @@ def evaluate_retrieval(
     )
     from vgsplus.training.checkpoint import load_model
     from vgsplus.training.processes import join_processes
-    from vgsplus.training.run_folder import CONFIG_FILE
 
     processes = join_processes()
-    config = load_config(run / CONFIG_FILE)
+    config = run_config(run, "Name a folder of `vgsplus train`.")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     model = load_model(run).to(processes.fabric.device)
@@ -155,13 +153,14 @@ def evaluate_semantic(
     processes = join_processes()
     if not processes.first:
         return
-    folder = out or (run if run.is_dir() else run.parent)
     model = load(run).to(processes.fabric.device)
     check_layer(model, None)
+    regions = model.region_function()
     found = read_word_pictures(table)
+    folder = results_folder(out, run)
     with console_progress() as progress:
         check_files(found, model, progress)
-        images = model.encode_image(found.pictures, progress=progress)
+        images = model.encode_image(found.pictures, regions=regions, progress=progress)
         speech = model.encode_speech(found.sounds, progress=progress)
     scores = semantic_scores(model.similarity(speech, images), found.own, found.words)
     write_semantic(found, scores, folder)
@@ -226,9 +225,9 @@ def evaluate_abx(
     chosen_conditions = tuple(dict.fromkeys(conditions or ("within", "across")))
     items = read_items(item, conditions=chosen_conditions, audio_root=audio)
     task = AbxTask(items=items, conditions=chosen_conditions, context=context, as_published=as_published)
-    folder = out or (run if run.is_dir() else run.parent)
     model = load(run).to(device := processes.fabric.device)
     chosen = parse_layers(layers, len(model.speech.layers))
+    folder = results_folder(out, run)
     results = None
     if processes.first:
         table = folder / "abx.csv"
@@ -320,9 +319,9 @@ def evaluate_segmentation(
     from vgsplus.training.processes import join_processes
 
     processes = join_processes()
-    folder = out or (run if run.is_dir() else run.parent)
     model = load(run).to(device := processes.fabric.device)
     check_model(model)
+    folder = results_folder(out, run)
     with console_progress() if processes.first else SILENT as progress:
         references = read_words(words, audio_root=audio, tier=tier, progress=progress)
         rows = evaluate(
@@ -369,7 +368,6 @@ def evaluate_pointing(
     with the highest score is in the box of the object. Baselines are chance, the central and the largest
     region, and the words of other captions; intervals are from a bootstrap over pictures.
     """
-    from vgsplus.config import load_config
     from vgsplus.corpora import Corpus
     from vgsplus.evaluation.pointing.evaluate import check_model, evaluate
     from vgsplus.evaluation.pointing.words import read_named_objects
@@ -377,15 +375,14 @@ def evaluate_pointing(
     from vgsplus.report.pointing import pointing_table, pointing_terminal
     from vgsplus.report.tables import write_csv
     from vgsplus.training.processes import join_processes
-    from vgsplus.training.run_folder import CONFIG_FILE
 
     processes = join_processes()
-    folder = out or (run if run.is_dir() else run.parent)
-    opened = Corpus.open(corpus or load_config(run / CONFIG_FILE).corpus)
+    opened = Corpus.open(corpus or run_config(run, "Name the corpus by --corpus.").corpus)
     captions = {caption.id: caption for caption in opened.captions(split)}
     objects = read_named_objects(words or opened.root / f"{split}.boxes", captions)
     model = load(run).to(processes.fabric.device)
     check_model(model, opened)
+    folder = results_folder(out, run)
     with console_progress() if processes.first else SILENT as progress:
         rows = evaluate(model, opened, objects, progress=progress)
     if not processes.first:

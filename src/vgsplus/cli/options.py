@@ -1,9 +1,14 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from vgsplus.errors import VgsplusError
+
+if TYPE_CHECKING:
+    from vgsplus.config import RunConfig
 
 CorpusOut = Annotated[Path, typer.Argument(help="Corpus folder to create.")]
 PreparedCorpus = Annotated[Path, typer.Argument(help="A prepared corpus.")]
@@ -82,6 +87,33 @@ Mirror = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="Web folder with copies of the archives, tried first; may be repeated."),
 ]
+
+
+def results_folder(out: Path | None, run: Path) -> Path:
+    """Return `out`, or the folder of a model that was loaded from `run`, and make it before long work.
+
+    Raises:
+        VgsplusError: the model is of the package or the hub, and `out` is None.
+    """
+    if out is None and not run.exists():
+        raise VgsplusError(f"{run}: has no folder for the results on this machine. Name one by --out.")
+    folder = out or (run if run.is_dir() else run.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run_config(run: Path, remedy: str) -> "RunConfig":
+    """Return the settings of a run; `remedy` is what to do if a folder is none.
+
+    Raises:
+        VgsplusError: there is no such run, or its settings are not valid.
+    """
+    from vgsplus.config import load_config
+    from vgsplus.training.run_folder import CONFIG_FILE
+
+    if not (run / CONFIG_FILE).is_file():
+        raise VgsplusError(f"{run}: is no run of vgsplus, which has a {CONFIG_FILE}. {remedy}")
+    return load_config(run / CONFIG_FILE)
 
 
 def given[T](**values: T | None) -> dict[str, T]:

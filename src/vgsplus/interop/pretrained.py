@@ -141,7 +141,7 @@ class PretrainedModel(VGSPlus):
             f"{path}: there is no such picture." for path in files if not is_file(as_on_disk(path))
         ]:
             raise CorpusError(faults)
-        regions = self._regions(regions)
+        regions = self.region_function(regions)
         found: list[Tensor] = []
         with _display(progress, len(listed)) as shown, inference(self):
             for batch in batched(parallel_map(_picture, listed, at_once=2 * BATCH_PICTURES), BATCH_PICTURES):
@@ -190,7 +190,7 @@ class PretrainedModel(VGSPlus):
         if not step > 0:
             raise VgsplusError(f"The step from one moment to the next must be positive, not {step} s.")
         signal, picture = audio.normalise(read_sound(self, sound)), _picture(image)
-        inputs = image_inputs(self.config, [picture], self._regions(regions))
+        inputs = image_inputs(self.config, [picture], self.region_function(regions))
         with _display(progress, round(len(signal) / SAMPLE_RATE / step)) as shown:
             return localise(self, signal, inputs, step=step, progress=shown)
 
@@ -201,6 +201,12 @@ class PretrainedModel(VGSPlus):
             {layer from 1: (T, D) float32 on the CPU}.
         """
         return layers_of(self, sound)
+
+    def region_function(self, given: RegionFunction | None = None) -> RegionFunction | None:
+        """Return `given`, or what describes pictures as at the training; None if the model reads them."""
+        if given is None and self.config.image is None:
+            return restore_regions(self.about.get("regions"), self._device)
+        return given
 
     # ---- saving -------------------------------------------------------------------------------------------
 
@@ -303,12 +309,6 @@ class PretrainedModel(VGSPlus):
     @property
     def _device(self) -> torch.device:
         return next(self.parameters()).device
-
-    def _regions(self, given: RegionFunction | None) -> RegionFunction | None:
-        """Return the function that describes pictures; None for a model that reads them."""
-        if given is None and self.config.image is None:
-            return restore_regions(self.about.get("regions"), self._device)
-        return given
 
     def _require_embeddings(self) -> None:
         if not self.config.grounded:

@@ -19,7 +19,8 @@ PACKAGED = frozenset({"dinov2-small", *LITE_SIDES})
 DETERMINING = ("weights_sha256", "regions", "preparation")
 """Entries of the provenance of extracted regions on which their values depend."""
 REMEDY = (
-    "Pass regions=: a function from a picture to features (R, F) and boxes (R, 4), such as "
+    "Use a model of the pixel grid, of dinov2-small, of efficientnet-lite0 to -lite2 or of pixels; or, in "
+    "Python, pass regions=: a function from a picture to features (R, F) and boxes (R, 4), such as "
     "vgsplus.regions.backbones.open_extractor(NAME, device=…), or, for a corpus prepared without --features "
     "and --regions, vgsplus.regions.pixel_grid.grid_regions."
 )

@@ -2,12 +2,14 @@
 
 A spoken word of category c is compared with all M pictures: the own ones, which show c, and the q others. An
 own picture p has the rank r(p) among itself and the others; own pictures do not compete with each other. The
-published score of a word, that of semtest.py in their repository visual-familiarity, is the mean of
+published score of a word is the mean of
 
     D(p) = (number of other pictures less similar to the word than p) / (M - 1)
 
-over its own pictures, and that of a set the mean over its recordings. Its maximum is q / (M - 1): 0.988 with
-their 1,600 pictures, 20 of each category. `score` divides by q instead,
+over its own pictures, and that of a set the mean over its recordings. This is taken from their program, not
+from the text of their paper (arXiv:2406.05259): `measure_3` of semtest.py in the public repository
+khazarkhorrami/visual-familiarity, which also rounds every D to three decimals. The maximum is q / (M - 1):
+0.988 with their 1,600 pictures, 20 of each category. `score` divides by q instead,
 
     1 - (r(p) - 1) / q,
 
