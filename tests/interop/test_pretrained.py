@@ -311,7 +311,7 @@ def test_the_model_in_the_package_finds_pictures_by_speech_and_speech_by_picture
     images = model.encode_image([corpus.image_path(caption.image) for caption in captions])
     scores, own = model.similarity(speech, images), torch.arange(24)
     for found in (scores.argmax(dim=1), scores.argmax(dim=0)):
-        assert (found == own).sum() >= 12, "of 24; chance is one"
+        assert (found == own).sum() >= 10, "of 24; chance is one"
 
 
 def test_the_card_of_the_model_in_the_package_tells_its_recall_licence_and_command():
