@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from helpers import browser
 from PIL import Image
 
@@ -207,12 +208,12 @@ def test_shades_show_where_a_model_finds_a_caption_and_its_moments(spoken, make_
 
 
 def test_a_shade_hides_all_but_the_regions_with_the_highest_scores():
-    scores = np.full((2, 16), -1.0)
-    scores[0, 5], scores[1, 15] = 3.0, 1.5
-    maps = gallery_module.smooth_maps(grid_boxes(4), scores)
-    alpha = np.asarray(Image.open(io.BytesIO(gallery_module.shade(maps))))[..., 1].reshape(2, 32, 32)
-    assert alpha[0, 12, 12] == 0
-    assert 90 < alpha[1, 29, 29] < 140
+    scores = torch.full((3, 16), -1.0)
+    scores[0, 5], scores[1, 5], scores[2, 15] = 9.0, 3.0, 1.5
+    png = gallery_module.shades(torch.from_numpy(grid_boxes(4)), scores[0], scores[1:])
+    alpha = np.asarray(Image.open(io.BytesIO(png)))[..., 1].reshape(3, 32, 32)
+    assert alpha[0, 12, 12] == alpha[1, 12, 12] == 0
+    assert 90 < alpha[2, 29, 29] < 140
     assert (alpha[:, :4] > 250).all()
 
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
+import torch
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from vgsplus import audio
 from vgsplus.corpora import Corpus
@@ -59,8 +60,7 @@ class Picture(NamedTuple):
         name: its id in the corpus.
         uri: data URI, or None.
         size: its width and height in percent of the larger.
-        shades: data URI of its heat maps (see `shade`): of the complete caption, then of each moment. None if
-            there are none.
+        shades: data URI of its heat maps (see the function `shades`), or None.
     """
 
     name: str
@@ -151,19 +151,25 @@ def cards(
     return lit
 
 
-def smooth_maps(boxes: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return smooth heat maps (N, side, side) of scores (N, R) of regions with boxes (R, 4), at most 1."""
-    maps = [heat_map(boxes, one, HEAT_SIDE, HEAT_SIDE, highest=1) for one in scores]
-    smooth = gaussian_filter(maps, (0, SMOOTHING, SMOOTHING), mode="nearest")
-    return np.asarray(smooth / max(smooth.max(), 1e-12))
+def shades(boxes: Tensor, whole: Tensor, moments: Tensor) -> bytes:
+    """Return smooth heat maps as a PNG: a column of squares, opaque where no region has a positive score.
 
+    As the mask of a colour it hides the cold parts of a picture. The first map is that of the complete sound,
+    the others are those of its moments, which have one scale: a moment is cold at which nothing is named.
 
-def shade(maps: NDArray[np.floating]) -> bytes:
-    """Return N heat maps (N, side, side) as a PNG (N · side, side), opaque where they are 0 and clear at 1.
-
-    As the mask of a colour it hides the cold parts of a picture.
+    Args:
+        boxes: (R, 4) the regions as (x1, y1, x2, y2) in [0, 1].
+        whole: (R,) their scores with the complete sound.
+        moments: (T, R) their scores with each moment.
     """
-    alpha = (255 * (1 - np.vstack(list(maps)))).round().astype(np.uint8)
+    maps = [
+        heat_map(boxes.numpy(), scores, HEAT_SIDE, HEAT_SIDE, highest=1)
+        for scores in torch.vstack([whole, moments]).numpy()
+    ]
+    heat = gaussian_filter(maps, (0, SMOOTHING, SMOOTHING), mode="nearest")
+    heat[0] /= max(heat[0].max(), 1e-12)
+    heat[1:] /= max(heat[1:].max(), 1e-12)
+    alpha = (255 * (1 - heat)).round().astype(np.uint8).reshape(-1, HEAT_SIDE)
     image = Image.new("LA", alpha.shape[::-1])
     image.putalpha(Image.fromarray(alpha))
     buffer = io.BytesIO()
@@ -173,22 +179,21 @@ def shade(maps: NDArray[np.floating]) -> bytes:
 
 def _with_heat(card: Card, corpus: Corpus, load: Load, media: "_Media") -> Card:
     """Add to the pictures of a card heat maps of the complete caption and of its moments."""
+    if not any(picture.uri for picture in card.pictures):
+        return card
     pictures = []
     try:
         model = load(card.item.variant)
         check_model(model, corpus)
         signal = audio.normalise(_samples(corpus, card.item.test_set, card.item.caption))
         step = max(STEP, len(signal) / audio.SAMPLE_RATE / MOMENTS)
-        complete, windows = window_shares(model, signal, window_times(len(signal), step))
+        speech, windows = window_shares(model, signal, window_times(len(signal), step))
         for picture in card.pictures:
-            shades = None
+            uri = None
             if picture.uri:
                 _, regions, boxes = region_shares(model, corpus_picture(model, corpus, picture.name))
-                whole = smooth_maps(boxes.numpy(), (regions @ complete)[None].numpy())
-                # All moments have one scale, so that those are cold at which nothing is named.
-                moments = smooth_maps(boxes.numpy(), (windows @ regions.T).numpy())
-                shades = media.uri("image/png", shade(np.concatenate([whole, moments])))
-            pictures.append(picture._replace(shades=shades))
+                uri = media.uri("image/png", shades(boxes, regions @ speech, windows @ regions.T))
+            pictures.append(picture._replace(shades=uri))
     except UNREADABLE:
         return card
     return card._replace(pictures=tuple(pictures), step=step, moments=len(windows))

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
@@ -15,7 +14,7 @@ from vgsplus.corpora import Caption
 from vgsplus.errors import VgsplusError
 from vgsplus.evaluation.embeddings import MAX_SAMPLES, MAX_SECONDS
 from vgsplus.evaluation.pointing.localise import STEP, Localisation, corpus_picture, localise
-from vgsplus.report.gallery import MOMENTS, shade, smooth_maps
+from vgsplus.report.gallery import MOMENTS, shades
 from vgsplus.search.index import Index, nearest
 
 SHOWN_PICTURES, SHOWN_CAPTIONS = 24, 50
@@ -253,7 +252,9 @@ class Page:
             return str(pair(shown, said, place, count))
         step = 2 * float(found.times[0])  # times are the centres of the steps
         times = _shares(found.time_scores).tolist()
-        return str(pair(shown, said, place, count, shades=_shades(found), step=step, times=times))
+        png = base64.b64encode(shades(found.boxes, found.region_scores, found.scores)).decode()
+        uri = f"data:image/png;base64,{png}"
+        return str(pair(shown, said, place, count, shades=uri, step=step, times=times))
 
     def _locate(self, now: Chosen) -> Localisation | None:
         """Return where in the chosen picture and when in the sound they agree, in about MOMENTS steps."""
@@ -294,13 +295,6 @@ def _shares(scores: Tensor) -> Tensor:
     """Return scores as shares of the largest, negative ones as 0."""
     positive = scores.clamp(min=0)
     return positive / positive.max().clamp(min=1e-12)
-
-
-def _shades(found: Localisation) -> str:
-    """Return the heat maps of the complete sound and of its moments as shades, a data URI."""
-    boxes = found.boxes.numpy()
-    maps = [smooth_maps(boxes, found.region_scores[None].numpy()), smooth_maps(boxes, found.scores.numpy())]
-    return f"data:image/png;base64,{base64.b64encode(shade(np.concatenate(maps))).decode()}"
 
 
 def _text(caption: Caption) -> str:
