@@ -105,8 +105,8 @@ def load_any(path: str | Path) -> Signal:
             )
     if rate != SAMPLE_RATE:
         mono = resample(mono, rate)
-    if len(mono) == 0:
-        raise AudioError(f"{path}: holds no samples. {HINT_REPLACE}")
+    if len(mono) < 2:
+        raise AudioError(f"{path}: holds {'only one sample' if len(mono) else 'no samples'}. {HINT_REPLACE}")
     if is_silent(mono):
         raise AudioError(
             f"{path}: is silent from start to end (nowhere louder than -80 dBFS). Skip or amplify it."

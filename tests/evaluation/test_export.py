@@ -130,6 +130,8 @@ def test_embedding_leaves_modes_and_generator_alone(folder, make_model):
         (torch.full((16_000,), torch.nan), "not finite"),
         (np.ones(FIELD - 1), "399 samples at 16 kHz; one frame needs 400"),
         (np.ones(0), "0 samples"),
+        (np.ones(FIELD), "silent"),
+        (np.linspace(-1e300, 1e300, FIELD), "not finite"),
     ],
 )
 def test_samples_that_cannot_be_used_are_refused(model, samples, message):

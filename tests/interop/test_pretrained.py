@@ -140,7 +140,48 @@ def test_a_model_without_grounding_has_hidden_states_but_no_embeddings(sounds):
     assert list(model.layers(sounds[0])) == [1, 2, 3]
 
 
+def test_similarities_of_one_embedding_and_of_arrays(model, sounds, pictures):
+    speech, images = model.encode_speech(sounds[:2]), model.encode_image(pictures)
+    expected = torch.stack([(row * images).sum(1) for row in speech])
+    for a, b in ((speech, images), (speech.numpy(), images.numpy())):
+        torch.testing.assert_close(model.similarity(a, b), expected, **CLOSE)
+    torch.testing.assert_close(model.similarity(speech[0], images), expected[0], **CLOSE)
+
+
 # ---- pictures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((9, 9, 3), np.uint8), "file or an image of Pillow, as by Image.fromarray, not ndarray"),
+        ([None], "not NoneType"),
+        (Image.new("RGB", (5, 0)), "has no pixels"),
+    ],
+)
+def test_what_is_no_picture_is_refused(model, picture, message):
+    with pytest.raises(CorpusError, match=message):
+        model.encode_image(picture)
+
+
+@pytest.mark.parametrize(
+    ("features", "boxes", "message"),
+    [
+        (np.full((2, 224), np.nan), np.zeros((2, 4)), "not finite"),
+        (np.zeros((0, 224)), np.zeros((0, 4)), r"features \(0, 224\)"),
+        (np.zeros(224), np.zeros(4), r"features \(224,\)"),
+    ],
+)
+def test_regions_that_cannot_be_used_are_refused(model, pictures, features, boxes, message):
+    with pytest.raises(VgsplusError, match=message):
+        model.encode_image(pictures, regions=lambda _: (features, boxes))
+
+
+def test_regions_of_any_precision_are_embedded(model, pictures):
+    double = model.encode_image(
+        pictures, regions=lambda image: [x.astype(np.float64) for x in grid_regions(image)]
+    )
+    torch.testing.assert_close(double, model.encode_image(pictures), **CLOSE)
 
 
 def test_pictures_are_described_as_recorded(model, pictures):

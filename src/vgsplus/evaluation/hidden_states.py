@@ -302,6 +302,8 @@ def read_sound(model: VGSPlus, sound: str | Path | ArrayLike | Tensor) -> Signal
     needed = model.speech.waveform.receptive_field
     if len(signal) < needed:
         raise AudioError(f"{name}: {len(signal)} samples at 16 kHz; one frame needs {needed}.")
+    if not audio.normalise(signal).any():
+        raise AudioError(f"{name}: silent, they deviate from their mean by less than 1e-7.")
     return signal
 
 
@@ -313,9 +315,11 @@ def _as_signal(values: ArrayLike | Tensor) -> Signal:
         raise AudioError(
             f"Samples must be real numbers (S,) of one channel at 16 kHz, not {array.dtype} {array.shape}."
         )
-    if not np.isfinite(array).all():
-        raise AudioError("The samples hold values that are not finite numbers.")
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        signal = array.astype(np.float32)
+    if not np.isfinite(signal).all():
+        raise AudioError("The samples hold values that are not finite numbers of 32 bits.")
+    return signal
 
 
 # ---- checks -----------------------------------------------------------------------------------------------

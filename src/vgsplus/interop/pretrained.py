@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import batched
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,7 +41,7 @@ from vgsplus.models.published import PublishedVGSPlus
 from vgsplus.models.vgsplus import ModelConfig, VGSPlus
 from vgsplus.parallel import parallel_map
 from vgsplus.progress import SILENT, Progress, console_progress
-from vgsplus.regions.images import decode_image, open_image
+from vgsplus.regions.images import read_picture
 from vgsplus.regions.pixel_grid import RegionFunction
 from vgsplus.regions.restore import image_inputs, restore_regions
 
@@ -129,14 +130,16 @@ class PretrainedModel(VGSPlus):
             (M, D) float32 on the CPU, in the order of the pictures.
 
         Raises:
-            CorpusError: a file is missing (all are named, before one is embedded), or cannot be decoded.
+            CorpusError: a file is missing (all are named, before one is embedded), a picture cannot be
+                decoded, or is neither a file nor an image of Pillow.
             VgsplusError: the model is not grounded; it is not known how its pictures were described, or that
                 cannot be repeated here; `regions` returns other shapes than at the training; or an embedding
                 is not finite.
         """
         self._require_embeddings()
-        listed = [images] if isinstance(images, str | Path | Image.Image) else list(images)
-        files = [Path(image) for image in listed if not isinstance(image, Image.Image)]
+        one = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor)
+        listed: list[Picture] = [images] if one else list(images)  # type: ignore[arg-type, list-item]
+        files = [Path(image) for image in listed if isinstance(image, str | Path)]
         if faults := [
             f"{path}: there is no such picture." for path in files if not is_file(as_on_disk(path))
         ]:
@@ -144,7 +147,9 @@ class PretrainedModel(VGSPlus):
         regions = self.region_function(regions)
         found: list[Tensor] = []
         with _display(progress, len(listed)) as shown, inference(self):
-            for batch in batched(parallel_map(_picture, listed, at_once=2 * BATCH_PICTURES), BATCH_PICTURES):
+            for batch in batched(
+                parallel_map(read_picture, listed, at_once=2 * BATCH_PICTURES), BATCH_PICTURES
+            ):
                 check_stop()
                 inputs = image_inputs(self.config, batch, regions)
                 found += self.embed_image(*(tensor.to(self._device) for tensor in inputs)).float().cpu()
@@ -152,9 +157,9 @@ class PretrainedModel(VGSPlus):
         return self._stack(found, "image")
 
     @staticmethod
-    def similarity(a: Tensor, b: Tensor) -> Tensor:
+    def similarity(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> Tensor:
         """Return the dot products (N, M) of all pairs of embeddings (N, D) and (M, D), as in training."""
-        return a.float() @ b.float().T
+        return torch.inner(torch.as_tensor(a).float(), torch.as_tensor(b).float())
 
     def localise(
         self,
@@ -189,7 +194,7 @@ class PretrainedModel(VGSPlus):
         self._require_embeddings()
         if not step > 0:
             raise VgsplusError(f"The step from one moment to the next must be positive, not {step} s.")
-        signal, picture = audio.normalise(read_sound(self, sound)), _picture(image)
+        signal, picture = audio.normalise(read_sound(self, sound)), read_picture(image)
         inputs = image_inputs(self.config, [picture], self.region_function(regions))
         with _display(progress, round(len(signal) / SAMPLE_RATE / step)) as shown:
             return localise(self, signal, inputs, step=step, progress=shown)
@@ -379,19 +384,10 @@ def _build(config: ModelConfig) -> PretrainedModel:
 
 def _as_list(sounds: Sound | Sequence[Sound]) -> list[Any]:
     """Return sounds as a list; a path or samples (S,) are a list of one."""
-    numbers = isinstance(sounds, Sequence) and bool(sounds) and isinstance(sounds[0], float | int)
+    numbers = isinstance(sounds, Sequence) and bool(sounds) and isinstance(sounds[0], Real)
     samples = isinstance(sounds, np.ndarray | Tensor) and sounds.ndim == 1
     one = isinstance(sounds, str | Path) or numbers or samples
     return [sounds] if one else list(sounds)  # type: ignore[arg-type]
-
-
-def _picture(image: Picture) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        return open_image(Path(image))
-    try:
-        return decode_image(image)
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise exceptions of many types
-        raise CorpusError(f"A picture {image!r} cannot be read ({error}). Skip it or replace it.") from None
 
 
 def _display(progress: Progress | None, items: int) -> Progress:

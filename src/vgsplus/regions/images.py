@@ -15,7 +15,7 @@ def open_image(path: Path) -> Image.Image:
     """Decode an image file; see `decode_image`.
 
     Raises:
-        CorpusError: there is no such file, it cannot be decoded, or it holds values that are not finite.
+        CorpusError: there is no such file, it cannot be decoded, or it has no pixels or not finite ones.
     """
     path = as_on_disk(path)
     if not is_file(path):
@@ -28,6 +28,25 @@ def open_image(path: Path) -> Image.Image:
         raise CorpusError(f"{path}: cannot be read as a picture ({what}). Skip it or replace it.") from None
 
 
+def read_picture(picture: str | Path | Image.Image) -> Image.Image:
+    """Decode an image file, or an image of Pillow; see `decode_image`.
+
+    Raises:
+        CorpusError: as `open_image`, or the picture is neither.
+    """
+    if isinstance(picture, str | Path):
+        return open_image(Path(picture))
+    if not isinstance(picture, Image.Image):
+        raise CorpusError(
+            "A picture must be a file or an image of Pillow, as by Image.fromarray, not "
+            f"{type(picture).__name__}."
+        )
+    try:
+        return decode_image(picture)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise CorpusError(f"A picture {picture!r} cannot be read ({error}). Skip it or replace it.") from None
+
+
 def decode_image(image: Image.Image) -> Image.Image:
     """Decode an opened image and apply its EXIF orientation.
 
@@ -35,9 +54,11 @@ def decode_image(image: Image.Image) -> Image.Image:
     8-bit grey.
 
     Raises:
-        ValueError: it holds values that are not finite; or an exception of Pillow's decoders.
+        ValueError: it has no pixels, or values that are not finite; or an exception of Pillow's decoders.
     """
     image.load()
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
     upright: Image.Image = ImageOps.exif_transpose(image)
     return _scale_to_8_bits(upright) if upright.mode in ("I", "F") else upright
 

@@ -78,26 +78,28 @@ def image_inputs(
     pictures, for which `regions` is not used.
 
     Raises:
-        VgsplusError: features or boxes have another shape than those of the training.
+        VgsplusError: features or boxes have another shape than those of the training, or are not finite.
     """
     if config.image is not None:
         side = config.image.side
         return (torch.from_numpy(np.stack([square_pixels(image, side) for image in images])),)
     assert regions is not None
     found = [regions(image) for image in images]
-    count = len(found[0][0])
+    count = max(1, len(found[0][0]))
     for features, boxes in found:
-        if features.shape[1:] != (config.feature_dim,):
+        if features.ndim == 2 and features.shape[1] != config.feature_dim:
             raise VgsplusError(
                 f"The model was trained on region features of {config.feature_dim} values; `regions` returns "
                 f"{features.shape[-1]}. Pass the extractor of its training images as `regions` (2048 values "
                 "are those of the paper's detector), or use a model trained on a corpus prepared without "
                 "--features and --regions."
             )
-        if len(features) != count or boxes.shape != (count, 4):
+        if features.shape != (count, config.feature_dim) or boxes.shape != (count, 4):
             raise VgsplusError(
                 f"`regions` returned features {features.shape} and boxes {boxes.shape}; a batch needs "
                 f"({count}, {config.feature_dim}) and ({count}, 4) for every picture."
             )
-    features, boxes = (np.stack(arrays) for arrays in zip(*found, strict=True))
+    features, boxes = (np.stack(arrays).astype(np.float32) for arrays in zip(*found, strict=True))
+    if not (np.isfinite(features).all() and np.isfinite(boxes).all()):
+        raise VgsplusError("`regions` returned values that are not finite numbers.")
     return torch.from_numpy(features), torch.from_numpy(boxes)
