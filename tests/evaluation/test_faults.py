@@ -188,6 +188,7 @@ WORD_FAULTS = {
         words(*WORDS, "ben 2 0 0.3 oh"),
         r"x\.ctm: holds 2 tiers or channels of words of ben",
     ),
+    "no words": (words(), r"x\.ctm: holds no words"),
     "a word a sound": (words("ann 1 0 0.5 red", "ben 1 0 0.5 a"), r"x\.ctm: every sound has one word"),
     "a folder of TextGrids that is in use": (
         lambda root: ((root / "grids").mkdir(), (root / "grids" / "a.TextGrid").touch(), words(*WORDS)(root)),

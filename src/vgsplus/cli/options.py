@@ -90,16 +90,14 @@ Mirror = Annotated[
 
 
 def results_folder(out: Path | None, run: Path) -> Path:
-    """Return `out`, or the folder of a model that was loaded from `run`, and make it before long work.
+    """Return `out`, or the folder of a model that was loaded from `run`.
 
     Raises:
         VgsplusError: the model is of the package or the hub, and `out` is None.
     """
     if out is None and not run.exists():
         raise VgsplusError(f"{run}: has no folder for the results on this machine. Name one by --out.")
-    folder = out or (run if run.is_dir() else run.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return out or (run if run.is_dir() else run.parent)
 
 
 def run_config(run: Path, remedy: str) -> "RunConfig":

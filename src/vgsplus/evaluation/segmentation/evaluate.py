@@ -106,7 +106,9 @@ def read_words(
         for aligned in references
         if times[aligned.file] > 1
     ]
-    if not faults and all(len(aligned.segments) == 1 for aligned in references):
+    if not references:
+        faults.append(f"{root}: holds no words.")
+    elif not faults and all(len(aligned.segments) == 1 for aligned in references):
         faults.append(f"{root}: every sound has one word, so that there is no boundary to find.")
     if faults:
         raise CorpusError(faults)
