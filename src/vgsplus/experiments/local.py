@@ -1,6 +1,5 @@
 """Train a study on this machine: one run after the other, or several at once."""
 
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress, job
         open_study: opens the study.
         config: settings of a run of the study, for the number of processes and their device.
         progress: of the first process.
-        jobs: how many runs are trained at once, each in a process of its own with a share of the cores; 1:
+        jobs: how many runs are trained at once, each in a process of its own with a share of the threads; 1:
             one by one, in the processes of this command.
 
     Raises:
@@ -127,7 +126,7 @@ def _with_messages(workers: Sequence[_Worker]) -> list[_Worker]:
 def _start(open_study: OpenStudy, run: Run, number: int, jobs: int) -> _Worker:
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, torch.get_num_threads() // jobs)
     process = context.Process(target=_train_run, args=(open_study, number, threads, sender))
     process.start()
     sender.close()
