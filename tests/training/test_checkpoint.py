@@ -63,6 +63,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert loaded.keys() == TENSORS.keys()
     assert all(torch.equal(loaded[name], TENSORS[name]) for name in TENSORS)
     assert torch.equal(load_tensors(folder / OPTIMIZER_FILE)["exp_avg/w"], torch.ones(2, 3))
+    assert len({(folder / name).stat().st_mode for name in FILES}) == 1
 
 
 def test_newest_and_phase_ends_are_kept(tmp_path):

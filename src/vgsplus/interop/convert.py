@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from vgsplus.errors import CheckpointError
 from vgsplus.files import atomic_folder
@@ -20,7 +20,7 @@ from vgsplus.interop.mapping import LoadReport, StoredModel
 from vgsplus.models.published import build_model
 from vgsplus.models.vgsplus import VGSPlus
 from vgsplus.tensor_files import Placeholder
-from vgsplus.training.checkpoint import MODEL_FILE
+from vgsplus.training.checkpoint import MODEL_FILE, save_tensors
 
 UNUSED_FILE = "carried.safetensors"
 BUNDLE_SUFFIXES = (".pth", ".pt")
@@ -80,4 +80,4 @@ def _save_folder(model: VGSPlus, unused: UnusedTensors, about: Mapping[str, Any]
     with atomic_folder(target, replace=True) as folder:
         write_model(model, folder, {**about, "published_args": unused.args})
         if unused.tensors:
-            save_file(dict(unused.tensors), folder / UNUSED_FILE)
+            save_tensors(folder / UNUSED_FILE, unused.tensors)

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from vgsplus.errors import CheckpointError, ConfigError
 from vgsplus.files import read_text
 from vgsplus.interop import fairseq, fast_vgs, hub, huggingface
@@ -187,8 +185,7 @@ def write_model(model: VGSPlus, folder: Path, about: Mapping[str, Any]) -> None:
     """
     from vgsplus.config import to_dict  # noqa: PLC0415 - takes 0.1 s, which reading does without
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / checkpoint.MODEL_FILE, metadata={"format": "pt"})
+    checkpoint.save_tensors(folder / checkpoint.MODEL_FILE, model.state_dict())
     recorded = {key: value for key, value in about.items() if key != "checkpoint"}
     stated = {"model_type": MODEL_TYPE, "format": FORMAT, "model": to_dict(model.config), **recorded}
     text = json.dumps(stated, indent=1, ensure_ascii=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vgsplus.audio_files import parse_path, sound_exists
@@ -27,6 +27,7 @@ from vgsplus.interop.pretrained import PretrainedModel
 from vgsplus.progress import SILENT, Progress
 from vgsplus.regions.store import REGIONS_FILE
 from vgsplus.remote import RemotePath, cache
+from vgsplus.training.checkpoint import save_tensors
 
 ALL = "all"
 """Name of all splits together."""
@@ -96,7 +97,7 @@ def open_index(
             with lock_file(folder.with_suffix(".lock")):
                 found = _embed(model, corpus, splits, list(image_rows), progress)
                 with atomic_folder(folder, replace=True) as new:
-                    save_file(found, new / FILE)
+                    save_tensors(new / FILE, found)
         except BlockingIOError as error:
             raise VgsplusError(
                 f"{corpus.root}: {error.strerror} computes the same embeddings. Wait until it has finished."

@@ -105,7 +105,7 @@ def save_checkpoint(
     target = run / FOLDER / f"step-{state.global_step:08d}{end}"
     with _new_checkpoint(run, target) as folder:
         for file, tensors in ((MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)):
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file)
+            save_tensors(folder / file, tensors)
         text = json.dumps(dataclasses.asdict(state), indent=1, ensure_ascii=False)
         (folder / STATE_FILE).write_text(text, encoding="utf-8")
     return target
@@ -214,6 +214,19 @@ def load_state(checkpoint: Path) -> TrainingState:
         return TrainingState(**raw)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(_broken(path, error)) from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, which others can read as far as the umask allows.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(plain, path, {"format": "pt"})
+    path.chmod(mode)  # safetensors lets only the owner read it
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
