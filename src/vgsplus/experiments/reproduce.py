@@ -223,7 +223,16 @@ class Reproduction:
             # That of runs is in their folders, because they may be trained at the same time.
             before = _seconds(self.out) + sum(_seconds(run.folder) for run in self.runs)
             spent = dataclasses.replace(results, seconds=before + time.monotonic() - started)
-            return processes.on_first(lambda: write_report(spent, self.out, corpus=self.scoring.corpus))
+            device = device_name(self._first_config().accelerator)
+            write = functools.partial(
+                write_report,
+                spent,
+                self.out,
+                corpus=self.scoring.corpus,
+                load=lambda key: load_model(variant_folder(self.out, key, 0)).to(device),
+                progress=progress,
+            )
+            return processes.on_first(write)
 
     def _results(self, progress: Progress) -> Results:
         outcomes, variants = self._evaluate(0, progress)
