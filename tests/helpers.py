@@ -72,6 +72,8 @@ TINY_MODEL = ModelConfig(
     ssl_layers=1,
     pos_conv_kernel=8,
     pos_conv_groups=2,
+    # At 0, frames whose whole kernel is masked are rounding errors, which LayerNorm enlarges.
+    mask_vector_scale=1.0,
     quantizer_codes=8,
     quantizer_dim=8,
     ssl_dim=8,

@@ -74,7 +74,8 @@ class ModelConfig:
         mask_span: frames of a span [mask_length].
         mask_vector_scale: in a new model, the vector that replaces masked frames is drawn from U(0, scale); 1
             in fairseq. At 0, masked frames hold what the positional convolution takes from their neighbours,
-            and small models leave the first plateau of their losses earlier.
+            so that its kernel should be longer than the spans; small models leave the first plateau of their
+            losses earlier.
         num_negatives: N [num_negatives].
         diversity_weight: weight of the diversity loss [first of loss_weights].
         feature_penalty_weight: weight of the mean square of the features before LayerNorm [second of
