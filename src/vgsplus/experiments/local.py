@@ -13,6 +13,7 @@ import torch
 from vgsplus.config import RunConfig
 from vgsplus.errors import Interrupted, VgsplusError
 from vgsplus.experiments.study import OpenStudy, Run, Study
+from vgsplus.parallel import process_count
 from vgsplus.progress import SILENT, Progress
 from vgsplus.training.processes import Processes
 from vgsplus.training.runtime import StopRequest
@@ -33,9 +34,10 @@ def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress, job
     Raises:
         VgsplusError: something does not fit, raised before any training; or as `Run.train`.
     """
-    processes = Processes(config.devices, config.num_nodes, accelerator=config.accelerator)
-    if jobs > 1 and processes.count > 1:
+    # Before `Processes`, which starts the others.
+    if jobs > 1 and max(config.devices * config.num_nodes, process_count()) > 1:
         raise VgsplusError("--jobs trains each run in one process: set devices=1, and start one process.")
+    processes = Processes(config.devices, config.num_nodes, accelerator=config.accelerator)
     opened: list[Study] = []
 
     def prepare() -> None:
