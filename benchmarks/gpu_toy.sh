@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The toy's nine variants, five seeds, three times the preset's length, on one GPU: benchmarks/gpu_toy.sh [OUT]
 #
-# One call takes at most nine minutes; another of the same goes on where it stopped. A model of the toy's size leaves most
-# of a GPU idle, so 15 runs train at once. OUT/report holds the tables, the figures and the claims.
+# One call takes at most nine minutes; another of the same goes on where it stopped. A model of the toy's size should leave
+# most of a GPU idle, so 15 runs train in parallel. OUT/report holds the tables, the figures and the claims.
 #
 # The machine needs what pyproject.toml depends on; where there is no network, bring the wheels that it lacks in the folder
 # .wheels of the checkout (see gpu.sh). More arguments are those of `vgsplus reproduce`.

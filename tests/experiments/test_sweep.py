@@ -89,7 +89,7 @@ def test_a_sweep_shares_first_phases_resumes_and_reports(sweep, tmp_path):
     }
 
 
-def test_runs_trained_at_once_are_those_trained_one_by_one(sweep, tmp_path):
+def test_runs_trained_in_parallel_are_those_trained_one_by_one(sweep, tmp_path):
     """The second run starts from the first phase of the first; it waits for it."""
     found = []
     for jobs in ("1", "2"):

@@ -36,8 +36,8 @@ Jobs = Annotated[
     int,
     typer.Option(
         min=1,
-        help="How many runs to train at once on this machine, each in a process of its own. Small models are "
-        "trained fastest with as many as there are cores, or with several on one GPU.",
+        help="How many runs to train in parallel on this machine, each in a process of its own with a share "
+        "of the threads.",
     ),
 ]
 DryRun = Annotated[

@@ -101,7 +101,7 @@ def reproduce(
     """Train the paper's nine variants, evaluate them and write the report.
 
     Run the same command again to resume; with more --seeds, only the missing runs are trained. With --jobs,
-    several runs are trained at once.
+    several runs are trained in parallel.
 
     With --slurm, every run is a job, and the report is the last. Runs that start from a phase of another
     wait for it. Before its time limit, a job saves a checkpoint, requeues itself and goes on from there.

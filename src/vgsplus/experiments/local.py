@@ -1,4 +1,4 @@
-"""Train a study on this machine: one run after the other, or several at once."""
+"""Train a study on this machine: one run after the other, or several in parallel."""
 
 import signal
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress, job
         open_study: opens the study.
         config: settings of a run of the study, for the number of processes and their device.
         progress: of the first process.
-        jobs: how many runs are trained at once, each in a process of its own with a share of the threads; 1:
-            one by one, in the processes of this command.
+        jobs: how many runs are trained in parallel, each in a process of its own with a share of the
+            threads; 1: one by one, in the processes of this command.
 
     Raises:
         VgsplusError: something does not fit, raised before any training; or as `Run.train`.
@@ -52,7 +52,7 @@ def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress, job
         opened.append(open_study(progress))
     (study,) = opened
     if jobs > 1:
-        _train_at_once(open_study, study.runs, jobs, progress)
+        _train_in_parallel(open_study, study.runs, jobs, progress)
     else:
         for number, run in enumerate(study.runs, start=1):
             progress.note(f"{run.title}, {number} of {len(study.runs)}")
@@ -60,8 +60,8 @@ def train_here(open_study: OpenStudy, config: RunConfig, progress: Progress, job
     return study.write_report(processes, progress)
 
 
-def _train_at_once(open_study: OpenStudy, runs: Sequence[Run], jobs: int, progress: Progress) -> None:
-    """Train the runs that are not finished, up to `jobs` at once, each after the run that it starts from."""
+def _train_in_parallel(open_study: OpenStudy, runs: Sequence[Run], jobs: int, progress: Progress) -> None:
+    """Train the unfinished runs, up to `jobs` in parallel, each after the run that it starts from."""
     waiting = {number: run for number, run in enumerate(runs) if not run.finished()}
     workers: list[_Worker] = []
     errors: list[str] = []
