@@ -59,7 +59,9 @@ def browser(**context):
         context["permissions"] = ["microphone"]
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
-        yield chromium.new_context(**context).new_page()
+        page = chromium.new_context(**context).new_page()
+        page.set_default_timeout(120_000)  # ms; a busy machine is slow, and only a failure waits as long
+        yield page
         chromium.close()
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from vgsplus.config import from_dict, to_dict
 from vgsplus.corpora import Corpus
-from vgsplus.errors import ConfigError, CorpusError
+from vgsplus.errors import CheckpointError, ConfigError, CorpusError
 from vgsplus.schedule import Alpha, Phase, Schedule
 from vgsplus.training.checks import check_run
 
@@ -45,13 +45,21 @@ def test_speech_alone_is_enough_without_grounding(make_config, speech_root):
         ({"max_seconds": 1e-4}, "max_seconds: "),
         ({"validation_max_seconds": 1e-4}, "validation_max_seconds: "),
         ({"precision": "16-mixed"}, "precision: 16-mixed needs a CUDA device"),
-        ({"schedule": only(0, init="/no/such/weights")}, "schedule.0.init: /no/such/weights does not exist"),
         ({"schedule": only(0, init="/")}, "schedule.0.init: train was called without load_weights"),
     ],
 )
 def test_impossible_settings_are_named(make_config, corpus_root, changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_run(make_config(**changes), Corpus.open(corpus_root), None)
+
+
+@pytest.mark.parametrize("name", ["/no/such/weights", "hf:a/b", "toy"])
+def test_initial_weights_are_found_by_the_loader(make_config, corpus_root, name):
+    def refuse(_model, name):
+        raise CheckpointError(f"{name}: is refused")
+
+    with pytest.raises(ConfigError, match=f"schedule.0.init: {name}: is refused"):
+        check_run(make_config(schedule=only(0, init=name)), Corpus.open(corpus_root), refuse)
 
 
 @pytest.mark.parametrize(

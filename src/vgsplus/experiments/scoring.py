@@ -121,7 +121,10 @@ def test_sets(corpus: Corpus) -> tuple[str, ...]:
 def check_retrieval(model: ModelConfig, corpus: Corpus) -> None:
     """Raise VgsplusError if a model of these sizes cannot retrieve in a corpus."""
     if not model.grounded:
-        raise VgsplusError("The model has no grounding modules (model.grounded): it cannot retrieve.")
+        raise VgsplusError(
+            "The model has no grounding modules (model.grounded: false), so it cannot retrieve. Name one "
+            "that was trained with model.grounded: true."
+        )
     if model.image is None and corpus.feature_dim != model.feature_dim:
         raise VgsplusError(
             f"{corpus.root}: its regions have {corpus.feature_dim} features, but the model takes "

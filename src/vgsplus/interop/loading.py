@@ -33,7 +33,7 @@ _SAME_NAMES = name_rules({"**": "**"})
 
 
 def load_weights(model: VGSPlus, path: str) -> str:
-    """Copy the weights of any model that `load` reads into `model`, and return a table of them.
+    """Copy the weights of any model that `open_model` reads into `model`, and return a table of them.
 
     On the meta device, only checks that they fit. Tensors that the file lacks keep their values.
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
@@ -79,9 +78,7 @@ def _init_problems(config: RunConfig, load_weights: LoadWeights | None, first_ph
     for index, phase in enumerate(config.schedule.phases):
         if phase.init is None or index < first_phase:
             continue
-        if not Path(phase.init).exists():
-            yield f"schedule.{index}.init: {phase.init} does not exist"
-        elif load_weights is None:
+        if load_weights is None:
             yield f"schedule.{index}.init: train was called without load_weights"
         else:
             try:
