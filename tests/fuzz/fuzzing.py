@@ -377,7 +377,7 @@ def read_manifest(folder: Path) -> object:
     text = (folder / "train.tsv").read_bytes()
     if text.startswith(b".\n"):
         (folder / "train.tsv").write_bytes(str(folder).encode() + text[1:])
-    return prepare_manifests(folder / "train.tsv", None, folder / "out")
+    return prepare_manifests([folder / "train.tsv"], [], folder / "out")
 
 
 def read_librispeech(folder: Path) -> object:

@@ -346,15 +346,20 @@ def data_festvox(
 @data.command("manifest")
 def data_manifest(
     out: CorpusOut,
-    train: Annotated[Path, typer.Option(help="Manifest to train on.")],
+    train: Annotated[list[Path], typer.Option(help="Manifest to train on; may be repeated.")],
     *,
-    valid: Annotated[Path | None, typer.Option(help="Manifest to validate on.")] = None,
+    valid: Annotated[
+        list[Path] | None, typer.Option(help="Manifest to validate on; may be repeated.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare the sounds listed in fairseq manifests: speech without pictures."""
+    """Prepare the sounds listed in fairseq manifests: speech without pictures.
+
+    `vgsplus data to-manifest` writes the manifests of a corpus, so that several can be joined.
+    """
     from vgsplus.corpora.sources.manifest import prepare_manifests
 
-    _prepare(prepare_manifests, train, valid, out, overwrite=overwrite)
+    _prepare(prepare_manifests, train, valid or (), out, overwrite=overwrite)
 
 
 data.command("regions")(corpus_tools.regions)

@@ -46,7 +46,7 @@ def pair(speech, tmp_path):
 
 
 def test_manifests_become_a_corpus_of_speech_alone(pair, speech, tmp_path):
-    prepare_manifests(*pair, tmp_path / "out")
+    prepare_manifests([pair[0]], [pair[1]], tmp_path / "out")
     corpus = open_valid(tmp_path / "out")
     assert {split: len(corpus.captions(split)) for split in corpus.splits} == {"train": 3, "validation": 2}
     caption = corpus.captions("train")[1]
@@ -56,7 +56,7 @@ def test_manifests_become_a_corpus_of_speech_alone(pair, speech, tmp_path):
 
 
 def test_manifests_come_back_byte_by_byte(pair, tmp_path):
-    prepare_manifests(*pair, tmp_path / "out")
+    prepare_manifests([pair[0]], [pair[1]], tmp_path / "out")
     written = write_manifests(Corpus.open(tmp_path / "out"), tmp_path / "back")
     assert written == {tmp_path / "back/train.tsv": 3, tmp_path / "back/valid.tsv": 2}
     for path in pair:
@@ -67,7 +67,7 @@ def test_a_corpus_comes_back_from_its_manifests(tiny_corpus, tmp_path):
     corpus = Corpus.open(tiny_corpus)
     write_manifests(corpus, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.tsv", "valid.tsv"]
-    prepare_manifests(tmp_path / "train.tsv", tmp_path / "valid.tsv", tmp_path / "out")
+    prepare_manifests([tmp_path / "train.tsv"], [tmp_path / "valid.tsv"], tmp_path / "out")
     again = Corpus.open(tmp_path / "out")
     assert again.splits == ("train", "validation")
     for split in again.splits:
@@ -81,7 +81,7 @@ def test_roots_may_differ_and_ids_stay_apart(speech, tmp_path):
     sound(tmp_path / "other/s0/u 0.flac", 9000)
     train = manifest(tmp_path / "train.tsv", root, *rows)
     valid = manifest(tmp_path / "valid.tsv", tmp_path / "other", "s0/u 0.flac\t9000")
-    prepare_manifests(train, valid, tmp_path / "out")
+    prepare_manifests([train], [valid], tmp_path / "out")
     corpus = Corpus.open(tmp_path / "out")
     (caption,) = corpus.captions("validation")
     assert corpus.audio_path(caption) == tmp_path / "other/s0/u 0.flac"
@@ -90,8 +90,22 @@ def test_roots_may_differ_and_ids_stay_apart(speech, tmp_path):
 
 def test_a_root_may_be_relative_to_the_working_directory(speech, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    prepare_manifests(manifest(tmp_path / "in/train.tsv", Path("speech"), *speech[1]), None, tmp_path / "out")
+    train = manifest(tmp_path / "in/train.tsv", Path("speech"), *speech[1])
+    prepare_manifests([train], [], tmp_path / "out")
     assert Corpus.open(tmp_path / "out").splits == ("train",)
+
+
+def test_corpora_are_joined_by_their_manifests(pair, tmp_path, capsys):
+    sound(tmp_path / "more/s0/u 0.wav", 8100)
+    more = manifest(tmp_path / "in/more.tsv", tmp_path / "more", "s0/u 0.wav\t8100")
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "manifest", str(tmp_path / "out"), *(f"--train={path}" for path in (*pair, more))])
+    assert stop.value.code == 0, capsys.readouterr().err
+    captions = open_valid(tmp_path / "out").captions("train")
+    assert [caption.num_samples for caption in captions] == [8000, 8001, 8002, 8003, 8004, 8100]
+    assert len({caption.id for caption in captions}) == 6
+    with pytest.raises(CorpusError, match=f"{pair[0]}:2: repeats {pair[0]}:2"):
+        prepare_manifests([pair[0], pair[0]], [], tmp_path / "twice")
 
 
 def test_every_fault_is_reported_with_its_line(speech, tmp_path):
@@ -103,7 +117,7 @@ def test_every_fault_is_reported_with_its_line(speech, tmp_path):
     train = manifest(tmp_path / "in/train.tsv", root, *lines, "short.wav\t100", "s0/u 2.flac\tmany")
     valid = manifest(tmp_path / "in/valid.tsv", root, "s0/../s0/u 0.flac\t8000")
     with pytest.raises(CorpusError) as error:
-        prepare_manifests(train, valid, tmp_path / "out")
+        prepare_manifests([train], [valid], tmp_path / "out")
     expected = {
         f"{train}:3": "there is no such sound file",
         f"{train}:4": "has 8001 samples, not 8000",
@@ -122,9 +136,8 @@ def test_every_fault_is_reported_with_its_line(speech, tmp_path):
 def test_short_sounds_are_left_out_and_counted(speech, tmp_path):
     root, rows = speech
     sound(root / "short.wav", 100)
-    summary = prepare_manifests(
-        manifest(tmp_path / "train.tsv", root, *rows, "short.wav\t100"), None, tmp_path / "out"
-    )
+    train = manifest(tmp_path / "train.tsv", root, *rows, "short.wav\t100")
+    summary = prepare_manifests([train], [], tmp_path / "out")
     assert summary.skipped == {"shorter than 0.25 s": 1}
     assert summary.kept["train"].captions == 5
 
@@ -141,9 +154,9 @@ def test_short_sounds_are_left_out_and_counted(speech, tmp_path):
 def test_what_is_no_manifest_is_refused(tmp_path, text, message):
     (tmp_path / "train.tsv").write_text(text)
     with pytest.raises(CorpusError, match=message):
-        prepare_manifests(tmp_path / "train.tsv", None, tmp_path / "out")
+        prepare_manifests([tmp_path / "train.tsv"], [], tmp_path / "out")
     with pytest.raises(CorpusError, match=r"absent\.tsv: there is no such manifest"):
-        prepare_manifests(tmp_path / "train.tsv", tmp_path / "absent.tsv", tmp_path / "out")
+        prepare_manifests([tmp_path / "train.tsv"], [tmp_path / "absent.tsv"], tmp_path / "out")
 
 
 def test_a_sound_of_two_captions_is_named_once(tmp_path):
@@ -158,7 +171,7 @@ def test_a_sound_of_two_captions_is_named_once(tmp_path):
 
 
 def test_manifests_that_are_there_stay_unless_asked(pair, tmp_path):
-    prepare_manifests(*pair, tmp_path / "out")
+    prepare_manifests([pair[0]], [pair[1]], tmp_path / "out")
     corpus = Corpus.open(tmp_path / "out")
     (tmp_path / "back").mkdir()
     (tmp_path / "back/valid.tsv").write_text("mine")
@@ -195,7 +208,7 @@ def test_the_commands_go_there_and_back(pair, tmp_path, capsys):
 def test_manifests_as_other_programs_write_them_are_the_same(pair, tmp_path, change):
     train, _ = pair
     train.write_bytes(change(train.read_text()).encode())
-    prepare_manifests(train, None, tmp_path / "out")
+    prepare_manifests([train], [], tmp_path / "out")
     assert [c.num_samples for c in Corpus.open(tmp_path / "out").captions("train")] == [8000, 8001, 8002]
 
 
@@ -217,13 +230,13 @@ def test_manifests_as_other_programs_write_them_are_the_same(pair, tmp_path, cha
 def test_what_is_meant_otherwise_is_told(speech, tmp_path, text, message):
     (tmp_path / "train.tsv").write_text(text.format(root=speech[0]), encoding="utf-8")
     with pytest.raises(CorpusError, match=message):
-        prepare_manifests(tmp_path / "train.tsv", None, tmp_path / "out")
+        prepare_manifests([tmp_path / "train.tsv"], [], tmp_path / "out")
 
 
 def test_text_that_is_not_utf8_is_told_with_its_line(speech, tmp_path):
     (tmp_path / "train.tsv").write_bytes(f"{speech[0]}\ncaf".encode() + b"\xe9.wav\t8000\n")
     with pytest.raises(CorpusError, match=r"train.tsv:2: is not UTF-8 text"):
-        prepare_manifests(tmp_path / "train.tsv", None, tmp_path / "out")
+        prepare_manifests([tmp_path / "train.tsv"], [], tmp_path / "out")
 
 
 @pytest.fixture
@@ -243,7 +256,7 @@ def parts(tmp_path):
 
 
 def test_parts_of_files_are_sounds_of_their_own_and_come_back(parts, tmp_path):
-    prepare_manifests(parts, None, tmp_path / "out")
+    prepare_manifests([parts], [], tmp_path / "out")
     corpus = open_valid(tmp_path / "out")
     captions = list(corpus.captions("train"))
     assert [caption.id for caption in captions][2:] == ["long-0-16000", "long-8000-16000"]
@@ -271,7 +284,7 @@ def test_parts_that_cannot_be_had_are_faults(parts, tmp_path, row, message):
     with parts.open("a") as file:
         file.write(f"{row}\n")
     with pytest.raises(CorpusError, match=rf"train.tsv:[67]: .*{message}"):
-        prepare_manifests(parts, None, tmp_path / "out")
+        prepare_manifests([parts], [], tmp_path / "out")
 
 
 @pytest.mark.parametrize("other", ["link.flac", "s0/../s0/u 0.flac", "./s0/u 0.flac"])
@@ -280,7 +293,7 @@ def test_a_sound_under_two_names_is_a_fault(speech, tmp_path, other):
     (root / "link.flac").symlink_to(root / "s0/u 0.flac")
     train = manifest(tmp_path / "train.tsv", root, rows[0], f"{other}\t8000")
     with pytest.raises(CorpusError, match=r"train.tsv:3: repeats .*train.tsv:2"):
-        prepare_manifests(train, None, tmp_path / "out")
+        prepare_manifests([train], [], tmp_path / "out")
 
 
 @pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -288,4 +301,4 @@ def test_sounds_are_found_under_either_unicode_form(tmp_path, stored, asked):
     sound(tmp_path / "in" / unicodedata.normalize(stored, "größe.wav"))
     row = unicodedata.normalize(asked, "größe.wav")
     train = manifest(tmp_path / "train.tsv", tmp_path / "in", f"{row}\t8000", f"{row}:0:4000\t4000")
-    assert prepare_manifests(train, None, tmp_path / "out").kept["train"].captions == 2
+    assert prepare_manifests([train], [], tmp_path / "out").kept["train"].captions == 2

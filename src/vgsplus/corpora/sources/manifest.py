@@ -12,7 +12,7 @@ a range of samples (see `vgsplus.audio_files`). train.tsv is the split "train", 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +32,8 @@ COUNT = re.compile(r"(\d{1,18})(\.0+)?", re.ASCII)
 
 
 def prepare_manifests(
-    train: str | Path,
-    valid: str | Path | None,
+    train: Sequence[str | Path],
+    valid: Sequence[str | Path],
     root: str | Path,
     *,
     overwrite: bool = False,
@@ -41,10 +41,10 @@ def prepare_manifests(
 ) -> Summary:
     """Prepare the sounds of manifests as a corpus without images at `root`. Sounds are used in place.
 
-    `train` and `valid` are the manifests of the splits "train" and "validation". A relative path in the first
-    line is relative to the working directory, as in fairseq. The id of a caption is the path of the sound
-    without suffix, and the range of a part; speaker, language and text are unknown. Sounds under 0.25 s are
-    skipped and counted. The stages of `progress` are "sounds" and "checking".
+    `train` and `valid` are the manifests of the splits "train" and "validation"; the latter may be empty. A
+    relative path in the first line is relative to the working directory, as in fairseq. The id of a caption
+    is the path of the sound without suffix, and the range of a part; speaker, language and text are unknown.
+    Sounds under 0.25 s are skipped and counted. The stages of `progress` are "sounds" and "checking".
 
     Raises:
         CorpusError: all faults of the manifests, with their lines: no such file, not two columns, a sound
@@ -52,8 +52,13 @@ def prepare_manifests(
             exists.
     """
     faults: list[str] = []
-    manifests = {"train": Path(train)} | ({} if valid is None else {"validation": Path(valid)})
-    entries = [entry for split, path in manifests.items() for entry in _read_manifest(path, split, faults)]
+    manifests = {"train": train, "validation": valid}
+    entries = [
+        entry
+        for split, paths in manifests.items()
+        for path in paths
+        for entry in _read_manifest(Path(path), split, faults)
+    ]
     faults += _repeats(entries)
     audio_root = os.path.commonpath([Path(entry.audio).parent for entry in entries]) if entries else "audio"
     entries = [
@@ -62,7 +67,9 @@ def prepare_manifests(
     ]
     provenance = {
         "source": "manifests",
-        "manifests": {split: str(path.absolute()) for split, path in manifests.items()},
+        "manifests": {
+            split: [str(Path(path).absolute()) for path in paths] for split, paths in manifests.items()
+        },
     }
     with CorpusWriter(
         root,
