@@ -239,7 +239,7 @@ def data_table(
 
 @data.command("folder")
 def data_folder(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of sounds and pictures.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Sounds, with or without pictures.")],
     out: CorpusOut,
     speakers: Annotated[
         Path | None,
@@ -251,11 +251,11 @@ def data_folder(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare a folder of your own recordings and pictures, paired by name: dog.wav and dog.jpg.
+    """Prepare a folder of your own recordings, alone or with pictures of the same name: dog.wav and dog.jpg.
 
     Several recordings of a picture are numbered: dog_1.wav, dog-2.wav. The picture is beside the sound or in
     a folder above it; dog.txt beside dog.wav is its text. Sub-folders train, validation and test are splits;
-    without them, 80, 10 and 10 % of the pictures are.
+    without them, 80, 10 and 10 % of the pictures are, or of the recordings if there is no picture.
     """
     from vgsplus.corpora.sources.folder import prepare_folder
 

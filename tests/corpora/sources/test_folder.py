@@ -176,14 +176,24 @@ def test_copies_in_two_splits_and_too_few_pictures_are_faults(mine):
     assert fault.endswith("or arrange them in the folders train, validation and test.")
 
 
-def test_folders_without_recordings_or_pictures_are_faults(mine):
+def test_folders_without_recordings_are_faults(mine):
     assert faults(mine) == [f"{mine}: there is no such folder."]
     mine.mkdir()
     assert faults(mine)[0].startswith(f"{mine}: holds no sounds (.aif")
     put(mine, "a.wav")
-    assert faults(mine)[0].startswith(f"{mine}: holds no pictures (.bmp")
     with pytest.raises(CorpusError, match="is inside"):
         prepare_folder(mine, mine / "corpus")
+
+
+def test_a_folder_without_pictures_is_speech_alone(mine, tmp_path):
+    put(mine, *(f"anna/{number}.wav" for number in range(10)), "anna/3.txt", "anna/3.TextGrid")
+    assert captions_of(prepare_folder(mine, tmp_path / "speech")) == {"train": 8, "validation": 1, "test": 1}
+    found = captions(open_valid(tmp_path / "speech"))
+    assert {caption.speaker for caption in found.values()} == {"anna"}
+    assert {caption.image for caption in found.values()} == {None}
+    assert found["anna/3"].text == "the text of 3"
+    expected = f"{tmp_path / 'regions.h5'}: describes pictures, but {mine} has none. Leave it out."
+    assert faults(mine, regions=tmp_path / "regions.h5") == [expected]
 
 
 def test_the_command(mine, tmp_path):

@@ -1,4 +1,4 @@
-"""A folder of recordings and images that are paired by their names (see docs/own-data.md).
+"""A folder of recordings, alone or with images that are paired by their names (see docs/own-data.md).
 
 NAME.wav            recording of the image NAME; or of the image dog, if it is dog_1, dog-2, … and there is no
                     image of that name
@@ -62,8 +62,10 @@ def prepare_folder(
 def read_folder(folder: Path, speakers: Path | None = None) -> Table:
     """Pair the recordings and images in a folder; see `prepare_folder`.
 
+    Without any image, it is a folder of speech alone.
+
     Raises:
-        CorpusError: there is no such folder, or it holds no recordings or no images.
+        CorpusError: there is no such folder, or it holds no recordings.
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: there is no such folder.")
@@ -71,9 +73,8 @@ def read_folder(folder: Path, speakers: Path | None = None) -> Table:
     files = list(files_below(folder))
     sounds = [path for path in files if path.suffix.lower() in audio.SUFFIXES]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    for kind, found, suffixes in (("sounds", sounds, audio.SUFFIXES), ("pictures", images, IMAGE_SUFFIXES)):
-        if not found:
-            raise CorpusError(f"{folder}: holds no {kind} ({', '.join(sorted(suffixes))}).")
+    if not sounds:
+        raise CorpusError(f"{folder}: holds no sounds ({', '.join(sorted(audio.SUFFIXES))}).")
     _check_links(table, [*sounds, *images])
     _check_splits(table, [*sounds, *images])
     if table.faults:
@@ -94,7 +95,8 @@ def read_folder(folder: Path, speakers: Path | None = None) -> Table:
                 text=_text(table, sound.with_suffix(".txt")),
             )
         )
-    _check_pairs(table, files, images)
+    if images:
+        _check_pairs(table, files, images)
     if speakers is not None:
         table.entries = list(_with_speakers(table, speakers))
     return table
