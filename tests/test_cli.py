@@ -43,7 +43,7 @@ def test_regions_name_the_models_before_any_work(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["absent"], "neither a file nor a preset; the presets are paper, smoke, stamps, toy"),
+        (["absent"], "neither a file nor a preset; the presets are paper, smoke, speech, stamps, toy"),
         (["smoke", "--variants", "vgs++"], "there is no variant 'vgs++'"),
         (["paper"], "--corpus"),
         (["stamps"], "--root"),
