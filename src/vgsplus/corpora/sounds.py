@@ -120,7 +120,7 @@ def _read_segment(
     if len(part) < MIN_SAMPLES:
         return _too_short(place, len(part))
     if is_silent(part):
-        return f"{place}: is silent from start to end. Remove it from the list."
+        return f"{place}: is silent from start to end. Leave it out."
     digest = hashlib.sha256(part.tobytes()).hexdigest()
     if signal is None:
         return Sound(audio, len(part), digest)
@@ -130,7 +130,7 @@ def _read_segment(
 
 
 def _too_short(place: str | Path, length: int) -> str:
-    return f"{place}: {TOO_SHORT} ({length / SAMPLE_RATE:.2f} s). Remove it from the list."
+    return f"{place}: {TOO_SHORT} ({length / SAMPLE_RATE:.2f} s). Leave it out."
 
 
 def spelling_hint(path: Path) -> str:
