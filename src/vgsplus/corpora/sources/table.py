@@ -77,7 +77,8 @@ def prepare_rows(
         raise CorpusError(table.faults)
     image_root = _image_root(table)
     if regions is not None and image_root is None:
-        raise CorpusError(f"{regions}: describes pictures, but {table.path} has none. Leave it out.")
+        useless = f"{regions}: describes pictures, but {table.path} has none. Leave it out."
+        raise CorpusError([*table.faults, useless])
     entries = [
         replace(
             entry, id=own, image=entry.image and Path(entry.image).relative_to(image_root or "").as_posix()
