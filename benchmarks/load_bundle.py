@@ -1,4 +1,7 @@
-"""How long a published bundle of the paper's size takes to load, and how many times its size memory grows."""
+"""How long a published bundle of the paper's size takes to load, and how many times its size memory grows.
+
+Call: python benchmarks/load_bundle.py --repeats 3
+"""
 
 import argparse
 import json

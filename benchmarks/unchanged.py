@@ -1,4 +1,4 @@
-"""Digests of what the command line makes: weights of the nine variants, corpora of all sources, features.
+"""Digests of what the command line makes: weights of the nine variants, corpora of most sources, features.
 
     python benchmarks/unchanged.py digests.json                      # on the code before a change
     python benchmarks/unchanged.py after.json --against digests.json # on the code after it

@@ -195,13 +195,17 @@ def test_pictures_are_described_as_recorded(model, pictures):
     assert model.similarity(model.encode_image(pictures), found[:2]).shape == (3, 2)
 
 
-def test_a_model_that_reads_pixels_needs_no_regions(pictures, monkeypatch):
+def test_a_model_that_reads_pixels_needs_no_regions(pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(VISION_TRANSFORMERS, "tiny", TINY_VISION)
-    model = make(about={}, image=PixelConfig(backbone="tiny", weights=None))
+    model = make(about={}, image=PixelConfig(backbone="tiny", weights=str(tmp_path / "vision.pth")))
     pixels = np.stack([square_pixels(open_image(path), TINY_VISION.side) for path in pictures])
     with torch.no_grad():
         expected = model.embed_image(torch.from_numpy(pixels))
     torch.testing.assert_close(model.encode_image(pictures), expected, **CLOSE)
+    model.save_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+    loaded = PretrainedModel.from_pretrained(tmp_path / "saved")
+    assert torch.equal(loaded.encode_image(pictures), model.encode_image(pictures))
 
 
 @pytest.mark.parametrize(

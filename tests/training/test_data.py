@@ -9,9 +9,15 @@ import torch
 from vgsplus.corpora import Corpus
 from vgsplus.errors import AudioError
 from vgsplus.schedule import Alpha, Phase, Schedule
-from vgsplus.training.data import SpeechImageDataset, caption_sizes, load_batches, plan_steps
+from vgsplus.training.data import (
+    SpeechImageDataset,
+    caption_sizes,
+    load_batches,
+    plan_steps,
+    training_batches,
+)
 from vgsplus.training.runtime import RandomStream
-from vgsplus.training.sampler import BatchIndices, BatchSampler, CaptionSizes, Part, epoch_order
+from vgsplus.training.sampler import WHOLE, BatchIndices, BatchSampler, CaptionSizes, Part, epoch_order
 
 
 def phase_steps(epochs=3.0, alpha=0.5, num=13, batch_size=4, phase=0):
@@ -190,6 +196,27 @@ def test_a_batch_is_cropped_normalised_and_padded_to_its_longest(dataset):
         "boxes": torch.float32,
         "image_ids": torch.int64,
     }
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_captions_are_cropped_at_the_start_and_speech_without_pictures_anywhere(
+    images, make_config, corpus_root, speech_root
+):
+    root = corpus_root if images else speech_root
+    phase = Phase(name="w2v2", alpha=Alpha.parse(0.0), epochs=40)
+    config = make_config(corpus=str(root), schedule=Schedule((phase,)), max_seconds=0.1)
+    corpus = Corpus.open(root)
+    captions = corpus.captions("train")
+    (phase_steps,) = plan_steps(config, corpus)
+    read = torch.cat(
+        [batch["waveforms"] for (batch,) in training_batches(config, phase_steps, corpus, None, WHOLE, 0)]
+    )
+    starts = SpeechImageDataset(corpus=corpus, captions=captions, max_samples=1600)[
+        BatchIndices(tuple(range(len(captions))))
+    ]["waveforms"]
+    at_start = (read[:, None] == starts).all(-1).any(-1)
+    assert min(captions.num_samples) > 1600
+    assert at_start.all() if images else at_start.sum() < 0.1 * len(read)
 
 
 def test_published_padding_reaches_the_crop_length(corpus_root):

@@ -77,7 +77,7 @@ def evaluate_retrieval(
 @scoring.command("lexical")
 def evaluate_lexical(
     run: Model,
-    words: Annotated[Path, typer.Argument(help="A folder of spoken words: .wav, .flac or .ogg.")],
+    words: Annotated[Path, typer.Argument(help="A folder of spoken words: WAV, FLAC, MP3 and others.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, confusion.csv and confusion.png.")],
     mode: Annotated[

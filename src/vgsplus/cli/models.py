@@ -41,7 +41,7 @@ def embed(
     sounds: Annotated[
         Path,
         typer.Argument(
-            help="A folder of .wav, .flac or .ogg files at any depth, or one file. zerospeech: the folder "
+            help="A folder of sounds (WAV, FLAC, MP3, …) at any depth, or one file. zerospeech: the folder "
             "of the data set of the challenge."
         ),
     ],

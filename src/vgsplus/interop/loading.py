@@ -187,6 +187,9 @@ def write_model(model: VGSPlus, folder: Path, about: Mapping[str, Any]) -> None:
 
     checkpoint.save_tensors(folder / checkpoint.MODEL_FILE, model.state_dict())
     recorded = {key: value for key, value in about.items() if key != "checkpoint"}
-    stated = {"model_type": MODEL_TYPE, "format": FORMAT, "model": to_dict(model.config), **recorded}
+    sizes = to_dict(model.config)
+    if (image := sizes["image"]) and image["weights"]:
+        image["weights"] = Path(image["weights"]).name  # its folder is of this machine
+    stated = {"model_type": MODEL_TYPE, "format": FORMAT, "model": sizes, **recorded}
     text = json.dumps(stated, indent=1, ensure_ascii=False)
     (folder / huggingface.CONFIG).write_text(text, encoding="utf-8")

@@ -41,7 +41,9 @@ class PixelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The configuration of a model. The defaults are the paper's (182.6 M parameters).
+    """The configuration of a model.
+
+    The defaults are the paper's (182.6 M parameters), but for `quantizer_logit_std` and `mask_vector_scale`.
 
     In brackets: the name in fairseq's wav2vec 2.0, or in FaST-VGS for the grounding modules.
 

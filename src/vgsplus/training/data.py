@@ -288,6 +288,8 @@ def training_batches(
         steps=steps,
         phase=phase.index,
         with_images=lambda step: phase.alpha(step) > 0,
+        # Captions are cropped at the start, as published; speech without pictures as in wav2vec 2.0.
+        random_crops=not corpus.feature_dim,
         part=part,
         lengths=corpus.captions(TRAIN).num_samples,
     )
