@@ -46,9 +46,9 @@ class RunConfig:
             number of captions, so that steps take equal time and memory; at least `max_seconds`. Grounding
             counts the other captions of a batch as negatives, so its batches keep their number. fairseq
             `dataset.max_tokens` (in samples).
-        max_seconds: longer captions are truncated to this length in training (additional speech is cropped at
-            random positions; silent crops are moved). fairseq `task.max_sample_size` (in samples).
-        validation_max_seconds: the same in validation.
+        max_seconds: longer captions are cropped in training to this length at their start, speech without
+            pictures at random positions; silent crops are moved. fairseq `task.max_sample_size` (in samples).
+        validation_max_seconds: seconds to which captions are cropped in validation, at their start.
         precision: numeric precision of the computation; weights stay float32. "auto": bf16-mixed if the
             device supports it natively, else 32-true; a resumed run keeps its precision. fairseq
             `common.fp16`, `common.bf16`, transformers `fp16`, `bf16`.
