@@ -85,10 +85,15 @@ def test_abx_takes_the_best_layer_of_each_condition(results):
     assert part.mean == pytest.approx(3.0)
 
 
-def test_nothing_learned_is_nothing_to_forget_or_keep(results):
+def test_nothing_learned_is_nothing_to_compare_forget_or_keep(results):
     found = claims(run(results, dict.fromkeys(RECALL, 0.05)), "test")
-    assert [claim.verdict for claim in found[2:4]] == ["not run", "not run"]
+    assert [claim.verdict for claim in found[1:4]] == ["not run"] * 3
+    assert found[1].note.startswith("Neither VGS nor VGS+ rose above chance")
     assert "did not rise above chance" in found[2].note
+
+
+def test_one_of_two_at_chance_is_not_alike(results):
+    assert verdicts(run(results, RECALL | {"VGS+": 0.05}))[1] == "not supported"
 
 
 def test_what_was_not_run_is_named(results):

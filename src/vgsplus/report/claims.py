@@ -167,6 +167,8 @@ class _Comparisons:
         found = self._scores(a, b)
         if isinstance(found, str):
             return found
+        if expected == "within" and not any(_above_chance(scores) for scores in zip(*found, strict=True)):
+            return f"Neither {a} nor {b} rose above chance, so there is nothing to compare."
         width = math.hypot(_half_width(found[0][0]), _half_width(found[0][1]))
         values = tuple(_recall(scores) - _recall(other) for scores, other in found)
         what, unit = f"{a} − {b}", "points of recall"
@@ -177,9 +179,9 @@ class _Comparisons:
         found = self._scores(after, before)
         if isinstance(found, str):
             return found
-        above = [(_recall(s) - _chance(s), _recall(o) - _chance(o)) for s, o in found]
-        if any(learned <= _half_width(other) for (_, learned), (_, other) in zip(above, found, strict=True)):
+        if not _above_chance([other for _, other in found]):
             return f"{before} itself did not rise above chance, so there is nothing to keep."
+        above = [(_recall(s) - _chance(s), _recall(o) - _chance(o)) for s, o in found]
         values = tuple(100 * left / learned for left, learned in above)
         width = 100 * _half_width(found[0][0]) / above[0][1]
         what, unit = f"{after} of {before}", "% of the recall above chance"
@@ -220,6 +222,11 @@ def _recall(scores: RetrievalScores) -> float:
 
 def _chance(scores: RetrievalScores) -> float:
     return 100 * statistics.fmean(chance for _, chance in _recalls(scores))
+
+
+def _above_chance(seeds: Sequence[RetrievalScores]) -> bool:
+    """Return whether the interval of the recall is above chance with every seed."""
+    return all(_recall(scores) - _chance(scores) > _half_width(scores) for scores in seeds)
 
 
 def _half_width(scores: RetrievalScores) -> float:
