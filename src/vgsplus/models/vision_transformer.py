@@ -59,6 +59,11 @@ class VisionTransformer(nn.Module):
 
     There is no dropout, so its outputs are a function of the images alone.
 
+    Args:
+        config: sizes of the network.
+        layer: number of layers to build, the first ones. Its output is then that of the last of them, before
+            any LayerNorm. None: all layers and the LayerNorm.
+
     Attributes:
         checkpoint_layers: whether activations within layers are computed again in the backward pass instead
             of being stored.
@@ -66,16 +71,16 @@ class VisionTransformer(nn.Module):
 
     checkpoint_layers = False
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, layer: int | None = None) -> None:
         super().__init__()
         self.patch_embedding = nn.Conv2d(3, config.dim, config.patch, stride=config.patch)
         self.cls_token = nn.Parameter(torch.randn(1, 1, config.dim) * 0.02)
         self.position_embeddings = nn.Parameter(torch.randn(1, 1 + config.positions**2, config.dim) * 0.02)
         self.layers = nn.ModuleList(
             VisionLayer(config.dim, config.heads, config.ffn_dim, layer_scale=config.layer_scale)
-            for _ in range(config.layers)
+            for _ in range(layer or config.layers)
         )
-        self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+        self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPS) if layer is None else nn.Identity()
         self._renamed = _PUBLISHED_NAMES + (_DINOV2_NAMES if config.layer_scale else _DINO_NAMES)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -163,6 +168,7 @@ class PixelEncoder(nn.Module):
     Args:
         config: sizes of the network.
         tune: the parts that are trained (see `models.config.PixelConfig`).
+        layer: as of `VisionTransformer`.
 
     Attributes:
         micro_batch_size: pictures that are computed together; None: all. With fewer, activations are computed
@@ -172,9 +178,11 @@ class PixelEncoder(nn.Module):
     micro_batch_size: int | None = None
     colours: Tensor
 
-    def __init__(self, config: VisionConfig, tune: Literal["none", "last", "all"]) -> None:
+    def __init__(
+        self, config: VisionConfig, tune: Literal["none", "last", "all"], layer: int | None = None
+    ) -> None:
         super().__init__()
-        self.network = VisionTransformer(config)
+        self.network = VisionTransformer(config, layer)
         if tune != "all":
             self.network.requires_grad_(requires_grad=False)
         if tune == "last":

@@ -41,7 +41,12 @@ LITE_COLOUR = (127 / 255, 128 / 255)
 
 
 def open_extractor(
-    name: str, *, weights: Path | None = None, device: torch.device, grid: int = GRID
+    name: str,
+    *,
+    weights: Path | None = None,
+    device: torch.device,
+    grid: int = GRID,
+    layer: int | None = None,
 ) -> "GridExtractor | DetectorExtractor":
     """Return the region extractor `name`.
 
@@ -51,9 +56,12 @@ def open_extractor(
         weights: file of weights. None: the weights of the library.
         device: device of the network.
         grid: G, cells along a side of the grid of a backbone.
+        layer: number of the layer, from 1, of dinov2-small or dino-vits8 whose output is used, before any
+            LayerNorm. None: the last, after the final LayerNorm.
 
     Raises:
-        VgsplusError: the name is unknown, the library is not installed, or the weights are not available.
+        VgsplusError: the name is unknown, there is no such layer, the library is not installed, or the
+            weights are not available.
         CheckpointError: the file of weights cannot be read.
     """
     family, _, member = name.partition(":")
@@ -63,7 +71,12 @@ def open_extractor(
             f"there is no model {name!r}. The models are {names}, timm:NAME, transformers:NAME or "
             "transformers:FOLDER."
         )
-    extractor = EXTRACTORS[family](member, weights, device)
+    if layer is None:
+        extractor = EXTRACTORS[family](member, weights, device)
+    elif name in VISION_TRANSFORMERS:
+        extractor = _vision_transformer(name, "", weights, device, layer)
+    else:
+        raise VgsplusError(f"{name}: --layer is only for {' and '.join(VISION_TRANSFORMERS)}.")
     if grid != GRID:
         if isinstance(extractor, DetectorExtractor):
             raise VgsplusError(f"{name}: finds boxes, without a grid. --grid is for backbones.")
@@ -258,7 +271,7 @@ def check_backbone(image: PixelConfig) -> None:
     """Check that the starting weights are there and of the network; raises as `find_weights`."""
     if path := start_weights(image):
         with torch.device("meta"):
-            network = VisionTransformer(VISION_TRANSFORMERS[image.backbone])
+            network = VisionTransformer(VISION_TRANSFORMERS[image.backbone], image.layer)
         find_weights(network, path, network.published_name)
 
 
@@ -268,10 +281,14 @@ def load_backbone(model: VGSPlus) -> None:
         load_weights(model.pixels.network, path, model.pixels.network.published_name)
 
 
-def _vision_transformer(name: str, _: str, weights: Path | None, device: torch.device) -> GridExtractor:
+def _vision_transformer(
+    name: str, _: str, weights: Path | None, device: torch.device, layer: int | None = None
+) -> GridExtractor:
     """Build a `VisionTransformer`; size, colours and resampling are those with which it was evaluated."""
     config = VISION_TRANSFORMERS[name]
-    network = VisionTransformer(config)
+    if layer is not None and not 1 <= layer <= config.layers:
+        raise VgsplusError(f"{name}: has layers 1 to {config.layers}, not {layer}.")
+    network = VisionTransformer(config, layer)
     weights = packaged_weights(name) if weights is None else weights
     load_weights(network, weights, network.published_name)
     return GridExtractor(
@@ -282,7 +299,8 @@ def _vision_transformer(name: str, _: str, weights: Path | None, device: torch.d
         std=IMAGENET_STD,
         resampling=Image.Resampling.BICUBIC,
         device=device,
-        provenance=provenance_of_weights(name, network, weights, "vgsplus"),
+        provenance=provenance_of_weights(name, network, weights, "vgsplus")
+        | ({} if layer is None else {"layer": layer}),
     )
 
 

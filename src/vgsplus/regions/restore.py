@@ -48,15 +48,15 @@ def restore_regions(provenance: object, device: torch.device) -> RegionFunction:
         raise VgsplusError(
             f"How the pictures of this model's training were described is not recorded. {REMEDY}"
         )
-    name = str(provenance.get("model"))
+    name, layer = str(provenance.get("model")), provenance.get("layer")
     cells = re.fullmatch(r"(\d{1,3})x\1 grid of cells", str(provenance.get("regions")))
-    if name not in PACKAGED or cells is None:
+    if name not in PACKAGED or cells is None or not isinstance(layer, int | None):
         raise VgsplusError(
             f"The pictures of this model's training were described by {name}, whose weights no package has. "
             f"{REMEDY}"
         )
     try:
-        extractor = open_extractor(name, device=device, grid=int(cells[1]))
+        extractor = open_extractor(name, device=device, grid=int(cells[1]), layer=layer)
     except VgsplusError as error:
         raise VgsplusError(
             f"The pictures of this model's training were described by {name}: {error} {REMEDY}"
