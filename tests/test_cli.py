@@ -38,6 +38,11 @@ def test_regions_name_the_models_before_any_work(capsys, tmp_path):
     assert code == 1
     assert "there is no model 'resnet'" in err
     assert "efficientnet-lite0" in err
+    code, _, err = run(
+        capsys, "data", "regions", tmp_path, tmp_path / "x.h5", "--model", "dinov2-small", "--layer", "13"
+    )
+    assert code == 1
+    assert "dinov2-small: has layers 1 to 12, not 13" in err
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,10 @@ def test_a_model_that_reads_pixels_needs_no_regions(pictures, tmp_path, monkeypa
     [
         ({}, "is not recorded"),
         ({"regions": [None, None]}, "is not recorded"),
+        (
+            {"regions": {"model": "dinov2-small", "regions": "6x6 grid of cells", "layer": "8"}},
+            "is not recorded",
+        ),
         ({"regions": [PIXEL_GRID, {"model": "a"}]}, "is not recorded"),
         (
             {"regions": {"model": "fasterrcnn_resnet50_fpn_v2", "regions": "36 boxes"}},

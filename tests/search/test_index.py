@@ -124,11 +124,18 @@ def test_what_cannot_be_searched_is_an_error_before_embedding(
     assert recorded_progress.calls == []
 
 
-def test_regions_of_another_kind_are_an_error(corpus, make_run):
-    _set(corpus, provenance={"regions": {"model": "dinov2-small"}})
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        ({"model": "resnet50"}, "training, by resnet50"),
+        ({"model": "dinov2-small", "layer": 4, "regions": "6x6 grid"}, "by dinov2-small, layer 4, 6x6 grid"),
+    ],
+)
+def test_regions_of_another_kind_are_an_error(corpus, make_run, trained, message):
+    _set(corpus, provenance={"regions": {"model": "dinov2-small", "layer": 8}})
     model = load(make_run())
-    model.about = {"regions": {"model": "resnet50"}}
-    with pytest.raises(VgsplusError, match=r"described by dinov2-small, those of .* training by resnet50"):
+    model.about = {"regions": trained}
+    with pytest.raises(VgsplusError, match=f"described by dinov2-small, layer 8; those of .*{message}"):
         open_index(model, Corpus.open(corpus), "test")
 
 

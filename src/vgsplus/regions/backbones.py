@@ -73,8 +73,8 @@ def open_extractor(
         )
     if layer is None:
         extractor = EXTRACTORS[family](member, weights, device)
-    elif name in VISION_TRANSFORMERS:
-        extractor = _vision_transformer(name, "", weights, device, layer)
+    elif family in VISION_TRANSFORMERS:
+        extractor = _vision_transformer(family, "", weights, device, layer)
     else:
         raise VgsplusError(f"{name}: --layer is only for {' and '.join(VISION_TRANSFORMERS)}.")
     if grid != GRID:

@@ -21,9 +21,21 @@ DETERMINING = ("weights_sha256", "regions", "preparation")
 REMEDY = (
     "Use a model of the pixel grid, of dinov2-small, of efficientnet-lite0 to -lite2 or of pixels; or, in "
     "Python, pass regions=: a function from a picture to features (R, F) and boxes (R, 4), such as "
-    "vgsplus.regions.backbones.open_extractor(NAME, device=…), or, for a corpus prepared without --features "
-    "and --regions, vgsplus.regions.pixel_grid.grid_regions."
+    "vgsplus.regions.backbones.open_extractor(NAME, device=…, grid=…, layer=…) with the grid and layer of "
+    "the training, or, for a corpus prepared without --features and --regions, "
+    "vgsplus.regions.pixel_grid.grid_regions."
 )
+
+
+def describe(provenance: object) -> str:
+    """Return in words how pictures were described, by `provenance.regions` of corpus.json."""
+    if isinstance(provenance, list):
+        provenance = provenance[0] if provenance else PIXEL_GRID
+    if not isinstance(provenance, dict) or "model" not in provenance:
+        return "not recorded" if provenance is None else str(provenance)
+    layer, regions = (provenance.get(key) for key in ("layer", "regions"))
+    parts = (provenance["model"], layer and f"layer {layer}", regions)
+    return ", ".join(str(part) for part in parts if part)
 
 
 def restore_regions(provenance: object, device: torch.device) -> RegionFunction:
@@ -44,16 +56,17 @@ def restore_regions(provenance: object, device: torch.device) -> RegionFunction:
         provenance = PIXEL_GRID if not provenance else provenance[0] if same else None
     if provenance == PIXEL_GRID:
         return grid_regions
-    if not isinstance(provenance, dict):
+    recorded = provenance if isinstance(provenance, dict) else {}
+    name, layer = recorded.get("model"), recorded.get("layer")
+    if name and name not in PACKAGED:
+        raise VgsplusError(
+            f"The pictures of this model's training were described by {describe(recorded)}, whose weights no "
+            f"package has. {REMEDY}"
+        )
+    cells = re.fullmatch(r"(\d{1,3})x\1 grid of cells", str(recorded.get("regions")))
+    if not name or cells is None or not isinstance(layer, int | None):
         raise VgsplusError(
             f"How the pictures of this model's training were described is not recorded. {REMEDY}"
-        )
-    name, layer = str(provenance.get("model")), provenance.get("layer")
-    cells = re.fullmatch(r"(\d{1,3})x\1 grid of cells", str(provenance.get("regions")))
-    if name not in PACKAGED or cells is None or not isinstance(layer, int | None):
-        raise VgsplusError(
-            f"The pictures of this model's training were described by {name}, whose weights no package has. "
-            f"{REMEDY}"
         )
     try:
         extractor = open_extractor(name, device=device, grid=int(cells[1]), layer=layer)
@@ -61,10 +74,10 @@ def restore_regions(provenance: object, device: torch.device) -> RegionFunction:
         raise VgsplusError(
             f"The pictures of this model's training were described by {name}: {error} {REMEDY}"
         ) from None
-    if other := [key for key in DETERMINING if extractor.provenance[key] != provenance.get(key)]:
+    if other := [key for key in DETERMINING if extractor.provenance[key] != recorded.get(key)]:
         raise VgsplusError(
             f"The pictures of this model's training were described by {name} with "
-            f"{provenance.get('weights')}, and the installed one has another {other[0]}. {REMEDY}"
+            f"{recorded.get('weights')}, and the installed one has another {other[0]}. {REMEDY}"
         )
     return extractor
 

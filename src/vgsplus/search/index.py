@@ -25,6 +25,7 @@ from vgsplus.experiments.scoring import check_retrieval
 from vgsplus.files import as_on_disk, atomic_folder, lock_file, read_text
 from vgsplus.interop.pretrained import PretrainedModel
 from vgsplus.progress import SILENT, Progress
+from vgsplus.regions.restore import describe
 from vgsplus.regions.store import REGIONS_FILE
 from vgsplus.remote import RemotePath, cache
 from vgsplus.training.checkpoint import save_tensors
@@ -129,8 +130,8 @@ def check(model: PretrainedModel, corpus: Corpus, split: str) -> tuple[str, ...]
     trained = model.about.get("regions")
     if model.config.image is None and trained and described and trained != described:
         raise CorpusError(
-            f"{corpus.root}: its pictures are described by {_name(described)}, those of the model's training "
-            f"by {_name(trained)}. Prepare the corpus with the regions of the training."
+            f"{corpus.root}: its pictures are described by {describe(described)}; those of the model's "
+            f"training, by {describe(trained)}. Prepare the corpus with the regions of the training."
         )
     splits = tuple(filter(corpus.captions, corpus.splits)) if split == ALL else (split,)
     for name in splits:
@@ -145,10 +146,6 @@ def check(model: PretrainedModel, corpus: Corpus, split: str) -> tuple[str, ...]
             if not exists:
                 raise CorpusError(f"{path}: does not exist. {MOVED}")
     return splits
-
-
-def _name(regions: object) -> str:
-    return str(regions["model"]) if isinstance(regions, dict) and "model" in regions else str(regions)
 
 
 def _image(caption: Caption) -> str:
