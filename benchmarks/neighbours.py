@@ -2,7 +2,7 @@
 
 Features are averaged over the regions of a picture, centred and compared by their cosine. Copies of a picture
 do not count as neighbours, and folders with one picture are left out. The share of the variance that lies in
-the first principal component tells whether the features differ in few directions only.
+the first principal component shows whether the features differ in few directions only.
 
     vgsplus data regions PICTURES dinov2.h5 --model dinov2-small
     vgsplus data regions PICTURES layer8.h5 --model dinov2-small --layer 8

@@ -218,6 +218,7 @@ def test_a_model_that_reads_pixels_needs_no_regions(pictures, tmp_path, monkeypa
             "is not recorded",
         ),
         ({"regions": [PIXEL_GRID, {"model": "a"}]}, "is not recorded"),
+        ({"regions": {"model": ["a"]}}, r"\['a'\], whose weights no package has"),
         (
             {"regions": {"model": "fasterrcnn_resnet50_fpn_v2", "regions": "36 boxes"}},
             "fasterrcnn.* no package",

@@ -57,7 +57,7 @@ def restore_regions(provenance: object, device: torch.device) -> RegionFunction:
     if provenance == PIXEL_GRID:
         return grid_regions
     recorded = provenance if isinstance(provenance, dict) else {}
-    name, layer = recorded.get("model"), recorded.get("layer")
+    name, layer = str(recorded.get("model") or ""), recorded.get("layer")
     if name and name not in PACKAGED:
         raise VgsplusError(
             f"The pictures of this model's training were described by {describe(recorded)}, whose weights no "
